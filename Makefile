@@ -1,0 +1,36 @@
+# Two commands on a fresh machine: `make quickstart` and `make test`. Each makes .venv when there is none.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+# faiss-cpu and faiss-gpu install the same folder, so exactly one of them
+FAISS := $(shell nvidia-smi >/dev/null 2>&1 && echo gpu || echo cpu)
+RUN := runs/quickstart
+LANGUAGES := [cs,da,de,en,es,fi,fr,hu,id,it,ja,lt,lv,nl,pl,tr]
+
+.PHONY: quickstart test test-system lint clean
+
+$(VENV)/installed: pyproject.toml constraints.txt
+	test -d $(VENV) || $(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable ".[$(FAISS)]"
+	touch $@
+
+$(VENV)/installed-dev: $(VENV)/installed
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable ".[dev,export]"
+	touch $@
+
+quickstart: $(VENV)/installed
+	for split in train val test; do \
+	  $(BIN)/mmtrain pack numbers --split $$split --languages "$(LANGUAGES)" --out $(RUN)/shards/$$split || exit 1; \
+	done
+	$(BIN)/mmtrain fit --config configs/quickstart.yaml
+	$(BIN)/mmtrain evaluate $(RUN) --data $(RUN)/shards/test --out $(RUN)/report
+
+test: $(VENV)/installed-dev
+	$(BIN)/ruff check . && $(BIN)/ruff format --check .
+	$(BIN)/python -m pytest -m "not system"
+
+test-system: $(VENV)/installed-dev
+	$(BIN)/python -m pytest -m system
+
+clean:
+	rm -rf runs build *.egg-info

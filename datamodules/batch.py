@@ -1,0 +1,84 @@
+"""What a DataLoader yields: pictures, K captions a picture, and where all of it came from.
+
+Letters: B samples, K caption slots, L tokens, H x W pixels, F features.
+"""
+
+from __future__ import annotations
+
+import unicodedata
+from dataclasses import dataclass, field, fields, replace
+from hashlib import blake2b
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+
+class Skip(NamedTuple):
+    """One sample that was left out: the shard it lies in, the cause, and its key there."""
+
+    shard: str
+    cause: str
+    key: str
+
+
+@dataclass
+class Batch:
+    """B samples of one split.
+
+    images      uint8 [B, 3, H, W] (the tower normalises on the device) or float32 [B, F] features
+    tokens      int64 [B, K, L], token_mask bool [B, K, L]; absent captions are all zeros and False
+    present     bool [B, K], which caption slots are filled
+    languages   int64 [B, K], index into `ShardDataModule.languages`, -1 absent
+    image_ids   int64 [B], equal for equal pictures
+    text_ids    int64 [B, K], equal for equal captions in any language, -1 absent
+    rows        int64 [B], index of the sample in its split, -1 for a padding row of validation
+    ids         sample ids, "" for padding
+    captions    the texts of the K slots, "" absent
+    labels      task -> int64 [B], -1 unlabelled
+    skipped     what was left out while this batch was made
+    end         training only: the place behind this batch in the stream, in samples of all ranks
+    """
+
+    images: Tensor
+    tokens: Tensor
+    token_mask: Tensor
+    present: Tensor
+    languages: Tensor
+    image_ids: Tensor
+    text_ids: Tensor
+    rows: Tensor
+    ids: list[str]
+    captions: list[list[str]]
+    labels: dict[str, Tensor] = field(default_factory=dict)
+    skipped: list[Skip] = field(default_factory=list)
+    end: int = 0
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def to(self, device: torch.device | str, non_blocking: bool = True) -> Batch:
+        """The same batch with every tensor on `device`."""
+        return self._each(lambda tensor: tensor.to(device, non_blocking=non_blocking))
+
+    def pin_memory(self) -> Batch:
+        """The same batch in page-locked memory, for DataLoader(pin_memory=True)."""
+        return self._each(Tensor.pin_memory)
+
+    def _each(self, function) -> Batch:
+        tensors = {
+            part.name: function(getattr(self, part.name))
+            for part in fields(self)
+            if isinstance(getattr(self, part.name), Tensor)
+        }
+        return replace(self, labels={task: function(labels) for task, labels in self.labels.items()}, **tensors)
+
+
+def stable_id(content: bytes) -> int:
+    """A 63-bit number that is equal for equal bytes, on every machine and in every run."""
+    return int.from_bytes(blake2b(content, digest_size=8).digest(), "little") >> 1
+
+
+def text_id(caption: str) -> int:
+    """The id of a caption: of its stripped NFC text, so that two languages that write the same share it."""
+    return stable_id(unicodedata.normalize("NFC", caption.strip()).encode())

@@ -1,0 +1,252 @@
+"""Draws to batches: reading, choosing captions, decoding and tokenising, in whichever process it happens.
+
+A draw names a sample and the place it takes in the stream. All randomness of a sample is seeded by (seed, position), so
+a batch is the same in any worker, on any rank, before and after a resume.
+"""
+
+from __future__ import annotations
+
+import io
+import random
+from bisect import bisect_right
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from datamodules.batch import Batch, Skip, text_id
+from datamodules.images import BrokenImage, ImagePipeline, ImageTooLarge
+from datamodules.samples import FEATURE_SUFFIX, BrokenSample, Sample, read_sample
+from datamodules.shards import ShardReader
+from datamodules.sources import local_path
+from datamodules.survey import ShardSurvey
+from datamodules.tokenizers import Tokenizer
+
+ATTEMPTS = 16  # samples tried for one place in a batch before the data counts as unusable
+
+
+class Draw(NamedTuple):
+    """Sample `sample` (among the usable ones) of shard `shard` at `position`; shard -1 is padding."""
+
+    position: int
+    shard: int
+    sample: int
+    end: int = 0  # of the global batch, in training
+
+
+class ShardDataset(Dataset):
+    """The samples of one split. `dataset[list of draws]` is a Batch.
+
+    Args:
+        sources: For each source of a mixture its surveyed shards; draws number the shards through all of them.
+        languages: Languages in the order of their indices.
+        captions_per_image: K captions of K different languages in training; None takes all captions (evaluation).
+            When K is the number of languages, slot k is language k; otherwise the filled slots come first.
+        label_names: For tasks labelled by strings, the strings in the order of their indices.
+        seed: Of everything random about a sample.
+    """
+
+    def __init__(
+        self,
+        sources: Sequence[Sequence[ShardSurvey]],
+        *,
+        languages: Sequence[str],
+        tokenizer: Tokenizer,
+        images: ImagePipeline,
+        captions_per_image: int | None = None,
+        label_names: dict[str, list[str]] | None = None,
+        tasks: Sequence[str] = (),
+        text_language: str = "und",
+        cache_dir: str | None = None,
+        seed: int = 0,
+    ) -> None:
+        self.shards = [shard for source in sources for shard in source]
+        self.languages = list(languages)
+        self.captions_per_image = captions_per_image
+        self.label_names, self.tasks = label_names or {}, list(tasks)
+        self._tokenizer, self._images = tokenizer, images
+        self._text_language, self._cache_dir, self._seed = text_language, cache_dir, seed
+        self._reader = ShardReader()
+        # row at which each shard starts, and the shard at which each source does
+        self._starts = np.concatenate(([0], np.cumsum([len(shard) for shard in self.shards]))).tolist()
+        self._firsts = np.concatenate(([0], np.cumsum([len(source) for source in sources]))).tolist()
+        self._paths: dict[int, str] = {}
+        self._shape: tuple[int, ...] = (3, images.size, images.size)
+        self._shape = self._probe()
+
+    def __len__(self) -> int:
+        return self._starts[-1]
+
+    def at(self, row: int, position: int | None = None) -> Draw:
+        """The draw of a row of the split, in the order of the shards."""
+        shard = bisect_right(self._starts, row) - 1
+        return Draw(row if position is None else position, shard, row - self._starts[shard])
+
+    def __getitems__(self, draws: Sequence[Draw]) -> Batch:
+        """One batch. Broken samples are replaced in training, and are padding (row -1) in evaluation."""
+        skipped: list[Skip] = []
+        loaded = [self._load(draw, skipped) for draw in draws]
+        slots = self.captions_per_image
+        if slots is None:
+            slots = max([1, *(len(item.texts) for item in loaded if item)])
+        batch = self._batch(loaded, slots)
+        batch.skipped, batch.end = skipped, draws[0].end
+        return batch
+
+    def _load(self, draw: Draw, skipped: list[Skip]) -> _Loaded | None:
+        if draw.shard < 0:
+            return None
+        training = self.captions_per_image is not None
+        source = bisect_right(self._firsts, draw.shard) - 1
+        first, end = self._starts[self._firsts[source]], self._starts[self._firsts[source + 1]]
+        place = draw
+        for attempt in range(ATTEMPTS + 1):
+            rng = random.Random(f"{self._seed}/{draw.position}/{attempt}")
+            if attempt:
+                place = self.at(rng.randrange(first, end), draw.position)
+            try:
+                return self._read(place, rng if training else None)
+            except BrokenSample as error:
+                shard = self.shards[place.shard]
+                skipped.append(Skip(shard.shard, error.cause, self._key(place)))
+                if not training:
+                    return None
+        causes = ", ".join(sorted({skip.cause for skip in skipped}))
+        raise ValueError(
+            f"data.train: {ATTEMPTS} samples drawn for one place were all broken ({causes}); mend the shards"
+        )
+
+    def _read(self, place: Draw, rng: random.Random | None) -> _Loaded:
+        path, number = self._place(place)
+        try:
+            sample = read_sample(*self._reader.read(path, number), self._text_language)
+            view = self._features(sample) if sample.suffix == FEATURE_SUFFIX else self._view(sample, rng)
+        except BrokenSample:
+            if self._reader.cut(path, number):
+                raise BrokenSample("truncated shard") from None
+            raise
+        if view.shape != self._shape:
+            mixed = view.ndim != len(self._shape)
+            raise BrokenSample("pictures and features mixed" if mixed else "features of another size")
+        texts = self._all_texts(sample) if rng is None else self._drawn_texts(sample, rng)
+        row = self._starts[place.shard] + place.sample
+        return _Loaded(sample, view, texts, row)
+
+    def _place(self, place: Draw) -> tuple[str, int]:
+        if place.shard not in self._paths:
+            try:
+                self._paths[place.shard] = local_path(self.shards[place.shard].shard, self._cache_dir)
+            except OSError:
+                raise BrokenSample("missing shard") from None
+        usable = self.shards[place.shard].usable
+        return self._paths[place.shard], place.sample if usable is None else int(usable[place.sample])
+
+    def _key(self, place: Draw) -> str:
+        try:
+            return self._reader.key(*self._place(place))
+        except BrokenSample:
+            return f"#{place.sample}"
+
+    def _view(self, sample: Sample, rng: random.Random | None) -> Tensor:
+        try:
+            image = self._images.open(sample.image)
+            return self._images.evaluate(image) if rng is None else self._images.train(image, rng)
+        except ImageTooLarge:
+            raise BrokenSample("image too large") from None
+        except BrokenImage:
+            raise BrokenSample("broken image") from None
+
+    def _features(self, sample: Sample) -> Tensor:
+        try:
+            features = np.load(io.BytesIO(sample.image), allow_pickle=False)
+        except (OSError, ValueError, EOFError):
+            raise BrokenSample("broken features") from None
+        if features.ndim != 1 or features.dtype.kind != "f" or not np.isfinite(features).all():
+            raise BrokenSample("broken features")
+        return torch.from_numpy(features.astype(np.float32))
+
+    def _all_texts(self, sample: Sample) -> list[tuple[int, str] | None]:
+        return [
+            (index, text) for index, language in enumerate(self.languages) for text in sample.captions.get(language, ())
+        ]
+
+    def _drawn_texts(self, sample: Sample, rng: random.Random) -> list[tuple[int, str] | None]:
+        slots: list[int | None] = [i for i, language in enumerate(self.languages) if language in sample.captions]
+        if len(self.languages) == self.captions_per_image:
+            slots = [i if i in slots else None for i in range(len(self.languages))]
+        elif len(slots) > self.captions_per_image:
+            slots = rng.sample(slots, self.captions_per_image)
+        return [None if i is None else (i, rng.choice(sample.captions[self.languages[i]])) for i in slots]
+
+    def _batch(self, loaded: Sequence[_Loaded | None], slots: int) -> Batch:
+        size = len(loaded)
+        languages = [[-1] * slots for _ in range(size)]
+        text_ids = [[-1] * slots for _ in range(size)]
+        captions = [[""] * slots for _ in range(size)]
+        filled: list[tuple[int, int]] = []
+        for b, item in enumerate(loaded):
+            for k, text in enumerate(item.texts if item else ()):
+                if text is not None:
+                    languages[b][k], captions[b][k] = text
+                    text_ids[b][k] = text_id(text[1])
+                    filled.append((b, k))
+        present = torch.tensor(languages) >= 0
+        length = 1
+        if filled:
+            ids, mask = self._tokenizer(
+                [captions[b][k] for b, k in filled], [self.languages[languages[b][k]] for b, k in filled]
+            )
+            length = ids.shape[1]
+        tokens = torch.zeros(size, slots, length, dtype=torch.int64)
+        token_mask = torch.zeros(size, slots, length, dtype=torch.bool)
+        if filled:
+            tokens[present], token_mask[present] = ids, mask
+        dtype = torch.uint8 if len(self._shape) == 3 else torch.float32
+        blank = torch.zeros(self._shape, dtype=dtype)
+        return Batch(
+            images=torch.stack([item.view if item else blank for item in loaded]),
+            tokens=tokens,
+            token_mask=token_mask,
+            present=present,
+            languages=torch.tensor(languages),
+            image_ids=torch.tensor([item.sample.image_id if item else -1 for item in loaded]),
+            text_ids=torch.tensor(text_ids),
+            rows=torch.tensor([item.row if item else -1 for item in loaded]),
+            ids=[item.sample.id if item else "" for item in loaded],
+            captions=captions,
+            labels={task: torch.tensor([self._label(item, task) for item in loaded]) for task in self.tasks},
+        )
+
+    def _label(self, item: _Loaded | None, task: str) -> int:
+        label = item.sample.labels.get(task) if item else None
+        if label is None:
+            return -1
+        names = self.label_names.get(task)
+        if names is None:
+            return label if isinstance(label, int) else -1
+        return names.index(str(label)) if str(label) in names else -1
+
+    def _probe(self) -> tuple[int, ...]:
+        """Shape of one image: that of the pipeline, or of the first features that can be read."""
+        for shard, found in enumerate(self.shards):
+            for sample in range(min(len(found), 3)):
+                try:
+                    path, number = self._place(Draw(0, shard, sample))
+                    _, members = self._reader.read(path, number)
+                    if FEATURE_SUFFIX not in members:
+                        return self._shape
+                    content = Sample("", {}, {}, members[FEATURE_SUFFIX], FEATURE_SUFFIX, 0)
+                    return tuple(self._features(content).shape)
+                except BrokenSample:
+                    continue
+        return self._shape
+
+
+class _Loaded(NamedTuple):
+    sample: Sample
+    view: Tensor
+    texts: list[tuple[int, str] | None]  # one a slot: language index and text
+    row: int

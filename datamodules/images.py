@@ -1,0 +1,175 @@
+"""Encoded pictures to uint8 pixels.
+
+Decoding is where a loader spends its time, so training decodes JPEG at a reduced scale (libjpeg's "draft") and resizes
+the crop once; evaluation decodes in full. Neither normalises: that is the tower's, on the device.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import math
+import random
+import warnings
+from collections.abc import Iterator
+from typing import Literal
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps
+from torch import Tensor, nn
+from torchvision.transforms.v2 import functional
+
+INTERPOLATIONS = {
+    "nearest": Image.Resampling.NEAREST,
+    "bilinear": Image.Resampling.BILINEAR,
+    "bicubic": Image.Resampling.BICUBIC,
+    "lanczos": Image.Resampling.LANCZOS,
+}
+QUARTER_TURNS = {5, 6, 7, 8}  # EXIF orientations that swap width and height
+
+
+class ImageTooLarge(ValueError):
+    """The header promises more pixels than the cap allows; nothing was decoded."""
+
+
+class BrokenImage(ValueError):
+    """The bytes are no picture, or one that cannot be decoded."""
+
+
+@contextlib.contextmanager
+def _decoding() -> Iterator[None]:
+    # Pillow's readers raise whatever a damaged file makes them stumble over (SyntaxError, struct.error, IndexError...)
+    try:
+        yield
+    except ImageTooLarge:
+        raise
+    except Image.DecompressionBombError as error:
+        raise ImageTooLarge(str(error)) from None
+    except Exception as error:
+        raise BrokenImage(f"{type(error).__name__}: {error}") from None
+
+
+class ImagePipeline:
+    """From a picture to uint8 [3, size, size].
+
+    Args:
+        size: Side of the square the towers see, in pixels.
+        augment: Crop at random while training; False trains on the evaluation view.
+        scale: Smallest and largest share of the area that a training crop keeps, in (0, 1].
+        ratio: Narrowest and widest training crop, width over height.
+        flip: Mirror half of the training pictures. Off, because text, digits and flags must not be mirrored.
+        resize: How evaluation reaches the square: "shortest" scales the shorter side and cuts the centre, "squash"
+            scales both sides.
+        interpolation: nearest, bilinear, bicubic or lanczos.
+        max_pixels: Pictures whose header says more than this are refused before decoding; at most Pillow's own limit
+            of 178,956,970.
+        transform: A torchvision v2 transform on uint8 [3, size, size], training only, seeded by the sample.
+    """
+
+    def __init__(
+        self,
+        size: int = 224,
+        augment: bool = True,
+        scale: tuple[float, float] = (0.6, 1.0),
+        ratio: tuple[float, float] = (0.75, 4 / 3),
+        flip: bool = False,
+        resize: Literal["shortest", "squash"] = "shortest",
+        interpolation: Literal["nearest", "bilinear", "bicubic", "lanczos"] = "bicubic",
+        max_pixels: int = 89_478_485,
+        transform: nn.Module | None = None,
+    ) -> None:
+        if size < 1:
+            raise ValueError(f"images.size: {size} is not a number of pixels; at least 1")
+        if not 0 < scale[0] <= scale[1] <= 1:
+            raise ValueError(f"images.scale: {tuple(scale)} is no range of shares; 0 < low <= high <= 1")
+        if not 0 < ratio[0] <= ratio[1]:
+            raise ValueError(f"images.ratio: {tuple(ratio)} is no range of ratios; 0 < low <= high")
+        if resize not in ("shortest", "squash"):
+            raise ValueError(f"images.resize: {resize!r} is unknown; shortest or squash")
+        if interpolation not in INTERPOLATIONS:
+            raise ValueError(f"images.interpolation: {interpolation!r} is unknown; {', '.join(INTERPOLATIONS)}")
+        self.size, self.augment, self.scale, self.ratio = size, augment, tuple(scale), tuple(ratio)
+        self.flip, self.resize, self.interpolation = flip, resize, interpolation
+        self.max_pixels, self.transform = max_pixels, transform
+
+    def open(self, content: bytes) -> Image.Image:
+        """The picture, its header read and its pixels not yet. Raises ImageTooLarge or BrokenImage."""
+        with _decoding(), warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            image = Image.open(io.BytesIO(content))
+        width, height = image.size
+        if width * height > self.max_pixels:
+            raise ImageTooLarge(f"{width} x {height} pixels, more than images.max_pixels = {self.max_pixels}")
+        return image
+
+    def train(self, image: Image.Image, rng: random.Random | None = None) -> Tensor:
+        """A training view, uint8 [3, size, size]; the same `rng` state gives the same view. Raises BrokenImage."""
+        rng = rng or random.Random()
+        if not self.augment:
+            return self._transformed(self.evaluate(image), rng)
+        with _decoding():
+            view = self._training_view(image, rng)
+        return self._transformed(view, rng)
+
+    def _training_view(self, image: Image.Image, rng: random.Random) -> Tensor:
+        orientation = image.getexif().get(0x0112, 1)
+        left, top, width, height = self._crop(image.size, rng)
+        if image.format == "JPEG":
+            full = image.size
+            # libjpeg decodes at 1/2, 1/4 or 1/8: the smallest that still gives the crop `size` pixels
+            image.draft("RGB", (math.ceil(full[0] * self.size / width), math.ceil(full[1] * self.size / height)))
+            across, down = image.size[0] / full[0], image.size[1] / full[1]
+            left, width, top, height = left * across, width * across, top * down, height * down
+        box = (left, top, min(left + width, image.size[0]), min(top + height, image.size[1]))
+        image = opaque(image).resize(
+            (self.size, self.size), INTERPOLATIONS[self.interpolation], box=box, reducing_gap=2.0
+        )
+        if orientation != 1:
+            image.getexif()[0x0112] = orientation
+            image = ImageOps.exif_transpose(image)
+        if self.flip and rng.random() < 0.5:
+            image = ImageOps.mirror(image)
+        return pixels(image)
+
+    def evaluate(self, image: Image.Image) -> Tensor:
+        """The evaluation view, uint8 [3, size, size]: decoded in full, resized like torchvision. Raises BrokenImage."""
+        with _decoding():
+            image = opaque(ImageOps.exif_transpose(image))
+        method = functional.InterpolationMode(self.interpolation)
+        if self.resize == "squash":
+            return pixels(functional.resize(image, [self.size, self.size], interpolation=method))
+        image = functional.resize(image, [self.size], interpolation=method)
+        return pixels(functional.center_crop(image, [self.size, self.size]))
+
+    def _crop(self, size: tuple[int, int], rng: random.Random) -> tuple[float, float, float, float]:
+        """left, top, width, height of a crop of random area and shape, cut to what the picture holds."""
+        area = size[0] * size[1] * rng.uniform(*self.scale)
+        shape = math.exp(rng.uniform(math.log(self.ratio[0]), math.log(self.ratio[1])))
+        width = min(float(size[0]), max(1.0, math.sqrt(area * shape)))
+        height = min(float(size[1]), max(1.0, math.sqrt(area / shape)))
+        return rng.uniform(0, size[0] - width), rng.uniform(0, size[1] - height), width, height
+
+    def _transformed(self, view: Tensor, rng: random.Random) -> Tensor:
+        if self.transform is None:
+            return view
+        # torchvision draws from torch's global generator, which belongs to the model when there are no workers
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(rng.getrandbits(63))
+            return self.transform(view)
+
+
+def opaque(image: Image.Image) -> Image.Image:
+    """The picture as RGB; palettes are resolved and transparency is laid on white, as a page would show it."""
+    if image.mode.startswith("I;16"):
+        return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8)).convert("RGB")
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        white = Image.new("RGBA", image.size, "white")
+        return Image.alpha_composite(white, image).convert("RGB")
+    return image.convert("RGB")
+
+
+def pixels(image: Image.Image) -> Tensor:
+    """uint8 [3, H, W] of an RGB picture."""
+    return torch.from_numpy(np.array(image)).permute(2, 0, 1).contiguous()

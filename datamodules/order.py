@@ -1,0 +1,120 @@
+"""The endless training stream as arithmetic: position -> sample, without replaying what came before.
+
+A source of N samples is read pass after pass. In each pass its shards are permuted, and samples are permuted within
+windows of whole shards, so that each sample comes once a pass and files are read near in time. A pass depends only on
+(seed, pass); a place in it is looked up, so a run resumes anywhere at once and batches do not depend on the number of
+readers.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections import OrderedDict
+from collections.abc import Sequence
+
+import numpy as np
+
+
+class PassOrder:
+    """The stream over one source.
+
+    Args:
+        counts: Samples in each shard; their sum N must be at least 1.
+        seed: Two seeds give two orders.
+        window: Samples are permuted within runs of whole shards of at least this many samples (the last run may be
+            smaller). Memory grows with the window and the number of shards, not with N.
+        salt: Distinguishes the sources of a mixture.
+    """
+
+    def __init__(self, counts: Sequence[int], seed: int, window: int, salt: int = 0) -> None:
+        self.counts = np.asarray(counts, np.int64)
+        self.total = int(self.counts.sum())
+        assert self.total >= 1 and window >= 1
+        self._seed, self._window, self._salt = seed, window, salt
+        self._passes: OrderedDict[int, tuple[np.ndarray, np.ndarray, list[int]]] = OrderedDict()
+        self._windows: OrderedDict[tuple[int, int], np.ndarray] = OrderedDict()
+
+    def __call__(self, position: int) -> tuple[int, int]:
+        """(shard, sample within the shard) at a position >= 0 of the stream."""
+        number, place = divmod(position, self.total)
+        shards, starts, firsts = self._pass(number)
+        window = bisect_right(firsts, int(np.searchsorted(starts, place, side="right")) - 1) - 1
+        start = int(starts[firsts[window]])
+        place = start + int(self._permutation(number, window)[place - start])
+        shard = int(np.searchsorted(starts, place, side="right")) - 1
+        return int(shards[shard]), place - int(starts[shard])
+
+    def _pass(self, number: int) -> tuple[np.ndarray, np.ndarray, list[int]]:
+        """Permuted shards, where each starts in the pass, and which shards open a window."""
+        if number not in self._passes:
+            full = np.flatnonzero(self.counts)  # an empty shard has no place in the stream
+            shards = full[self._random(number).permutation(len(full))]
+            ends = np.cumsum(self.counts[shards])
+            starts = np.concatenate(([0], ends[:-1]))
+            firsts, opened = [0], 0
+            for shard in range(1, len(shards)):
+                if starts[shard] - opened >= self._window:
+                    firsts.append(shard)
+                    opened = starts[shard]
+            self._passes[number] = (shards, starts, firsts)
+            if len(self._passes) > 2:
+                self._passes.popitem(last=False)
+        return self._passes[number]
+
+    def _permutation(self, number: int, window: int) -> np.ndarray:
+        if (number, window) not in self._windows:
+            _, starts, firsts = self._pass(number)
+            end = int(starts[firsts[window + 1]]) if window + 1 < len(firsts) else self.total
+            length = end - int(starts[firsts[window]])
+            self._windows[number, window] = self._random(number, window + 1).permutation(length)
+            if len(self._windows) > 2:
+                self._windows.popitem(last=False)
+        return self._windows[number, window]
+
+    def _random(self, number: int, window: int = 0) -> np.random.RandomState:
+        # RandomState's streams are frozen by numpy's policy: a checkpoint resumes the same order on a later numpy
+        parts = (self._seed & 0xFFFFFFFF, (self._seed >> 32) & 0xFFFFFFFF, self._salt, number & 0xFFFFFFFF, window)
+        return np.random.RandomState(np.array(parts, np.uint32))
+
+
+class Interleave:
+    """A mixture of sources by exact quotas: position -> (source, position in that source's own stream).
+
+    The shares are rounded to ten-thousandths by largest remainder, and each block of ten thousand positions takes every
+    source in that number, evenly spread; so any stretch of the stream has the shares asked for, not only its average.
+
+    Args:
+        weights: One positive number a source; they are divided by their sum.
+    """
+
+    BLOCK = 10_000
+
+    def __init__(self, weights: Sequence[float]) -> None:
+        shares = np.asarray(weights, np.float64) / np.sum(weights) * self.BLOCK
+        quotas = np.floor(shares).astype(np.int64)
+        most_missing = np.argsort(quotas - shares, kind="stable")
+        quotas[most_missing[: self.BLOCK - int(quotas.sum())]] += 1
+        self.quotas = quotas
+        sources = np.repeat(np.arange(len(quotas)), quotas)
+        ranks = np.concatenate([np.arange(quota) for quota in quotas])
+        order = np.argsort((ranks + 0.5) / np.repeat(np.maximum(quotas, 1), quotas), kind="stable")
+        self._sources, self._ranks = sources[order], ranks[order]
+
+    def __call__(self, position: int) -> tuple[int, int]:
+        """(source, position in the source's own stream)."""
+        block, place = divmod(position, self.BLOCK)
+        source = int(self._sources[place])
+        return source, block * int(self.quotas[source]) + int(self._ranks[place])
+
+
+def epoch_of(position: int, group: int, length: int) -> int:
+    """The epoch that the batch of `group` samples starting at `position` belongs to: the one its last sample is in.
+
+    An epoch is `length` samples of the stream; a tail smaller than one batch is thereby carried into the next.
+    """
+    return (position + group - 1) // length
+
+
+def batches_left(position: int, group: int, length: int) -> int:
+    """How many batches of `group` samples the epoch of the batch at `position` still has, that one included."""
+    return ((epoch_of(position, group, length) + 1) * length - position) // group

@@ -1,0 +1,170 @@
+"""What a user calls SHARDS, resolved to files: folders, tars, brace patterns, `::` lists with weights, remote ones."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import shutil
+import subprocess
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import fsspec
+from braceexpand import UnbalancedBracesError, braceexpand
+
+LISTING = "shards.json"
+WEIGHTED = re.compile(r"(\d+(?:\.\d*)?|\.\d+)@(.+)", re.DOTALL)
+REMOTE = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
+ACCEPTED = "a folder of .tar files, a .tar, a brace pattern like train-{000..009}.tar, or several joined with ::"
+
+
+@dataclass(frozen=True)
+class Source:
+    """Shards that are drawn as one; `weight` is its share of the samples, None in a plain list."""
+
+    shards: list[str]
+    weight: float | None = None
+
+
+def expand(
+    spec: str, *, field: str = "shards", cache_dir: str | Path | None = None, allow_pipe: bool = False
+) -> list[Source]:
+    """The sources that SHARDS names.
+
+    `::` joins several. `WEIGHT@` before a part, as in `0.7@en/::0.3@lv/{00..09}.tar`, sets its share of the samples
+    drawn; where some parts have a weight, the others weigh 1. Without weights all parts are one source. A name that
+    begins with `file://` is local; other `scheme://` names are read by fsspec into the cache folder; `pipe:COMMAND`
+    runs a command, only with allow_pipe. Raises ValueError, one line, for anything that names no shards.
+    """
+    if not isinstance(spec, str) or not spec.strip():
+        raise ValueError(f"{field}: {spec!r} names no shards; {ACCEPTED}")
+    parts, weights = [], []
+    for part in spec.split("::"):
+        weighted = WEIGHTED.fullmatch(part.strip())
+        weights.append(float(weighted[1]) if weighted else None)
+        if weights[-1] == 0:
+            raise ValueError(f"{field}: {part!r} has weight 0; a weight above 0, or leave it out")
+        parts.append(_shards(weighted[2] if weighted else part.strip(), field, cache_dir, allow_pipe))
+    seen: set[str] = set()
+    for shard in (shard for part in parts for shard in part):
+        if shard in seen:
+            raise ValueError(f"{field}: {shard} is named twice; name it once, with a weight to draw it more often")
+        seen.add(shard)
+    if any(weight is not None for weight in weights):
+        return [Source(part, 1.0 if weight is None else weight) for part, weight in zip(parts, weights, strict=True)]
+    return [Source([shard for part in parts for shard in part])]
+
+
+def _shards(part: str, field: str, cache_dir: str | Path | None, allow_pipe: bool) -> list[str]:
+    if part.startswith("pipe:"):
+        if not allow_pipe:
+            raise ValueError(f"{field}: {part!r} would run a command; switch that on with allow_pipe, or give files")
+        return [part]
+    if part.startswith("file://"):
+        part = part.removeprefix("file://")
+    try:
+        names = list(braceexpand(part))
+    except (UnbalancedBracesError, ValueError):
+        raise ValueError(f"{field}: {part!r} is no brace pattern; {ACCEPTED}") from None
+    if REMOTE.match(part):
+        return [shard for name in names for shard in _remote(name, field)]
+    shards = []
+    for name in names:
+        path = Path(name).expanduser()
+        if path.is_dir():
+            # one that the listing names and the folder lacks stays in the list, to be missed aloud
+            listed = {str(path / name) for name in read_listing(path / LISTING) or {}}
+            found = sorted({str(tar) for tar in path.glob("*.tar")} | listed)
+            if not found:
+                raise ValueError(f"{field}: folder {name} holds no .tar; {ACCEPTED}")
+            shards += found
+        elif path.exists():
+            shards.append(str(path))
+        else:
+            missing = sum(not Path(other).expanduser().exists() for other in names)
+            which = f" ({missing} of the {len(names)} files of {part} are missing)" if len(names) > 1 else ""
+            raise ValueError(f"{field}: {name} does not exist{which}; {ACCEPTED}")
+    return shards
+
+
+def _remote(name: str, field: str) -> list[str]:
+    if name.endswith(".tar"):
+        return [name]
+    try:
+        files, root = fsspec.core.url_to_fs(name)
+        found = sorted(path for path in files.ls(root, detail=False) if path.endswith(".tar"))
+    except Exception as error:  # each file system of fsspec raises its own kind
+        raise ValueError(f"{field}: {name} cannot be listed ({_first_line(error)}); {ACCEPTED}") from None
+    if not found:
+        raise ValueError(f"{field}: {name} holds no .tar; {ACCEPTED}")
+    return [path if REMOTE.match(path) else files.unstrip_protocol(path) for path in found]
+
+
+def default_cache() -> Path:
+    """Where remote shards are kept when no cache folder is named."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mmtrain" / "shards"
+
+
+def is_remote(shard: str) -> bool:
+    return shard.startswith("pipe:") or REMOTE.match(shard) is not None
+
+
+def local_path(shard: str, cache_dir: str | Path | None = None) -> str:
+    """The shard as a file here: itself, or a copy in the cache, fetched on first use and kept.
+
+    Written to a temporary name, then renamed, so that readers fetching at once do each other no harm. Raises OSError.
+    """
+    if not is_remote(shard):
+        return shard
+    folder = Path(cache_dir).expanduser() if cache_dir else default_cache()
+    name = "pipe.tar" if shard.startswith("pipe:") else shard.rsplit("/", 1)[-1]
+    target = folder / f"{hashlib.sha256(shard.encode()).hexdigest()[:16]}-{name}"
+    if target.exists():
+        return str(target)
+    folder.mkdir(parents=True, exist_ok=True)
+    descriptor, temporary = tempfile.mkstemp(dir=folder, suffix=".part")
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            if shard.startswith("pipe:"):
+                if subprocess.run(["bash", "-c", shard.removeprefix("pipe:")], stdout=file).returncode:
+                    raise OSError(f"{shard} failed")
+            else:
+                with fsspec.open(shard, "rb") as remote:
+                    shutil.copyfileobj(remote, file, 1 << 20)
+        os.replace(temporary, target)
+    except Exception as error:
+        Path(temporary).unlink(missing_ok=True)
+        raise OSError(f"{shard} cannot be fetched: {_first_line(error)}") from None
+    return str(target)
+
+
+def listing_of(shard: str, cache_dir: str | Path | None = None) -> str | None:
+    """The path of the shards.json beside a shard, None where there is none."""
+    if not is_remote(shard):
+        path = Path(shard).with_name(LISTING)
+        return str(path) if path.exists() else None
+    if shard.startswith("pipe:"):
+        return None
+    try:
+        return local_path(shard.rsplit("/", 1)[0] + "/" + LISTING, cache_dir)
+    except OSError:
+        return None
+
+
+def read_listing(path: str | Path) -> dict[str, dict] | None:
+    """The entries of a shards.json by shard name; None where there is none or it is no listing of ours."""
+    try:
+        listing = json.loads(Path(path).read_text(encoding="utf-8"))
+        entries = {entry["name"]: entry for entry in listing["shards"]}
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    ours = {"samples", "languages", "labels", "bytes", "checksum", "inputs"}
+    complete = all(ours <= entry.keys() for entry in entries.values())
+    return entries if complete else None
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]

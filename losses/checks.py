@@ -1,0 +1,77 @@
+"""What every loss asks of its arguments, and the precision it works in."""
+
+from collections.abc import Callable
+from functools import wraps
+
+import torch
+from torch import Tensor
+
+
+def full_precision(loss: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """Switches autocast off inside a loss, whose first argument is a tensor or a list of them."""
+
+    @wraps(loss)
+    def without_autocast(first: Tensor | list[Tensor], *args: object, **kwargs: object) -> Tensor:
+        tensor = first if isinstance(first, Tensor) else first[0]
+        with torch.autocast(tensor.device.type, enabled=False):
+            return loss(first, *args, **kwargs)
+
+    return without_autocast
+
+
+def working_precision(*tensors: Tensor) -> list[Tensor]:
+    """All tensors in float64 if one of them is, else in float32."""
+    double = any(tensor.dtype == torch.float64 for tensor in tensors)
+    return [tensor.to(torch.float64 if double else torch.float32) for tensor in tensors]
+
+
+def check_captions(
+    image: Tensor,
+    texts: Tensor,
+    present: Tensor | None = None,
+    image_ids: Tensor | None = None,
+    text_ids: Tensor | None = None,
+    languages: Tensor | None = None,
+) -> None:
+    """image [B, D], texts [B, K, D], present bool [B, K], image_ids int64 [B], text_ids and languages int64 [B, K].
+
+    Raises:
+        ValueError: naming the argument whose shape or type differs.
+    """
+    if image.dim() != 2 or 0 in image.shape:
+        raise ValueError(f"image: got shape {list(image.shape)}, expected [B, D] with B and D at least 1")
+    B, D = image.shape
+    if texts.dim() != 3 or texts.shape[0] != B or texts.shape[2] != D or texts.shape[1] == 0:
+        raise ValueError(f"texts: got shape {list(texts.shape)}, expected [{B}, K, {D}] with K at least 1")
+    K = texts.shape[1]
+    check_mask("present", present, (B, K))
+    check_integers("image_ids", image_ids, (B,))
+    check_integers("text_ids", text_ids, (B, K))
+    check_integers("languages", languages, (B, K))
+
+
+def check_mask(name: str, mask: Tensor | None, shape: tuple[int, ...]) -> None:
+    if mask is not None and (mask.dtype != torch.bool or tuple(mask.shape) != shape):
+        raise ValueError(f"{name}: got {mask.dtype} {list(mask.shape)}, expected torch.bool {list(shape)}")
+
+
+def check_integers(name: str, values: Tensor | None, shape: tuple[int, ...]) -> None:
+    if values is not None and (values.dtype != torch.int64 or tuple(values.shape) != shape):
+        raise ValueError(f"{name}: got {values.dtype} {list(values.shape)}, expected torch.int64 {list(shape)}")
+
+
+def positive_scale(scale: Tensor | float, like: Tensor) -> Tensor:
+    """The multiplier as a 0-d tensor beside `like`; ValueError when it is not one positive number."""
+    tensor = torch.as_tensor(scale, device=like.device)
+    if tensor.numel() != 1:
+        raise ValueError(f"scale: got shape {list(tensor.shape)}, expected one number")
+    if not tensor.detach() > 0:
+        raise ValueError(
+            f"scale: got {tensor.item():.6g}, expected a positive number (the exponential, not its logarithm)"
+        )
+    return tensor.reshape(()).to(like.dtype)
+
+
+def choice(name: str, value: str, choices: tuple[str, ...]) -> None:
+    if value not in choices:
+        raise ValueError(f"{name}: got {value!r}, expected one of {', '.join(choices)}")

@@ -1,0 +1,85 @@
+"""CLIP's symmetric InfoNCE, also known as ITC."""
+
+from torch import Tensor
+from torch.distributed import ProcessGroup
+
+from losses.checks import check_captions, check_integers
+from losses.distributed import default_group, total
+from losses.embeddings import Embeddings
+from losses.objective import Objective, clamped_scale, log_scale_parameter
+from losses.one_to_k import one_to_k_loss
+
+
+def clip_loss(
+    image: Tensor,
+    text: Tensor,
+    scale: Tensor | float,
+    *,
+    group: ProcessGroup | None = None,
+    image_ids: Tensor | None = None,
+    text_ids: Tensor | None = None,
+) -> Tensor:
+    """Symmetric cross-entropy of l_ij = scale <image_i, text_j> towards the diagonal, the mean of both directions:
+
+        1/2B sum_i [ -log softmax_j(l_i.)_i - log softmax_j(l_.i)_i ]
+
+    Radford et al., "Learning Transferable Visual Models From Natural Language Supervision", ICML 2021, figure 3. It is
+    the 1-to-K loss of one caption.
+
+    Args:
+        image: float [B, D], unit rows; with a group, this process's part.
+        text: float [B, D], unit rows.
+        scale: positive multiplier of the cosines.
+        group: processes that hold the rest of the batch, equally many rows each.
+        image_ids: int64 [B]; pairs of equal ids off the diagonal are no negatives.
+        text_ids: int64 [B] (or [B, 1]), likewise.
+
+    Raises:
+        ValueError: wrong shapes or a scale that is not positive.
+    """
+    if text.dim() != 2 or text.shape != image.shape:
+        raise ValueError(f"text: got shape {list(text.shape)}, expected that of image {list(image.shape)}")
+    if text_ids is not None and text_ids.dim() == 1:
+        check_integers("text_ids", text_ids, (len(text),))
+        text_ids = text_ids[:, None]
+    check_captions(image, text[:, None], None, image_ids, text_ids)
+    return one_to_k_loss(image, text[:, None], scale, group=group, image_ids=image_ids, text_ids=text_ids)
+
+
+class ClipLoss(Objective):
+    """`clip_loss` with a learnable temperature.
+
+    With K captions an image, the mean of the losses of the single slots that hold any caption; an image without that
+    caption stays a negative for the others' captions.
+
+    Args:
+        scale: Multiplier to start from.
+        learnable: Whether the temperature trains.
+    """
+
+    def __init__(self, scale: float = 1 / 0.07, learnable: bool = True) -> None:
+        super().__init__()
+        self.log_scale = log_scale_parameter(scale, learnable)
+
+    def forward(self, embeddings: Embeddings) -> Tensor:
+        self.check_rows(embeddings)
+        scale, group = clamped_scale(self.log_scale), default_group()
+        texts, present, text_ids = embeddings.texts, embeddings.present, embeddings.text_ids
+        check_captions(embeddings.image, texts, present, embeddings.image_ids, text_ids)
+        losses = [
+            one_to_k_loss(
+                embeddings.image,
+                texts[:, k, None],
+                scale,
+                None if present is None else present[:, k, None],
+                group=group,
+                image_ids=embeddings.image_ids,
+                text_ids=None if text_ids is None else text_ids[:, k, None],
+            )
+            for k in range(texts.shape[1])
+        ]
+        used = len(losses) if present is None else (total(present.sum(0), group) > 0).sum().clamp(min=1)
+        return sum(losses) / used
+
+    def logged(self) -> dict[str, Tensor]:
+        return {"scale": self.log_scale.detach().exp()}

@@ -1,0 +1,163 @@
+"""Image-text matching: a fusion network says whether a caption belongs to an image."""
+
+from collections.abc import Callable
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.distributed import ProcessGroup
+from torch.nn import functional
+
+from losses.captions import caption_labels
+from losses.checks import check_captions, check_mask, choice, full_precision, working_precision
+from losses.distributed import default_group, gather, global_sum, longest, rank_and_size, total
+from losses.embeddings import Embeddings
+from losses.objective import Objective
+
+Negatives = Literal["hard", "random"]
+SCORES_AT_ONCE = 2**24
+
+
+@full_precision
+def itm_loss(logits: Tensor, labels: Tensor, *, group: ProcessGroup | None = None) -> Tensor:
+    """Cross-entropy of match (label 1) against mismatch (label 0), the mean over the rows of all processes.
+
+    Args:
+        logits: float [N, 2]; processes may hold different N, none included.
+        labels: int64 [N], 0 or 1.
+        group: processes that hold the rest of the rows.
+
+    Raises:
+        ValueError: wrong shapes.
+    """
+    if logits.dim() != 2 or logits.shape[1] != 2:
+        raise ValueError(f"logits: got shape {list(logits.shape)}, expected [N, 2]")
+    if labels.shape != logits.shape[:1] or labels.dtype != torch.int64:
+        raise ValueError(f"labels: got {labels.dtype} {list(labels.shape)}, expected torch.int64 [{len(logits)}]")
+    (logits,) = working_precision(logits)
+    rows = total(torch.tensor(len(labels), device=logits.device), group).clamp(min=1)
+    return global_sum(functional.cross_entropy(logits, labels, reduction="sum") / rows, group)
+
+
+def hard_negatives(scores: Tensor, positives: Tensor, generator: torch.Generator | None = None) -> Tensor:
+    """Draws a column for each row with probability softmax(scores) over the columns that are not positives.
+
+    The largest of the scores plus Gumbel noise is such a draw, for any range of scores and without probabilities that
+    underflow (Gumbel 1954; hard negatives for matching: Li et al., "Align before Fuse", NeurIPS 2021, section 3.2).
+
+    Args:
+        scores: float [B, C], logits.
+        positives: bool [B, C], columns never drawn.
+        generator: source of the noise; None for torch's own.
+
+    Returns:
+        int64 [B], the column; -1 where every column is a positive.
+
+    Raises:
+        ValueError: a mask of another shape.
+    """
+    if scores.dim() != 2:
+        raise ValueError(f"scores: got shape {list(scores.shape)}, expected [B, C]")
+    check_mask("positives", positives, tuple(scores.shape))
+    if not scores.shape[1]:
+        return torch.full((len(scores),), -1, device=scores.device)
+    place = scores.device if generator is None else generator.device
+    noise = torch.empty(scores.shape, device=place).exponential_(generator=generator).log_().neg_().to(scores.device)
+    drawn = (scores.detach().float() + noise).masked_fill_(positives, -torch.inf)
+    return torch.where(positives.all(1), -1, drawn.argmax(1))
+
+
+class ItmLoss(Objective):
+    """`itm_loss` on pairs that a fusion network judges.
+
+    One present caption of each image is its positive, drawn evenly. "hard" adds for each image a hard negative caption
+    and for its caption a hard negative image, drawn by similarity over all processes and languages (ALBEF; CCRK's
+    MITM). "random" judges each image once, with probability one half beside another image's caption drawn evenly
+    (Sanchez Villegas et al., Findings of EACL 2024, section 3.2). Never drawn are captions of the image itself, in any
+    language, and pairs with equal ids. An image without a valid negative contributes none, which `logged` counts.
+
+    Args:
+        fusion: Maps image tokens [N, P, W], text tokens [N, L, W] and a bool mask [N, L] to logits [N, 2].
+        negatives: hard or random.
+        scale: Multiplier of the cosines that hard negatives are drawn by.
+    """
+
+    needs_tokens = True
+
+    def __init__(self, fusion: nn.Module, negatives: Negatives = "hard", scale: float = 1 / 0.07) -> None:
+        super().__init__()
+        choice("negatives", negatives, ("hard", "random"))
+        self.fusion, self.negatives, self.scale = fusion, negatives, scale
+        self._dropped: Tensor | None = None
+
+    def forward(self, embeddings: Embeddings) -> Tensor:
+        self.check_rows(embeddings)
+        missing = {"image", "text", "text_mask"} - embeddings.tokens.keys()
+        if missing:
+            raise ValueError(f"tokens: got {sorted(embeddings.tokens)}, expected {', '.join(sorted(missing))} as well")
+        check_captions(
+            embeddings.image, embeddings.texts, embeddings.present, embeddings.image_ids, embeddings.text_ids
+        )
+        group = default_group()
+        image, caption, label = self._draw_pairs(embeddings, group)
+        return itm_loss(self.fusion(*_tokens_of(embeddings.tokens, image, caption, group)), label, group=group)
+
+    def logged(self) -> dict[str, Tensor]:
+        return {} if self._dropped is None else {"images_without_negative": self._dropped}
+
+    @torch.no_grad()
+    def _draw_pairs(self, embeddings: Embeddings, group: ProcessGroup | None) -> tuple[Tensor, Tensor, Tensor]:
+        """What to judge: images [N] and captions [N] (image K + slot) of all processes, labels [N]."""
+        b, K, _ = embeddings.texts.shape
+        present = embeddings.present
+        if present is None:
+            present = torch.ones(b, K, dtype=torch.bool, device=embeddings.texts.device)
+        everywhere = gather(present, group)
+        labels = caption_labels(embeddings.image_ids, embeddings.text_ids, everywhere, group)
+        images, captions = (
+            gather(embeddings.image.float(), group),
+            gather(embeddings.texts.float(), group).flatten(0, 1),
+        )
+        filled = everywhere.flatten().nonzero()[:, 0]
+
+        def fits(image: Tensor, caption: Tensor) -> Tensor:
+            own = image[:, None] == caption // K
+            return own | torch.stack([kind.equal(image, caption)[:, 0] for kind in labels]).any(0) if labels else own
+
+        def wrong(queries: Tensor, candidates: Tensor, right: Callable[[slice], Tensor]) -> Tensor:
+            """A candidate for each query, a few queries at a time; -1 where all candidates are right."""
+            step, scale = max(1, SCORES_AT_ONCE // max(len(candidates), 1)), self.scale * (self.negatives == "hard")
+            parts = [slice(start, start + step) for start in range(0, len(queries), step)]
+            drawn = [hard_negatives(scale * queries[part] @ candidates.T, right(part)) for part in parts]
+            return torch.cat([torch.zeros_like(filled[:0]), *drawn])
+
+        mine = present.any(1).nonzero()[:, 0]
+        slot = hard_negatives(torch.zeros(b, K, device=present.device), ~present)[mine]
+        image = mine + rank_and_size(group)[0] * b
+        caption = image * K + slot
+        text = wrong(images[image], captions[filled], lambda part: fits(image[part], filled))
+        has_text = (text >= 0).nonzero()[:, 0]
+        self._dropped = total((text < 0).sum(), group).float()
+        if self.negatives == "random":
+            replaced = has_text[torch.rand(len(has_text), device=text.device) < 0.5]
+            shown, label = caption.clone(), torch.ones_like(caption)
+            shown[replaced], label[replaced] = filled[text[replaced]], 0
+            return image, shown, label
+        everyone = torch.arange(len(images), device=image.device)
+        other = wrong(captions[caption], images, lambda part: fits(everyone, caption[part]).T)
+        has_image = (other >= 0).nonzero()[:, 0]
+        return (
+            torch.cat([image, image[has_text], other[has_image]]),
+            torch.cat([caption, filled[text[has_text]], caption[has_image]]),
+            torch.cat([torch.ones_like(image), torch.zeros_like(has_text), torch.zeros_like(has_image)]),
+        )
+
+
+def _tokens_of(
+    tokens: dict[str, Tensor], image: Tensor, caption: Tensor, group: ProcessGroup | None
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Image tokens [N, P, W], text tokens [N, L, W] and mask [N, L] of images and caption slots of all processes."""
+    texts, mask = tokens["text"].flatten(0, 1), tokens["text_mask"].flatten(0, 1)
+    missing = longest(texts.shape[1], texts.device, group) - texts.shape[1]
+    texts, mask = functional.pad(texts, (0, 0, 0, missing)), functional.pad(mask, (0, missing))
+    return gather(tokens["image"], group)[image], gather(texts, group)[caption], gather(mask, group)[caption]

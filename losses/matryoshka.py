@@ -1,0 +1,57 @@
+"""Matryoshka: embeddings whose first d dimensions are embeddings too."""
+
+from dataclasses import replace
+
+from torch import Tensor
+from torch.nn import functional
+
+from losses.embeddings import Embeddings
+from losses.objective import Objective
+
+
+class MatryoshkaLoss(Objective):
+    """The weighted sum of one objective's losses on prefixes of the embeddings, each normalised again.
+
+    Kusupati et al., "Matryoshka Representation Learning", NeurIPS 2022, section 3.
+
+    Args:
+        objective: The objective, with its one temperature for all prefixes.
+        dims: Lengths of the prefixes, for example [64, 128, 256].
+        weights: One weight a prefix; null for 1 each.
+
+    Raises:
+        ValueError: no or non-positive dims, as many weights as dims not given, dims beyond the embeddings' width.
+    """
+
+    def __init__(self, objective: Objective, dims: list[int], weights: list[float] | None = None) -> None:
+        super().__init__()
+        if not dims or min(dims) < 1:
+            raise ValueError(f"dims: got {dims}, expected one or more positive lengths")
+        if weights is not None and len(weights) != len(dims):
+            raise ValueError(f"weights: got {len(weights)}, expected one for each of the {len(dims)} dims")
+        self.objective = objective
+        self.dims, self.weights = list(dims), list(weights or [1.0] * len(dims))
+        self.needs_tokens = objective.needs_tokens
+
+    def forward(self, embeddings: Embeddings) -> Tensor:
+        self.check_rows(embeddings)
+        width = embeddings.image.shape[-1]
+        if max(self.dims) > width:
+            raise ValueError(f"dims: got {max(self.dims)}, expected at most the embeddings' width {width}")
+        losses = [self.objective(_prefix(embeddings, d)) for d in self.dims]
+        return sum(weight * loss for weight, loss in zip(self.weights, losses, strict=True))
+
+    def logged(self) -> dict[str, Tensor]:
+        return self.objective.logged()
+
+
+def _prefix(embeddings: Embeddings, d: int) -> Embeddings:
+    def cut(rows: Tensor) -> Tensor:
+        return functional.normalize(rows[..., :d].float() if rows.dtype.itemsize < 4 else rows[..., :d], dim=-1)
+
+    return replace(
+        embeddings,
+        image=cut(embeddings.image),
+        texts=cut(embeddings.texts),
+        modalities={name: cut(rows) for name, rows in embeddings.modalities.items()},
+    )

@@ -1,0 +1,123 @@
+"""1-to-K contrastive learning: one image against its captions in K languages at once."""
+
+from typing import Literal
+
+import torch
+from torch import Tensor
+from torch.distributed import ProcessGroup
+from torch.nn import functional
+
+from losses.captions import caption_columns
+from losses.checks import check_captions, choice, full_precision, positive_scale, working_precision
+from losses.distributed import default_group, global_sum
+from losses.embeddings import Embeddings
+from losses.objective import Objective, clamped_scale, log_scale_parameter
+from losses.tiles import lowest, tiled_logsumexp
+
+Weighting = Literal["balanced", "published"]
+
+
+@full_precision
+def one_to_k_loss(
+    image: Tensor,
+    texts: Tensor,
+    scale: Tensor | float,
+    present: Tensor | None = None,
+    weighting: Weighting = "balanced",
+    *,
+    group: ProcessGroup | None = None,
+    image_ids: Tensor | None = None,
+    text_ids: Tensor | None = None,
+) -> Tensor:
+    """Symmetric cross-entropy between images and the captions of all languages.
+
+    With l_(i,jk) = scale <image_i, text_jk>, p_i the softmax of l over all present captions and q_jk over all images:
+
+        balanced   1/2 mean_i mean_k -log p_i(ik)  +  1/2 mean_ik -log q_ik(i)
+        published  1/2 mean_ik -log p_i(ik)  +  1/(2K) mean_ik -log q_ik(i)
+
+    The means of "balanced" run over images with at least one caption, over an image's captions, and over captions; an
+    image without one stays a negative for all captions. K = 1 is `clip_loss`. Nothing present gives 0.
+
+    Nie et al., "Improving the Consistency in Cross-Lingual Cross-Modal Retrieval with 1-to-K Contrastive Learning",
+    KDD 2024, section 3; "published" is what their code computes (models/xvlm.py), which weighs the second term by 1/K.
+
+    Args:
+        image: float [B, D], unit rows; with a group, this process's part.
+        texts: float [B, K, D], unit rows.
+        scale: positive multiplier of the cosines.
+        present: bool [B, K], None for all.
+        weighting: "balanced" or "published"; the latter refuses missing captions.
+        group: processes that hold the rest of the batch, equally many rows each.
+        image_ids: int64 [B]; captions of an image with an equal id are no negatives.
+        text_ids: int64 [B, K]; captions with an id that the image's own captions have are no negatives.
+
+    Raises:
+        ValueError: wrong shapes, a scale that is not positive, missing captions with "published".
+    """
+    choice("weighting", weighting, ("balanced", "published"))
+    check_captions(image, texts, present, image_ids, text_ids)
+    image, texts = working_precision(image, texts)
+    scale = positive_scale(scale, image)
+    if weighting == "published" and present is not None and not present.all():
+        raise ValueError(f"present: {int((~present).sum())} captions missing, weighting 'published' expects all")
+
+    captions = caption_columns(texts, present, image_ids, text_ids, group)
+    positives, row_negatives, column_negatives = tiled_logsumexp(
+        image, captions.columns, scale, captions.pairs, group=group
+    )
+    image_to_text = _nll_of_captions(positives, row_negatives, present, texts.shape[:2])  # [B, K], 0 where absent
+    text_to_image = functional.softplus(column_negatives[captions.mine] - positives)
+    K, C = texts.shape[1], max(len(captions.columns), 1)
+    if weighting == "published":
+        return global_sum(image_to_text.sum() / (2 * C) + text_to_image.sum() / (2 * K * C), group)
+    counts = K if present is None else present.sum(1).clamp(min=1)
+    by_image = (image_to_text.sum(1) / counts).sum() / captions.captioned.clamp(min=1)
+    return global_sum((by_image + text_to_image.sum() / C) / 2, group)
+
+
+def _nll_of_captions(positives: Tensor, negatives: Tensor, present: Tensor | None, shape: torch.Size) -> Tensor:
+    """-log p_i(ik) = softplus(logsumexp of all other captions' logits - l_ik) as [B, K]."""
+    B, K = shape
+    low = lowest(positives.dtype)
+    if present is None:
+        own = positives.view(B, K)
+    else:
+        own = positives.new_full((B, K), low).masked_scatter(present, positives)
+    itself = torch.eye(K, dtype=torch.bool, device=own.device)
+    siblings = own[:, None].expand(B, K, K).masked_fill(itself, low)
+    others = torch.cat([negatives[:, None, None].expand(B, K, 1), siblings], 2).logsumexp(2)
+    nll = functional.softplus(others - own)
+    return nll if present is None else nll.where(present, 0.0)
+
+
+class OneToKLoss(Objective):
+    """`one_to_k_loss` with a learnable temperature.
+
+    Args:
+        scale: Multiplier to start from; CLIP's and CCRK's 1 / 0.07.
+        weighting: balanced or published.
+        learnable: Whether the temperature trains.
+    """
+
+    def __init__(self, scale: float = 1 / 0.07, weighting: Weighting = "balanced", learnable: bool = True) -> None:
+        super().__init__()
+        choice("weighting", weighting, ("balanced", "published"))
+        self.log_scale = log_scale_parameter(scale, learnable)
+        self.weighting = weighting
+
+    def forward(self, embeddings: Embeddings) -> Tensor:
+        self.check_rows(embeddings)
+        return one_to_k_loss(
+            embeddings.image,
+            embeddings.texts,
+            clamped_scale(self.log_scale),
+            embeddings.present,
+            self.weighting,
+            group=default_group(),
+            image_ids=embeddings.image_ids,
+            text_ids=embeddings.text_ids,
+        )
+
+    def logged(self) -> dict[str, Tensor]:
+        return {"scale": self.log_scale.detach().exp()}

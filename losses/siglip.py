@@ -1,0 +1,110 @@
+"""SigLIP: every image-text pair its own binary question."""
+
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.distributed import ProcessGroup
+from torch.nn import functional
+
+from losses.captions import caption_columns
+from losses.checks import check_captions, full_precision, positive_scale, working_precision
+from losses.distributed import default_group, global_sum, rank_and_size
+from losses.embeddings import Embeddings
+from losses.objective import Objective, clamped_scale, log_scale_parameter
+from losses.tiles import tiled_softplus
+
+
+@full_precision
+def siglip_loss(
+    image: Tensor,
+    texts: Tensor,
+    scale: Tensor | float,
+    bias: Tensor | float,
+    present: Tensor | None = None,
+    *,
+    group: ProcessGroup | None = None,
+    image_ids: Tensor | None = None,
+    text_ids: Tensor | None = None,
+) -> Tensor:
+    """Sum of -log sigmoid(z l) over all image-text pairs, divided by the number of images:
+
+        l_(i,jk) = scale <image_i, text_jk> + bias,  z = 1 where i = j, else -1
+
+    Zhai et al., "Sigmoid Loss for Language Image Pre-Training", ICCV 2023, section 3.2; several captions an image are
+    several positives. All images of all processes count, those without a caption included.
+
+    Args:
+        image: float [B, D], unit rows; with a group, this process's part.
+        texts: float [B, D] or [B, K, D], unit rows.
+        scale: positive multiplier of the cosines.
+        bias: added to every logit; -log(B K - 1) makes the start balanced.
+        present: bool [B, K], None for all.
+        group: processes that hold the rest of the batch, equally many rows each.
+        image_ids: int64 [B]; pairs of equal ids that are not the image's own are left out.
+        text_ids: int64 [B, K] (or [B]), likewise.
+
+    Raises:
+        ValueError: wrong shapes or a scale that is not positive.
+    """
+    if texts.dim() == 2:
+        texts = texts[:, None]
+        present = present[:, None] if present is not None and present.dim() == 1 else present
+    if text_ids is not None and text_ids.dim() == 1 and texts.shape[1] == 1:
+        text_ids = text_ids[:, None]
+    check_captions(image, texts, present, image_ids, text_ids)
+    image, texts = working_precision(image, texts)
+    scale = positive_scale(scale, image)
+    bias = torch.as_tensor(bias, device=image.device)
+    if bias.numel() != 1:
+        raise ValueError(f"bias: got shape {list(bias.shape)}, expected one number")
+    captions = caption_columns(texts, present, image_ids, text_ids, group)
+    positives, negatives = tiled_softplus(
+        image, captions.columns, scale, bias.reshape(()).to(image.dtype), captions.pairs
+    )
+    return global_sum((functional.softplus(-positives).sum() + negatives) / captions.images, group)
+
+
+class SiglipLoss(Objective):
+    """`siglip_loss` with a learnable temperature and bias.
+
+    Args:
+        scale: Multiplier to start from; the paper's 10.
+        bias: Bias to start from; None for -log(B K - 1) of the first training batch, where every logit's expected
+            gradient is 0 (the paper's -10 is this at B = 22,000).
+        learnable: Whether temperature and bias train.
+    """
+
+    def __init__(self, scale: float = 10.0, bias: float | None = None, learnable: bool = True) -> None:
+        super().__init__()
+        self.log_scale = log_scale_parameter(scale, learnable)
+        self.bias = nn.Parameter(torch.tensor(0.0 if bias is None else bias), requires_grad=learnable)
+        self.register_buffer("bias_is_set", torch.tensor(bias is not None))
+        self._bias_looked_at = False
+
+    def forward(self, embeddings: Embeddings) -> Tensor:
+        self.check_rows(embeddings)
+        group = default_group()
+        if not self._bias_looked_at:
+            self._set_bias(embeddings.texts, rank_and_size(group)[1])
+        return siglip_loss(
+            embeddings.image,
+            embeddings.texts,
+            clamped_scale(self.log_scale),
+            self.bias,
+            embeddings.present,
+            group=group,
+            image_ids=embeddings.image_ids,
+            text_ids=embeddings.text_ids,
+        )
+
+    @torch.no_grad()
+    def _set_bias(self, texts: Tensor, processes: int) -> None:
+        if not self.bias_is_set:
+            self.bias.fill_(-math.log(max(processes * texts.shape[0] * texts.shape[1] - 1, 1)))
+        if self.training:  # a validation batch has another size: keep what it gave for that batch only
+            self.bias_is_set.fill_(True)
+            self._bias_looked_at = True
+
+    def logged(self) -> dict[str, Tensor]:
+        return {"scale": self.log_scale.detach().exp(), "bias": self.bias.detach()}

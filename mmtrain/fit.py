@@ -1,0 +1,154 @@
+"""`mmtrain fit`: LightningCLI with this project's habits."""
+
+import logging
+import os
+import sys
+import warnings
+from pathlib import Path
+from typing import Any
+
+from pytorch_lightning import LightningDataModule, LightningModule, Trainer
+from pytorch_lightning.callbacks import Callback
+from pytorch_lightning.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
+from pytorch_lightning.loggers.logger import Logger
+from pytorch_lightning.utilities import rank_zero_info, rank_zero_only
+
+from datamodules import ShardDataModule
+from mmtrain.checkpoints import Checkpoint
+from mmtrain.contrastive import ContrastiveModule
+from mmtrain.loggers import MetricsFile, Wandb
+from mmtrain.usage import one_line
+
+TRAINER_DEFAULTS = {
+    "default_root_dir": "runs/unnamed",
+    # validation by steps, or --trainer.val_check_interval; passes over the data have no meaning for the model
+    "log_every_n_steps": 10,
+    "num_sanity_val_steps": 0,
+    # the data module splits samples over processes itself, and counts its epochs by position
+    "use_distributed_sampler": False,
+    "reload_dataloaders_every_n_epochs": 1,
+}
+
+
+class Parser(LightningArgumentParser):
+    """Answers wrong usage with one line and exit code 2."""
+
+    def error(self, message: str, ex: Exception | None = None) -> None:
+        print(f"mmtrain fit: error: {one_line(message)}", file=sys.stderr)
+        sys.exit(2)
+
+
+class RunFolder(SaveConfigCallback):
+    """Writes the complete config into the run folder, and the account of skipped samples at the end."""
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        if trainer.is_global_zero and not self.already_saved:
+            folder = Path(trainer.default_root_dir)
+            folder.mkdir(parents=True, exist_ok=True)
+            temporary = folder / "config.yaml.tmp"
+            temporary.write_text(self.text(), encoding="utf-8")
+            os.replace(temporary, folder / "config.yaml")
+            self.already_saved = True
+
+    def text(self) -> str:
+        return self.parser.dump(self.config, skip_none=False, skip_link_targets=False)
+
+
+class Fit(LightningCLI):
+    """Parses, builds, and fits; `--ckpt_path last` goes on from the run folder's last checkpoint."""
+
+    @staticmethod
+    def subcommands() -> dict[str, set[str]]:
+        return {"fit": {"model", "train_dataloaders", "val_dataloaders", "datamodule"}}
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        parser.add_lightning_class_args(Checkpoint, "checkpoint")
+
+    def instantiate_trainer(self, **kwargs: Any) -> Trainer:
+        folder = Path(self._get(self.config_init, "trainer")["default_root_dir"])
+        asked = self._get(self.config_init, "trainer").get("logger")
+        loggers: list[Logger] = [
+            item for item in (asked if isinstance(asked, list) else [asked]) if isinstance(item, Logger)
+        ]
+        for logger in loggers:
+            if isinstance(logger, Wandb):
+                logger.attach(folder)
+        trainer = super().instantiate_trainer(logger=[MetricsFile(folder), *loggers], **kwargs)
+        checkpoint = next(callback for callback in trainer.callbacks if isinstance(callback, Checkpoint))
+        saver = next((callback for callback in trainer.callbacks if isinstance(callback, RunFolder)), None)
+        checkpoint.config = saver.text() if saver else ""
+        return trainer
+
+    def before_fit(self) -> None:
+        folder = Path(self.trainer.default_root_dir)
+        arguments = self.config[self.subcommand]
+        metrics = next(logger for logger in self.trainer.loggers if isinstance(logger, MetricsFile))
+        last = folder / "checkpoints" / "last.ckpt"
+        if arguments.ckpt_path == "last":
+            arguments.ckpt_path = str(last) if last.is_file() else None
+            self.config_init[self.subcommand].ckpt_path = arguments.ckpt_path
+            if arguments.ckpt_path is None:
+                rank_zero_info(f"--ckpt_path last: there is no {last}; starting anew")
+        elif arguments.ckpt_path is not None and not Path(arguments.ckpt_path).is_file():
+            raise ValueError(f"--ckpt_path: {arguments.ckpt_path} is no file; give a checkpoint, or last")
+        if arguments.ckpt_path is None:
+            self._start_anew(folder)
+            metrics.start_anew()
+        else:
+            from mmtrain.checkpoints import read_checkpoint
+
+            step = read_checkpoint(arguments.ckpt_path)["global_step"]
+            rank_zero_info(f"going on from {arguments.ckpt_path} after step {step}")
+            metrics.continue_from(step)
+
+    @rank_zero_only
+    def _start_anew(self, folder: Path) -> None:
+        old = [path for path in (folder / "checkpoints").glob("*.ckpt")]
+        if old:
+            rank_zero_info(f"{folder} holds an older run; its {', '.join(sorted(path.name for path in old))} go")
+            for path in old:
+                path.unlink()
+
+
+def run(arguments: list[str]) -> None:
+    """Runs `fit` with the arguments behind the verb.
+
+    Raises:
+        ValueError: for what the run finds wrong, in one line.
+        SystemExit: with code 2 for wrong usage.
+    """
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # tokenizers warn after every fork of a loader otherwise
+    _quieten()
+    Fit(
+        model_class=LightningModule,
+        datamodule_class=LightningDataModule,
+        subclass_mode_model=True,
+        subclass_mode_data=True,
+        save_config_callback=RunFolder,
+        trainer_defaults=TRAINER_DEFAULTS,
+        seed_everything_default=0,
+        parser_class=Parser,
+        auto_configure_optimizers=False,
+        load_from_checkpoint_support=False,
+        args=["fit", *arguments],
+    )
+
+
+def _quieten() -> None:
+    """Drops what Lightning says at every start and nobody can act on."""
+    for message in (
+        "LightningCLI's args parameter",
+        "The `srun` command is available",
+        ".*LeafSpec",
+        "The number of training batches",
+        "The '.*_dataloader' does not have many workers",
+        "Checkpoint directory .* exists",
+    ):
+        warnings.filterwarnings("ignore", message=message)
+    for name in ("pytorch_lightning.utilities.rank_zero", "lightning_fabric.utilities.rank_zero"):
+        logging.getLogger(name).addFilter(lambda record: not any(word in record.getMessage() for word in _CHATTER))
+
+
+_CHATTER = ("litlogger", "litmodels", "TPU available", "`weights_only` was not set")
+
+__all__ = ["Callback", "ContrastiveModule", "Fit", "ShardDataModule", "run"]

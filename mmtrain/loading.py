@@ -1,0 +1,183 @@
+"""`mmtrain.load`: any trained or exported model as an object that encodes pictures and captions."""
+
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from datamodules.images import ImagePipeline
+from datamodules.tokenizers import Tokenizer
+from mmtrain.model import ImageTextModel
+from mmtrain.spec import build
+from mmtrain.towers import ImageTower, TextTower
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+DESCRIPTION = "mmtrain.json"
+WEIGHTS = "model.safetensors"
+
+
+class Encoder:
+    """A model with its preprocessing: pictures and captions in, rows of unit length out.
+
+    Attributes:
+        model: The network, in evaluation mode.
+        tokenizer, images: The preprocessing it was trained with.
+        languages: Languages it was trained on.
+        similarity: What it was trained for, cosine or asymmetric.
+        source: Where it came from.
+    """
+
+    def __init__(
+        self,
+        model: ImageTextModel,
+        tokenizer: Tokenizer,
+        images: ImagePipeline | None,
+        languages: list[str],
+        similarity: str,
+        source: str,
+    ) -> None:
+        self.model = model.eval().requires_grad_(False)
+        self.tokenizer = tokenizer
+        self.images = images
+        self.languages = languages
+        self.similarity = similarity
+        self.source = source
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.model.parameters()).device
+
+    def to(self, device: str | torch.device) -> "Encoder":
+        self.model.to(device)
+        return self
+
+    def encode_image(
+        self, images: "Sequence[Image.Image] | np.ndarray | Tensor", *, batch_size: int = 64, progress: bool = False
+    ) -> np.ndarray:
+        """Pictures, or precomputed features [N, F], as float32 [N, D].
+
+        Args:
+            images: PIL images of any size and mode; or an array: uint8 [N, H, W, 3] pictures, or float [N, F] features.
+        """
+
+        def encode(part: Any) -> Tensor:
+            return self.model.encode_image(self._pixels(part).to(self.device))
+
+        return self._in_batches(images, encode, batch_size, progress)
+
+    def encode_text(
+        self, captions: Sequence[str], language: str | None = None, *, batch_size: int = 256, progress: bool = False
+    ) -> np.ndarray:
+        """Captions as float32 [N, D].
+
+        Args:
+            captions: Text; anything beyond the tokenizer's limit is cut.
+            language: Their language, where the tokenizer or tower needs it (words of one language).
+
+        Raises:
+            ValueError: for captions that are no strings, or a language that the model needs and does not know.
+        """
+        if isinstance(captions, str) or not all(isinstance(caption, str) for caption in captions):
+            raise ValueError("encode_text: expected a list of str")
+        index = self.languages.index(language) if language in self.languages else -1
+
+        def encode(part: Sequence[str]) -> Tensor:
+            tokens, mask = self.tokenizer(list(part), [language or ""] * len(part))
+            languages = torch.full((len(part),), index, device=self.device)
+            return self.model.encode_text(tokens.to(self.device), mask.to(self.device), languages)
+
+        return self._in_batches(captions, encode, batch_size, progress)
+
+    def _pixels(self, images: Any) -> Tensor:
+        if isinstance(images, Tensor):
+            images = images.cpu().numpy()
+        if isinstance(images, np.ndarray) and images.ndim == 2:
+            return torch.from_numpy(np.ascontiguousarray(images, dtype=np.float32))
+        if self.images is None:
+            raise ValueError(f"{self.source} was trained on precomputed features: give an array [N, F]")
+        if isinstance(images, np.ndarray):
+            if images.ndim != 4 or images.shape[-1] != 3 or images.dtype != np.uint8:
+                raise ValueError(f"encode_image: expected uint8 [N, H, W, 3], got {images.dtype} {list(images.shape)}")
+            from PIL import Image
+
+            images = [Image.fromarray(image) for image in images]
+        return torch.stack([self.images.evaluate(image) for image in images])
+
+    def _in_batches(self, items: Any, encode: Callable[[Any], Tensor], batch_size: int, progress: bool) -> np.ndarray:
+        starts: Any = range(0, len(items), batch_size)
+        if progress:
+            from rich.progress import track
+
+            starts = track(starts, description="encoding", transient=True)
+        with torch.inference_mode():
+            rows = [encode(items[start : start + batch_size]).float().cpu().numpy() for start in starts]
+        return np.concatenate(rows) if rows else np.zeros((0, self.model.dimension), dtype=np.float32)
+
+
+def load(model: str | Path, *, device: str | torch.device = "cpu") -> Encoder:
+    """Loads MODEL: a run folder (its best checkpoint, else its last), a checkpoint, or an exported folder.
+
+    Raises:
+        ValueError: for anything else, with what was found there.
+    """
+    path = Path(model)
+    if path.is_dir() and (path / DESCRIPTION).is_file():
+        description, weights = _read_export(path)
+    elif path.is_dir() or path.is_file():
+        from mmtrain.checkpoints import describe, read_checkpoint, resolve_run
+
+        checkpoint = read_checkpoint(resolve_run(path) if path.is_dir() else path)
+        description = describe(checkpoint)
+        weights = {
+            name.removeprefix("model."): tensor
+            for name, tensor in checkpoint["state_dict"].items()
+            if name.startswith("model.")
+        }
+    else:
+        raise ValueError(f"MODEL: {model} is no run folder, checkpoint or exported folder")
+    return assemble(description, weights, source=str(model)).to(device)
+
+
+def assemble(description: dict[str, Any], weights: dict[str, Tensor], *, source: str) -> Encoder:
+    """The encoder that `description` (Checkpoint writes it) and `weights` make.
+
+    Raises:
+        ValueError: when the weights do not fit the description, naming the first parameter that does not.
+    """
+    parts = description["model"]
+    network = ImageTextModel(
+        build(parts["image"], ImageTower), build(parts["text"], TextTower), parts["dimension"], parts["projection"]
+    )
+    expected = network.state_dict()
+    for name in [*expected, *weights]:
+        if name not in weights or name not in expected or weights[name].shape != expected[name].shape:
+            ours = list(expected[name].shape) if name in expected else "nothing of that name"
+            theirs = list(weights[name].shape) if name in weights else "nothing of that name"
+            raise ValueError(f"{source}: weights do not fit: {name} is {theirs} in the file, {ours} in the model")
+    network.load_state_dict(weights)
+    tokenizer = build(description["tokenizer"], Tokenizer)
+    images = build(description["images"], ImagePipeline) if description.get("images") else None
+    return Encoder(network, tokenizer, images, description["languages"], description["similarity"], source)
+
+
+def _read_export(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        description = json.loads((folder / DESCRIPTION).read_text(encoding="utf-8"))
+        weights = load_file(folder / WEIGHTS)
+    except (OSError, SafetensorError, json.JSONDecodeError) as error:
+        raise ValueError(f"{folder}: not a complete export ({str(error).splitlines()[0]})") from error
+    # files of the tokenizer travel inside the folder
+    tokenizer = description["tokenizer"]["init_args"]
+    for key, value in tokenizer.items():
+        if isinstance(value, str) and value.startswith("./"):
+            tokenizer[key] = str(folder / value[2:])
+    return description, weights

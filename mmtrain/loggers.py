@@ -1,0 +1,127 @@
+"""metrics.csv in the run folder, always; wandb in one line: --trainer.logger mmtrain.loggers.Wandb."""
+
+import csv
+import os
+from pathlib import Path
+from typing import Any
+
+from pytorch_lightning.loggers import WandbLogger
+from pytorch_lightning.loggers.logger import Logger
+from pytorch_lightning.utilities import rank_zero_only
+
+
+class MetricsFile(Logger):
+    """Appends a row a logging step to `<folder>/metrics.csv`.
+
+    Lightning's own CSV logger rewrites the file from memory, so a resumed run loses its beginning. This one appends;
+    `continue_from` drops only the rows behind the checkpoint, which the resumed run writes again.
+    """
+
+    def __init__(self, folder: str | Path) -> None:
+        super().__init__()
+        self.path = Path(folder) / "metrics.csv"
+        self._columns: list[str] = []
+
+    name = "metrics"
+    version = ""
+
+    @property
+    def save_dir(self) -> str:
+        return str(self.path.parent)
+
+    @rank_zero_only
+    def start_anew(self) -> None:
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        self.path.unlink(missing_ok=True)
+
+    @rank_zero_only
+    def continue_from(self, step: int) -> None:
+        """Keep the rows up to `step`."""
+        if self.path.exists():
+            with self.path.open(newline="", encoding="utf-8") as file:
+                rows = [row for row in csv.DictReader(file) if int(row["step"]) <= step]
+            self._columns = list(dict.fromkeys(key for row in rows for key in row))
+            self._rewrite(rows)
+
+    def log_hyperparams(self, *args: Any, **kwargs: Any) -> None:
+        pass  # config.yaml holds them
+
+    @rank_zero_only
+    def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
+        row: dict[str, Any] = {"step": step, **metrics}
+        fresh = [key for key in row if key not in self._columns]
+        if fresh:
+            self._columns += fresh
+            rows: list[dict] = []
+            if self.path.exists():
+                with self.path.open(newline="", encoding="utf-8") as file:
+                    rows = list(csv.DictReader(file))
+            self._rewrite([*rows, row])
+            return
+        with self.path.open("a", newline="", encoding="utf-8") as file:
+            csv.DictWriter(file, self._columns).writerow(row)
+
+    def _rewrite(self, rows: list[dict]) -> None:
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = self.path.with_name("metrics.csv.tmp")
+        with temporary.open("w", newline="", encoding="utf-8") as file:
+            writer = csv.DictWriter(file, self._columns)
+            writer.writeheader()
+            writer.writerows(rows)
+        os.replace(temporary, self.path)
+
+
+class Wandb(WandbLogger):
+    """One wandb run for one run folder, through every restart.
+
+    The run's id is kept in `<run folder>/wandb/run_id`; samples seen are the x-axis, so that going back to a
+    checkpoint is legal. WANDB_MODE=offline works without a network.
+
+    Args:
+        project: wandb's project.
+        name: Name of the run; the run folder's name by default.
+        group: Group of runs.
+        tags: Tags.
+        notes: Free text.
+        log_model: Upload checkpoints as artifacts.
+    """
+
+    def __init__(
+        self,
+        project: str = "mmtrain",
+        name: str | None = None,
+        group: str | None = None,
+        tags: list[str] | None = None,
+        notes: str | None = None,
+        log_model: bool = False,
+    ) -> None:
+        self._settings = {"project": project, "name": name, "group": group, "tags": tags, "notes": notes}
+        self._log_checkpoints = log_model
+
+    def attach(self, folder: Path) -> None:
+        """Called with the run folder, before anything is logged."""
+        identity = self._identity(folder)
+        settings = {key: value for key, value in self._settings.items() if value is not None}
+        settings.setdefault("name", folder.resolve().name)
+        super().__init__(save_dir=str(folder), id=identity, resume="allow", log_model=self._log_checkpoints, **settings)
+
+    @property
+    def experiment(self) -> Any:
+        first = self._experiment is None
+        run = super().experiment
+        if first and hasattr(run, "define_metric") and rank_zero_only.rank == 0:
+            run.define_metric("samples_seen")
+            run.define_metric("*", step_metric="samples_seen")
+        return run
+
+    @staticmethod
+    def _identity(folder: Path) -> str | None:
+        if rank_zero_only.rank != 0:
+            return None
+        from wandb.util import generate_id
+
+        path = folder / "wandb" / "run_id"
+        if not path.exists():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(generate_id(), encoding="utf-8")
+        return path.read_text(encoding="utf-8").strip()

@@ -1,0 +1,67 @@
+"""Parameter groups and the learning rate, as functions of what they depend on."""
+
+import math
+import re
+
+from torch import nn
+
+# "blocks.3.", "layer.11.", "layers.0.", "stages.2.", "h.5." and torch's own "forwards.1.": the depth of a parameter
+_DEPTH = re.compile(r"(?:^|\.)(?:blocks|layers?|stages|h|forwards|backwards)\.(\d+)\.")
+
+
+def parameter_groups(
+    modules: dict[str, nn.Module], *, learning_rate: float, weight_decay: float, layer_decay: float = 1.0
+) -> list[dict]:
+    """Trainable parameters of each module in groups for AdamW.
+
+    Gains, biases, the temperature and every other parameter of fewer than two dimensions are not decayed (as in CLIP,
+    Radford et al. 2021). With `layer_decay` d < 1 a parameter of a tower at depth l of n has the learning rate times
+    d ** (n - l), embeddings being below the first block (BEiT, Bao et al. 2022); what lies outside the towers' blocks
+    keeps the full rate.
+
+    Args:
+        modules: By name; "image" and "text" are the towers, to which layer_decay applies.
+
+    Returns:
+        Groups with "name", "params", "lr", "base_lr" (the peak) and "weight_decay".
+    """
+    groups: dict[tuple, dict] = {}
+    for module_name, module in modules.items():
+        depths = {name: _DEPTH.search(name) for name, _ in module.named_parameters()}
+        deepest = max((int(match[1]) + 1 for match in depths.values() if match), default=0)
+        for name, parameter in module.named_parameters():
+            if not parameter.requires_grad:
+                continue
+            decay = weight_decay if parameter.ndim >= 2 and not name.endswith("bias") else 0.0
+            rate = learning_rate
+            if module_name in ("image", "text") and layer_decay != 1.0 and deepest:
+                match = depths[name]
+                depth = int(match[1]) + 1 if match else (0 if "embed" in name or "token" in name else deepest + 1)
+                rate = learning_rate * layer_decay ** (deepest + 1 - depth)
+            key = (module_name, decay, rate)
+            group = groups.setdefault(
+                key,
+                {
+                    "name": f"{module_name}/{len(groups)}",
+                    "params": [],
+                    "lr": rate,
+                    "base_lr": rate,
+                    "weight_decay": decay,
+                },
+            )
+            group["params"].append(parameter)
+    return list(groups.values())
+
+
+def warmup_cosine(samples_seen: float, *, warmup_samples: int, total_samples: float, final: float = 0.0) -> float:
+    """The factor of the peak learning rate after `samples_seen` samples.
+
+    Linear from 0 to 1 over `warmup_samples`, then half a cosine down to `final` at `total_samples`; without an end
+    (total_samples infinite) it stays at 1.
+    """
+    if samples_seen < warmup_samples:
+        return samples_seen / warmup_samples
+    if math.isinf(total_samples):
+        return 1.0
+    done = (samples_seen - warmup_samples) / max(total_samples - warmup_samples, 1)
+    return final + (1 - final) * 0.5 * (1 + math.cos(math.pi * min(done, 1.0)))

@@ -1,0 +1,18 @@
+"""The networks on either side: pixels or features in, captions in, pooled vectors and tokens out."""
+
+from mmtrain.towers.image import FeatureTower, TimmTower
+from mmtrain.towers.pooling import Pooling
+from mmtrain.towers.text import ByteGRU, TransformersTower, WordGRU
+from mmtrain.towers.tower import ImageTower, TextTower, Tower
+
+__all__ = [
+    "ByteGRU",
+    "FeatureTower",
+    "ImageTower",
+    "Pooling",
+    "TextTower",
+    "TimmTower",
+    "Tower",
+    "TransformersTower",
+    "WordGRU",
+]

@@ -1,0 +1,135 @@
+"""Image towers: any timm model, and precomputed features."""
+
+import json
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from mmtrain.towers.pooling import Pooling
+from mmtrain.towers.tower import ImageTower
+
+
+class TimmTower(ImageTower):
+    """Any model of timm, without its classifier.
+
+    Args:
+        name: timm's architecture name, e.g. vit_base_patch16_224; may be left out when `pretrained` names a hub
+            repository or folder, which know their architecture.
+        pretrained: Where weights come from: None (random), a timm tag (vit_base_patch16_224.augreg2_in21k_ft_in1k), a
+            hub repository (timm/...), or a local folder with config.json and model.safetensors, as timm writes it.
+        pooling: "timm" keeps the model's own pooling; cls, mean, max, last and attention pool its tokens.
+        image_size: Pixels of the square input where it differs from the model's own; position embeddings are resized.
+        options: Further arguments of timm.create_model, e.g. {patch_drop_rate: 0.5, embed_dim: 192, depth: 6}.
+        frozen: Keep the weights as they are (LiT, Zhai et al. 2022).
+
+    forward(images uint8 [N, 3, H, W] or float in [0, 1]) normalises with the model's own mean and deviation.
+
+    Raises:
+        ValueError: for a name timm does not know, or a folder that holds no timm model.
+    """
+
+    def __init__(
+        self,
+        name: str | None = None,
+        pretrained: str | None = None,
+        pooling: Literal["timm", "cls", "mean", "max", "last", "attention"] = "timm",
+        image_size: int | None = None,
+        options: dict[str, Any] | None = None,
+        frozen: bool = False,
+    ) -> None:
+        super().__init__(frozen)
+        import timm
+        from timm.data import resolve_model_data_config
+
+        source, own_options = _timm_source(name, pretrained)
+        options = own_options | (options or {})
+        if image_size is not None:
+            options["img_size"] = image_size
+        try:
+            self.network = timm.create_model(source, pretrained=pretrained is not None, num_classes=0, **options)
+        except (RuntimeError, FileNotFoundError, OSError, TypeError, AssertionError) as error:
+            raise ValueError(f"image tower: timm cannot build {source!r}: {str(error).splitlines()[0]}") from error
+        self.name = _architecture(self.network, source)
+        self.pretrained = None
+        self.pooling = pooling
+        self.image_size = options.pop("img_size", None)
+        self.options = options
+        self.width = self.network.num_features if pooling != "timm" else self.network.head_hidden_size
+        self.pool = None if pooling == "timm" else Pooling(pooling, self.width)
+        data = resolve_model_data_config(self.network)
+        # kept with the weights: a hub repository may have its own, which the architecture's name does not tell
+        self.register_buffer("mean", torch.tensor(data["mean"]).view(1, -1, 1, 1))
+        self.register_buffer("deviation", torch.tensor(data["std"]).view(1, -1, 1, 1))
+        self.freeze_if_asked()
+
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        if images.dtype == torch.uint8:
+            images = images.to(self.mean.dtype) / 255
+        features = self.network.forward_features((images - self.mean) / self.deviation)
+        tokens = _sequence(features, self.network.num_features)
+        pooled = self.network.forward_head(features, pre_logits=True) if self.pool is None else self.pool(tokens)
+        return pooled, tokens
+
+    def checkpoint_activations(self) -> None:
+        self.network.set_grad_checkpointing(True)
+
+
+class FeatureTower(ImageTower):
+    """Precomputed features, passed on as they are: the projection behind it is all there is to train.
+
+    The 2017 ranking systems work so (Gella et al.: VGG19 features, one linear layer).
+
+    Args:
+        width: Length of the vectors in the shards' .npy files.
+        normalise: Scale each vector to unit length first.
+    """
+
+    def __init__(self, width: int, normalise: bool = False) -> None:
+        super().__init__()
+        self.width = width
+        self.normalise = normalise
+
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        if images.ndim != 2 or images.shape[1] != self.width:
+            raise ValueError(
+                f"image.width: {self.width}, but the shards hold features of shape {tuple(images.shape[1:])}"
+            )
+        features = nn.functional.normalize(images.float(), dim=-1) if self.normalise else images.float()
+        return features, features.unsqueeze(1)
+
+
+def _timm_source(name: str | None, pretrained: str | None) -> tuple[str, dict[str, Any]]:
+    """What timm.create_model takes, and the arguments that come with the weights."""
+    if pretrained is None:
+        if name is None:
+            raise ValueError("image.name: missing; give a timm architecture, or `pretrained`")
+        return name, {}
+    folder = Path(pretrained)
+    if folder.is_dir():
+        if not (folder / "config.json").is_file():
+            raise ValueError(f"image.pretrained: {pretrained} holds no config.json; timm's folders do")
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        return f"local-dir:{pretrained}", config.get("model_args") or {}
+    if "/" in pretrained:
+        from timm.models import load_model_config_from_hf
+
+        return f"hf-hub:{pretrained}", load_model_config_from_hf(pretrained)[2] or {}
+    return pretrained, {}
+
+
+def _architecture(network: nn.Module, source: str) -> str:
+    architecture = (getattr(network, "pretrained_cfg", None) or {}).get("architecture")
+    return architecture or source.split(".")[0]
+
+
+def _sequence(features: Tensor, channels: int) -> Tensor:
+    """[N, P, W] as it is; maps [N, W, h, w] or [N, h, w, W] become [N, h * w, W]; vectors [N, W] one token."""
+    if features.ndim == 2:
+        return features.unsqueeze(1)
+    if features.ndim == 3:
+        return features
+    if features.shape[1] == channels:
+        return features.flatten(2).transpose(1, 2)
+    return features.flatten(1, 2)

@@ -1,0 +1,184 @@
+"""Text towers: any transformers encoder, a byte GRU that needs no download, word GRUs one a language."""
+
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from mmtrain.towers.pooling import Pool, Pooling
+from mmtrain.towers.tower import TextTower
+
+
+class TransformersTower(TextTower):
+    """Any text encoder of transformers, read from its last hidden states.
+
+    Args:
+        pretrained: A hub name or a local folder (weights and config), or None for random weights of `config`.
+        config: A transformers config as a mapping with its model_type, e.g. {model_type: xlm-roberta, hidden_size: 64};
+            used when `pretrained` is None.
+        pooling: cls, mean, max, last (causal models) or attention.
+        frozen: Keep the weights as they are.
+
+    Raises:
+        ValueError: when neither or both are given, or transformers cannot read them.
+    """
+
+    def __init__(
+        self,
+        pretrained: str | None = None,
+        config: dict[str, Any] | None = None,
+        pooling: Pool = "mean",
+        frozen: bool = False,
+    ) -> None:
+        super().__init__(frozen)
+        from transformers import AutoConfig, AutoModel, AutoModelForTextEncoding
+
+        if (pretrained is None) == (config is None):
+            raise ValueError("text tower: give either `pretrained` (hub name or folder) or `config` (with model_type)")
+        try:
+            if pretrained is not None:
+                settings = AutoConfig.from_pretrained(pretrained)
+            else:
+                options = dict(config)
+                settings = AutoConfig.for_model(options.pop("model_type", ""), **options)
+            text_only = type(settings) in AutoModelForTextEncoding._model_mapping
+            factory = AutoModelForTextEncoding if text_only else AutoModel
+            self.network = (
+                factory.from_pretrained(pretrained) if pretrained is not None else factory.from_config(settings)
+            )
+        except (OSError, ValueError, KeyError) as error:
+            source = pretrained if pretrained is not None else config.get("model_type", "a config without model_type")
+            raise ValueError(f"text tower: transformers cannot load {source!r}: {_first_line(error)}") from error
+        if getattr(self.network, "pooler", None) is not None:
+            self.network.pooler = None  # never used here, and DDP waits for gradients of every parameter
+        self.pretrained = None
+        self.config = {key: value for key, value in settings.to_diff_dict().items() if key != "_name_or_path"}
+        self.config["model_type"] = settings.model_type
+        self.pooling = pooling
+        self.width = settings.get_text_config().hidden_size
+        self.vocabulary_size = settings.get_text_config().vocab_size
+        self.pool = Pooling(pooling, self.width)
+        self.freeze_if_asked()
+
+    def forward(self, tokens: Tensor, mask: Tensor, languages: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        features = self.network(input_ids=tokens, attention_mask=mask.long()).last_hidden_state
+        return self.pool(features, mask), features
+
+    def checkpoint_activations(self) -> None:
+        self.network.gradient_checkpointing_enable({"use_reentrant": False})
+
+
+class ByteGRU(TextTower):
+    """A bidirectional GRU over UTF-8 bytes: every language, no download, no vocabulary.
+
+    The backward direction reads each row reversed within its own length, so the result does not depend on padding,
+    and without packed sequences, so that it exports.
+
+    Args:
+        width: Length of the pooled vector; half of it for each direction.
+        embedding: Length of a byte's embedding.
+        layers: Stacked layers.
+        pooling: "last" joins the two final states (each direction's last byte); or mean, max, attention.
+        dropout: On embeddings and between layers.
+        vocabulary_size: Token ids: 256 bytes and the tokenizer's special ones.
+        frozen: Keep the weights as they are.
+    """
+
+    def __init__(
+        self,
+        width: int = 256,
+        embedding: int = 64,
+        layers: int = 1,
+        pooling: Literal["last", "mean", "max", "attention"] = "last",
+        dropout: float = 0.0,
+        vocabulary_size: int = 259,
+        frozen: bool = False,
+    ) -> None:
+        super().__init__(frozen)
+        if width % 2:
+            raise ValueError(f"text.width: got {width}, expected an even number: half of it for each direction")
+        self.width = width
+        self.embedding = embedding
+        self.layers = layers
+        self.pooling = pooling
+        self.dropout = dropout
+        self.vocabulary_size = vocabulary_size
+        self.embed = nn.Embedding(vocabulary_size, embedding)
+        sizes = [embedding] + [width] * (layers - 1)
+        self.forwards = nn.ModuleList(nn.GRU(size, width // 2, batch_first=True) for size in sizes)
+        self.backwards = nn.ModuleList(nn.GRU(size, width // 2, batch_first=True) for size in sizes)
+        self.drop = nn.Dropout(dropout)
+        self.pool = None if pooling == "last" else Pooling(pooling, width)
+        self._checkpointing = False
+        self.freeze_if_asked()
+
+    def forward(self, tokens: Tensor, mask: Tensor, languages: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        if self._checkpointing and self.training:
+            return checkpoint(self._encode, tokens, mask, use_reentrant=False)
+        return self._encode(tokens, mask)
+
+    def _encode(self, tokens: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+        positions = torch.arange(tokens.shape[1], device=tokens.device).unsqueeze(0)
+        lengths = mask.sum(1, keepdim=True).clamp(min=1)
+        mirrored = torch.where(positions < lengths, lengths - 1 - positions, positions)
+        features = self.drop(self.embed(tokens))
+        for ahead, back in zip(self.forwards, self.backwards, strict=True):
+            right, _ = ahead(features)
+            index = mirrored.unsqueeze(-1)
+            left, _ = back(features.gather(1, index.expand(-1, -1, features.shape[-1])))
+            left = left.gather(1, index.expand(-1, -1, left.shape[-1]))
+            features = self.drop(torch.cat([right, left], dim=-1))
+        if self.pool is not None:
+            return self.pool(features, mask), features
+        half = self.width // 2
+        last = features.gather(1, (lengths - 1).unsqueeze(-1).expand(-1, -1, self.width))[:, 0]
+        # the backward direction has read its whole row at position 0
+        return torch.cat([last[:, :half], features[:, 0, half:]], dim=-1), features
+
+    def checkpoint_activations(self) -> None:
+        self._checkpointing = True
+
+
+class WordGRU(TextTower):
+    """One word embedding and one GRU for each language, as in Gella et al. 2017; the last state is the caption.
+
+    Args:
+        languages: Number of languages; language index i (Batch.languages) is read by GRU i.
+        vocabulary_size: Words of all languages together (the tokenizer's ids).
+        width: Length of the final state (1,024 in the paper).
+        embedding: Length of a word's embedding (300 in the paper).
+        frozen: Keep the weights as they are.
+    """
+
+    def __init__(
+        self, languages: int, vocabulary_size: int, width: int = 1024, embedding: int = 300, frozen: bool = False
+    ) -> None:
+        super().__init__(frozen)
+        self.languages = languages
+        self.vocabulary_size = vocabulary_size
+        self.width = width
+        self.embedding = embedding
+        self.embed = nn.Embedding(vocabulary_size, embedding)
+        self.readers = nn.ModuleList(nn.GRU(embedding, width, batch_first=True) for _ in range(languages))
+        self.pool = Pooling("last", width)
+        self.freeze_if_asked()
+
+    def forward(self, tokens: Tensor, mask: Tensor, languages: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        if languages is None or bool((languages < 0).any()) or bool((languages >= self.languages).any()):
+            raise ValueError(f"WordGRU reads {self.languages} languages by index, got {languages}")
+        embedded = self.embed(tokens)
+        features = embedded.new_zeros(*tokens.shape, self.width)
+        for index, reader in enumerate(self.readers):
+            rows = (languages == index).nonzero()[:, 0]
+            # A language without a caption in this batch reads one row for nothing: DDP waits for every parameter.
+            states, _ = reader(embedded[rows] if len(rows) else embedded[:1])
+            if len(rows):
+                features = features.index_copy(0, rows, states.to(features.dtype))
+            else:
+                features = features + 0 * states.sum()
+        return self.pool(features, mask), features
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -1,0 +1,50 @@
+"""`inspect SHARDS`: what is in it, and what is broken."""
+
+import pytest
+from tiny_shards import png_bytes, sample_files
+
+from datamodules.inspection import inspect_shards
+
+
+def test_good_shards_are_summed_up(listed_shards):
+    captions = [{"en": ["a", "b"], "lv": "c"} if n % 2 else {"en": "d"} for n in range(20)]
+    folder = listed_shards(20, 8, captions)
+    facts = inspect_shards(str(folder))
+    assert (facts["shards"], facts["samples"], facts["images"], facts["languages"]) == (3, 20, 20, 2)
+    assert facts["captions"] == {"en": 30, "lv": 10}
+    assert facts["samples by language"] == {"en": 20, "lv": 10}
+    assert facts["bytes"] == sum(tar.stat().st_size for tar in folder.glob("*.tar"))
+    assert facts["image sizes"] == {"smallest": "8 x 8", "median": "8 x 8", "largest": "8 x 8"}
+    assert facts["broken"] == {} and "duplicate images" not in facts
+
+
+def test_what_is_broken_is_counted_by_cause_and_named(plain_shards):
+    samples = [
+        sample_files(0),
+        sample_files(0),
+        {"png": png_bytes(1, (30, 10)), "json": b'{"captions": {"lv": "x"}, "labels": {"mood": "sad"}}'},
+        {"png": b"nothing", "json": sample_files(2)["json"]},
+        {"png": png_bytes(3), "json": b"[]"},
+        {"json": sample_files(4)["json"]},
+    ]
+    folder = plain_shards([samples])
+    (folder / "none.tar").write_bytes(b"no tar")
+    facts = inspect_shards(str(folder))
+    assert facts["broken"] == {"unreadable shard": 1, "broken image": 1, "JSON is no object": 1, "missing image": 1}
+    assert f"{folder / 'part-00.tar'}: broken image (0003)" in facts["broken samples"]
+    assert facts["duplicate images"] == 1
+    assert facts["labels"] == {"mood": {'"sad"': 1}}
+    assert facts["image sizes"]["largest"] == "30 x 10"
+
+
+def test_what_a_truncated_shard_lost_is_counted(listed_shards):
+    folder = listed_shards(20, 10)
+    tar = folder / "shard-000001.tar"
+    tar.write_bytes(tar.read_bytes()[:3000])
+    facts = inspect_shards(str(folder))
+    assert facts["images"] + facts["broken"]["truncated shard"] == 20
+
+
+def test_nothing_to_inspect_is_one_line(tmp_path):
+    with pytest.raises(ValueError, match="SHARDS: .* holds no .tar"):
+        inspect_shards(str(tmp_path))

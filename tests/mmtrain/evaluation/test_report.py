@@ -1,0 +1,146 @@
+import html
+import json
+import os
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from mmtrain.evaluation import report_parts, summarise, write_metrics, write_report
+from mmtrain.evaluation.figures import read_curves
+
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+
+
+@pytest.fixture(scope="module")
+def report(shown, tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("report")
+    curves = folder / "metrics.csv"
+    curves.write_text("epoch,step,train/loss,val/R@1\n0,1,4.5,\n0,2,3.5,\n0,2,,10\n1,3,nan,\n1,4,2.0,\n1,4,,30\n")
+    write_report(
+        folder / "report.html",
+        summarise(shown.ranks),
+        title="Numbers & <script>alert(1)</script>",
+        run={"model": "runs/quickstart", "data": "shards/test"},
+        curves=curves,
+        language_names={"he": "Hebrew"},
+        **report_parts(shown.ranks, shown.image, shown.text, shown.captions, shown.thumbnail),
+    )
+    return folder / "report.html"
+
+
+def test_the_report_says_what_was_measured_and_how(report):
+    words = re.sub(r"<[^>]+>", " ", report.read_text())
+    for phrase in (
+        "40 images and",
+        "any-positive",
+        "Search is exact (flat index), by cosine",
+        "bootstrap",
+        "runs/quickstart",
+    ):
+        assert phrase in words
+    for heading in ("Text to image", "Image to text", "Text to text", "Do the languages agree?", "Training curves"):
+        assert heading in words
+
+
+def test_nothing_in_the_report_can_leave_it(report):
+    page = report.read_text()
+    assert "<script" not in page
+    sources = re.findall(r'(?:src|href)="([^"]*)"', page)
+    assert sources and all(source.startswith("data:") for source in sources)
+    assert "url(" not in page and "@import" not in page
+    assert len(page) < 5_000_000
+
+
+def test_captions_carry_their_language_and_direction_and_are_escaped(report, shown):
+    page = report.read_text()
+    captions = re.findall(r'<bdi dir="auto" lang="(\w+)">([^<]*)</bdi>', page)
+    assert {language for language, _ in captions} == set(shown.ranks.languages)
+    assert {html.unescape(text) for _, text in captions} <= set(shown.captions)
+    assert "<b>" not in re.sub(r"<b>[\d.]+</b>", "", page)  # the headline numbers are the only bold text
+
+
+def test_right_and_wrong_are_marked_by_a_sign_as_well_as_a_colour(report):
+    page = report.read_text()
+    assert page.count("✓") > 20 and page.count("✗") > 20
+
+
+def test_a_report_needs_no_more_than_the_metrics(shown, tmp_path):
+    write_report(tmp_path / "new" / "report.html", summarise(shown.ranks, bootstrap=0), title="Plain", run={})
+    assert "Recall by language" in (tmp_path / "new" / "report.html").read_text()
+
+
+def test_metrics_json_is_written_whole_and_without_nan(tmp_path, monkeypatch):
+    path = tmp_path / "metrics.json"
+    write_metrics(path, {"a": float("nan"), "b": np.float32(1.5), "c": [np.int64(3), None], "lv": "ā"})
+    assert json.loads(path.read_text()) == {"a": None, "b": 1.5, "c": [3, None], "lv": "ā"}
+    with pytest.raises(TypeError):
+        write_metrics(path, {"a": object()})
+    assert json.loads(path.read_text())["b"] == 1.5 and os.listdir(tmp_path) == ["metrics.json"]
+
+
+def test_curves_come_from_the_logger_s_csv(tmp_path):
+    path = tmp_path / "metrics.csv"
+    path.write_text("samples_seen,step,train/loss,once\n64,1,2.0,\n128,2,1.0,5\n")
+    assert read_curves(path) == {"train/loss": ([64.0, 128.0], [2.0, 1.0])}
+    path.write_text("loss\n1\n")
+    with pytest.raises(ValueError, match="hold no clock"):
+        read_curves(path)
+
+
+PROBE = """<script>
+addEventListener("load", () => {
+  const pictures = [...document.images];
+  const shown = pictures.filter(p => p.complete && p.naturalWidth > 0 && p.getBoundingClientRect().width > 0);
+  const wide = document.documentElement.scrollWidth > innerWidth;
+  const seen = {pictures: pictures.length, shown: shown.length, width: innerWidth, wide};
+  console.log("PROBE" + JSON.stringify(seen) + "PROBE");
+});
+</script></body>"""
+
+
+def opened(page: Path, folder: Path) -> tuple[list[str], list[str]]:
+    """The console messages of a page in Chromium, and the requests it made beyond itself and its data: URIs."""
+    log = folder / "net.json"
+    done = subprocess.run(
+        [CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking",
+         "--disable-component-update", "--disable-sync", "--host-resolver-rules=MAP * ~NOTFOUND",
+         "--enable-logging=stderr", f"--user-data-dir={folder / 'user'}", f"--log-net-log={log}",
+         "--window-size=1400,2000", f"--screenshot={folder / 'shot.png'}", page.as_uri()],
+        capture_output=True, text=True, timeout=120, check=True,
+    )  # fmt: skip
+    started = [event.get("params", {}) for event in json.loads(log.read_text())["events"]]
+    # Requests of the browser itself have no origin as their initiator.
+    asked = [p["url"] for p in started if "url" in p and p.get("initiator", "not an origin") != "not an origin"]
+    console = [line for line in done.stderr.splitlines() if "CONSOLE" in line]
+    return console, [url for url in asked if not url.startswith(("data:", "file:"))]
+
+
+@pytest.mark.system
+@pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed: the report is not opened in a browser")
+@pytest.mark.parametrize("width", [390, 1280])
+def test_a_browser_shows_the_report_without_a_request_or_an_error(report, tmp_path, width):
+    assert opened(report, tmp_path) == ([], [])
+    # The probe needs a script, which the report's own policy forbids: the copy allows this one and nothing else.
+    probed = tmp_path / "probed.html"
+    page = report.read_text().replace("default-src 'none';", "default-src 'none'; script-src 'unsafe-inline';")
+    probed.write_text(page.replace("</body>", PROBE))
+    frame = tmp_path / "frame.html"  # a frame can be narrower than the narrowest window
+    frame.write_text(f"<iframe src=probed.html style='border:0; width:{width}px; height:2000px'></iframe>")
+    (console,), _ = opened(frame, tmp_path)
+    pictures = page.count("<img ")
+    assert pictures > 50
+    seen = json.loads(console.split("PROBE")[1])
+    assert seen == {"pictures": pictures, "shown": pictures, "width": width, "wide": False}
+
+
+@pytest.mark.system
+@pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed: the test of the browser test is left out")
+def test_the_browser_test_notices_requests_and_errors(tmp_path):
+    page = tmp_path / "bad.html"
+    page.write_text("<img src='http://example.com/picture.png'><script>missing()</script>")
+    console, requests = opened(page, tmp_path)
+    assert "http://example.com/picture.png" in requests and "missing is not defined" in console[0]

@@ -1,0 +1,165 @@
+"""Towers: shapes, padding, pooling, where weights come from, freezing."""
+
+import json
+from pathlib import Path
+
+import pytest
+import timm
+import torch
+from safetensors.torch import save_file
+from transformers import AutoModel, XLMRobertaConfig
+
+from mmtrain.spec import build, spec_of
+from mmtrain.towers import ByteGRU, FeatureTower, ImageTower, Pooling, TextTower, TimmTower, TransformersTower, WordGRU
+
+TINY_VIT = {"patch_size": 8, "embed_dim": 32, "depth": 2, "num_heads": 2}
+TINY_XLMR = {
+    "model_type": "xlm-roberta",
+    "vocab_size": 300,
+    "hidden_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "intermediate_size": 64,
+}
+
+
+def captions() -> tuple[torch.Tensor, torch.Tensor]:
+    """Three rows of lengths 4, 9 and 1."""
+    tokens = torch.randint(3, 250, (3, 9), generator=torch.Generator().manual_seed(0))
+    mask = torch.arange(9) < torch.tensor([[4], [9], [1]])
+    return tokens, mask
+
+
+@pytest.mark.parametrize("pooling", ["timm", "cls", "mean", "max", "attention"])
+def test_any_timm_model_with_any_pooling(pooling: str) -> None:
+    tower = TimmTower("vit_tiny_patch16_224", image_size=32, options=TINY_VIT, pooling=pooling)
+    pooled, tokens = tower(torch.zeros(2, 3, 32, 32, dtype=torch.uint8))
+    assert pooled.shape == (2, 32) and tokens.shape == (2, 17, 32)
+
+
+def test_a_convolutional_model_gives_tokens_too() -> None:
+    pooled, tokens = TimmTower("test_convnext")(torch.zeros(2, 3, 64, 64, dtype=torch.uint8))
+    assert pooled.shape == (2, 64) and tokens.shape == (2, 4, 64)
+
+
+def test_timm_weights_load_from_a_local_folder(tmp_path: Path) -> None:
+    network = timm.create_model("vit_tiny_patch16_224", img_size=32, num_classes=0, **TINY_VIT)
+    save_file(network.state_dict(), tmp_path / "model.safetensors")
+    config = {
+        "architecture": "vit_tiny_patch16_224",
+        "num_classes": 0,
+        "pretrained_cfg": {"input_size": [3, 32, 32], "num_classes": 0},
+        "model_args": TINY_VIT | {"img_size": 32},
+    }
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    tower = TimmTower(pretrained=str(tmp_path))
+    assert torch.equal(tower.network.patch_embed.proj.weight, network.patch_embed.proj.weight)
+    # what a checkpoint keeps builds the same architecture without the folder
+    spec = spec_of(tower)
+    (tmp_path / "config.json").unlink()
+    again = build(spec, ImageTower)
+    assert {name: value.shape for name, value in again.state_dict().items()} == {
+        name: value.shape for name, value in tower.state_dict().items()
+    }
+
+
+def test_transformers_weights_load_from_a_local_folder(tmp_path: Path) -> None:
+    options = {key: value for key, value in TINY_XLMR.items() if key != "model_type"}
+    network = AutoModel.from_config(XLMRobertaConfig(**options)).eval()
+    network.save_pretrained(tmp_path)
+    tower = TransformersTower(pretrained=str(tmp_path), pooling="cls").eval()
+    tokens, mask = captions()
+    expected = network(input_ids=tokens, attention_mask=mask.long()).last_hidden_state[:, 0]
+    torch.testing.assert_close(tower(tokens, mask)[0], expected)
+    assert build(spec_of(tower), TextTower).width == 32
+
+
+@pytest.mark.parametrize(
+    "tower",
+    [
+        ByteGRU(width=16, layers=2),
+        ByteGRU(width=16, pooling="mean"),
+        WordGRU(languages=2, vocabulary_size=300, width=16, embedding=8),
+        TransformersTower(config=TINY_XLMR, pooling="mean"),
+        TransformersTower(config=TINY_XLMR, pooling="max"),
+        TransformersTower(config=TINY_XLMR, pooling="last"),
+        TransformersTower(config=TINY_XLMR, pooling="attention"),
+    ],
+    ids=lambda tower: f"{type(tower).__name__}-{tower.pool.kind if tower.pool else 'last'}",
+)
+def test_a_caption_does_not_depend_on_its_padding(tower: TextTower) -> None:
+    tower.eval()
+    tokens, mask = captions()
+    languages = torch.tensor([0, 1, 0])
+    together, _ = tower(tokens, mask, languages)
+    for row, length in enumerate([4, 9, 1]):
+        alone, _ = tower(tokens[row : row + 1, :length], mask[row : row + 1, :length], languages[row : row + 1])
+        torch.testing.assert_close(together[row], alone[0], atol=1e-5, rtol=1e-5)
+
+
+def test_the_byte_gru_reads_both_directions_like_torchs_own() -> None:
+    tower = ByteGRU(width=16)
+    reference = torch.nn.GRU(64, 8, batch_first=True, bidirectional=True)
+    for name, parameter in reference.named_parameters():
+        own = tower.backwards[0] if name.endswith("_reverse") else tower.forwards[0]
+        parameter.data.copy_(dict(own.named_parameters())[name.removesuffix("_reverse")])
+    tokens, mask = captions()
+    packed = torch.nn.utils.rnn.pack_padded_sequence(
+        tower.embed(tokens), mask.sum(1), batch_first=True, enforce_sorted=False
+    )
+    final = reference(packed)[1]
+    torch.testing.assert_close(tower(tokens, mask)[0], torch.cat([final[0], final[1]], dim=1))
+
+
+def test_a_word_gru_reads_each_language_with_its_own_network() -> None:
+    tower = WordGRU(languages=2, vocabulary_size=300, width=16, embedding=8)
+    tokens, mask = captions()
+    english, german = (tower(tokens, mask, torch.full((3,), language))[0] for language in (0, 1))
+    assert not torch.allclose(english, german)
+    # every parameter has a gradient, even of the language nobody wrote in: DDP would wait for it
+    tower(tokens, mask, torch.zeros(3, dtype=torch.long))[0].sum().backward()
+    assert all(parameter.grad is not None for parameter in tower.parameters())
+    with pytest.raises(ValueError, match="2 languages"):
+        tower(tokens, mask, torch.full((3,), 2))
+
+
+def test_features_pass_through_and_their_width_is_checked() -> None:
+    tower = FeatureTower(width=8, normalise=True)
+    pooled, tokens = tower(torch.full((2, 8), 3.0))
+    assert tokens.shape == (2, 1, 8)
+    torch.testing.assert_close(pooled.norm(dim=1), torch.ones(2))
+    with pytest.raises(ValueError, match="image.width: 8"):
+        tower(torch.zeros(2, 9))
+
+
+def test_freezing_is_one_line_and_survives_train() -> None:
+    tower = TimmTower("test_resnet", frozen=True).train()
+    assert not any(parameter.requires_grad for parameter in tower.parameters())
+    assert not any(module.training for module in tower.modules())
+
+
+def test_pooling_by_hand() -> None:
+    features = torch.tensor([[[1.0, 5.0], [3.0, 1.0], [9.0, 9.0]]])
+    mask = torch.tensor([[True, True, False]])
+    assert Pooling("cls", 2)(features, mask).tolist() == [[1, 5]]
+    assert Pooling("mean", 2)(features, mask).tolist() == [[2, 3]]
+    assert Pooling("max", 2)(features, mask).tolist() == [[3, 5]]
+    assert Pooling("last", 2)(features, mask).tolist() == [[3, 1]]
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: TimmTower("no_such_model"), "no_such_model"),
+        (lambda: TimmTower(), "image.name"),
+        (lambda: TransformersTower(), "pretrained"),
+        (lambda: TransformersTower(pretrained="/no/such/folder"), "/no/such/folder"),
+        (lambda: TransformersTower(config={"model_type": "nonsense"}), "nonsense"),
+        (lambda: Pooling("sum", 8), "sum"),
+        (lambda: Pooling("attention", 9), "9"),
+        (lambda: ByteGRU(width=7), "7"),
+    ],
+)
+def test_bad_settings_are_named(make, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        make()

@@ -1,0 +1,130 @@
+"""Training as users switch it on: precision, compilation, memory savers, two processes, wandb."""
+
+import csv
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.mmtrain.small import arguments, fit
+
+
+def weights(run: Path) -> dict[str, torch.Tensor]:
+    return torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
+
+
+def column(run: Path, name: str) -> list[float]:
+    with (run / "metrics.csv").open(newline="", encoding="utf-8") as file:
+        return [float(row[name]) for row in csv.DictReader(file) if row.get(name)]
+
+
+def test_training_learns_the_colours(shards: Path, tmp_path: Path) -> None:
+    assert fit(shards, tmp_path, "--trainer.max_steps=60", "--model.learning_rate=0.003", "--model.warmup_steps=5") == 0
+    losses = column(tmp_path, "train/loss")
+    assert losses[-1] < losses[0] - 0.5
+    # four colours over 32 pictures: with the colour known, one of eight is right by chance
+    assert column(tmp_path, "val/text_to_image/R@10/mean")[-1] > 60
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ["--trainer.precision=bf16-mixed"],
+        ["--model.checkpoint_activations=true"],
+        ["--model.micro_batch=3"],
+        pytest.param(
+            ["--model.compile=true"],
+            marks=pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler"),
+        ),
+    ],
+    ids=lambda options: options[0].split("=")[0],
+)
+def test_each_switch_trains_the_same_model(options: list[str], shards: Path, tmp_path: Path) -> None:
+    assert fit(shards, tmp_path / "plain", "--trainer.max_steps=2") == 0
+    assert fit(shards, tmp_path / "switched", "--trainer.max_steps=2", *options) == 0
+    plain, switched = weights(tmp_path / "plain"), weights(tmp_path / "switched")
+    assert plain.keys() == switched.keys()  # no prefix of a compiler or wrapper in the names
+    tolerance = 2e-3 if "precision" in options[0] else 2e-5  # AdamW turns rounding of small gradients into steps
+    for name, tensor in plain.items():
+        torch.testing.assert_close(switched[name], tensor, atol=tolerance, rtol=1e-2, msg=name)
+
+
+def test_weights_of_objectives_add_up(shards: Path, tmp_path: Path) -> None:
+    objectives = "{a: {class_path: losses.OneToKLoss}, b: {class_path: losses.SiglipLoss}}"
+    options = [f"--model.objectives={objectives}", "--model.weights={a: 0.5, b: 0.25}", "--trainer.max_steps=2"]
+    assert fit(shards, tmp_path, *options) == 0
+    loss, a, b = (column(tmp_path, f"train/{name}")[0] for name in ("loss", "a", "b"))
+    assert loss == pytest.approx(0.5 * a + 0.25 * b, rel=1e-5)
+
+
+def test_a_run_resumed_in_the_middle_of_an_epoch_ends_with_the_same_weights(shards: Path, tmp_path: Path) -> None:
+    options = ["--data.captions_per_image=2", "--data.batch_size=5", "--trainer.max_steps=9"]
+    assert fit(shards, tmp_path / "whole", *options) == 0
+    # a callback ends the second run after 5 of 9 steps, in the middle of an epoch of 6, with its schedule unchanged
+    stop = ["--trainer.callbacks", "[{class_path: tests.mmtrain.stopping.StopAfter, init_args: {steps: 5}}]"]
+    assert fit(shards, tmp_path / "halves", *options, *stop) == 0
+    last = torch.load(tmp_path / "halves" / "checkpoints" / "last.ckpt", weights_only=True)
+    assert last["global_step"] == 5 and last["samples_seen"] == 25
+    assert fit(shards, tmp_path / "halves", *options, "--ckpt_path=last") == 0
+    whole, halves = weights(tmp_path / "whole"), weights(tmp_path / "halves")
+    for name, tensor in whole.items():
+        assert torch.equal(tensor, halves[name]), name
+    assert column(tmp_path / "halves", "train/loss") == column(tmp_path / "whole", "train/loss")
+    assert column(tmp_path / "halves", "step") == sorted(column(tmp_path / "halves", "step"))
+
+
+@pytest.mark.system
+def test_two_processes_train_what_one_does(shards: Path, tmp_path: Path) -> None:
+    """The same global batch on one process and on two (gloo): the same losses, and the same weights to rounding."""
+    steps = ["--trainer.max_steps=6", "--model.learning_rate=0.0001", "--data.captions_per_image=2"]
+    assert fit(shards, tmp_path / "one", *steps, "--data.batch_size=8") == 0
+    two = ["--data.batch_size=4", "--trainer.devices=2", "--trainer.strategy=ddp"]
+    command = [sys.executable, "-m", "mmtrain.cli", *arguments(shards, tmp_path / "two", *steps, *two)]
+    done = subprocess.run(
+        command, capture_output=True, text=True, timeout=300, env=os.environ | {"OMP_NUM_THREADS": "1"}
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    for name in ("train/loss", "val/mean_recall", "samples_seen"):
+        assert column(tmp_path / "two", name) == pytest.approx(column(tmp_path / "one", name), rel=1e-4), name
+    one, both = weights(tmp_path / "one"), weights(tmp_path / "two")
+    for name, tensor in one.items():
+        torch.testing.assert_close(both[name], tensor, atol=1e-4, rtol=1e-3, msg=name)
+
+
+@pytest.mark.system
+def test_wandb_offline_holds_losses_recalls_and_one_id(shards: Path, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "mmtrain.cli"]
+    environment = os.environ | {"WANDB_MODE": "offline", "WANDB_SILENT": "true", "OMP_NUM_THREADS": "1"}
+    options = ["--trainer.max_steps=4", "--trainer.logger=mmtrain.loggers.Wandb", "--checkpoint.every_n_steps=2"]
+    for more in ([], ["--ckpt_path=last", "--trainer.max_steps=6"]):
+        run = arguments(shards, tmp_path, *options, *more)
+        done = subprocess.run([*command, *run], capture_output=True, text=True, timeout=300, env=environment)
+        assert done.returncode == 0, done.stderr[-2000:]
+    runs = sorted((tmp_path / "wandb").glob("offline-run-*"))
+    identity = (tmp_path / "wandb" / "run_id").read_text().strip()
+    assert len(runs) == 2 and all(run.name.endswith(identity) for run in runs)
+    rows = wandb_history(runs[0])
+    keys = {key for row in rows for key in row}
+    assert {"train/loss", "val/mean_recall", "val/text_to_image/R@1/lv", "samples_seen"} <= keys
+
+
+def wandb_history(run: Path) -> list[dict]:
+    """The rows that an offline run's file holds."""
+    from wandb.proto import wandb_internal_pb2
+    from wandb.sdk.internal.datastore import DataStore
+
+    store = DataStore()
+    store.open_for_scan(str(next(run.glob("*.wandb"))))
+    rows = []
+    while (data := store.scan_data()) is not None:
+        record = wandb_internal_pb2.Record()
+        record.ParseFromString(data)
+        if record.WhichOneof("record_type") == "history":
+            items = record.history.item
+            rows.append({item.key or "/".join(item.nested_key): json.loads(item.value_json) for item in items})
+    return rows

@@ -1,0 +1,103 @@
+"""Every shipped config builds and trains one step, with its towers shrunk and weights made here."""
+
+import io
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from webdataset import TarWriter
+
+from datamodules.writing import encoded_sample
+from mmtrain.cli import main
+
+CONFIGS = sorted((Path(__file__).parents[1] / "configs").rglob("*.yaml"))
+WORDS = {
+    "en": "one two three four five six seven eight nine ten",
+    "de": "eins zwei drei vier fünf sechs sieben acht neun zehn",
+}
+
+
+@pytest.fixture(scope="module")
+def material(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Shards of pictures, shards of features, a vocabulary of words and a tokenizer of transformers."""
+    from PIL import Image
+    from tokenizers import Tokenizer, models, pre_tokenizers, trainers
+    from transformers import PreTrainedTokenizerFast
+
+    from datamodules import WordTokenizer
+
+    folder = tmp_path_factory.mktemp("material")
+    generator = np.random.default_rng(0)
+    for kind in ("pictures", "features"):
+        (folder / kind).mkdir()
+        with TarWriter(str(folder / kind / "shard-000000.tar")) as shard:
+            for index in range(10):
+                captions = {language: words.split()[index] for language, words in WORDS.items()}
+                file = io.BytesIO()
+                if kind == "pictures":
+                    Image.fromarray(generator.integers(0, 255, (32, 32, 3), dtype=np.uint8)).save(file, format="PNG")
+                else:
+                    np.save(file, generator.standard_normal(8).astype(np.float32))
+                record = {"id": f"s{index}", "captions": captions}
+                shard.write(encoded_sample(index, record, file.getvalue(), "npy" if kind == "features" else None))
+    WordTokenizer.build(str(folder / "features"), folder / "words.json")
+    trained = Tokenizer(models.WordLevel(unk_token="<unk>"))
+    trained.pre_tokenizer = pre_tokenizers.Whitespace()
+    special = ["<s>", "<pad>", "</s>", "<unk>"]
+    trained.train_from_iterator(WORDS.values(), trainers.WordLevelTrainer(special_tokens=special))
+    fast = PreTrainedTokenizerFast(
+        tokenizer_object=trained, bos_token="<s>", pad_token="<pad>", eos_token="</s>", unk_token="<unk>"
+    )
+    fast.save_pretrained(folder / "tokenizer")
+    return folder
+
+
+def shrink(config: dict, material: Path, run: Path) -> dict:
+    """The same config with towers of a few thousand parameters, on the material, for one step on a CPU."""
+    model, data = config["model"]["init_args"], config["data"]["init_args"]
+    features = model["image"]["class_path"].endswith("FeatureTower")
+    if features:
+        model["image"]["init_args"]["width"] = 8
+        model["text"]["init_args"] |= {"vocabulary_size": 100, "width": 16, "embedding": 8}
+        data["tokenizer"]["init_args"]["vocabulary"] = str(material / "words.json")
+    else:
+        image = model["image"]["init_args"]
+        image.pop("pretrained", None)
+        image |= {
+            "name": "vit_tiny_patch16_224",
+            "image_size": 32,
+            "options": {"patch_size": 16, "embed_dim": 32, "depth": 1, "num_heads": 2},
+        }
+        data["images"]["init_args"]["size"] = 32
+    if model["text"]["class_path"].endswith("TransformersTower"):
+        tiny = {"vocab_size": 100, "hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
+        text = model["text"]["init_args"]
+        text.pop("pretrained")
+        text["config"] = {"model_type": "xlm-roberta", "intermediate_size": 32, **tiny}
+        data["tokenizer"]["init_args"]["name_or_folder"] = str(material / "tokenizer")
+    if model.get("micro_batch"):
+        model["micro_batch"] = 2
+    shards = str(material / ("features" if features else "pictures"))
+    data |= {"train": shards, "val": shards, "batch_size": 4, "workers": 0}
+    data["captions_per_image"] = min(data["captions_per_image"], 2)
+    config["trainer"] |= {"default_root_dir": str(run), "max_steps": 1, "accelerator": "cpu", "val_check_interval": 1}
+    config["trainer"] |= {"enable_progress_bar": False, "enable_model_summary": False}
+    config["trainer"].pop("max_epochs", None)
+    return config
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+def test_a_shipped_config_trains_one_step(path: Path, material: Path, tmp_path: Path) -> None:
+    assert path.read_text(encoding="utf-8").startswith("#"), "a config opens with what it is and its command"
+    config = shrink(yaml.safe_load(path.read_text(encoding="utf-8")), material, tmp_path / "run")
+    (tmp_path / "small.yaml").write_text(yaml.safe_dump(config), encoding="utf-8")
+    assert main(["fit", "--config", str(tmp_path / "small.yaml"), "--debug"]) == 0
+    checkpoint = torch.load(tmp_path / "run" / "checkpoints" / "last.ckpt", weights_only=True)
+    assert checkpoint["global_step"] == 1
+    # the folder's own config.yaml is complete: it runs again as it is
+    assert main(["fit", "--config", str(tmp_path / "run" / "config.yaml"), "--debug"]) == 0
+    frozen = json.loads(checkpoint["mmtrain"]["description"])["model"]["image"]["init_args"].get("frozen", False)
+    assert frozen == config["model"]["init_args"]["image"]["init_args"].get("frozen", False)

@@ -24,6 +24,7 @@ from datamodules.sources import LISTING, read_listing
 FORMAT = 1
 OUR_NAME = re.compile(r"shard-\d{6,}\.tar")
 LISTED_SKIPS = 20  # a shard's entry names the first skips and counts the rest
+UNDECODED = re.compile("[\udc80-\udcff]")  # what "surrogateescape" makes of bytes that are no UTF-8
 SUFFIX_OF_FORMAT = {"JPEG": "jpg", "PNG": "png", "WEBP": "webp", "MPO": "jpg"}
 
 
@@ -45,11 +46,22 @@ def encoded_sample(number: int, record: dict, image: bytes, suffix: str | None =
 
     Raises BadRow when the record breaks the format, or the picture's header cannot be read.
     """
+    content = encoded_record(number, record)
+    if suffix != FEATURE_SUFFIX:
+        image, suffix = _stored_image(image, f"row {number + 1} ({record['id']})")
+    return {"__key__": f"{number:09d}-{_safe(record['id'])}", "json": content, suffix: image}
+
+
+def encoded_record(number: int, record: dict) -> bytes:
+    """The JSON of a sample. Raises BadRow when its id or captions break the format."""
     where = f"row {number + 1}"
     if not isinstance(record.get("id"), str) or not record["id"]:
         raise BadRow("id is no string", where)
+    text = json.dumps(record, ensure_ascii=False, separators=(",", ":"))
+    if UNDECODED.search(text):
+        raise BadRow("invalid UTF-8", where)
     where = f"{where} ({record['id']})"
-    content = json.dumps(record, ensure_ascii=False, separators=(",", ":")).encode(errors="replace")
+    content = text.encode(errors="replace")
     try:
         _, captions = read_record({"json": content})
     except BrokenSample as error:
@@ -58,9 +70,7 @@ def encoded_sample(number: int, record: dict, image: bytes, suffix: str | None =
         raise BadRow("no captions", where)
     if not captions:
         raise BadRow("no caption", where)
-    if suffix != FEATURE_SUFFIX:
-        image, suffix = _stored_image(image, where)
-    return {"__key__": f"{number:09d}-{_safe(record['id'])}", "json": content, suffix: image}
+    return content
 
 
 def _stored_image(image: bytes, where: str) -> tuple[bytes, str]:
@@ -71,7 +81,8 @@ def _stored_image(image: bytes, where: str) -> tuple[bytes, str]:
             stored = io.BytesIO()
             picture.save(stored, "PNG")
             return stored.getvalue(), "png"
-    except (Image.DecompressionBombError, OSError, ValueError, SyntaxError):
+    # Pillow's readers raise whatever a damaged file makes them stumble over (SyntaxError, struct.error, IndexError...)
+    except Exception:
         raise BadRow("broken image", where) from None
 
 
@@ -81,7 +92,8 @@ def _safe(name: str) -> str:
     return re.sub(r"[^A-Za-z0-9_-]+", "_", plain)[:64]
 
 
-# A task names everything one shard is made from, so that it can be handed to another process, and repeated.
+# A task names everything one shard is made from, so that it can be handed to another process, and repeated. Rows that
+# were left out before it was made it tells under "left_out", cause -> rows, and "left_out_rows", the first by name.
 MakeSamples = Callable[[dict], Iterable["dict | BadRow"]]
 NamesFiles = Callable[[dict], Iterable[Path]]
 
@@ -194,8 +206,9 @@ def _inputs(task: dict, files: NamesFiles) -> str:
 
 
 def _write_shard(out: Path, name: str, task: dict, make: MakeSamples, files: NamesFiles) -> dict:
-    captions, languages, labels, skipped = Counter(), Counter(), {}, Counter()
-    listed: list[str] = []
+    captions, languages, labels = Counter(), Counter(), {}
+    skipped: Counter[str] = Counter(task.get("left_out"))
+    listed: list[str] = list(task.get("left_out_rows", ()))
     samples = images = 0
     temporary = out / f".{name}.part"
     try:

@@ -12,8 +12,9 @@ from PIL import Image
 
 from datamodules import ShardDataModule
 from losses import Embeddings
-from mmtrain.evaluation import rank_retrieval, report_parts, summarise, write_metrics, write_report
+from mmtrain.evaluation import rank_retrieval, report_figures, report_parts, summarise, write_metrics, write_report
 from mmtrain.loading import Encoder, load
+from mmtrain.loggers import log_report
 from mmtrain.validation import Embedded, EmbeddedSplit
 
 
@@ -69,6 +70,7 @@ def evaluate(
         curves=curves if curves.is_file() else None,
         **report_parts(ranks, split.images, split.texts, split.captions, _thumbnails(shards, split)),
     )
+    log_report(Path(model), metrics, report_figures(metrics))
     print_table(metrics, recall_at)
     print(f"report: {folder / 'report.html'}")
     return metrics

@@ -1,7 +1,10 @@
 """`mmtrain fit`: LightningCLI with this project's habits."""
 
+import difflib
+import inspect
 import logging
 import os
+import re
 import sys
 import warnings
 from pathlib import Path
@@ -11,7 +14,7 @@ from pytorch_lightning import LightningDataModule, LightningModule, Trainer
 from pytorch_lightning.callbacks import Callback
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from pytorch_lightning.loggers.logger import Logger
-from pytorch_lightning.utilities import rank_zero_info, rank_zero_only
+from pytorch_lightning.utilities import rank_zero_info
 
 from datamodules import ShardDataModule
 from mmtrain.checkpoints import Checkpoint
@@ -34,12 +37,41 @@ class Parser(LightningArgumentParser):
     """Answers wrong usage with one line and exit code 2."""
 
     def error(self, message: str, ex: Exception | None = None) -> None:
-        print(f"mmtrain fit: error: {one_line(message)}", file=sys.stderr)
+        print(f"mmtrain fit: error: {one_line(message)}{_suggestion(message)}", file=sys.stderr)
         sys.exit(2)
 
 
+def _suggestion(message: str) -> str:
+    """The nearest names that do exist, when the message is about one that does not."""
+    unknown = re.search(r"unrecognized arguments: --?([\w.]+)|Option '([\w.]+)'|[Kk]ey '([\w.]+)'", message)
+    if unknown is None:
+        return ""
+    wrong = next(group for group in unknown.groups() if group).split(".")[-1]
+    known: dict[str, str] = {}
+    for prefix, cls in (("trainer", Trainer), ("model", ContrastiveModule), ("data", ShardDataModule)):
+        known |= {name: f"--{prefix}.{name}" for name in inspect.signature(cls.__init__).parameters if name != "self"}
+    known |= {name: f"--checkpoint.{name}" for name in inspect.signature(Checkpoint.__init__).parameters}
+    near = [known[name] for name in difflib.get_close_matches(wrong, known, n=3)]
+    return f"; nearest: {', '.join(near)}" if near else "; mmtrain fit --help lists what is accepted"
+
+
 class RunFolder(SaveConfigCallback):
-    """Writes the complete config into the run folder, and the account of skipped samples at the end."""
+    """Keeps the run folder: the complete config, and nothing of an older run once a new one trains."""
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        # Only now: a run that fails before its first step must not cost the older one its checkpoints.
+        metrics = next(logger for logger in trainer.loggers if isinstance(logger, MetricsFile))
+        if pl_module.samples_seen:
+            metrics.continue_from(trainer.global_step - 1)
+        elif trainer.is_global_zero:
+            metrics.start_anew()
+            old = sorted((Path(trainer.default_root_dir) / "checkpoints").glob("*.ckpt"))
+            if old:
+                rank_zero_info(
+                    f"{trainer.default_root_dir} held an older run: {', '.join(p.name for p in old)} replaced"
+                )
+            for path in old:
+                path.unlink()
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         if trainer.is_global_zero and not self.already_saved:
@@ -82,7 +114,6 @@ class Fit(LightningCLI):
     def before_fit(self) -> None:
         folder = Path(self.trainer.default_root_dir)
         arguments = self.config[self.subcommand]
-        metrics = next(logger for logger in self.trainer.loggers if isinstance(logger, MetricsFile))
         last = folder / "checkpoints" / "last.ckpt"
         if arguments.ckpt_path == "last":
             arguments.ckpt_path = str(last) if last.is_file() else None
@@ -91,23 +122,8 @@ class Fit(LightningCLI):
                 rank_zero_info(f"--ckpt_path last: there is no {last}; starting anew")
         elif arguments.ckpt_path is not None and not Path(arguments.ckpt_path).is_file():
             raise ValueError(f"--ckpt_path: {arguments.ckpt_path} is no file; give a checkpoint, or last")
-        if arguments.ckpt_path is None:
-            self._start_anew(folder)
-            metrics.start_anew()
-        else:
-            from mmtrain.checkpoints import read_checkpoint
-
-            step = read_checkpoint(arguments.ckpt_path)["global_step"]
-            rank_zero_info(f"going on from {arguments.ckpt_path} after step {step}")
-            metrics.continue_from(step)
-
-    @rank_zero_only
-    def _start_anew(self, folder: Path) -> None:
-        old = [path for path in (folder / "checkpoints").glob("*.ckpt")]
-        if old:
-            rank_zero_info(f"{folder} holds an older run; its {', '.join(sorted(path.name for path in old))} go")
-            for path in old:
-                path.unlink()
+        if arguments.ckpt_path is not None:
+            rank_zero_info(f"going on from {arguments.ckpt_path}")
 
 
 def run(arguments: list[str]) -> None:

@@ -1,13 +1,17 @@
 """metrics.csv in the run folder, always; wandb in one line: --trainer.logger mmtrain.loggers.Wandb."""
 
 import csv
+import json
 import os
+import secrets
 from pathlib import Path
 from typing import Any
 
 from pytorch_lightning.loggers import WandbLogger
 from pytorch_lightning.loggers.logger import Logger
 from pytorch_lightning.utilities import rank_zero_only
+
+IDENTITY = Path("wandb") / "run.json"  # in the run folder: which wandb run it is
 
 
 class MetricsFile(Logger):
@@ -74,7 +78,7 @@ class MetricsFile(Logger):
 class Wandb(WandbLogger):
     """One wandb run for one run folder, through every restart.
 
-    The run's id is kept in `<run folder>/wandb/run_id`; samples seen are the x-axis, so that going back to a
+    The run's id is kept in `<run folder>/wandb/run.json`; samples seen are the x-axis, so that going back to a
     checkpoint is legal. WANDB_MODE=offline works without a network.
 
     Args:
@@ -100,10 +104,15 @@ class Wandb(WandbLogger):
 
     def attach(self, folder: Path) -> None:
         """Called with the run folder, before anything is logged."""
-        identity = self._identity(folder)
         settings = {key: value for key, value in self._settings.items() if value is not None}
         settings.setdefault("name", folder.resolve().name)
-        super().__init__(save_dir=str(folder), id=identity, resume="allow", log_model=self._log_checkpoints, **settings)
+        super().__init__(
+            save_dir=str(folder),
+            id=self._identity(folder),
+            resume="allow",
+            log_model=self._log_checkpoints,
+            **settings,
+        )
 
     @property
     def experiment(self) -> Any:
@@ -114,14 +123,32 @@ class Wandb(WandbLogger):
             run.define_metric("*", step_metric="samples_seen")
         return run
 
-    @staticmethod
-    def _identity(folder: Path) -> str | None:
+    def _identity(self, folder: Path) -> str | None:
         if rank_zero_only.rank != 0:
             return None
-        from wandb.util import generate_id
-
-        path = folder / "wandb" / "run_id"
+        path = folder / IDENTITY
         if not path.exists():
             path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(generate_id(), encoding="utf-8")
-        return path.read_text(encoding="utf-8").strip()
+            identity = {"id": secrets.token_hex(4), "project": self._settings["project"]}
+            path.write_text(json.dumps(identity), encoding="utf-8")
+        return json.loads(path.read_text(encoding="utf-8"))["id"]
+
+
+def log_report(folder: Path, metrics: dict[str, Any], figures: dict[str, Any]) -> None:
+    """Adds an evaluation's figures and pictures to the wandb run of a run folder, where it has one.
+
+    Args:
+        figures: matplotlib figures by caption.
+    """
+    path = folder / IDENTITY
+    if not path.exists():
+        return
+    import wandb
+
+    from mmtrain.validation import flat_figures
+
+    identity = json.loads(path.read_text(encoding="utf-8"))
+    pictures = {f"report/{caption}": wandb.Image(figure) for caption, figure in figures.items()}
+    numbers = {f"test/{name}": value for name, value in flat_figures(metrics).items()}
+    with wandb.init(id=identity["id"], project=identity["project"], resume="allow", dir=str(folder)) as run:
+        run.log(numbers | pictures)

@@ -2,55 +2,217 @@
 
 import argparse
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
+ParseList = Callable[[str], list[str]]
 
-def add_arguments(parser: argparse.ArgumentParser, parse_list: Callable[[str], list[str]]) -> None:
+
+def add_arguments(parser: argparse.ArgumentParser, parse_list: ParseList) -> None:
     """One sub-command a source; `options.pack` is the function that runs it."""
     formats = parser.add_subparsers(dest="format", metavar="FORMAT", required=True, parser_class=type(parser))
 
-    jsonl = _format(formats, "jsonl", 'JSON Lines: a sample\'s record and "image", a path beside the manifest', _jsonl)
-    jsonl.add_argument("source", metavar="FILE")
-    jsonl.add_argument("--split", help="pack only rows whose split is this; default: all")
+    _source(formats, "jsonl", _jsonl, 'JSON Lines: a sample\'s record and "image", a path', "FILE", split=True)
 
-    numbers = _format(formats, "numbers", "the embedded corpus: handwritten numbers in many languages", _numbers)
+    table = _source(formats, "csv", _table, "CSV or TSV with a row of column names", "FILE", split=True, alias="tsv")
+    table.add_argument(
+        "--captions",
+        type=lambda text: _columns(parse_list(text)),
+        required=True,
+        metavar="[en=COLUMN,lv=COLUMN]",
+        help="the column of each language; a language may have several",
+    )
+    table.add_argument("--image", default="image", metavar="COLUMN", help="path of the picture (default: %(default)s)")
+    table.add_argument("--id", default="id", metavar="COLUMN", help="default: %(default)s, else the picture's path")
+    table.add_argument("--split_column", default="split", metavar="COLUMN", help="default: %(default)s")
+    table.add_argument(
+        "--labels",
+        type=lambda text: _columns(parse_list(text)),
+        default={},
+        metavar="[task=COLUMN]",
+        help="the column of each task's label",
+    )
+    table.add_argument("--separator", metavar="C", help="one character, or tab (default: tab for .tsv, else a comma)")
+    table.add_argument("--unquoted", action="store_true", help='take " as it stands: for files written without quoting')
+
+    karpathy = _source(formats, "karpathy", _karpathy, "Karpathy's split of COCO, Flickr30k ...", "JSON", split=True)
+    karpathy.add_argument("--language", default="en", help="of the captions (default: %(default)s)")
+
+    _source(formats, "multi30k", _multi30k, "Multi30k's text files beside lists of pictures", "FOLDER", split=True)
+
+    _source(formats, "xm3600", _crossmodal3600, "Crossmodal-3600's captions.jsonl", "FILE")
+
+    wit = _source(formats, "wit", _wit, "WIT's TSV files, with pictures in a local folder", "FILE|FOLDER", split=True)
+    wit.add_argument(
+        "--caption_fields",
+        type=parse_list,
+        default=["reference", "attribution", "alt"],
+        metavar="[reference,attribution,alt]",
+        help="what becomes a caption, in this order; also page, section, title",
+    )
+    wit.add_argument("--first", action="store_true", help="only the first of these fields that is filled")
+
+    xtd10 = _source(formats, "xtd10", _xtd10, "XTD10's text files in eleven languages", "FOLDER")
+    xtd10.add_argument("--without_train2014", action="store_true", help="leave out COCO's training pictures (800)")
+
+    folder = _source(formats, "folder", _folder, "a folder of pictures, each with a .txt beside it", "FOLDER")
+    folder.add_argument("--language", default="und", help="of <name>.txt; <name>.lv.txt says its own (default: und)")
+
+    numbers = _format(formats, "numbers", _numbers, "the embedded corpus: handwritten numbers in many languages")
     numbers.add_argument("--split", choices=("train", "val", "test"), required=True)
     numbers.add_argument("--languages", type=parse_list, metavar="[en,lv]", help="default: every language there is")
+    numbers.add_argument("--renderings", type=int, help="pictures of each number (default: 16 to train on, else 1)")
+    numbers.add_argument("--posts", action="store_true", help="posts with relation labels: two sets of numbers each")
 
 
 def run(options: argparse.Namespace) -> None:
     """Packs and prints what came out."""
     facts = options.pack(options)
-    left_out = sum(facts.get("skipped", {}).values()) if isinstance(facts.get("skipped"), dict) else 0
-    languages = facts["captions"]
+    languages, causes = facts["captions"], facts["skipped"]
+    left_out = ", ".join(f"{rows:,} {cause}" for cause, rows in causes.items())
     print(
         f"{options.out}: {facts['samples']:,} samples, {facts['images']:,} images, {sum(languages.values()):,} captions"
         f" in {len(languages)} languages, {facts['bytes'] / 2**20:.1f} MiB in {len(facts['shards'])} shards"
-        + (f"; {left_out:,} rows left out, listed in shards.json" if left_out else "")
+        + (f"; {sum(causes.values()):,} rows left out ({left_out}), listed in shards.json" if causes else "")
     )
 
 
-def _format(formats: Any, name: str, text: str, pack: Callable) -> argparse.ArgumentParser:
-    parser = formats.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".")
+def _format(formats: Any, name: str, pack: Callable, text: str, alias: str | None = None) -> argparse.ArgumentParser:
+    described = text[0].upper() + text[1:] + "."
+    parser = formats.add_parser(name, aliases=[alias] if alias else [], help=text, description=described)
     parser.add_argument("--out", required=True, metavar="DIR", help="gets the shards and shards.json")
-    parser.add_argument("--samples_per_shard", type=int, default=1000)
-    parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="processes (default: %(default)s)")
+    parser.add_argument("--samples_per_shard", type=int, default=1000, metavar="N")
+    parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, metavar="N", help="default: %(default)s")
     parser.set_defaults(pack=pack)
     return parser
 
 
-def _jsonl(options: argparse.Namespace) -> dict:
-    from datamodules.packing import pack_jsonl
+def _source(
+    formats: Any,
+    name: str,
+    pack: Callable[[argparse.Namespace], dict],
+    text: str,
+    metavar: str,
+    split: bool = False,
+    alias: str | None = None,
+) -> argparse.ArgumentParser:
+    parser = _format(formats, name, pack, text, alias)
+    parser.add_argument("source", metavar=metavar)
+    parser.add_argument("--images", metavar="DIR", help="where the pictures lie (default: the source's folder)")
+    if split:
+        parser.add_argument("--split", help="pack only rows of this split (default: all)")
+    parser.add_argument("--exclude_ids", metavar="FILE", help="ids or picture names to leave out, one a line")
+    parser.add_argument("--deduplicate", action="store_true", help="leave out pictures that were packed before")
+    parser.add_argument("--image_size", type=int, metavar="N", help="shorter side of pictures at most, in pixels")
+    parser.add_argument("--image_format", choices=("jpeg", "webp"), help="encode every picture anew")
+    parser.add_argument("--quality", type=int, default=90, metavar="Q", help="of pictures encoded anew (default: 90)")
+    return parser
 
-    return pack_jsonl(options.source, options.out, split=options.split, **_common(options))
+
+def _columns(pairs: list[str]) -> dict[str, Any]:
+    """["en=a", "en=b", "lv=c"] -> {"en": ["a", "b"], "lv": ["c"]}."""
+    columns: dict[str, list[str]] = {}
+    for pair in pairs:
+        name, equals, column = pair.partition("=")
+        if not (name and equals and column):
+            raise argparse.ArgumentTypeError(f"got {pair!r}, expected a name and a column like en=caption")
+        columns.setdefault(name, []).append(column)
+    return columns
+
+
+def _pack(options: argparse.Namespace, rows: Iterator) -> dict:
+    from datamodules.packing import pack_rows
+
+    source = Path(options.source)
+    return pack_rows(
+        rows,
+        options.out,
+        images=options.images or (source if source.is_dir() else source.parent),
+        split=getattr(options, "split", None),
+        exclude_ids=options.exclude_ids,
+        image_size=options.image_size,
+        image_format=options.image_format,
+        quality=options.quality,
+        deduplicate=options.deduplicate,
+        samples_per_shard=options.samples_per_shard,
+        workers=options.workers,
+        title=f"packing {source.name}",
+    )
+
+
+def _jsonl(options: argparse.Namespace) -> dict:
+    from datamodules.packing import read_jsonl
+
+    return _pack(options, read_jsonl(options.source))
+
+
+def _table(options: argparse.Namespace) -> dict:
+    from datamodules.packing import read_table
+
+    labels = {}
+    for task, columns in options.labels.items():
+        if len(columns) > 1:
+            raise ValueError(f"labels: {task} has the columns {', '.join(columns)}; one a task")
+        labels[task] = columns[0]
+    return _pack(
+        options,
+        read_table(
+            options.source,
+            captions=options.captions,
+            image=options.image,
+            id=options.id,
+            split=options.split_column,
+            labels=labels,
+            separator={"tab": "\t", "\\t": "\t"}.get(options.separator, options.separator),
+            quoted=not options.unquoted,
+        ),
+    )
+
+
+def _karpathy(options: argparse.Namespace) -> dict:
+    from datamodules.packing import read_karpathy
+
+    return _pack(options, read_karpathy(options.source, options.language))
+
+
+def _multi30k(options: argparse.Namespace) -> dict:
+    from datamodules.packing import read_multi30k
+
+    return _pack(options, read_multi30k(options.source))
+
+
+def _crossmodal3600(options: argparse.Namespace) -> dict:
+    from datamodules.packing import read_crossmodal3600
+
+    return _pack(options, read_crossmodal3600(options.source))
+
+
+def _wit(options: argparse.Namespace) -> dict:
+    from datamodules.packing import read_wit
+
+    return _pack(options, read_wit(options.source, options.caption_fields, options.first))
+
+
+def _xtd10(options: argparse.Namespace) -> dict:
+    from datamodules.packing import read_xtd10
+
+    return _pack(options, read_xtd10(options.source, options.without_train2014))
+
+
+def _folder(options: argparse.Namespace) -> dict:
+    from datamodules.packing import read_folder
+
+    return _pack(options, read_folder(options.source, options.language))
 
 
 def _numbers(options: argparse.Namespace) -> dict:
     from datamodules.numbers import pack_numbers
+    from datamodules.posts import pack_posts
 
-    return pack_numbers(options.out, options.split, options.languages, **_common(options))
-
-
-def _common(options: argparse.Namespace) -> dict[str, Any]:
-    return {"samples_per_shard": options.samples_per_shard, "workers": options.workers}
+    sharding = {"samples_per_shard": options.samples_per_shard, "workers": options.workers}
+    if not options.posts:
+        return pack_numbers(options.out, options.split, options.languages, renderings=options.renderings, **sharding)
+    if options.renderings is not None:
+        raise ValueError(f"renderings: {options.renderings} says nothing about posts; without --posts")
+    return pack_posts(options.out, options.split, options.languages, **sharding)

@@ -43,7 +43,7 @@ def material(tmp_path_factory: pytest.TempPathFactory) -> Path:
                     np.save(file, generator.standard_normal(8).astype(np.float32))
                 record = {"id": f"s{index}", "captions": captions}
                 shard.write(encoded_sample(index, record, file.getvalue(), "npy" if kind == "features" else None))
-    WordTokenizer.build(str(folder / "features"), folder / "words.json")
+    WordTokenizer.build(str(folder / "features"), folder / "words.json", minimum_count=1)
     trained = Tokenizer(models.WordLevel(unk_token="<unk>"))
     trained.pre_tokenizer = pre_tokenizers.Whitespace()
     special = ["<s>", "<pad>", "</s>", "<unk>"]

@@ -25,14 +25,12 @@ def small_parts() -> Iterator[None]:
 @given(
     batches(),
     st.sampled_from(["asymmetric", "cosine"]),
-    st.sampled_from([None, 0.0, 0.3]),
+    st.sampled_from([None, 0.1, 0.3]),
     st.booleans(),
     st.sampled_from(["sum", "hardest"]),
     st.sampled_from([torch.float32, torch.float64]),
 )
 def test_pivot_ranking(case, similarity, margin, parallel, negatives, dtype):
-    if dtype == torch.float32 and margin == 0.0:
-        margin = 0.1  # a hinge at its very corner has no one gradient
     defaults = {"asymmetric": 0.05, "cosine": 0.2}
     agrees(
         lambda image, texts: losses.pivot_ranking_loss(

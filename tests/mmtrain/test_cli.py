@@ -40,9 +40,10 @@ def test_a_fresh_run_in_an_old_folder_replaces_it(shards: Path, tmp_path: Path) 
     assert torch.load(tmp_path / "checkpoints" / "last.ckpt", weights_only=True)["global_step"] == 6
 
 
-def test_last_without_a_checkpoint_starts_anew_and_says_so(shards: Path, tmp_path: Path, capfd) -> None:
+def test_last_without_a_checkpoint_starts_anew_and_says_so(shards: Path, tmp_path: Path, caplog) -> None:
+    caplog.set_level("INFO")
     assert fit(shards, tmp_path, "--trainer.max_steps=1", "--ckpt_path=last") == 0
-    assert "starting anew" in "".join(capfd.readouterr())
+    assert "starting anew" in caplog.text
 
 
 def test_evaluate_writes_metrics_and_a_report(run: Path, shards: Path, tmp_path: Path, capsys) -> None:

@@ -1,0 +1,79 @@
+"""Sources that are JSON: our manifests, Karpathy's splits, Crossmodal-3600."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path, PurePosixPath
+
+from datamodules.packing.rows import Row
+from datamodules.packing.texts import lines, open_text
+from datamodules.writing import BadRow
+
+
+def read_jsonl(source: str | Path) -> Iterator[Row | BadRow]:
+    """JSON Lines: a sample's record and "image", a path. Other keys, "split" among them, travel in the record."""
+    for number, record in _objects(source):
+        if isinstance(record, BadRow):
+            yield record
+        else:
+            yield Row(number, record, (record.pop("image", None),))
+
+
+def read_crossmodal3600(source: str | Path) -> Iterator[Row | BadRow]:
+    """Crossmodal-3600's captions.jsonl (Thapliyal et al. 2022): several captions in each of 36 languages.
+
+    A line holds "image/key", "image/locale" and, under each language, {"caption": [...]} beside tokenised forms, which
+    are left behind. The picture of a key is <key>.jpg. There are no splits.
+    """
+    for number, entry in _objects(source):
+        if isinstance(entry, BadRow):
+            yield entry
+            continue
+        key = entry.get("image/key")
+        if not isinstance(key, str):
+            yield BadRow("no image/key", f"row {number + 1}")
+            continue
+        captions = {language: texts.get("caption") for language, texts in entry.items() if isinstance(texts, dict)}
+        yield Row(number, {"id": key, "locale": entry.get("image/locale"), "captions": captions}, (f"{key}.jpg",))
+
+
+def read_karpathy(source: str | Path, language: str = "en") -> Iterator[Row | BadRow]:
+    """A split of Karpathy and Fei-Fei (2015): dataset_coco.json, dataset_flickr30k.json, and files made like them.
+
+    {"images": [{"filename", "filepath"?, "split", "sentences": [{"raw"}, ...], "cocoid"?, "imgid"?}, ...]}, captions in
+    `language`. A sample's id is its picture's name without suffix. "restval", which is what COCO's validation pictures
+    leave over, counts as train, as the literature has it. Raises ValueError for a file of another form.
+    """
+    with open_text(source) as text:
+        try:
+            images = json.load(text)["images"]
+        except (ValueError, RecursionError, TypeError, KeyError, IndexError):
+            images = None
+    if not isinstance(images, list):
+        raise ValueError(
+            f'source: {source} is no Karpathy split; JSON like {{"images": [{{"filename", "sentences"}}]}}'
+        )
+    for number, image in enumerate(images):
+        name = image.get("filename") if isinstance(image, dict) else None
+        if not isinstance(name, str):
+            yield BadRow("no filename", f"row {number + 1}")
+            continue
+        sentences = image.get("sentences")
+        raw = [one.get("raw") for one in sentences if isinstance(one, dict)] if isinstance(sentences, list) else []
+        record = {"id": PurePosixPath(name).stem}
+        record |= {key: image[key] for key in ("split", "cocoid", "imgid") if key in image}
+        record |= {"split": "train"} if record.get("split") == "restval" else {}
+        record["captions"] = {language: raw}
+        yield Row(number, record, (f"{image['filepath']}/{name}", name) if image.get("filepath") else (name,))
+
+
+def _objects(source: str | Path) -> Iterator[tuple[int, dict | BadRow]]:
+    """(line from 0, object) of JSON Lines; blank lines are passed over."""
+    for number, line in enumerate(lines(source)):
+        if line.strip():
+            try:
+                found = json.loads(line)
+            except (ValueError, RecursionError):
+                found = None
+            yield number, found if isinstance(found, dict) else BadRow("no JSON object", f"row {number + 1}")

@@ -1,0 +1,216 @@
+"""The one way from rows to shards: choose, leave out what cannot be used or is not wanted, write."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from functools import partial
+from itertools import chain
+from pathlib import Path
+from typing import Literal, NamedTuple, TypedDict
+
+from datamodules.packing.pictures import reencoded
+from datamodules.packing.texts import lines
+from datamodules.samples import FEATURE_SUFFIX
+from datamodules.writing import LISTED_SKIPS, BadRow, encoded_record, encoded_sample, write_shards
+
+SAMPLES_PER_SHARD = 1000
+MOST_SPLITS = 20  # an error names no more
+
+
+class Row(NamedTuple):
+    """One future sample: its place in the source from 0, its record, and where its picture may lie, likeliest first."""
+
+    number: int
+    record: dict
+    images: tuple[str, ...]
+
+
+class Options(TypedDict, total=False):
+    """What `pack_rows` takes by name."""
+
+    images: str | Path
+    split: str | None
+    exclude_ids: str | Path | None
+    image_size: int | None
+    image_format: Literal["jpeg", "webp"] | None
+    quality: int
+    deduplicate: bool
+    samples_per_shard: int
+    workers: int
+    title: str
+
+
+def pack_rows(
+    rows: Iterable[Row | BadRow],
+    out: str | Path,
+    *,
+    images: str | Path,
+    split: str | None = None,
+    exclude_ids: str | Path | None = None,
+    image_size: int | None = None,
+    image_format: Literal["jpeg", "webp"] | None = None,
+    quality: int = 90,
+    deduplicate: bool = False,
+    samples_per_shard: int = SAMPLES_PER_SHARD,
+    workers: int = 1,
+    title: str = "packing",
+) -> dict:
+    """Packs what a reader yields; returns what shards.json says.
+
+    Args:
+        rows: The reader's rows, and BadRows for what it could not make into one. A record's "split" travels with it.
+        out: Folder for the shards and shards.json.
+        images: Folder that the rows' pictures are named from; the first name that is a file counts.
+        split: Pack only rows whose record says this split; None packs all. BadRows belong to every split.
+        exclude_ids: A text file, one a line, of ids or picture names (with or without suffix) to leave out.
+        image_size: Pictures whose shorter side is longer, in pixels, are resized to it and encoded anew.
+        image_format: Encode every picture anew as jpeg or webp; None keeps the bytes of pictures that are not
+            resized, and writes the others as jpeg.
+        quality: Of pictures encoded anew, 1 to 100.
+        deduplicate: Leave out rows whose picture's bytes an earlier packed row has. Reads each picture once more, and
+            holds about 100 bytes of memory for each.
+        samples_per_shard: Rows that make one shard.
+        workers: Processes; the bytes written do not depend on it.
+        title: What the progress bar says.
+
+    Rows that are no samples (a caption that is no string, a missing or broken image) or are not wanted (an excluded
+    id, a duplicate) are left out, counted by cause and listed in shards.json. Raises ValueError, one line, when the
+    source cannot be read, there is no row of the split, no sample at all, or no place to write.
+    """
+    if samples_per_shard < 1 or workers < 1:
+        raise ValueError(f"samples_per_shard, workers: {samples_per_shard}, {workers} are too small; at least 1 each")
+    if image_size is not None and image_size < 1:
+        raise ValueError(f"image_size: {image_size} is no number of pixels; at least 1")
+    if image_format not in (None, "jpeg", "webp"):
+        raise ValueError(f"image_format: {image_format!r} is unknown; jpeg or webp")
+    if not 1 <= quality <= 100:
+        raise ValueError(f"quality: {quality} is out of range; 1 to 100")
+    folder = Path(images)
+    if not folder.is_dir():
+        raise ValueError(f"images: {folder} is no folder; where the pictures lie")
+    excluded = _names(exclude_ids) if exclude_ids else frozenset()
+    encoding = None if image_size is None and image_format is None else [image_size, image_format, quality]
+
+    splits: set[str] = set()
+    chosen = _usable(_of_split(rows, split, splits), folder, excluded)
+    if deduplicate:
+        chosen = _without_duplicates(chosen, folder)
+    tasks = _tasks(chosen, samples_per_shard, encoding)
+    first = next(tasks, None)
+    if first is None:
+        wanted = f" with split {split!r}" if split is not None else ""
+        raise ValueError(f"source: no row{wanted}; its splits are {', '.join(sorted(splits)) or 'none'}")
+    return write_shards(
+        out,
+        chain([first], tasks),
+        partial(_samples, folder),
+        files=partial(_files, folder),
+        workers=workers,
+        title=title,
+    )
+
+
+def _names(path: str | Path) -> frozenset[str]:
+    return frozenset(name for line in lines(path, field="exclude_ids") if (name := line.strip()))
+
+
+def _of_split(rows: Iterable[Row | BadRow], split: str | None, splits: set[str]) -> Iterator[Row | BadRow]:
+    """The rows of the split; the names of the others are gathered in `splits`, for the error when there is none."""
+    for row in rows:
+        if isinstance(row, BadRow) or split is None or row.record.get("split") == split:
+            yield row
+        elif len(splits) < MOST_SPLITS and "split" in row.record:
+            splits.add(str(row.record["split"]))
+
+
+def _usable(rows: Iterable[Row | BadRow], folder: Path, excluded: frozenset[str]) -> Iterator[Row | BadRow]:
+    """Rows with a good record and the one picture that is there; what can be seen without opening a picture."""
+    for row in rows:
+        try:
+            yield row if isinstance(row, BadRow) else _checked(row, folder, excluded)
+        except BadRow as bad:
+            yield bad
+
+
+def _checked(row: Row, folder: Path, excluded: frozenset[str]) -> Row:
+    encoded_record(row.number, row.record)
+    where = f"row {row.number + 1} ({row.record['id']})"
+    if not all(isinstance(name, str) for name in row.images):
+        raise BadRow("image is no path", where)
+    if excluded:
+        pictures = [Path(name) for name in row.images]
+        names = {row.record["id"], *(path.name for path in pictures), *(path.stem for path in pictures)}
+        if names & excluded:
+            raise BadRow("excluded id", where)
+    # isfile, because names out of web addresses may be longer than a file's name can be: not there, not an error
+    found = next((name for name in row.images if os.path.isfile(folder / name)), None)
+    if found is None:
+        raise BadRow("missing image", where)
+    return row._replace(images=(found,))
+
+
+def _without_duplicates(rows: Iterable[Row | BadRow], folder: Path) -> Iterator[Row | BadRow]:
+    # in the one process that hands out the work, so that which row comes first does not depend on the others' speed
+    seen: set[bytes] = set()
+    for row in rows:
+        if not isinstance(row, BadRow):
+            where = f"row {row.number + 1} ({row.record['id']})"
+            try:
+                with open(folder / row.images[0], "rb") as file:
+                    digest = hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).digest()
+            except OSError:
+                row = BadRow("missing image", where)
+            else:
+                if digest in seen:
+                    row = BadRow("duplicate image", where)
+                seen.add(digest)
+        yield row
+
+
+def _tasks(rows: Iterable[Row | BadRow], samples_per_shard: int, encoding: list | None) -> Iterator[dict]:
+    """What each shard is made from. Rows left out do not count, so shards are full however many pictures are missing;
+    they are told with the shard they would have been in, the first few by name."""
+    packed: list = []
+    left_out: Counter[str] = Counter()
+    named: list[str] = []
+    for row in rows:
+        if isinstance(row, BadRow):
+            left_out[row.cause] += 1
+            named += [str(row)] if len(named) < LISTED_SKIPS else []
+            continue
+        if len(packed) == samples_per_shard:
+            yield {"rows": packed, "encoding": encoding, "left_out": left_out, "left_out_rows": named}
+            packed, left_out, named = [], Counter(), []
+        packed.append([row.number, row.record, row.images[0]])
+    if packed or left_out:
+        yield {"rows": packed, "encoding": encoding, "left_out": left_out, "left_out_rows": named}
+
+
+def _files(folder: Path, task: dict) -> Iterator[Path]:
+    for _, _, image in task["rows"]:
+        yield folder / image
+
+
+def _samples(folder: Path, task: dict) -> Iterator[dict | BadRow]:
+    for number, record, image in task["rows"]:
+        try:
+            yield _sample(number, record, folder / image, task["encoding"])
+        except BadRow as bad:
+            yield bad
+
+
+def _sample(number: int, record: dict, path: Path, encoding: list | None) -> dict:
+    where = f"row {number + 1} ({record['id']})"
+    try:
+        content = path.read_bytes()
+    except OSError:  # it was there when the work was handed out
+        raise BadRow("missing image", where) from None
+    if path.suffix.lower() == f".{FEATURE_SUFFIX}":
+        return encoded_sample(number, record, content, FEATURE_SUFFIX)
+    if encoding is not None:
+        size, image_format, quality = encoding
+        content = reencoded(content, where, size=size, image_format=image_format, quality=quality)
+    return encoded_sample(number, record, content)

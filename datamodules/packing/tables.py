@@ -1,0 +1,101 @@
+"""CSV and TSV, with the names of the columns as options."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path, PurePath
+
+from datamodules.packing.rows import Row
+from datamodules.packing.texts import open_text
+from datamodules.writing import BadRow
+
+MAPPED = ("captions", "labels")  # what a record says in a form that no column can
+
+
+def read_table(
+    source: str | Path,
+    *,
+    captions: Mapping[str, str | Sequence[str]],
+    image: str = "image",
+    id: str = "id",
+    split: str = "split",
+    labels: Mapping[str, str] | None = None,
+    separator: str | None = None,
+    quoted: bool = True,
+) -> Iterator[Row | BadRow]:
+    """A table with a row of column names, and one picture a row.
+
+    Args:
+        source: CSV or TSV, .gz or not.
+        captions: Language -> column, or columns where the language has several captions. An empty field is no caption.
+        image: Column of the picture's path.
+        id: Column of the id; where there is none, the path without suffix is the id.
+        split: Column of the split, where there is one.
+        labels: Task -> column; digits become whole numbers, an empty field is no label.
+        separator: One character; None takes a tab for .tsv and a comma otherwise.
+        quoted: Whether fields in double quotes may hold separators and line ends; False takes quotes as they stand.
+
+    Other columns travel in the record as strings. Raises ValueError for a column that is not there.
+    """
+    columns = {language: [named] if isinstance(named, str) else list(named) for language, named in captions.items()}
+    labels = labels or {}
+    if not columns:
+        raise ValueError("captions: no column is named; a column for each language, such as en=caption")
+    if separator is None:
+        separator = "\t" if ".tsv" in Path(source).suffixes else ","
+    rows = fields_of(source, separator, quoted)
+    _, header = next(rows, (0, []))
+    if isinstance(header, BadRow):
+        header = []
+    for named in (image, *labels.values(), *(name for names in columns.values() for name in names)):
+        if named not in header:
+            there = ", ".join(header) if header else "none"
+            raise ValueError(
+                f"source: {source} has no column {named!r} (separator {separator!r}); its columns: {there}"
+            )
+    used = {image, id, split, "", *labels.values(), *MAPPED, *(name for names in columns.values() for name in names)}
+    for number, fields in rows:
+        number -= 1  # the header is no row
+        if isinstance(fields, BadRow):
+            yield fields
+            continue
+        if len(fields) != len(header):
+            yield BadRow("wrong number of fields", f"row {number + 1}")
+            continue
+        row = dict(zip(header, fields, strict=True))
+        record = {"id": row[id] if id in row else PurePath(row[image]).with_suffix("").as_posix()}
+        record |= {"split": row[split]} if split in row else {}
+        record |= {name: text for name, text in row.items() if name not in used}
+        texts = {language: [row[name] for name in names if row[name].strip()] for language, names in columns.items()}
+        record["captions"] = {language: kept for language, kept in texts.items() if kept}
+        if labels:
+            record["labels"] = {task: _label(text) for task, name in labels.items() if (text := row[name].strip())}
+        yield Row(number, record, (row[image],))
+
+
+def fields_of(source: str | Path, separator: str, quoted: bool = True) -> Iterator[tuple[int, list[str] | BadRow]]:
+    """(row from 0, fields) of a table; empty lines are passed over, broken quotes are BadRows."""
+    if len(separator) != 1:
+        raise ValueError(f"separator: {separator!r} is no separator; one character, such as , or ;")
+    csv.field_size_limit(2**31 - 1)  # whole articles stand in one field, and Python's limit is 128 KiB
+    quoting = csv.QUOTE_MINIMAL if quoted else csv.QUOTE_NONE
+    with open_text(source, newline="") as text:
+        reader = csv.reader(text, delimiter=separator, quoting=quoting, strict=True)
+        number = 0
+        while True:
+            begun = reader.line_num + 1
+            try:
+                fields = next(reader, None)
+            except csv.Error:
+                # a quote that is never closed swallows lines up to the next one: said, or nobody would miss them
+                fields = BadRow("broken quotes", f"{Path(source).name}, lines {begun} to {reader.line_num}")
+            if fields is None:
+                return
+            if fields:
+                yield number, fields
+                number += 1
+
+
+def _label(text: str) -> int | str:
+    return int(text) if text.isascii() and text.removeprefix("-").isdigit() else text

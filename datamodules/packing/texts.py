@@ -1,0 +1,38 @@
+"""Text files of sources, gzipped or not."""
+
+from __future__ import annotations
+
+import contextlib
+import gzip
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TextIO
+
+
+@contextlib.contextmanager
+def open_text(path: str | Path, *, newline: str = "\n", field: str = "source") -> Iterator[TextIO]:
+    """A UTF-8 file, decompressed when it ends in .gz; what ends a line is as for `open`.
+
+    Bytes that are no UTF-8 become lone surrogates, so that one of them costs its row and not the file. Raises
+    ValueError, one line beginning with `field`, when the file cannot be read.
+    """
+    path = Path(path)
+    try:
+        opened = gzip.open if path.suffix == ".gz" else open
+        with opened(path, "rt", encoding="utf-8-sig", errors="surrogateescape", newline=newline) as text:
+            yield text
+    except (OSError, EOFError, zlib.error) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise ValueError(f"{field}: {path} cannot be read ({reason}); a UTF-8 text file, .gz or not") from None
+
+
+def lines(path: str | Path, *, field: str = "source") -> Iterator[str]:
+    """Its lines without their ends.
+
+    Only line feeds end a line: captions hold U+2028, form feeds and lone carriage returns, which the line counts of
+    aligned files take for part of the line.
+    """
+    with open_text(path, field=field) as text:
+        for line in text:
+            yield line.removesuffix("\n").removesuffix("\r")

@@ -1,0 +1,111 @@
+"""Wikipedia-based image text (Srinivasan et al. 2021): captions of many languages, pictures fetched by the user."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from pathlib import Path, PurePosixPath
+from urllib.parse import unquote, urlsplit
+
+from datamodules.packing.rows import Row
+from datamodules.packing.tables import fields_of
+from datamodules.writing import BadRow
+
+COLUMNS = (
+    "language",
+    "page_url",
+    "image_url",
+    "page_title",
+    "section_title",
+    "hierarchical_section_title",
+    "caption_reference_description",
+    "caption_attribution_description",
+    "caption_alt_text_description",
+    "mime_type",
+    "original_height",
+    "original_width",
+    "is_main_image",
+    "attribution_passes_lang_id",
+    "page_changed_recently",
+    "context_page_description",
+    "context_section_description",
+)
+CAPTION_COLUMNS = {
+    "reference": "caption_reference_description",
+    "attribution": "caption_attribution_description",
+    "alt": "caption_alt_text_description",
+    "page": "context_page_description",
+    "section": "context_section_description",
+    "title": "page_title",
+}
+RENAMED = {"iw": "he"}  # codes that BCP 47 has retired -> the ones other sources use
+
+
+def read_wit(
+    source: str | Path, caption_fields: Sequence[str] = ("reference", "attribution", "alt"), first: bool = False
+) -> Iterator[Row | BadRow]:
+    """WIT's TSV files: 17 columns, one picture on one page a row, with the captions of the page's language.
+
+    Args:
+        source: A .tsv or .tsv.gz file, or a folder of them, which are read in the order of their names. A name like
+            wit_v1.val.all-00000-of-00005.tsv.gz says the rows' split.
+        caption_fields: Fields that become captions, in this order: reference (under the picture), attribution (from
+            the picture's own page), alt, page and section (the text around it), title.
+        first: Keep only the first field that is filled, not all.
+
+    The attribution is a caption only where WIT found it to be in the page's language (attribution_passes_lang_id). A
+    picture lies under its address as a mirror has it (upload.wikimedia.org/...), or under its last part, with or
+    without percent signs decoded. Raises ValueError for a file of another form.
+    """
+    source = Path(source)
+    unknown = [field for field in caption_fields if field not in CAPTION_COLUMNS]
+    if unknown or not caption_fields:
+        raise ValueError(f"caption_fields: {unknown or 'none'}; one or more of {', '.join(CAPTION_COLUMNS)}")
+    files = (
+        sorted(path for path in source.iterdir() if re.search(r"\.tsv(\.gz)?$", path.name)) if source.is_dir() else []
+    )
+    if source.is_dir() and not files:
+        raise ValueError(f"source: {source} holds no .tsv or .tsv.gz; the files of WIT")
+    needed = {"language", "page_url", "image_url", "attribution_passes_lang_id"}
+    needed |= {CAPTION_COLUMNS[field] for field in caption_fields}
+    row = 0
+    for path in files or [source]:
+        split = re.search(r"\.(train|val|test)\.", path.name)
+        columns = list(COLUMNS)
+        for number, fields in fields_of(path, "\t"):
+            if number == 0 and not isinstance(fields, BadRow):
+                if "image_url" in fields:
+                    columns = fields
+                if len(fields) != len(columns) or needed - set(columns):
+                    raise ValueError(
+                        f"source: {path} has {len(fields)} columns, not those of WIT; {', '.join(COLUMNS)}"
+                    )
+                if columns is fields:
+                    continue
+            if isinstance(fields, BadRow):
+                yield fields
+            elif len(fields) != len(columns):
+                yield BadRow("wrong number of fields", f"row {row + 1}")
+            else:
+                record, images = _record(dict(zip(columns, fields, strict=True)), caption_fields, first)
+                yield Row(row, record | ({"split": split[1]} if split else {}), images)
+            row += 1
+
+
+def _record(row: dict[str, str], caption_fields: Sequence[str], first: bool) -> tuple[dict, tuple[str, ...]]:
+    address = urlsplit(row["image_url"])
+    mirrored = f"{address.netloc}{address.path}"
+    name = PurePosixPath(address.path).name
+    language = RENAMED.get(row["language"], row["language"])
+    texts = []
+    for field in caption_fields:
+        if field != "attribution" or row["attribution_passes_lang_id"].strip().lower() == "true":
+            texts.append(row[CAPTION_COLUMNS[field]].strip())
+    texts = [text for text in dict.fromkeys(texts) if text]  # the alternative text is often the caption again
+    record = {
+        "id": f"{language}/{unquote(name)}",
+        "page_url": row["page_url"],
+        "image_url": row["image_url"],
+        "captions": {language: texts[:1] if first else texts},
+    }
+    return record, tuple(dict.fromkeys((mirrored, unquote(mirrored), name, unquote(name))))

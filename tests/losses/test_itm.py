@@ -1,0 +1,104 @@
+"""Image-text matching: the mean over rows, and negatives drawn by similarity from what may be drawn."""
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+import losses
+
+
+def test_itm_loss_is_cross_entropy():
+    logits, labels = torch.randn(7, 2, dtype=torch.float64, requires_grad=True), torch.tensor([0, 1, 1, 0, 0, 1, 0])
+    expected = sum(logits[n].logsumexp(0) - logits[n, labels[n]] for n in range(7)) / 7
+    value = losses.itm_loss(logits, labels)
+    torch.testing.assert_close(value, expected)
+    torch.testing.assert_close(torch.autograd.grad(value, logits), torch.autograd.grad(expected, logits))
+    assert losses.itm_loss(logits[:0], labels[:0]) == 0
+
+
+def test_hard_negatives_follow_the_softmax_of_what_is_left():
+    scores = torch.tensor([[5.0, 1.0, 0.0, -1.0]]).expand(20_000, 4)
+    positives = torch.tensor([[True, False, False, False]]).expand(20_000, 4)
+    drawn = losses.hard_negatives(scores, positives, torch.Generator().manual_seed(0))
+    shares = drawn.bincount(minlength=4) / 20_000
+    torch.testing.assert_close(shares[1:], torch.tensor([1.0, 0.0, -1.0]).softmax(0), rtol=0, atol=0.02)
+    assert shares[0] == 0
+
+
+def test_a_row_of_positives_has_no_negative():
+    positives = torch.tensor([[True, True], [False, True]])
+    assert losses.hard_negatives(torch.zeros(2, 2), positives).tolist() == [-1, 0]
+    assert losses.hard_negatives(torch.zeros(2, 0), positives[:, :0]).tolist() == [-1, -1]
+
+
+def test_scores_that_would_underflow_are_still_drawn():
+    scores = torch.tensor([[100.0, -3000.0, -3010.0]])
+    assert losses.hard_negatives(scores, scores > 0).tolist() == [1]
+
+
+class Matches(nn.Module):
+    """A fusion network that knows the answer, since tokens carry the number of their image."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gain = nn.Parameter(torch.tensor(1.0))
+
+    def forward(self, image: Tensor, text: Tensor, mask: Tensor) -> Tensor:
+        assert image.shape[0] == text.shape[0] == mask.shape[0] and mask.dtype == torch.bool
+        self.image, self.text = image[:, 0, 0], text[:, 0, 0]
+        match = (self.image == self.text).float()
+        return self.gain * 50 * torch.stack([1 - match, match], 1)
+
+
+def batch(B: int = 5, K: int = 3, **more: Tensor) -> losses.Embeddings:
+    random = torch.Generator().manual_seed(0)
+    number = torch.arange(B).float()
+    return losses.Embeddings(
+        image=functional.normalize(torch.randn(B, 4, generator=random), dim=1),
+        texts=functional.normalize(torch.randn(B, K, 4, generator=random), dim=2),
+        tokens={
+            "image": number.view(B, 1, 1).expand(B, 2, 4),
+            "text": number.view(B, 1, 1, 1).expand(B, K, 3, 4),
+            "text_mask": torch.ones(B, K, 3, dtype=torch.bool),
+        },
+        **more,
+    )
+
+
+def test_labels_belong_to_their_pairs():
+    objective = losses.ItmLoss(Matches())
+    assert objective.needs_tokens
+    assert objective(batch()) < 1e-6  # the network that knows is always right
+    judged = list(zip(objective.fusion.image.tolist(), objective.fusion.text.tolist(), strict=True))
+    assert len(judged) == 15  # 5 pairs, 5 wrong captions, 5 wrong images
+    assert all(image == text for image, text in judged[:5]) and all(image != text for image, text in judged[5:])
+    assert objective.logged()["images_without_negative"] == 0
+
+
+def test_random_negatives_replace_about_half_of_the_captions():
+    torch.manual_seed(0)
+    objective = losses.ItmLoss(Matches(), negatives="random")
+    assert objective(batch(B=300)) < 1e-6
+    assert len(objective.fusion.image) == 300
+    assert 100 < (objective.fusion.image != objective.fusion.text).sum() < 200
+
+
+@pytest.mark.parametrize("negatives", ["hard", "random"])
+def test_images_without_caption_or_negative_are_left_out(negatives):
+    present = torch.ones(5, 3, dtype=torch.bool)
+    present[2] = False
+    objective = losses.ItmLoss(Matches(), negatives)
+    objective(batch(present=present))
+    assert not (objective.fusion.text == 2).any()
+    same = losses.ItmLoss(Matches(), negatives)
+    same(batch(image_ids=torch.zeros(5, dtype=torch.int64)))
+    assert len(same.fusion.image) == 5 and (same.fusion.image == same.fusion.text).all()
+    assert same.logged()["images_without_negative"] == 5
+
+
+def test_missing_tokens_are_named():
+    embeddings = batch()
+    del embeddings.tokens["text_mask"]
+    with pytest.raises(ValueError, match="tokens: got .*expected text_mask as well"):
+        losses.ItmLoss(Matches())(embeddings)

@@ -208,7 +208,9 @@ def main() -> None:
     print(f"torch {torch.__version__}, {torch.get_num_threads()} CPU threads")
     table("cpu", options.quick, options.repeats, options.case)
     if torch.cuda.is_available():
-        print(f"\n{torch.cuda.get_device_name()}")
+        # bfloat16 rows are exact in TF32, and so are the logits made of them.
+        torch.set_float32_matmul_precision("high")
+        print(f"\n{torch.cuda.get_device_name()}, float32 products in TF32")
         table("cuda", options.quick, options.repeats, options.case)
         if not options.quick:
             largest_batch("cuda")

@@ -58,10 +58,13 @@ def encoded_record(number: int, record: dict) -> bytes:
     if not isinstance(record.get("id"), str) or not record["id"]:
         raise BadRow("id is no string", where)
     text = json.dumps(record, ensure_ascii=False, separators=(",", ":"))
-    if UNDECODED.search(text):
-        raise BadRow("invalid UTF-8", where)
+    try:
+        content = text.encode()
+    except UnicodeEncodeError:
+        if UNDECODED.search(text):
+            raise BadRow("invalid UTF-8", where) from None
+        content = text.encode(errors="replace")  # half a pair, as JSON can spell it
     where = f"{where} ({record['id']})"
-    content = text.encode(errors="replace")
     try:
         _, captions = read_record({"json": content})
     except BrokenSample as error:

@@ -82,4 +82,4 @@ class ClipLoss(Objective):
         return sum(losses) / used
 
     def logged(self) -> dict[str, Tensor]:
-        return {"scale": self.log_scale.detach().exp()}
+        return {"scale": self.log_scale.detach().exp().squeeze()}

@@ -48,14 +48,14 @@ class Objective(nn.Module):
 
 
 def log_scale_parameter(scale: float, learnable: bool) -> nn.Parameter:
-    """The logarithm of the temperature's inverse, the form CLIP learns it in."""
+    """The logarithm of the temperature's inverse, the form CLIP learns it in; [1], since FSDP takes no 0-d parameter."""
     if not scale > 0:
         raise ValueError(f"scale: got {scale}, expected a positive multiplier such as {1 / 0.07:.4g}")
-    return nn.Parameter(torch.tensor(math.log(scale)), requires_grad=learnable)
+    return nn.Parameter(torch.tensor([math.log(scale)]), requires_grad=learnable)
 
 
 def clamped_scale(log_scale: nn.Parameter, largest: float = 100.0) -> Tensor:
     """exp(log_scale) in [1, largest]. Clamped in place: a clamp inside the graph would end the gradient at the edge."""
     with torch.no_grad():
         log_scale.clamp_(0.0, math.log(largest))
-    return log_scale.exp()
+    return log_scale.exp().squeeze()

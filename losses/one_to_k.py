@@ -120,4 +120,4 @@ class OneToKLoss(Objective):
         )
 
     def logged(self) -> dict[str, Tensor]:
-        return {"scale": self.log_scale.detach().exp()}
+        return {"scale": self.log_scale.detach().exp().squeeze()}

@@ -78,7 +78,7 @@ class SiglipLoss(Objective):
     def __init__(self, scale: float = 10.0, bias: float | None = None, learnable: bool = True) -> None:
         super().__init__()
         self.log_scale = log_scale_parameter(scale, learnable)
-        self.bias = nn.Parameter(torch.tensor(0.0 if bias is None else bias), requires_grad=learnable)
+        self.bias = nn.Parameter(torch.tensor([0.0 if bias is None else bias]), requires_grad=learnable)
         self.register_buffer("bias_is_set", torch.tensor(bias is not None))
         self._bias_looked_at = False
 
@@ -107,4 +107,4 @@ class SiglipLoss(Objective):
             self._bias_looked_at = True
 
     def logged(self) -> dict[str, Tensor]:
-        return {"scale": self.log_scale.detach().exp(), "bias": self.bias.detach()}
+        return {"scale": self.log_scale.detach().exp().squeeze(), "bias": self.bias.detach().squeeze()}

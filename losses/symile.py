@@ -182,4 +182,4 @@ class SymileLoss(Objective):
         )
 
     def logged(self) -> dict[str, Tensor]:
-        return {"scale": self.log_scale.detach().exp()}
+        return {"scale": self.log_scale.detach().exp().squeeze()}

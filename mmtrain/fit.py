@@ -67,9 +67,8 @@ class RunFolder(SaveConfigCallback):
             metrics.start_anew()
             old = sorted((Path(trainer.default_root_dir) / "checkpoints").glob("*.ckpt"))
             if old:
-                rank_zero_info(
-                    f"{trainer.default_root_dir} held an older run: {', '.join(p.name for p in old)} replaced"
-                )
+                names = ", ".join(path.name for path in old)
+                rank_zero_info(f"{trainer.default_root_dir} held an older run: its {names} are replaced")
             for path in old:
                 path.unlink()
 

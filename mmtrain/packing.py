@@ -24,8 +24,8 @@ def add_arguments(parser: argparse.ArgumentParser, parse_list: ParseList) -> Non
         help="the column of each language; a language may have several",
     )
     table.add_argument("--image", default="image", metavar="COLUMN", help="path of the picture (default: %(default)s)")
-    table.add_argument("--id", default="id", metavar="COLUMN", help="default: %(default)s, else the picture's path")
-    table.add_argument("--split_column", default="split", metavar="COLUMN", help="default: %(default)s")
+    table.add_argument("--id", metavar="COLUMN", help="default: id, else the picture's path")
+    table.add_argument("--split_column", metavar="COLUMN", help="default: split, where there is one")
     table.add_argument(
         "--labels",
         type=lambda text: _columns(parse_list(text)),

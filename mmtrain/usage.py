@@ -19,7 +19,7 @@ class OneLineParser(argparse.ArgumentParser):
 def one_line(message: str) -> str:
     """A message of many lines as one, without usage text."""
     lines = [line.strip() for line in str(message).splitlines() if not _NOISE.match(line.strip())]
-    # jsonargparse tries each type an option may have and lists what each of them said; None is never the interesting one
+    # jsonargparse lists what each type that an option may have said; None is never the interesting one
     tried = [line[2:] for line in lines if line.startswith("- ") and "<class 'NoneType'>" not in line]
     if "Union subtypes" in message and tried:
         return tried[0]

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import csv
+import os
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path, PurePath
+from pathlib import Path
 
 from datamodules.packing.rows import Row
 from datamodules.packing.texts import open_text
 from datamodules.writing import BadRow
 
-MAPPED = ("captions", "labels")  # what a record says in a form that no column can
+FIELD_LIMIT = 2**24  # characters; whole articles stand in one field, and Python's limit is 128 KiB
 
 
 def read_table(
@@ -18,8 +19,8 @@ def read_table(
     *,
     captions: Mapping[str, str | Sequence[str]],
     image: str = "image",
-    id: str = "id",
-    split: str = "split",
+    id: str | None = None,
+    split: str | None = None,
     labels: Mapping[str, str] | None = None,
     separator: str | None = None,
     quoted: bool = True,
@@ -30,8 +31,8 @@ def read_table(
         source: CSV or TSV, .gz or not.
         captions: Language -> column, or columns where the language has several captions. An empty field is no caption.
         image: Column of the picture's path.
-        id: Column of the id; where there is none, the path without suffix is the id.
-        split: Column of the split, where there is one.
+        id: Column of the id; None takes the column "id", or where there is none the path without suffix.
+        split: Column of the split; None takes the column "split", where there is one.
         labels: Task -> column; digits become whole numbers, an empty field is no label.
         separator: One character; None takes a tab for .tsv and a comma otherwise.
         quoted: Whether fields in double quotes may hold separators and line ends; False takes quotes as they stand.
@@ -48,13 +49,15 @@ def read_table(
     _, header = next(rows, (0, []))
     if isinstance(header, BadRow):
         header = []
-    for named in (image, *labels.values(), *(name for names in columns.values() for name in names)):
+    needed = {image, *labels.values(), *(name for names in columns.values() for name in names)}
+    for named in sorted(needed | {id, split} - {None}):
         if named not in header:
             there = ", ".join(header) if header else "none"
             raise ValueError(
                 f"source: {source} has no column {named!r} (separator {separator!r}); its columns: {there}"
             )
-    used = {image, id, split, "", *labels.values(), *MAPPED, *(name for names in columns.values() for name in names)}
+    id, split = id or "id", split or "split"
+    used = needed | {id, split, "", "captions", "labels"}
     for number, fields in rows:
         number -= 1  # the header is no row
         if isinstance(fields, BadRow):
@@ -64,7 +67,10 @@ def read_table(
             yield BadRow("wrong number of fields", f"row {number + 1}")
             continue
         row = dict(zip(header, fields, strict=True))
-        record = {"id": row[id] if id in row else PurePath(row[image]).with_suffix("").as_posix()}
+        if not row[image]:
+            yield BadRow("missing image", f"row {number + 1}")
+            continue
+        record = {"id": row[id] if id in row else os.path.splitext(row[image])[0]}
         record |= {"split": row[split]} if split in row else {}
         record |= {name: text for name, text in row.items() if name not in used}
         texts = {language: [row[name] for name in names if row[name].strip()] for language, names in columns.items()}
@@ -78,7 +84,7 @@ def fields_of(source: str | Path, separator: str, quoted: bool = True) -> Iterat
     """(row from 0, fields) of a table; empty lines are passed over, broken quotes are BadRows."""
     if len(separator) != 1:
         raise ValueError(f"separator: {separator!r} is no separator; one character, such as , or ;")
-    csv.field_size_limit(2**31 - 1)  # whole articles stand in one field, and Python's limit is 128 KiB
+    csv.field_size_limit(FIELD_LIMIT)
     quoting = csv.QUOTE_MINIMAL if quoted else csv.QUOTE_NONE
     with open_text(source, newline="") as text:
         reader = csv.reader(text, delimiter=separator, quoting=quoting, strict=True)
@@ -88,7 +94,8 @@ def fields_of(source: str | Path, separator: str, quoted: bool = True) -> Iterat
             try:
                 fields = next(reader, None)
             except csv.Error:
-                # a quote that is never closed swallows lines up to the next one: said, or nobody would miss them
+                # a quote that is never closed swallows lines up to the next one, or up to the limit of a field: said,
+                # or nobody would miss them
                 fields = BadRow("broken quotes", f"{Path(source).name}, lines {begun} to {reader.line_num}")
             if fields is None:
                 return

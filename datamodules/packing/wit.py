@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
-from pathlib import Path, PurePosixPath
-from urllib.parse import unquote, urlsplit
+from pathlib import Path
+from urllib.parse import unquote
 
 from datamodules.packing.rows import Row
 from datamodules.packing.tables import fields_of
@@ -93,9 +93,9 @@ def read_wit(
 
 
 def _record(row: dict[str, str], caption_fields: Sequence[str], first: bool) -> tuple[dict, tuple[str, ...]]:
-    address = urlsplit(row["image_url"])
-    mirrored = f"{address.netloc}{address.path}"
-    name = PurePosixPath(address.path).name
+    mirrored = re.sub(r"^https?://|[?#].*", "", row["image_url"])
+    name = mirrored.rpartition("/")[2]
+    places = dict.fromkeys((mirrored, unquote(mirrored), name, unquote(name)))
     language = RENAMED.get(row["language"], row["language"])
     texts = []
     for field in caption_fields:
@@ -108,4 +108,5 @@ def _record(row: dict[str, str], caption_fields: Sequence[str], first: bool) -> 
         "image_url": row["image_url"],
         "captions": {language: texts[:1] if first else texts},
     }
-    return record, tuple(dict.fromkeys((mirrored, unquote(mirrored), name, unquote(name))))
+    # an address may not lead out of the folder
+    return record, tuple(place for place in places if not {"", ".."} & set(place.split("/")))

@@ -123,4 +123,4 @@ def test_numbers_and_their_posts(tmp_path, capsys):
     assert pack("numbers", "--out", tmp_path / "posts", "--posts", *common) == 0
     listing = json.loads((tmp_path / "posts" / "shards.json").read_text())
     assert listing["samples"] == 800
-    assert listing["shards"][0]["labels"]["represented"] == {"0": 400, "1": 400}
+    assert listing["shards"][0]["labels"]["relation"] == {"0": 200, "1": 100, "2": 100, "3": 400}

@@ -79,10 +79,10 @@ def test_a_quote_that_is_never_closed_is_told_and_not_swallowed(tmp_path):
 
 
 def test_rows_of_another_width_are_told(tmp_path):
-    source = write(tmp_path / "a.csv", "image,text\n1.png\n2.png,b\n3.png,c,d\n")
+    source = write(tmp_path / "a.csv", "image,text\n1.png\n2.png,b\n3.png,c,d\n,e\n")
     found, bad = rows_of(read_table(source, captions={"en": "text"}))
     assert list(found) == ["2"]
-    assert bad == ["row 1: wrong number of fields", "row 3: wrong number of fields"]
+    assert bad == ["row 1: wrong number of fields", "row 3: wrong number of fields", "row 4: missing image"]
 
 
 @pytest.mark.parametrize(
@@ -93,6 +93,7 @@ def test_rows_of_another_width_are_told(tmp_path):
         (b"", {}, "no column 'image' .*; its columns: none"),
         (b"\x89PNG\r\n\x1a\n\x00", {}, "no column 'image'"),
         (b"image,text\n", {"separator": ", "}, "separator: ', ' is no separator"),
+        (b"image,text\n", {"id": "name"}, "no column 'name'"),
         (b"image,text\n", {"captions": {}}, "captions: no column is named"),
     ],
 )
@@ -295,6 +296,18 @@ def test_wit_in_several_files_with_and_without_a_header(tmp_path):
     assert [row.record["captions"]["en"] for row in (rows[0], rows[2])] == [["a"], ["b"]]
     assert [rows[0].number, rows[2].number] == [0, 2]
     assert str(rows[1]) == "row 2: wrong number of fields"
+
+
+def test_wit_addresses_cannot_lead_out_of_the_folder(tmp_path):
+    urls = ["commons/..%2F..%2Fsecret.jpg", "%2Fsecret.jpg", "", "commons/[x/A.jpg?download"]
+    rows = list(read_wit(write_wit(tmp_path / "a.tsv", [wit_row(url=url, reference="r") for url in urls])))
+    mirror = "upload.wikimedia.org/wikipedia"
+    assert [row.images for row in rows] == [
+        (f"{mirror}/commons/..%2F..%2Fsecret.jpg", "..%2F..%2Fsecret.jpg"),
+        (f"{mirror}/%2Fsecret.jpg", "%2Fsecret.jpg"),
+        (),
+        (f"{mirror}/commons/[x/A.jpg", "A.jpg"),
+    ]
 
 
 @pytest.mark.parametrize(

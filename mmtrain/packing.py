@@ -102,7 +102,9 @@ def _source(
     parser.add_argument("--images", metavar="DIR", help="where the pictures lie (default: the source's folder)")
     if split:
         parser.add_argument("--split", help="pack only rows of this split (default: all)")
-    parser.add_argument("--exclude_ids", metavar="FILE", help="ids or picture names to leave out, one a line")
+    parser.add_argument(
+        "--exclude_ids", "--exclude-ids", metavar="FILE", help="ids or picture names to leave out, one a line"
+    )
     parser.add_argument("--deduplicate", action="store_true", help="leave out pictures that were packed before")
     parser.add_argument("--image_size", type=int, metavar="N", help="shorter side of pictures at most, in pixels")
     parser.add_argument("--image_format", choices=("jpeg", "webp"), help="encode every picture anew")

@@ -52,7 +52,7 @@ def read_table(
     needed = {image, *labels.values(), *(name for names in columns.values() for name in names)}
     for named in sorted(needed | {id, split} - {None}):
         if named not in header:
-            there = ", ".join(header) if header else "none"
+            there = ", ".join(header)[:300] or "none"  # a file that is no table may be one long line
             raise ValueError(
                 f"source: {source} has no column {named!r} (separator {separator!r}); its columns: {there}"
             )

@@ -99,7 +99,8 @@ class ItmLoss(Objective):
             embeddings.image, embeddings.texts, embeddings.present, embeddings.image_ids, embeddings.text_ids
         )
         group = default_group()
-        image, caption, label = self._draw_pairs(embeddings, group)
+        with torch.autocast(embeddings.image.device.type, enabled=False):  # hard negatives differ in the last digits
+            image, caption, label = self._draw_pairs(embeddings, group)
         return itm_loss(self.fusion(*_tokens_of(embeddings.tokens, image, caption, group)), label, group=group)
 
     def logged(self) -> dict[str, Tensor]:

@@ -48,7 +48,7 @@ class Objective(nn.Module):
 
 
 def log_scale_parameter(scale: float, learnable: bool) -> nn.Parameter:
-    """The logarithm of the temperature's inverse, the form CLIP learns it in; [1], since FSDP takes no 0-d parameter."""
+    """The logarithm of the multiplier, the form CLIP learns it in: [1], since FSDP takes no 0-d parameter."""
     if not scale > 0:
         raise ValueError(f"scale: got {scale}, expected a positive multiplier such as {1 / 0.07:.4g}")
     return nn.Parameter(torch.tensor([math.log(scale)]), requires_grad=learnable)

@@ -76,6 +76,20 @@ def test_labels_belong_to_their_pairs():
     assert objective.logged()["images_without_negative"] == 0
 
 
+def test_the_hardest_is_told_apart_under_autocast():
+    """Cosines of 0.999 and 0.998 are equal in bfloat16."""
+    for _ in range(10):
+        embeddings = batch(B=3, K=1)
+        angles = torch.tensor([0.0, 0.999, 0.998]).acos()
+        angles[0] = 0.0
+        embeddings.image = torch.tensor([[1.0, 0.0, 0.0, 0.0]]).expand(3, 4)
+        embeddings.texts = torch.stack([angles.cos(), angles.sin(), 0 * angles, 0 * angles], 1)[:, None]
+        objective = losses.ItmLoss(Matches(), scale=1e6)
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            objective(embeddings)
+        assert objective.fusion.text[3] == 1  # the wrong caption of image 0 is that of image 1
+
+
 def test_random_negatives_replace_about_half_of_the_captions():
     torch.manual_seed(0)
     objective = losses.ItmLoss(Matches(), negatives="random")

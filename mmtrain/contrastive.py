@@ -150,9 +150,9 @@ class ContrastiveModule(pl.LightningModule):
         torch.manual_seed(seed)
         random.seed(seed)
         np.random.seed(seed % 2**32)
+        # the middle of the step, so that neither the first nor the last is idle
         factor = warmup_cosine(
-            self.samples_seen
-            + self._step_samples / 2,  # the middle of the step: neither the first nor the last is idle
+            self.samples_seen + self._step_samples / 2,
             warmup_samples=self.warmup_steps * self._step_samples,
             total_samples=self.trainer.estimated_stepping_batches * self._step_samples,
         )

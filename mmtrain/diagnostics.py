@@ -23,7 +23,10 @@ def space_diagnostics(embeddings: Embeddings) -> dict[str, Tensor]:
     captions_per_image = present.sum(1).float().mean()
     rows = present.any(1).nonzero()[:, 0]
     if len(rows) < 2:
-        return {"captions_per_image": captions_per_image}
+        # the same names with nothing to say: processes exchange these figures and must agree on their number
+        nothing = image.new_tensor(float("nan"))
+        names = ("margin", "alignment", "uniformity_image", "uniformity_text", "modality_gap")
+        return dict.fromkeys(names, nothing) | {"captions_per_image": captions_per_image}
     image = image[rows]
     text = texts[rows, present[rows].int().argmax(1)]
     scores = image @ text.T

@@ -74,5 +74,5 @@ def _print(facts: dict[str, Any]) -> None:
             value = ", ".join(str(item) for item in value)
         elif isinstance(value, int):
             value = f"{value:,}"
-        table.add_row(name, str(value))
+        table.add_row(name, str(value) or "none")
     Console().print(table)

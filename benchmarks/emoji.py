@@ -72,8 +72,9 @@ def run(options: argparse.Namespace) -> None:
     rows = []
     for name, extra in RECIPES.items():
         folder = Path(options.out) / name.split(",")[0].replace(" ", "_")
-        short = fit(folder, options, 5, extra)
-        step = (fit(folder, options, 25, extra) - short) / 20
+        # the difference of two runs leaves out imports and set-up
+        short = fit(folder, options, 10, extra)
+        step = (fit(folder, options, 110, extra) - short) / 100
         steps = int(60 * options.minutes / step)
         seconds = fit(folder, options, steps, extra)
         rows.append((name, steps, seconds, *recalls(folder, options)))

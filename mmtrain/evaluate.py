@@ -11,11 +11,11 @@ import torch
 from PIL import Image
 
 from datamodules import ShardDataModule
-from losses import Embeddings
+from mmtrain.embedding import embed, open_split
 from mmtrain.evaluation import rank_retrieval, report_figures, report_parts, summarise, write_metrics, write_report
-from mmtrain.loading import Encoder, load
+from mmtrain.loading import load
 from mmtrain.loggers import log_report
-from mmtrain.validation import Embedded, EmbeddedSplit
+from mmtrain.validation import Embedded
 
 
 def evaluate(
@@ -42,7 +42,7 @@ def evaluate(
         ValueError: when the shards have none of the languages, or nothing in them can be read.
     """
     encoder = load(model, device=device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    shards = _open(encoder, data, languages, batch_size, workers)
+    shards = open_split(encoder, data, languages, batch_size, workers)
     split = embed(encoder, shards)
     names = np.asarray(shards.languages)
     ranks = rank_retrieval(
@@ -76,34 +76,6 @@ def evaluate(
     return metrics
 
 
-def embed(encoder: Encoder, shards: ShardDataModule) -> Embedded:
-    """Every picture and caption of the test split; broken samples are counted and left out."""
-    from rich.progress import track
-
-    # a tower with a network for each language knows them by the run's order, the shards by their own
-    index = torch.tensor(
-        [encoder.languages.index(name) if name in encoder.languages else -1 for name in shards.languages]
-    )
-    collected = EmbeddedSplit()
-    loader = shards.test_dataloader()
-    with torch.inference_mode():
-        for batch in track(loader, description="embedding", total=len(loader), transient=True):
-            shards.evaluated(batch)
-            moved = batch.to(encoder.device)
-            image = encoder.model.encode_image(moved.images)
-            b, k = moved.present.nonzero(as_tuple=True)
-            texts = image.new_zeros(*moved.present.shape, image.shape[1])
-            if len(b):
-                languages = index.to(encoder.device)[moved.languages[b, k]]
-                texts[b, k] = encoder.model.encode_text(moved.tokens[b, k], moved.token_mask[b, k], languages)
-            collected.add(batch, Embeddings(image=image.cpu(), texts=texts.cpu(), present=batch.present))
-    shards.account.check(epoch_end=True)
-    split = collected.gather()
-    if split is None:
-        raise ValueError("--data: no sample could be read")
-    return split
-
-
 def print_table(metrics: dict[str, Any], recall_at: Sequence[int]) -> None:
     """The figures by language, for a terminal."""
     from rich.console import Console
@@ -124,32 +96,6 @@ def print_table(metrics: dict[str, Any], recall_at: Sequence[int]) -> None:
         table.add_row(language, *figures, style="bold" if language == "mean" else None)
     Console().print(table)
     print(f"mean recall {metrics['mean_recall']:.2f} %")
-
-
-def _open(encoder: Encoder, data: str, languages: list[str] | None, batch_size: int, workers: int) -> ShardDataModule:
-    def shards(chosen: list[str] | None) -> ShardDataModule:
-        options = {} if encoder.images is None else {"images": encoder.images}
-        module = ShardDataModule(
-            test=data, languages=chosen, batch_size=batch_size, workers=workers, tokenizer=encoder.tokenizer, **options
-        )
-        module.setup("test")
-        return module
-
-    if languages is not None:
-        return shards(languages)
-    found = shards(None)
-    known = [language for language in encoder.languages if language in found.languages]
-    if not known:
-        raise ValueError(
-            f"--data: {data} has {', '.join(found.languages[:20])}, the model was trained on"
-            f" {', '.join(encoder.languages[:20])}; name some with --languages to measure them nevertheless"
-        )
-    if known == found.languages:
-        return found
-    absent = [language for language in encoder.languages if language not in known]
-    if absent:
-        print(f"{data} has no captions in {', '.join(absent)}")
-    return shards(known)
 
 
 def _thumbnails(shards: ShardDataModule, split: Embedded) -> Callable[[int], bytes]:

@@ -10,16 +10,21 @@ import warnings
 from pathlib import Path
 from typing import Any
 
+import yaml
 from pytorch_lightning import LightningDataModule, LightningModule, Trainer
 from pytorch_lightning.callbacks import Callback
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from pytorch_lightning.loggers.logger import Logger
-from pytorch_lightning.utilities import rank_zero_info
+from pytorch_lightning.plugins.environments import SLURMEnvironment
+from pytorch_lightning.utilities import rank_zero_info, rank_zero_only
 
 from datamodules import ShardDataModule
-from mmtrain.checkpoints import Checkpoint
+from mmtrain.checkpoints import Checkpoint, newest_readable, read_checkpoint
 from mmtrain.contrastive import ContrastiveModule
+from mmtrain.guard import Guard
 from mmtrain.loggers import MetricsFile, Wandb
+from mmtrain.stopping import RESUMABLE, Stopped
+from mmtrain.throughput import Throughput
 from mmtrain.usage import one_line
 
 TRAINER_DEFAULTS = {
@@ -51,6 +56,7 @@ def _suggestion(message: str) -> str:
     for prefix, cls in (("trainer", Trainer), ("model", ContrastiveModule), ("data", ShardDataModule)):
         known |= {name: f"--{prefix}.{name}" for name in inspect.signature(cls.__init__).parameters if name != "self"}
     known |= {name: f"--checkpoint.{name}" for name in inspect.signature(Checkpoint.__init__).parameters}
+    known |= {name: f"--guard.{name}" for name in inspect.signature(Guard.__init__).parameters}
     near = [known[name] for name in difflib.get_close_matches(wrong, known, n=3)]
     return f"; nearest: {', '.join(near)}" if near else "; mmtrain fit --help lists what is accepted"
 
@@ -62,7 +68,7 @@ class RunFolder(SaveConfigCallback):
         # Only now: a run that fails before its first step must not cost the older one its checkpoints.
         metrics = next(logger for logger in trainer.loggers if isinstance(logger, MetricsFile))
         if pl_module.samples_seen:
-            metrics.continue_from(trainer.global_step - 1)
+            metrics.continue_from(trainer.global_step - 1, trainer.checkpoint_callback.row)
         elif trainer.is_global_zero:
             metrics.start_anew()
             old = sorted((Path(trainer.default_root_dir) / "checkpoints").glob("*.ckpt"))
@@ -79,6 +85,9 @@ class RunFolder(SaveConfigCallback):
             temporary = folder / "config.yaml.tmp"
             temporary.write_text(self.text(), encoding="utf-8")
             os.replace(temporary, folder / "config.yaml")
+            for logger in trainer.loggers:
+                if isinstance(logger, Wandb):
+                    logger.log_config(yaml.safe_load(self.text()))
             self.already_saved = True
 
     def text(self) -> str:
@@ -94,35 +103,57 @@ class Fit(LightningCLI):
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         parser.add_lightning_class_args(Checkpoint, "checkpoint")
+        parser.add_lightning_class_args(Guard, "guard")
+        parser.add_lightning_class_args(Throughput, "throughput")
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
-        folder = Path(self._get(self.config_init, "trainer")["default_root_dir"])
-        asked = self._get(self.config_init, "trainer").get("logger")
-        loggers: list[Logger] = [
-            item for item in (asked if isinstance(asked, list) else [asked]) if isinstance(item, Logger)
-        ]
+        options = self._get(self.config_init, "trainer")
+        folder = Path(options["default_root_dir"])
+        if SLURMEnvironment.detect():
+            # the batch script requeues; Lightning would do it a second time
+            options["plugins"] = [*_listed(options.get("plugins")), SLURMEnvironment(auto_requeue=False)]
+        asked = options.get("logger")
+        loggers: list[Logger] = [item for item in _listed(asked) if isinstance(item, Logger)]
+        resumed = self._checkpoint(folder)
         for logger in loggers:
             if isinstance(logger, Wandb):
-                logger.attach(folder)
+                logger.attach(folder, resumed and read_checkpoint(resumed)["mmtrain"].get("wandb"))
         trainer = super().instantiate_trainer(logger=[MetricsFile(folder), *loggers], **kwargs)
         checkpoint = next(callback for callback in trainer.callbacks if isinstance(callback, Checkpoint))
         saver = next((callback for callback in trainer.callbacks if isinstance(callback, RunFolder)), None)
         checkpoint.config = saver.text() if saver else ""
         return trainer
 
+    def _parse_ckpt_path(self) -> None:
+        """Nothing: LightningCLI would read hyperparameters from the checkpoint here; ours are in the config."""
+
+    def _checkpoint(self, folder: Path) -> Path | None:
+        """What --ckpt_path means: the file to go on from, None to start anew. Raises ValueError when it is no file."""
+        asked = self.config_init[self.subcommand].ckpt_path
+        if asked is None:
+            return None
+        if asked == "last":
+            return newest_readable(folder)
+        if not Path(asked).exists():
+            raise ValueError(f"--ckpt_path: {asked} is no file; give a checkpoint, or last")
+        if Path(asked).is_file():
+            read_checkpoint(asked)  # says in one line what is wrong with it
+        return Path(asked)
+
     def before_fit(self) -> None:
         folder = Path(self.trainer.default_root_dir)
-        arguments = self.config[self.subcommand]
-        last = folder / "checkpoints" / "last.ckpt"
-        if arguments.ckpt_path == "last":
-            arguments.ckpt_path = str(last) if last.is_file() else None
-            self.config_init[self.subcommand].ckpt_path = arguments.ckpt_path
-            if arguments.ckpt_path is None:
-                rank_zero_info(f"--ckpt_path last: there is no {last}; starting anew")
-        elif arguments.ckpt_path is not None and not Path(arguments.ckpt_path).is_file():
-            raise ValueError(f"--ckpt_path: {arguments.ckpt_path} is no file; give a checkpoint, or last")
-        if arguments.ckpt_path is not None:
-            rank_zero_info(f"going on from {arguments.ckpt_path}")
+        arguments = self.config_init[self.subcommand]
+        found = self._checkpoint(folder)
+        if found is not None:
+            rank_zero_info(f"going on from {found}")
+        elif arguments.ckpt_path == "last":
+            rank_zero_info(f"--ckpt_path last: there is no {folder / 'checkpoints' / 'last.ckpt'}; starting anew")
+        arguments.ckpt_path = None if found is None else str(found)
+
+
+def _listed(items: Any) -> list:
+    """Nothing, one or several as a list, as the Trainer takes its loggers and plugins."""
+    return [] if items is None else list(items) if isinstance(items, (list, tuple)) else [items]
 
 
 def run(arguments: list[str]) -> None:
@@ -130,10 +161,19 @@ def run(arguments: list[str]) -> None:
 
     Raises:
         ValueError: for what the run finds wrong, in one line.
-        SystemExit: with code 2 for wrong usage.
+        SystemExit: with code 2 for wrong usage, 75 when a signal ended the training behind a checkpoint.
     """
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # tokenizers warn after every fork of a loader otherwise
     _quieten()
+    try:
+        _fit(arguments)
+    except Stopped as stopped:
+        print(f"mmtrain fit: {stopped}, behind a checkpoint of it; --ckpt_path last goes on", file=sys.stderr)
+        # one process says so: a launcher takes another's code for a crash
+        raise SystemExit(RESUMABLE if rank_zero_only.rank == 0 else 0) from None
+
+
+def _fit(arguments: list[str]) -> None:
     Fit(
         model_class=LightningModule,
         datamodule_class=LightningDataModule,

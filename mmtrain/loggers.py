@@ -9,7 +9,9 @@ from typing import Any
 
 from pytorch_lightning.loggers import WandbLogger
 from pytorch_lightning.loggers.logger import Logger
-from pytorch_lightning.utilities import rank_zero_only
+from pytorch_lightning.utilities import rank_zero_only, rank_zero_warn
+
+from mmtrain.usage import one_line
 
 IDENTITY = Path("wandb") / "run.json"  # in the run folder: which wandb run it is
 
@@ -39,11 +41,15 @@ class MetricsFile(Logger):
         self.path.unlink(missing_ok=True)
 
     @rank_zero_only
-    def continue_from(self, step: int) -> None:
-        """Keep the rows up to `step`."""
+    def continue_from(self, step: int, row: dict[str, Any] | None = None) -> None:
+        """Keep the complete rows up to `step`, and add `row`, the one of the checkpoint, where it was not written."""
+        rows: list[dict[str, Any]] = []
         if self.path.exists():
             with self.path.open(newline="", encoding="utf-8") as file:
-                rows = [row for row in csv.DictReader(file) if int(row["step"]) <= step]
+                rows = [row for row in csv.DictReader(file) if None not in row.values() and int(row["step"]) <= step]
+        if row is not None and not any(int(other["step"]) == row["step"] for other in rows):
+            rows.append(row)
+        if rows:
             self._columns = list(dict.fromkeys(key for row in rows for key in row))
             self._rewrite(rows)
 
@@ -87,7 +93,7 @@ class Wandb(WandbLogger):
         group: Group of runs.
         tags: Tags.
         notes: Free text.
-        log_model: Upload checkpoints as artifacts.
+        log_model: Upload best.ckpt and config.yaml as an artifact when the training has ended.
     """
 
     def __init__(
@@ -101,37 +107,71 @@ class Wandb(WandbLogger):
     ) -> None:
         self._settings = {"project": project, "name": name, "group": group, "tags": tags, "notes": notes}
         self._log_checkpoints = log_model
+        self.identity: str | None = None
 
-    def attach(self, folder: Path) -> None:
-        """Called with the run folder, before anything is logged."""
+    def attach(self, folder: Path, identity: str | None = None) -> None:
+        """Called with the run folder, before anything is logged; `identity` is that of a checkpoint to go on from."""
         settings = {key: value for key, value in self._settings.items() if value is not None}
         settings.setdefault("name", folder.resolve().name)
         super().__init__(
             save_dir=str(folder),
-            id=self._identity(folder),
+            id=self._identity(folder, identity),
             resume="allow",
-            log_model=self._log_checkpoints,
+            settings={"init_timeout": 60},
             **settings,
         )
 
     @property
     def experiment(self) -> Any:
-        first = self._experiment is None
-        run = super().experiment
-        if first and hasattr(run, "define_metric") and rank_zero_only.rank == 0:
-            run.define_metric("samples_seen")
-            run.define_metric("*", step_metric="samples_seen")
-        return run
+        if self._experiment is None and rank_zero_only.rank == 0:
+            run = self._init()
+            if hasattr(run, "define_metric"):
+                run.define_metric("samples_seen")
+                run.define_metric("*", step_metric="samples_seen")
+        return super().experiment
 
-    def _identity(self, folder: Path) -> str | None:
+    def _init(self) -> Any:
+        """The wandb run; an offline one, saying so, where the server does not answer."""
+        import wandb
+
+        try:
+            return super().experiment
+        except (wandb.errors.CommError, wandb.errors.UsageError) as error:
+            if self._wandb_init.get("mode") == "offline":
+                raise
+            rank_zero_warn(
+                f"wandb cannot be used ({one_line(str(error))}); the run is kept offline in"
+                f" {self._wandb_init['dir']}/wandb, `wandb sync` sends it later"
+            )
+            self._wandb_init["mode"] = "offline"
+            return super().experiment
+
+    @rank_zero_only
+    def log_config(self, config: dict[str, Any]) -> None:
+        self.experiment.config.update(config, allow_val_change=True)
+
+    @rank_zero_only
+    def finalize(self, status: str) -> None:
+        folder = Path(self._wandb_init["dir"])
+        checkpoint = next((path for path in (folder / "checkpoints").glob("best.ckpt")), None)
+        if status == "success" and self._log_checkpoints and self._experiment is not None and checkpoint:
+            import wandb
+
+            artifact = wandb.Artifact(f"model-{self.identity}", type="model")
+            artifact.add_file(str(checkpoint))
+            artifact.add_file(str(folder / "config.yaml"))
+            self._experiment.log_artifact(artifact)
+
+    def _identity(self, folder: Path, known: str | None) -> str | None:
         if rank_zero_only.rank != 0:
             return None
         path = folder / IDENTITY
         if not path.exists():
             path.parent.mkdir(parents=True, exist_ok=True)
-            identity = {"id": secrets.token_hex(4), "project": self._settings["project"]}
+            identity = {"id": known or secrets.token_hex(4), "project": self._settings["project"]}
             path.write_text(json.dumps(identity), encoding="utf-8")
-        return json.loads(path.read_text(encoding="utf-8"))["id"]
+        self.identity = json.loads(path.read_text(encoding="utf-8"))["id"]
+        return self.identity
 
 
 def log_report(folder: Path, metrics: dict[str, Any], figures: dict[str, Any]) -> None:

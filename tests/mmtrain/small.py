@@ -1,10 +1,12 @@
 """`mmtrain fit` with towers small enough for a test."""
 
+import os
 from pathlib import Path
 
 from mmtrain.cli import main
 
 ROOT = Path(__file__).parents[2]
+ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1"}  # for processes of their own
 TINY = str(ROOT / "configs" / "pretrain" / "tiny.yaml")
 IMAGE = (
     "{class_path: mmtrain.towers.TimmTower, init_args: {name: vit_tiny_patch16_224, image_size: 32,"

@@ -1,0 +1,61 @@
+"""What the guard does with steps that are not finite, and what it says about runs that look wrong."""
+
+import json
+import math
+from pathlib import Path
+
+import torch
+from PIL import Image
+
+from losses import ClipLoss, OneToKLoss, SiglipLoss
+from mmtrain.cli import main
+from mmtrain.guard import chance_loss
+from tests.mmtrain.small import fit
+from tests.mmtrain.test_checkpoints import step, with_callback
+from tests.mmtrain.test_training import column, weights
+
+
+def test_a_step_that_is_not_finite_is_left_out(shards: Path, tmp_path: Path, recwarn) -> None:
+    options = ["--trainer.max_steps=6", "--checkpoint.every_n_steps=1"]
+    assert fit(shards, tmp_path, *options, with_callback("Poison", steps=[3, 5])) == 0
+    assert all(torch.isfinite(tensor).all() for tensor in weights(tmp_path).values())
+    assert sum("the step is left out" in str(warning.message) for warning in recwarn) == 2
+    [row] = json.loads((tmp_path / "nonfinite.json").read_text())
+    assert row["step"] == 4 and len(row["ids"]) == 8 and row["ids"][0].startswith("c")
+
+
+def test_too_many_in_a_row_end_the_run_and_keep_the_checkpoint(shards: Path, tmp_path: Path, capsys) -> None:
+    options = ["--trainer.max_steps=20", "--checkpoint.every_n_steps=2", "--guard.nonfinite_steps=2"]
+    assert fit(shards, tmp_path, *options, with_callback("Poison", steps=[5, 6, 7])) == 1
+    assert "not finite 2 times in a row" in capsys.readouterr().err
+    assert step(tmp_path / "checkpoints" / "last.ckpt") == 4
+    assert [row["step"] for row in json.loads((tmp_path / "nonfinite.json").read_text())] == [4, 5]
+
+
+def test_a_run_that_learns_nothing_is_told_so(tmp_path: Path, recwarn) -> None:
+    rows = []
+    for index in range(16):  # no two alike: equal captions would not be each other's negatives
+        Image.effect_noise((32, 32), 20 + 10 * index).save(tmp_path / f"{index}.png")
+        rows.append({"id": str(index), "image": f"{index}.png", "captions": {"en": f"noise {index}"}})
+    (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    assert main(["pack", "jsonl", str(tmp_path / "rows.jsonl"), "--out", str(tmp_path / "shards")]) == 0
+    frozen = ["--model.learning_rate=1e-12", "--model.warmup_steps=0", "--trainer.log_every_n_steps=1"]
+    objectives = "--model.objectives={one_to_k: {class_path: losses.OneToKLoss, init_args: {scale: 1.0}}}"
+    options = ["--data.captions_per_image=1", "--trainer.max_steps=25"]
+    assert fit(tmp_path / "shards", tmp_path / "run", *frozen, objectives, *options) == 0
+    messages = [str(warning.message) for warning in recwarn]
+    assert sum("a model that knows nothing" in message for message in messages) == 1
+    assert sum("the temperature is at its bound" in message for message in messages) == 1
+
+
+def test_the_loss_of_ignorance() -> None:
+    assert chance_loss(ClipLoss(), 16, 1.0) == math.log(16)
+    assert chance_loss(OneToKLoss(), 16, 4.0) == math.log(16) + math.log(4) / 2
+    assert chance_loss(SiglipLoss(), 16, 1.0) is None
+
+
+def test_speed_is_logged(shards: Path, tmp_path: Path) -> None:
+    assert fit(shards, tmp_path, "--trainer.max_steps=4") == 0
+    for name in ("speed/samples_per_second", "speed/seconds_per_step", "memory/process_gib"):
+        assert all(value > 0 for value in column(tmp_path, name)) and column(tmp_path, name), name
+    assert all(0 <= share <= 1 for share in column(tmp_path, "speed/data_wait_share"))

@@ -117,7 +117,6 @@ class Wandb(WandbLogger):
             save_dir=str(folder),
             id=self._identity(folder, identity),
             resume="allow",
-            settings={"init_timeout": 60},
             **settings,
         )
 
@@ -144,6 +143,7 @@ class Wandb(WandbLogger):
                 f" {self._wandb_init['dir']}/wandb, `wandb sync` sends it later"
             )
             self._wandb_init["mode"] = "offline"
+            wandb.teardown()  # its service still holds the id of the run that could not begin
             return super().experiment
 
     @rank_zero_only

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.mmtrain.small import arguments, fit
+from tests.mmtrain.small import ENVIRONMENT, arguments, fit
 
 
 def weights(run: Path) -> dict[str, torch.Tensor]:
@@ -125,3 +125,19 @@ def test_wandb_offline_holds_losses_recalls_and_one_id(shards: Path, tmp_path: P
         assert name.encode() in trained, name
     assert b"test/text_to_image/R@1/lv" in measured
     assert list(runs[-1].rglob("media/images/report/*.png"))
+
+
+@pytest.mark.system
+def test_a_wandb_that_cannot_be_reached_leaves_an_offline_run(shards: Path, tmp_path: Path) -> None:
+    nobody = {
+        "WANDB_BASE_URL": "http://127.0.0.1:9",
+        "WANDB_API_KEY": "0" * 40,
+        "WANDB_MODE": "online",
+        "WANDB_INIT_TIMEOUT": "10",
+    }
+    run = arguments(shards, tmp_path, "--trainer.max_steps=2", "--trainer.logger=mmtrain.loggers.Wandb")
+    command = [sys.executable, "-m", "mmtrain.cli", *run]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, env=ENVIRONMENT | nobody)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert "wandb cannot be used" in done.stderr and "offline" in done.stderr
+    assert list((tmp_path / "wandb").glob("offline-run-*"))

@@ -24,6 +24,8 @@ def open_split(
     if languages is not None:
         return shards(languages)
     found = shards(None)
+    if not encoder.languages:  # another library's model does not say
+        return found
     known = [language for language in encoder.languages if language in found.languages]
     if not known:
         raise ValueError(

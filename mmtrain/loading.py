@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from datamodules.images import ImagePipeline
 from datamodules.tokenizers import Tokenizer
@@ -31,6 +32,7 @@ class Encoder:
         languages: Languages it was trained on.
         similarity: What it was trained for, cosine or asymmetric.
         source: Where it came from.
+        dtype: What the networks compute in (autocast); rows are float32 in any case.
     """
 
     def __init__(
@@ -41,6 +43,7 @@ class Encoder:
         languages: list[str],
         similarity: str,
         source: str,
+        dtype: torch.dtype = torch.float32,
     ) -> None:
         self.model = model.eval().requires_grad_(False)
         self.tokenizer = tokenizer
@@ -48,6 +51,7 @@ class Encoder:
         self.languages = languages
         self.similarity = similarity
         self.source = source
+        self.dtype = dtype
 
     @property
     def device(self) -> torch.device:
@@ -58,30 +62,51 @@ class Encoder:
         return self
 
     def encode_image(
-        self, images: "Sequence[Image.Image] | np.ndarray | Tensor", *, batch_size: int = 64, progress: bool = False
+        self,
+        images: "Sequence[Image.Image] | np.ndarray | Tensor",
+        *,
+        dim: int | None = None,
+        batch_size: int = 64,
+        progress: bool = False,
     ) -> np.ndarray:
-        """Pictures, or precomputed features [N, F], as float32 [N, D].
+        """Pictures, or precomputed features [N, F], as float32 [N, D], rows of unit length.
 
         Args:
             images: PIL images of any size and mode; or an array: uint8 [N, H, W, 3] pictures, or float [N, F] features.
+            dim: Keep the first so many dimensions and normalise again (Matryoshka).
+            batch_size: Pictures encoded at once.
+            progress: Show a bar.
+
+        Raises:
+            ValueError: for another kind of input, or a dim beyond the model's.
         """
 
         def encode(part: Any) -> Tensor:
             return self.model.encode_image(self._pixels(part).to(self.device))
 
-        return self._in_batches(images, encode, batch_size, progress)
+        return self._in_batches(images, encode, dim, batch_size, progress)
 
     def encode_text(
-        self, captions: Sequence[str], language: str | None = None, *, batch_size: int = 256, progress: bool = False
+        self,
+        captions: Sequence[str],
+        language: str | None = None,
+        *,
+        dim: int | None = None,
+        batch_size: int = 256,
+        progress: bool = False,
     ) -> np.ndarray:
-        """Captions as float32 [N, D].
+        """Captions as float32 [N, D], rows of unit length.
 
         Args:
             captions: Text; anything beyond the tokenizer's limit is cut.
             language: Their language, where the tokenizer or tower needs it (words of one language).
+            dim: Keep the first so many dimensions and normalise again (Matryoshka).
+            batch_size: Captions encoded at once.
+            progress: Show a bar.
 
         Raises:
-            ValueError: for captions that are no strings, or a language that the model needs and does not know.
+            ValueError: for captions that are no strings, a language that the model needs and does not know, or a dim
+                beyond the model's.
         """
         if isinstance(captions, str) or not all(isinstance(caption, str) for caption in captions):
             raise ValueError("encode_text: expected a list of str")
@@ -92,7 +117,15 @@ class Encoder:
             languages = torch.full((len(part),), index, device=self.device)
             return self.model.encode_text(tokens.to(self.device), mask.to(self.device), languages)
 
-        return self._in_batches(captions, encode, batch_size, progress)
+        return self._in_batches(captions, encode, dim, batch_size, progress)
+
+    def compare(self, images: np.ndarray, texts: np.ndarray) -> np.ndarray:
+        """Scores float32 [N, M] of images [N, D] and texts [M, D]: cosine, or asymmetric where that was trained."""
+        if self.similarity == "cosine":
+            return images @ texts.T
+        from losses import asymmetric_similarity
+
+        return asymmetric_similarity(torch.from_numpy(images), torch.from_numpy(texts)).numpy()
 
     def _pixels(self, images: Any) -> Tensor:
         if isinstance(images, Tensor):
@@ -109,23 +142,45 @@ class Encoder:
             images = [Image.fromarray(image) for image in images]
         return torch.stack([self.images.evaluate(image) for image in images])
 
-    def _in_batches(self, items: Any, encode: Callable[[Any], Tensor], batch_size: int, progress: bool) -> np.ndarray:
+    def _in_batches(
+        self, items: Any, encode: Callable[[Any], Tensor], dim: int | None, batch_size: int, progress: bool
+    ) -> np.ndarray:
+        width = self.model.dimension
+        if dim is not None and not 1 <= dim <= width:
+            raise ValueError(f"dim: got {dim}, the rows of {self.source} have {width}; 1 to {width}")
         starts: Any = range(0, len(items), batch_size)
         if progress:
             from rich.progress import track
 
             starts = track(starts, description="encoding", transient=True)
-        with torch.inference_mode():
-            rows = [encode(items[start : start + batch_size]).float().cpu().numpy() for start in starts]
-        return np.concatenate(rows) if rows else np.zeros((0, self.model.dimension), dtype=np.float32)
+        lower = self.dtype != torch.float32
+        with torch.inference_mode(), torch.autocast(self.device.type, self.dtype, enabled=lower):
+            rows = [encode(items[start : start + batch_size]).float()[:, :dim] for start in starts]
+            rows = [functional.normalize(part, dim=1).cpu().numpy() for part in rows]
+        return np.concatenate(rows) if rows else np.zeros((0, dim or width), dtype=np.float32)
 
 
-def load(model: str | Path, *, device: str | torch.device = "cpu") -> Encoder:
-    """Loads MODEL: a run folder (its best checkpoint, else its last), a checkpoint, or an exported folder.
+def load(model: str | Path, *, device: str | torch.device = "cpu", dtype: torch.dtype = torch.float32) -> Encoder:
+    """Loads MODEL: a run folder (its best checkpoint, else its last), a checkpoint, an exported folder, or somebody
+    else's model (`open_clip:NAME-OR-FOLDER`, `hf:NAME-OR-FOLDER`).
+
+    Args:
+        device: Where the networks run.
+        dtype: What they compute in, e.g. torch.bfloat16; rows are float32 in any case.
 
     Raises:
         ValueError: for anything else, with what was found there.
     """
+    encoder = _load(model).to(device)
+    encoder.dtype = dtype
+    return encoder
+
+
+def _load(model: str | Path) -> Encoder:
+    from mmtrain.foreign import is_foreign, load_foreign
+
+    if is_foreign(str(model)):
+        return load_foreign(str(model))
     path = Path(model)
     if path.is_dir() and (path / DESCRIPTION).is_file():
         description, weights = _read_export(path)
@@ -141,7 +196,7 @@ def load(model: str | Path, *, device: str | torch.device = "cpu") -> Encoder:
         }
     else:
         raise ValueError(f"MODEL: {model} is no run folder, checkpoint or exported folder")
-    return assemble(description, weights, source=str(model)).to(device)
+    return assemble(description, weights, source=str(model))
 
 
 def assemble(description: dict[str, Any], weights: dict[str, Tensor], *, source: str) -> Encoder:

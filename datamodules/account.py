@@ -1,16 +1,17 @@
-"""The account of what was not trained on: counted by shard and cause, written down, and limited."""
+"""The account of what was trained on and what was not: counted, written down, and limited."""
 
 from __future__ import annotations
 
 import json
 import os
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import torch.distributed
 
 from datamodules.batch import Skip
+from datamodules.survey import ShardSurvey
 
 JUDGED_FROM = 100  # samples tried before a rate means anything; an epoch's end is judged whatever it had
 EXAMPLES = 5  # keys remembered for each shard and cause
@@ -19,7 +20,7 @@ Counts = Counter[tuple[str, str]]
 
 
 class SkipAccount:
-    """Counts skipped samples and stops the run when they are too many.
+    """Counts skipped samples, and stops the run when they are too many; counts what was drawn, by source and language.
 
     The rate is skipped / tried, where tried counts every sample read for training, the replaced ones included. It is
     judged after each batch from the 100th sample tried, and at an epoch's end. Samples that were already gone when
@@ -35,16 +36,27 @@ class SkipAccount:
         self.tried = 0
         self.skipped: Counts = Counter()
         self.evaluated: Counts = Counter()  # of validation and test, each sample once
+        self.drawn: Counts = Counter()  # captions by (source, language), samples by (source, "")
         self.lost: Counts = Counter()
         self.left_out: Counter[str] = Counter()
         self.examples: dict[tuple[str, str], list[str]] = {}
         self._restored: Counts = Counter()
         self._restored_tried = 0
+        self._restored_drawn: Counts = Counter()
         self._seen: set[Skip] = set()
 
-    def add(self, tried: int, skips: Iterable[Skip]) -> None:
-        """Counts samples tried for training and those of them that were skipped."""
+    def add_survey(self, shards: Iterable[ShardSurvey]) -> None:
+        """Counts what is already gone from shards, and what has no chosen language."""
+        for shard in shards:
+            for cause, count in shard.lost.items():
+                self.lost[shard.shard, cause] += count
+            if shard.left_out:
+                self.left_out[shard.shard] += shard.left_out
+
+    def add(self, tried: int, skips: Iterable[Skip], drawn: Counts | None = None) -> None:
+        """Counts samples tried for training, those of them that were skipped, and what was drawn of the others."""
         self.tried += tried
+        self.drawn.update(drawn or {})
         for skip in skips:
             self._count(self.skipped, skip)
 
@@ -91,6 +103,7 @@ class SkipAccount:
             "tried": self.tried,
             "skipped": self.skipped,
             "evaluated": self.evaluated,
+            "drawn": self.drawn,
             "examples": self.examples,
         }
         parts = [own]
@@ -101,13 +114,32 @@ class SkipAccount:
             whole.tried += part["tried"]
             whole.skipped += part["skipped"]
             whole.evaluated += part["evaluated"]
+            whole.drawn += part["drawn"]
             for place, keys in part["examples"].items():
                 examples = whole.examples.setdefault(place, [])
                 examples += [key for key in keys if key not in examples][: EXAMPLES - len(examples)]
         whole.tried += self._restored_tried
         whole.skipped += self._restored
+        whole.drawn += self._restored_drawn
         whole.lost, whole.left_out = self.lost, self.left_out  # every process surveys the same shards
         return whole
+
+    def per_image(self, sources: Sequence[str], languages: Sequence[str], world: int = 1) -> dict[str, float]:
+        """captions/<language>: captions in it an image drawn; samples/<source>: each source's share of the
+        images, where there are several.
+
+        Of this process, what was restored being shared out evenly. Every process draws as many images, so the mean over
+        processes is the figure of all.
+        """
+        drawn = Counter(self.drawn)
+        for place, count in self._restored_drawn.items():
+            drawn[place] += count / world
+        images = sum(drawn[source, ""] for source in sources)
+        if not images:
+            return {}
+        figures = {f"captions/{name}": sum(drawn[source, name] for source in sources) / images for name in languages}
+        shares = {f"samples/{source}": drawn[source, ""] / images for source in sources}
+        return figures | (shares if len(sources) > 1 else {})
 
     def summary(self) -> dict:
         """What skipped.json holds."""
@@ -121,6 +153,13 @@ class SkipAccount:
         examples: dict[str, dict[str, list[str]]] = {}
         for (shard, cause), keys in sorted(self.examples.items()):
             examples.setdefault(shard, {})[cause] = keys
+        drawn: dict[str, dict] = {}
+        for (source, language), count in sorted((self.drawn + self._restored_drawn).items()):
+            entry = drawn.setdefault(source, {"samples": 0, "captions": {}})
+            if language:
+                entry["captions"][language] = count
+            else:
+                entry["samples"] = count
         return {
             "tried": self.tried + self._restored_tried,
             "skipped": everything.total(),
@@ -130,6 +169,7 @@ class SkipAccount:
             "shards": shards,
             "examples": examples,
             "no_chosen_language": dict(sorted(self.left_out.items())),
+            "drawn": drawn,
         }
 
     def write(self, path: str | Path) -> None:
@@ -146,12 +186,14 @@ class SkipAccount:
         return {
             "tried": self.tried + self._restored_tried,
             "skipped": [[shard, cause, count] for (shard, cause), count in sorted(counts.items())],
+            "drawn": [[*place, count] for place, count in sorted((self.drawn + self._restored_drawn).items())],
         }
 
     def load_state_dict(self, state: dict) -> None:
         self._restored = Counter({(shard, cause): count for shard, cause, count in state["skipped"]})
         self._restored_tried = state["tried"]
-        self.tried, self.skipped = 0, Counter()
+        self._restored_drawn = Counter({(source, language): count for source, language, count in state["drawn"]})
+        self.tried, self.skipped, self.drawn = 0, Counter(), Counter()
 
 
 def table(counts: Counts) -> str:

@@ -6,6 +6,7 @@ Letters: B samples, K caption slots, L tokens, H x W pixels, F features.
 from __future__ import annotations
 
 import unicodedata
+from collections import Counter
 from dataclasses import dataclass, field, fields, replace
 from hashlib import blake2b
 from typing import NamedTuple
@@ -33,10 +34,12 @@ class Batch:
     image_ids   int64 [B], equal for equal pictures
     text_ids    int64 [B, K], equal for equal captions in any language, -1 absent
     rows        int64 [B], index of the sample in its split, -1 for a padding row of validation
+    sources     int64 [B], which source of the training mixture it came from, -1 for padding
     ids         sample ids, "" for padding
-    captions    the texts of the K slots, "" absent
+    captions    the texts of the K slots, "" absent; a rewritten one keeps its language and has an id of its own
     labels      task -> int64 [B], -1 unlabelled
     skipped     what was left out while this batch was made
+    drawn       training only: (source, language) -> captions, and (source, -1) -> samples
     end         training only: the place behind this batch in the stream, in samples of all ranks
     """
 
@@ -48,10 +51,12 @@ class Batch:
     image_ids: Tensor
     text_ids: Tensor
     rows: Tensor
+    sources: Tensor
     ids: list[str]
     captions: list[list[str]]
     labels: dict[str, Tensor] = field(default_factory=dict)
     skipped: list[Skip] = field(default_factory=list)
+    drawn: Counter[tuple[int, int]] = field(default_factory=Counter)
     end: int = 0
 
     def __len__(self) -> int:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import io
 import random
 from bisect import bisect_right
+from collections import Counter
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -18,63 +19,75 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from datamodules.batch import Batch, Skip, text_id
-from datamodules.images import BrokenImage, ImagePipeline, ImageTooLarge
+from datamodules.drawing import Drawing, Uniform
+from datamodules.images import BrokenImage, ImageTooLarge
+from datamodules.mixture import SurveyedSource
 from datamodules.samples import FEATURE_SUFFIX, BrokenSample, Sample, read_sample
 from datamodules.shards import ShardReader
 from datamodules.sources import local_path
-from datamodules.survey import ShardSurvey
 from datamodules.tokenizers import Tokenizer
 
 ATTEMPTS = 16  # samples tried for one place in a batch before the data counts as unusable
 
 
 class Draw(NamedTuple):
-    """Sample `sample` (among the usable ones) of shard `shard` at `position`; shard -1 is padding."""
+    """Sample `sample` (among the usable ones) of shard `shard` at `position`; shard -1 is padding.
+
+    With a `language`, the sample is drawn for its caption in it, which comes whatever else is drawn.
+    """
 
     position: int
     shard: int
     sample: int
     end: int = 0  # of the global batch, in training
+    language: int = -1
 
 
 class ShardDataset(Dataset):
     """The samples of one split. `dataset[list of draws]` is a Batch.
 
     Args:
-        sources: For each source of a mixture its surveyed shards; draws number the shards through all of them.
+        sources: Sources that were surveyed; draws number the shards through all of them.
         languages: Languages in the order of their indices.
         captions_per_image: K captions of K different languages in training; None takes all captions (evaluation).
-            When K is the number of languages, slot k is language k; otherwise the filled slots come first.
+            When K is the number of languages, slot k is language k; otherwise the filled slots come first, in the
+            order in which they were drawn.
+        drawing: Which K languages of a sample are drawn.
+        streams: How many streams draw from the shards at once, each somewhere else: so many stay indexed.
         label_names: For tasks labelled by strings, the strings in the order of their indices.
         seed: Of everything random about a sample.
     """
 
     def __init__(
         self,
-        sources: Sequence[Sequence[ShardSurvey]],
+        sources: Sequence[SurveyedSource],
         *,
         languages: Sequence[str],
         tokenizer: Tokenizer,
-        images: ImagePipeline,
         captions_per_image: int | None = None,
+        drawing: Drawing | None = None,
         label_names: dict[str, list[str]] | None = None,
         tasks: Sequence[str] = (),
         text_language: str = "und",
         cache_dir: str | None = None,
         seed: int = 0,
+        streams: int = 1,
     ) -> None:
-        self.shards = [shard for source in sources for shard in source]
+        self.sources = list(sources)
+        self.shards = [shard for source in sources for shard in source.shards]
         self.languages = list(languages)
         self.captions_per_image = captions_per_image
         self.label_names, self.tasks = label_names or {}, list(tasks)
-        self._tokenizer, self._images = tokenizer, images
+        self._tokenizer, self._drawing = tokenizer, Uniform() if drawing is None else drawing
         self._text_language, self._cache_dir, self._seed = text_language, cache_dir, seed
-        self._reader = ShardReader()
+        largest = max(shard.samples for shard in self.shards)
+        self._reader = ShardReader(max(200_000, 2 * streams * largest), max(64, 2 * streams))
+        self._index = {language: i for i, language in enumerate(self.languages)}
         # row at which each shard starts, and the shard at which each source does
         self._starts = np.concatenate(([0], np.cumsum([len(shard) for shard in self.shards]))).tolist()
-        self._firsts = np.concatenate(([0], np.cumsum([len(source) for source in sources]))).tolist()
+        self._firsts = np.concatenate(([0], np.cumsum([len(source.shards) for source in sources]))).tolist()
         self._paths: dict[int, str] = {}
-        self._shape: tuple[int, ...] = (3, images.size, images.size)
+        self._shape: tuple[int, ...] = (3, sources[0].images.size, sources[0].images.size)
         self._shape = self._probe()
 
     def __len__(self) -> int:
@@ -94,19 +107,22 @@ class ShardDataset(Dataset):
             slots = max([1, *(len(item.texts) for item in loaded if item)])
         batch = self._batch(loaded, slots)
         batch.skipped, batch.end = skipped, draws[0].end
+        if self.captions_per_image is not None:
+            batch.drawn = Counter((item.source, text[0]) for item in loaded for text in item.texts if text)
+            batch.drawn.update((item.source, -1) for item in loaded)
         return batch
 
     def _load(self, draw: Draw, skipped: list[Skip]) -> _Loaded | None:
         if draw.shard < 0:
             return None
         training = self.captions_per_image is not None
-        source = bisect_right(self._firsts, draw.shard) - 1
+        source = self._source(draw)
         first, end = self._starts[self._firsts[source]], self._starts[self._firsts[source + 1]]
         place = draw
         for attempt in range(ATTEMPTS + 1):
             rng = random.Random(f"{self._seed}/{draw.position}/{attempt}")
             if attempt:
-                place = self.at(rng.randrange(first, end), draw.position)
+                place = self.at(rng.randrange(first, end), draw.position)._replace(language=draw.language)
             try:
                 return self._read(place, rng if training else None)
             except BrokenSample as error:
@@ -119,11 +135,16 @@ class ShardDataset(Dataset):
             f"data.train: {ATTEMPTS} samples drawn for one place were all broken ({causes}); mend the shards"
         )
 
+    def _source(self, draw: Draw) -> int:
+        return bisect_right(self._firsts, draw.shard) - 1
+
     def _read(self, place: Draw, rng: random.Random | None) -> _Loaded:
         path, number = self._place(place)
+        index = self._source(place)
+        source = self.sources[index]
         try:
             sample = read_sample(*self._reader.read(path, number), self._text_language)
-            view = self._features(sample) if sample.suffix == FEATURE_SUFFIX else self._view(sample, rng)
+            view = self._features(sample) if sample.suffix == FEATURE_SUFFIX else self._view(sample, source, rng)
         except BrokenSample:
             if self._reader.cut(path, number):
                 raise BrokenSample("truncated shard") from None
@@ -131,9 +152,8 @@ class ShardDataset(Dataset):
         if view.shape != self._shape:
             mixed = view.ndim != len(self._shape)
             raise BrokenSample("pictures and features mixed" if mixed else "features of another size")
-        texts = self._all_texts(sample) if rng is None else self._drawn_texts(sample, rng)
-        row = self._starts[place.shard] + place.sample
-        return _Loaded(sample, view, texts, row)
+        texts = self._all_texts(sample) if rng is None else self._drawn_texts(sample, source, place.language, rng)
+        return _Loaded(sample, view, texts, self._starts[place.shard] + place.sample, index)
 
     def _place(self, place: Draw) -> tuple[str, int]:
         if place.shard not in self._paths:
@@ -150,10 +170,10 @@ class ShardDataset(Dataset):
         except BrokenSample:
             return f"#{place.sample}"
 
-    def _view(self, sample: Sample, rng: random.Random | None) -> Tensor:
+    def _view(self, sample: Sample, source: SurveyedSource, rng: random.Random | None) -> Tensor:
         try:
-            image = self._images.open(sample.image)
-            return self._images.evaluate(image) if rng is None else self._images.train(image, rng)
+            image = source.images.open(sample.image)
+            return source.images.evaluate(image) if rng is None else source.images.train(image, rng)
         except ImageTooLarge:
             raise BrokenSample("image too large") from None
         except BrokenImage:
@@ -173,13 +193,28 @@ class ShardDataset(Dataset):
             (index, text) for index, language in enumerate(self.languages) for text in sample.captions.get(language, ())
         ]
 
-    def _drawn_texts(self, sample: Sample, rng: random.Random) -> list[tuple[int, str] | None]:
-        slots: list[int | None] = [i for i, language in enumerate(self.languages) if language in sample.captions]
-        if len(self.languages) == self.captions_per_image:
-            slots = [i if i in slots else None for i in range(len(self.languages))]
-        elif len(slots) > self.captions_per_image:
-            slots = rng.sample(slots, self.captions_per_image)
-        return [None if i is None else (i, rng.choice(sample.captions[self.languages[i]])) for i in slots]
+    def _drawn_texts(
+        self, sample: Sample, source: SurveyedSource, language: int, rng: random.Random
+    ) -> list[tuple[int, str] | None]:
+        own = [
+            name
+            for name in sample.captions
+            if name in self._index and (source.languages is None or name in source.languages)
+        ]
+        count = self.captions_per_image
+        if language >= 0 and (first := self.languages[language]) in own:
+            own.remove(first)
+            drawn = [first, *self._drawing.draw(own, count - 1, rng)]
+        else:
+            drawn = self._drawing.draw(own, count, rng)
+        texts: list[tuple[int, str] | None] = []
+        for name in drawn:
+            caption = rng.choice(sample.captions[name])
+            texts.append((self._index[name], source.text(caption, name, rng)))
+        if len(self.languages) != count:
+            return texts
+        by_language = dict(texts)
+        return [(i, by_language[i]) if i in by_language else None for i in range(count)]
 
     def _batch(self, loaded: Sequence[_Loaded | None], slots: int) -> Batch:
         size = len(loaded)
@@ -215,6 +250,7 @@ class ShardDataset(Dataset):
             image_ids=torch.tensor([item.sample.image_id if item else -1 for item in loaded]),
             text_ids=torch.tensor(text_ids),
             rows=torch.tensor([item.row if item else -1 for item in loaded]),
+            sources=torch.tensor([item.source if item else -1 for item in loaded]),
             ids=[item.sample.id if item else "" for item in loaded],
             captions=captions,
             labels={task: torch.tensor([self._label(item, task) for item in loaded]) for task in self.tasks},
@@ -250,3 +286,4 @@ class _Loaded(NamedTuple):
     view: Tensor
     texts: list[tuple[int, str] | None]  # one a slot: language index and text
     row: int
+    source: int

@@ -12,29 +12,32 @@ from datamodules.batch import Batch
 from datamodules.cursor import Cursor
 from datamodules.dataset import Draw, ShardDataset
 from datamodules.order import Interleave, PassOrder, batches_left
+from datamodules.streams import Stream
 
 
 class TrainingStream:
-    """position -> draw, over one source or a mixture.
+    """position -> draw, over one stream or a mixture of several by their weights.
 
     Args:
-        counts: For each source the usable samples of its shards.
-        weights: One a source, None for a single source.
+        streams: What is mixed.
         seed: Of the order.
-        window: Shuffle window in samples, for each source.
+        window: Shuffle window in samples of the shards.
     """
 
-    def __init__(
-        self, counts: Sequence[Sequence[int]], weights: Sequence[float] | None, seed: int, window: int
-    ) -> None:
-        self._orders = [PassOrder(shards, seed, window, salt) for salt, shards in enumerate(counts)]
-        self._mix = Interleave(weights) if weights is not None else None
-        self._firsts = [sum(len(shards) for shards in counts[:source]) for source in range(len(counts))]
+    def __init__(self, streams: Sequence[Stream], seed: int, window: int) -> None:
+        self._streams = list(streams)
+        # a language's window spans as many shards as everybody's would, or each draw might open another file
+        self._orders = [
+            PassOrder(stream.counts, seed, max(1, round(window * stream.density)), salt)
+            for salt, stream in enumerate(streams)
+        ]
+        self._mix = Interleave([stream.weight for stream in streams]) if len(streams) > 1 else None
 
     def draw(self, position: int, end: int = 0) -> Draw:
-        source, place = (0, position) if self._mix is None else self._mix(position)
-        shard, sample = self._orders[source](place)
-        return Draw(position, self._firsts[source] + shard, sample, end)
+        number, place = (0, position) if self._mix is None else self._mix(position)
+        stream = self._streams[number]
+        shard, place = self._orders[number](place)
+        return Draw(position, stream.first + shard, stream.sample(shard, place), end, stream.language)
 
 
 class TrainingBatches:

@@ -80,8 +80,9 @@ class PassOrder:
 class Interleave:
     """A mixture of sources by exact quotas: position -> (source, position in that source's own stream).
 
-    The shares are rounded to ten-thousandths by largest remainder, and each block of ten thousand positions takes every
-    source in that number, evenly spread; so any stretch of the stream has the shares asked for, not only its average.
+    The shares are rounded to ten-thousandths by largest remainder, none to 0, and each block of ten thousand positions
+    takes every source in that number, evenly spread; so any stretch of the stream has the shares asked for, not only
+    its average.
 
     Args:
         weights: One positive number a source; they are divided by their sum.
@@ -94,6 +95,10 @@ class Interleave:
         quotas = np.floor(shares).astype(np.int64)
         most_missing = np.argsort(quotas - shares, kind="stable")
         quotas[most_missing[: self.BLOCK - int(quotas.sum())]] += 1
+        assert len(quotas) <= self.BLOCK
+        for forgotten in np.flatnonzero(quotas == 0):
+            quotas[quotas.argmax()] -= 1
+            quotas[forgotten] = 1
         self.quotas = quotas
         sources = np.repeat(np.arange(len(quotas)), quotas)
         ranks = np.concatenate([np.arange(quota) for quota in quotas])

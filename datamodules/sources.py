@@ -22,7 +22,7 @@ ACCEPTED = "a folder of .tar files, a .tar, a brace pattern like train-{000..009
 
 
 @dataclass(frozen=True)
-class Source:
+class ShardList:
     """Shards that are drawn as one; `weight` is its share of the samples, None in a plain list."""
 
     shards: list[str]
@@ -31,8 +31,8 @@ class Source:
 
 def expand(
     spec: str, *, field: str = "shards", cache_dir: str | Path | None = None, allow_pipe: bool = False
-) -> list[Source]:
-    """The sources that SHARDS names.
+) -> list[ShardList]:
+    """The lists of shards that SHARDS names.
 
     `::` joins several. `WEIGHT@` before a part, as in `0.7@en/::0.3@lv/{00..09}.tar`, sets its share of the samples
     drawn; where some parts have a weight, the others weigh 1. Without weights all parts are one source. A name that
@@ -54,8 +54,8 @@ def expand(
             raise ValueError(f"{field}: {shard} is named twice; name it once, with a weight to draw it more often")
         seen.add(shard)
     if any(weight is not None for weight in weights):
-        return [Source(part, 1.0 if weight is None else weight) for part, weight in zip(parts, weights, strict=True)]
-    return [Source([shard for part in parts for shard in part])]
+        return [ShardList(part, 1.0 if weight is None else weight) for part, weight in zip(parts, weights, strict=True)]
+    return [ShardList([shard for part in parts for shard in part])]
 
 
 def _shards(part: str, field: str, cache_dir: str | Path | None, allow_pipe: bool) -> list[str]:

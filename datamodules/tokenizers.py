@@ -69,11 +69,16 @@ class ByteTokenizer(Tokenizer):
 class TransformersTokenizer(Tokenizer):
     """Any tokenizer of transformers, by hub name or local folder.
 
+    SigLIP and SigLIP 2 were trained on exactly 64 tokens, with no mask: their text towers read the padding and take the
+    last position (pooling "last"). SigLIP 2's text was lower-cased before. The tokenizers on the hub do neither by
+    themselves, so these models need max_length 64, padding "max_length", attend_padding, and SigLIP 2 lowercase too.
+
     Args:
         name_or_folder: What AutoTokenizer.from_pretrained takes, e.g. "xlm-roberta-base" or a folder.
         max_length: Longest row including special tokens; longer captions are cut.
-        lowercase: Lower-case the text first (SigLIP 2 was trained so).
-        padding: "longest" pads to the batch's longest row, "max_length" always to max_length (SigLIP 2).
+        lowercase: Lower-case the text first.
+        padding: "longest" pads to the batch's longest row, "max_length" always to max_length.
+        attend_padding: Padding counts as text in the mask; needs padding "max_length".
     """
 
     def __init__(
@@ -82,11 +87,18 @@ class TransformersTokenizer(Tokenizer):
         max_length: int = 64,
         lowercase: bool = False,
         padding: Literal["longest", "max_length"] = "longest",
+        attend_padding: bool = False,
     ) -> None:
         from transformers import AutoTokenizer  # seconds to import, so only who uses it pays
 
         if padding not in ("longest", "max_length"):
             raise ValueError(f"tokenizer.padding: {padding!r} is unknown; longest or max_length")
+        if attend_padding and padding != "max_length":
+            raise ValueError(
+                "tokenizer.attend_padding: with padding longest a text would depend on its batch; max_length"
+            )
+        if max_length < 1:
+            raise ValueError(f"tokenizer.max_length: {max_length} leaves no room for text; at least 1")
         # forked readers must not share the Rust tokenizer's threads
         os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
         try:
@@ -100,7 +112,7 @@ class TransformersTokenizer(Tokenizer):
         if self.tokenizer.pad_token is None:
             raise ValueError(f"tokenizer.name_or_folder: {str(name_or_folder)!r} has no padding token; one that has")
         self.name_or_folder, self.max_length = str(name_or_folder), max_length
-        self.lowercase, self.padding = lowercase, padding
+        self.lowercase, self.padding, self.attend_padding = lowercase, padding, attend_padding
         self.vocabulary_size = len(self.tokenizer)
 
     def __call__(self, captions: Sequence[str], languages: Sequence[str]) -> tuple[Tensor, Tensor]:
@@ -115,7 +127,8 @@ class TransformersTokenizer(Tokenizer):
             return_tensors="pt",
         )
         # the mask, not `ids != padding`: some vocabularies use one token for both padding and end of text
-        return encoded["input_ids"], encoded["attention_mask"].bool()
+        mask = encoded["attention_mask"].bool()
+        return encoded["input_ids"], torch.ones_like(mask) if self.attend_padding else mask
 
     def save(self, folder: str | Path) -> None:
         self.tokenizer.save_pretrained(str(folder))

@@ -1,6 +1,7 @@
 """Pretraining: two towers, any weighted sum of objectives, samples seen as the clock."""
 
 import random
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -83,6 +84,7 @@ class ContrastiveModule(pl.LightningModule):
         self.recall_at = tuple(recall_at)
         self.samples_seen = 0
         self._seed = torch.initial_seed()
+        self._counts_for: dict[str, list[bool]] = {}  # objectives that not all sources' captions count for
         if micro_batch is not None:
             for name, layer in self.model.named_modules():
                 if isinstance(layer, nn.modules.batchnorm._BatchNorm) and layer.training:
@@ -103,11 +105,19 @@ class ContrastiveModule(pl.LightningModule):
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         self._batch = batch
         embeddings = self.embed(batch)
-        losses = {name: objective(embeddings) for name, objective in self.objectives.items()}
+        losses = {name: objective(self._counted(name, embeddings)) for name, objective in self.objectives.items()}
         total = sum(self.weights[name] * loss for name, loss in losses.items())
         if self._logs_this_step():
             self._log_step(embeddings, losses, total)
         return total
+
+    def _counted(self, name: str, embeddings: Embeddings) -> Embeddings:
+        """What an objective sees: captions of sources that do not name it are absent, their pictures stay negatives."""
+        if name not in self._counts_for:
+            return embeddings
+        counts = torch.tensor(self._counts_for[name], device=embeddings.texts.device)[self._batch.sources]
+        present = embeddings.present & counts[:, None]
+        return replace(embeddings, present=present, languages=embeddings.languages.masked_fill(~present, -1))
 
     def embed(self, batch: Batch) -> Embeddings:
         """Encodes the images and the present captions of a batch; absent captions are rows of zeros."""
@@ -183,6 +193,8 @@ class ContrastiveModule(pl.LightningModule):
                 " losses of small batches are not the loss of the big one; use --model.micro_batch"
             )
         data = self.trainer.datamodule
+        if hasattr(data, "count_for"):
+            self._counts_for = data.count_for(list(self.objectives))
         tokenizer = getattr(data, "tokenizer", None)
         if tokenizer is not None and tokenizer.vocabulary_size > self.model.text.vocabulary_size:
             raise ValueError(
@@ -244,6 +256,8 @@ class ContrastiveModule(pl.LightningModule):
     def _log_step(self, embeddings: Embeddings, losses: dict[str, Tensor], total: Tensor) -> None:
         figures = {"train/loss": total} | {f"train/{name}": loss for name, loss in losses.items()}
         figures |= {f"space/{name}": value for name, value in space_diagnostics(embeddings).items()}
+        drawn = getattr(self.trainer.datamodule, "drawn", dict)()
+        figures |= {f"drawn/{name}": total.new_tensor(share) for name, share in drawn.items()}
         names = sorted(figures)
         # one collective for all of them; each process holds its part, their mean is the global figure
         values = torch.stack([figures[name].detach().float() for name in names])

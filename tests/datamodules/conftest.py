@@ -47,7 +47,7 @@ def data():
         options = {"batch_size": 4, "workers": 0, "images": ImagePipeline(size=8), **options}
         options = {"tokenizer": ByteTokenizer(32), **options}
         for split in ("train", "val", "test"):
-            if options.get(split) is not None:
+            if options.get(split) is not None and not isinstance(options[split], list):
                 options[split] = str(options[split])
         module = ShardDataModule(**options)
         module.setup(stage)

@@ -50,7 +50,8 @@ def test_the_number_of_readers_changes_nothing_and_resuming_goes_on_exactly(fold
 @pytest.mark.parametrize("world", [2, 3])
 def test_ranks_share_each_global_batch(folder, data, world):
     one = data(train=folder, batch_size=4 * world)
-    stream, cursor = one.train_dataloader().batch_sampler._stream, one._cursor
+    batches = one.train_dataloader().batch_sampler
+    stream, cursor = batches._stream, batches._cursor
     cursor.position = 4 * world
     whole = [[draw.position for draw in batch] for batch in TrainingBatches(stream, cursor, 4 * world, 42)]
     ranks = [list(TrainingBatches(stream, cursor, 4, 42, rank, world)) for rank in range(world)]

@@ -60,6 +60,17 @@ def test_lower_case_and_full_padding_for_siglip(folder):
     assert ids.tolist() == [[1, 4, 2, 0, 0, 0]] and mask.sum() == 3
 
 
+def test_padding_that_is_read_counts_as_text_whatever_the_batch(folder):
+    """SigLIP's text towers have no mask and take the last of their 64 positions."""
+    options = {"max_length": 6, "lowercase": True, "padding": "max_length", "attend_padding": True}
+    tokenizer = TransformersTokenizer(str(folder), **options)
+    ids, mask = tokenizer(["One", "two two two two two two"], ["en", "en"])
+    assert ids.shape == (2, 6) and mask.all()
+    assert torch.equal(tokenizer(["ONE"], ["en"])[0][0], ids[0])
+    with pytest.raises(ValueError, match="tokenizer.attend_padding: with padding longest a text would depend"):
+        TransformersTokenizer(str(folder), attend_padding=True)
+
+
 def test_a_tokenizer_that_is_not_there_is_one_line(tmp_path):
     (tmp_path / "empty").mkdir()
     for name in (tmp_path / "none", tmp_path / "empty"):

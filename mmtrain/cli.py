@@ -24,6 +24,8 @@ def main(arguments: list[str] | None = None) -> int:
             from mmtrain.fit import run
 
             run(arguments[1:])
+        elif arguments[:1] == ["submit"]:
+            _submit(arguments[1:])
         else:
             options = _parser().parse_args(arguments)
             options.run(options)
@@ -49,6 +51,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--debug", action="store_true", help="show tracebacks")
     verbs = parser.add_subparsers(dest="verb", metavar="VERB", required=True, parser_class=OneLineParser)
     verbs.add_parser("fit", help="train a model: fit --config FILE [--any.option value ...]", add_help=False)
+    verbs.add_parser("submit", help="run a verb under SLURM: submit [SLURM options] -- VERB ...", add_help=False)
     for add in (_evaluate, _export, _pack, _inspect):
         add(verbs)
     return parser
@@ -98,12 +101,16 @@ def _export(verbs: argparse._SubParsersAction) -> None:
     def run(options: argparse.Namespace) -> None:
         from mmtrain.export import export
 
-        export(options.model, options.out, options.format)
+        export(options.model, options.out, options.format, int8=options.int8)
 
     parser = _verb(verbs, "export", "write a model for other programs", run)
     parser.add_argument("model", metavar="MODEL", help=MODEL)
     parser.add_argument("--out", required=True, metavar="DIR")
-    parser.add_argument("--format", choices=("safetensors",), default="safetensors")
+    formats = ("safetensors", "onnx", "open_clip", "transformers")
+    parser.add_argument("--format", choices=formats, default="safetensors")
+    parser.add_argument(
+        "--int8", metavar="SHARDS", help="onnx: also with 8-bit weights, and the recall they cost on these shards"
+    )
 
 
 def _pack(verbs: argparse._SubParsersAction) -> None:
@@ -120,6 +127,13 @@ def _inspect(verbs: argparse._SubParsersAction) -> None:
 
     parser = _verb(verbs, "inspect", "say what is in shards or a checkpoint, and what is broken", run)
     parser.add_argument("what", metavar="SHARDS|CHECKPOINT", help=f"{SHARDS}; or a checkpoint or run folder")
+
+
+def _submit(arguments: list[str]) -> None:
+    # not argparse's: options that it does not know are sbatch's, and -- divides
+    from mmtrain.submit import run
+
+    run(arguments, _parser().parse_args)
 
 
 def _list(text: str) -> list[str]:

@@ -52,7 +52,7 @@ def evaluate(
         names[split.language_of_text],
         recall_at=recall_at,
         captions=captions,
-        similarity=similarity or encoder.similarity,
+        similarity=similarity or encoder.metric,
         text_to_text=text_to_text,
         device=encoder.device,
     )

@@ -153,7 +153,7 @@ def _open_clip(model: str, name: str) -> Encoder:
         size=size, augment=False, resize=settings["resize_mode"], interpolation=settings["interpolation"]
     )
     vocabulary = getattr(tokenizer, "vocab_size", 0)
-    return Encoder(wrapped, ForeignTokenizer(encode, vocabulary), images, [], "cosine", model)
+    return Encoder(wrapped, ForeignTokenizer(encode, vocabulary), images, [], "cosine", model, _scale(network))
 
 
 def _transformers(model: str, name: str) -> Encoder:
@@ -164,7 +164,8 @@ def _transformers(model: str, name: str) -> Encoder:
     if not (hasattr(network, "get_image_features") and hasattr(network, "get_text_features")):
         raise ValueError(f"MODEL: {model} is a {type(network).__name__}, which does not embed both images and text")
     tokenizer, processor = AutoTokenizer.from_pretrained(name), AutoImageProcessor.from_pretrained(name)
-    limit = network.config.text_config.max_position_embeddings
+    # a tokenizer that does not know its limit says 1e30; RoBERTa counts its positions from 2
+    limit = min(network.config.text_config.max_position_embeddings, tokenizer.model_max_length)
     # SigLIP was trained on rows of full length without a mask
     siglip = network.config.model_type.startswith("siglip")
 
@@ -186,6 +187,32 @@ def _transformers(model: str, name: str) -> Encoder:
         attention = {} if siglip else {"attention_mask": mask.long()}
         return _pooled(network.get_text_features(input_ids=tokens, **attention))
 
+    if type(processor).__name__ == "TimmWrapperImageProcessor":
+        images, mean, std = _timm_pictures(model, processor.data_config)
+    else:
+        images, mean, std = _pictures(model, processor)
+    wrapped = ForeignModel(network, image, text, mean=mean, std=std, size=images.size)
+    words = ForeignTokenizer(encode, len(tokenizer))
+    return Encoder(wrapped, words, images, [], "cosine", model, _scale(network))
+
+
+def _timm_pictures(model: str, settings: dict[str, Any]) -> tuple[ImagePipeline, Sequence[float], Sequence[float]]:
+    modes = {"center": "shortest", "squash": "squash"}
+    if settings["crop_pct"] != 1 or settings["crop_mode"] not in modes:
+        raise ValueError(
+            f"MODEL: {model} has crop_mode {settings['crop_mode']}, crop_pct {settings['crop_pct']}; center or squash"
+            " with crop_pct 1 can be read"
+        )
+    images = ImagePipeline(
+        size=settings["input_size"][-1],
+        augment=False,
+        resize=modes[settings["crop_mode"]],
+        interpolation=settings["interpolation"],
+    )
+    return images, settings["mean"], settings["std"]
+
+
+def _pictures(model: str, processor: Any) -> tuple[ImagePipeline, Sequence[float], Sequence[float]]:
     def resize(picture: Image.Image) -> Tensor:
         found = processor(images=picture, do_rescale=False, do_normalize=False, return_tensors="pt")["pixel_values"]
         if found.ndim != 4:
@@ -193,8 +220,12 @@ def _transformers(model: str, name: str) -> Encoder:
         return found[0].round().clamp(0, 255).to(torch.uint8)
 
     size = resize(Image.new("RGB", (32, 32))).shape[-1]
-    wrapped = ForeignModel(network, image, text, mean=processor.image_mean, std=processor.image_std, size=size)
-    return Encoder(wrapped, ForeignTokenizer(encode, len(tokenizer)), ForeignImages(resize, size), [], "cosine", model)
+    return ForeignImages(resize, size), processor.image_mean, processor.image_std
+
+
+def _scale(network: nn.Module) -> float | None:
+    found = getattr(network, "logit_scale", None)
+    return None if found is None else float(found.detach().exp())
 
 
 def _pooled(output: Any) -> Tensor:

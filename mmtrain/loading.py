@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 DESCRIPTION = "mmtrain.json"
 WEIGHTS = "model.safetensors"
+PREPROCESSING = "preprocessing.json"  # beside ONNX graphs
 
 
 class Encoder:
@@ -30,8 +31,9 @@ class Encoder:
         model: The network, in evaluation mode.
         tokenizer, images: The preprocessing it was trained with.
         languages: Languages it was trained on.
-        similarity: What it was trained for, cosine or asymmetric.
+        metric: The similarity it was trained for, cosine or asymmetric.
         source: Where it came from.
+        scale: The multiplier of the cosines in its loss (the inverse temperature), None where that is not known.
         dtype: What the networks compute in (autocast); rows are float32 in any case.
     """
 
@@ -43,19 +45,21 @@ class Encoder:
         languages: list[str],
         similarity: str,
         source: str,
+        scale: float | None = None,
         dtype: torch.dtype = torch.float32,
     ) -> None:
         self.model = model.eval().requires_grad_(False)
         self.tokenizer = tokenizer
         self.images = images
         self.languages = languages
-        self.similarity = similarity
+        self.metric = similarity
         self.source = source
+        self.scale = scale
         self.dtype = dtype
 
     @property
     def device(self) -> torch.device:
-        return next(self.model.parameters()).device
+        return next((parameter.device for parameter in self.model.parameters()), torch.device("cpu"))
 
     def to(self, device: str | torch.device) -> "Encoder":
         self.model.to(device)
@@ -119,9 +123,9 @@ class Encoder:
 
         return self._in_batches(captions, encode, dim, batch_size, progress)
 
-    def compare(self, images: np.ndarray, texts: np.ndarray) -> np.ndarray:
+    def similarity(self, images: np.ndarray, texts: np.ndarray) -> np.ndarray:
         """Scores float32 [N, M] of images [N, D] and texts [M, D]: cosine, or asymmetric where that was trained."""
-        if self.similarity == "cosine":
+        if self.metric == "cosine":
             return images @ texts.T
         from losses import asymmetric_similarity
 
@@ -177,13 +181,19 @@ def load(model: str | Path, *, device: str | torch.device = "cpu", dtype: torch.
 
 
 def _load(model: str | Path) -> Encoder:
-    from mmtrain.foreign import is_foreign, load_foreign
+    from mmtrain.foreign import is_foreign, load_foreign  # which imports this file
 
     if is_foreign(str(model)):
         return load_foreign(str(model))
     path = Path(model)
-    if path.is_dir() and (path / DESCRIPTION).is_file():
+    if (path / DESCRIPTION).is_file():
         description, weights = _read_export(path)
+    elif (path / PREPROCESSING).is_file():
+        return load_onnx(path)
+    elif (path / "open_clip_config.json").is_file():
+        return load_foreign(f"open_clip:{path}")
+    elif (path / "config.json").is_file():
+        return load_foreign(f"hf:{path}")
     elif path.is_dir() or path.is_file():
         from mmtrain.checkpoints import describe, read_checkpoint, resolve_run
 
@@ -194,6 +204,8 @@ def _load(model: str | Path) -> Encoder:
             for name, tensor in checkpoint["state_dict"].items()
             if name.startswith("model.")
         }
+        scales = [value for name, value in checkpoint["state_dict"].items() if name.endswith("log_scale")]
+        description["scale"] = float(scales[0].exp()) if scales else None
     else:
         raise ValueError(f"MODEL: {model} is no run folder, checkpoint or exported folder")
     return assemble(description, weights, source=str(model))
@@ -218,7 +230,24 @@ def assemble(description: dict[str, Any], weights: dict[str, Tensor], *, source:
     network.load_state_dict(weights)
     tokenizer = build(description["tokenizer"], Tokenizer)
     images = build(description["images"], ImagePipeline) if description.get("images") else None
-    return Encoder(network, tokenizer, images, description["languages"], description["similarity"], source)
+    languages, metric = description["languages"], description["similarity"]
+    return Encoder(network, tokenizer, images, languages, metric, source, description.get("scale"))
+
+
+def load_onnx(folder: Path, *, int8: bool = False) -> Encoder:
+    """The encoder whose networks are the graphs of an export to ONNX.
+
+    Raises:
+        ValueError: when the folder is not complete.
+    """
+    from mmtrain.onnx_model import OnnxModel
+
+    description = _read_description(folder, PREPROCESSING)
+    tokenizer = build(description["tokenizer"], Tokenizer)
+    images = build(description["images"], ImagePipeline) if description["images"] else None
+    network = OnnxModel(folder, description["dimension"], int8)
+    languages, metric = description["languages"], description["similarity"]
+    return Encoder(network, tokenizer, images, languages, metric, str(folder), description["scale"])
 
 
 def _read_export(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
@@ -226,13 +255,20 @@ def _read_export(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     from safetensors.torch import load_file
 
     try:
-        description = json.loads((folder / DESCRIPTION).read_text(encoding="utf-8"))
         weights = load_file(folder / WEIGHTS)
-    except (OSError, SafetensorError, json.JSONDecodeError) as error:
+    except (OSError, SafetensorError) as error:
         raise ValueError(f"{folder}: not a complete export ({str(error).splitlines()[0]})") from error
+    return _read_description(folder, DESCRIPTION), weights
+
+
+def _read_description(folder: Path, name: str) -> dict[str, Any]:
+    try:
+        description = json.loads((folder / name).read_text(encoding="utf-8"))
+        tokenizer = description["tokenizer"]["init_args"]
+    except (OSError, json.JSONDecodeError, KeyError, TypeError) as error:
+        raise ValueError(f"{folder}: {name} cannot be read ({str(error).splitlines()[0]})") from error
     # files of the tokenizer travel inside the folder
-    tokenizer = description["tokenizer"]["init_args"]
     for key, value in tokenizer.items():
         if isinstance(value, str) and value.startswith("./"):
             tokenizer[key] = str(folder / value[2:])
-    return description, weights
+    return description

@@ -1,0 +1,130 @@
+"""Two graphs, one for pictures and one for captions, with what stands before them in preprocessing.json."""
+
+import json
+import logging
+import warnings
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxscript  # noqa: F401  the exporter needs it, and says so late
+import torch
+from onnxruntime.quantization import QuantType, quantize_dynamic
+from torch import Tensor, nn
+from torch.nn import functional
+
+from mmtrain.embedding import embed, open_split
+from mmtrain.evaluation import retrieval_metrics
+from mmtrain.export.description import describe_preprocessing
+from mmtrain.loading import PREPROCESSING, Encoder, load, load_onnx
+from mmtrain.model import ImageTextModel
+from mmtrain.towers import WordGRU
+
+INPUTS = {
+    "image.onnx": "pixels uint8 [N, 3, size, size], RGB, normalised inside -> embeddings float32 [N, D], unit rows",
+    "text.onnx": "tokens int64 [N, L], mask bool [N, L], padded on the right -> embeddings float32 [N, D], unit rows",
+}
+FEATURES = "features float32 [N, F] -> embeddings float32 [N, D], unit rows"
+# a graph beyond two gigabytes needs its weights in a file of their own (protobuf's limit)
+LARGEST_GRAPH = 1_900_000_000
+
+
+class ImageGraph(nn.Module):
+    def __init__(self, model: ImageTextModel) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        return functional.normalize(self.model.image_projection(self.model.image(pixels)[0]).float(), dim=-1)
+
+
+class TextGraph(nn.Module):
+    def __init__(self, model: ImageTextModel) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, tokens: Tensor, mask: Tensor) -> Tensor:
+        return functional.normalize(self.model.text_projection(self.model.text(tokens, mask, None)[0]).float(), dim=-1)
+
+
+def write(encoder: Encoder, folder: Path, target: Path) -> None:
+    """
+    Raises:
+        ValueError: for towers that are not one graph.
+    """
+    model = encoder.model
+    if not isinstance(model, ImageTextModel):
+        raise ValueError(f"--format onnx: {encoder.source} is another library's model; export it there")
+    if isinstance(model.text, WordGRU):
+        raise ValueError("--format onnx: WordGRU is a network a language, not one graph; safetensors keeps it")
+    description = {"inputs": INPUTS | ({"image.onnx": FEATURES} if encoder.images is None else {})}
+    description |= describe_preprocessing(encoder, folder) | {"dimension": model.dimension}
+    text = json.dumps(description, ensure_ascii=False, indent=2)
+    (folder / PREPROCESSING).write_text(text, encoding="utf-8")
+    # two of each, since an axis of length 1 in the example is taken for a constant
+    if encoder.images is None:
+        pixels = torch.zeros(2, model.image.width)
+    else:
+        pixels = torch.zeros(2, 3, encoder.images.size, encoder.images.size, dtype=torch.uint8)
+    tokens, mask = encoder.tokenizer(["two", "captions"], ["en", "en"])
+    rows = torch.export.Dim("rows", min=1)
+    _export(ImageGraph(model), (pixels,), {"pixels": {0: rows}}, folder / "image.onnx")
+    length = torch.export.Dim("length", min=1)
+    # SigLIP's rows have one length only
+    dynamic = {0: rows} if getattr(encoder.tokenizer, "padding", None) == "max_length" else {0: rows, 1: length}
+    _export(TextGraph(model), (tokens, mask), {"tokens": dynamic, "mask": dynamic}, folder / "text.onnx")
+
+
+def _export(graph: nn.Module, inputs: tuple[Tensor, ...], dynamic: dict, path: Path) -> None:
+    noisy = logging.getLogger("torch.onnx")
+    level = noisy.level
+    noisy.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            torch.onnx.export(
+                graph.eval(),
+                inputs,
+                path,
+                dynamo=True,
+                dynamic_shapes=dynamic,
+                input_names=list(dynamic),
+                output_names=["embeddings"],
+                external_data=sum(value.nbytes for value in graph.parameters()) > LARGEST_GRAPH,
+                verbose=False,
+            )
+    except Exception as error:  # whatever a stranger's network makes the exporter stumble over
+        first = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise ValueError(f"--format onnx: {path.stem} tower cannot be traced ({first})") from error
+    finally:
+        noisy.setLevel(level)
+
+
+def write_int8(encoder: Encoder, folder: Path, shards: str) -> None:
+    """Graphs with 8-bit weights beside the exact ones; prints what recall they have on `shards`, and the exact ones."""
+    for side in ("image", "text"):
+        quietly = logging.getLogger()
+        level = quietly.level
+        quietly.setLevel(logging.ERROR)
+        graph = onnx.load(folder / f"{side}.onnx")
+        # the shapes it has noted are those of weights that the quantiser turns round
+        del graph.graph.value_info[:]
+        quantize_dynamic(graph, folder / f"{side}.int8.onnx", weight_type=QuantType.QInt8)
+        quietly.setLevel(level)
+    exact, small = (_recall(load_onnx(folder, int8=int8), encoder, shards) for int8 in (False, True))
+    before, now = (sum(graph.stat().st_size for graph in folder.glob(kind)) for kind in ("*[!8].onnx", "*.int8.onnx"))
+    print(f"8-bit weights: {now / 2**20:.1f} MiB, exact {before / 2**20:.1f}; R@1 on {shards}, in percent:")
+    for direction in ("text_to_image", "image_to_text"):
+        for language, figures in exact[direction].items():
+            now, before = small[direction][language]["R@1"], figures["R@1"]
+            print(f"  {direction} {language}: {now:.1f}, exact {before:.1f} ({now - before:+.1f})")
+
+
+def _recall(network: Encoder, encoder: Encoder, shards: str) -> dict:
+    split = open_split(network, shards, None, batch_size=64, workers=0)
+    embedded = embed(network, split)
+    names = np.asarray(split.languages)[embedded.language_of_text]
+    return retrieval_metrics(embedded.images, embedded.texts, embedded.image_of_text, names, similarity=encoder.metric)
+
+
+read = load

@@ -1,0 +1,124 @@
+"""A folder for open_clip: its config, weights under its names, and the tokenizer's files."""
+
+import json
+import logging
+from pathlib import Path
+from typing import Any
+
+import open_clip
+import torch
+from open_clip.tokenizer import get_clean_fn
+from safetensors.torch import save_file
+
+from datamodules.tokenizers import TransformersTokenizer
+from mmtrain.loading import Encoder, load
+from mmtrain.towers import TimmTower, TransformersTower
+
+# our pooling -> open_clip's pooler
+POOLERS = {"mean": "mean_pooler", "cls": "cls_last_hidden_state_pooler"}
+# its softmax begins so, where the model's own scale is not known (CLIP, Radford et al. 2021, section 2.5)
+SCALE = 1 / 0.07
+
+
+def write(encoder: Encoder, folder: Path, target: Path) -> None:
+    """
+    Args:
+        target: Where the folder will lie in the end: open_clip reads the text tower's config by its path, which
+            cannot be relative to the folder.
+
+    Raises:
+        ValueError: for towers that open_clip has no names for.
+    """
+    check(encoder)
+    model = encoder.model
+    linear = model.projection == "linear"
+    settings = {
+        "embed_dim": model.dimension,
+        "custom_text": True,
+        "vision_cfg": {
+            "image_size": encoder.images.size,
+            "timm_model_name": model.image.name,
+            "timm_model_pretrained": False,
+            "timm_pool": "",
+            "timm_proj": "linear" if linear else "none",
+        },
+        "text_cfg": {
+            "context_length": encoder.tokenizer.max_length,
+            "vocab_size": model.text.vocabulary_size,
+            "hf_model_name": str(folder.resolve()),
+            "hf_model_pretrained": False,
+            "hf_tokenizer_name": str(folder.resolve()),
+            "hf_pooler_type": POOLERS[model.text.pooling],
+            "hf_proj_type": "linear" if linear else None,
+            "tokenizer_kwargs": {"clean": "lower"} if encoder.tokenizer.lowercase else {},
+        },
+    }
+    preprocess = {
+        "size": encoder.images.size,
+        "mode": "RGB",
+        "mean": model.image.mean.flatten().tolist(),
+        "std": model.image.deviation.flatten().tolist(),
+        "interpolation": encoder.images.interpolation,
+        "resize_mode": encoder.images.resize,
+    }
+    encoder.tokenizer.save(folder)
+    model.text.network.config.save_pretrained(folder)
+    config = {"model_cfg": settings, "preprocess_cfg": preprocess}
+    _write_config(config, folder)
+    save_file(_weights(encoder), folder / "open_clip_model.safetensors", metadata={"format": "pt"})
+
+
+def place(folder: Path, target: Path) -> None:
+    """Names the paths that the folder will have at `target`."""
+    config = json.loads((folder / "open_clip_config.json").read_text(encoding="utf-8"))
+    for field in ("hf_model_name", "hf_tokenizer_name"):
+        config["model_cfg"]["text_cfg"][field] = str(target.resolve())
+    _write_config(config, folder)
+
+
+def check(encoder: Encoder) -> None:
+    model, refused = encoder.model, "--format open_clip: "
+    image, text = (getattr(model, side, None) for side in ("image", "text"))
+    if not isinstance(image, TimmTower) or not isinstance(text, TransformersTower):
+        names = " and ".join(type(tower).__name__ for tower in (image, text))
+        raise ValueError(f"{refused}it has timm and transformers towers, not {names}; use safetensors or onnx")
+    if image.pooling != "timm" or image.image_size is not None or image.options:
+        raise ValueError(
+            f"{refused}it builds timm models by name alone; this tower has pooling {image.pooling}, image_size"
+            f" {image.image_size}, options {image.options or 'none'}"
+        )
+    if text.pooling not in POOLERS:
+        raise ValueError(f"{refused}text pooling is {text.pooling}, it has {' and '.join(POOLERS)}")
+    if model.projection == "mlp":
+        raise ValueError(f"{refused}its MLP has another form than projection mlp; linear and none can be written")
+    tokenizer = encoder.tokenizer
+    if not isinstance(tokenizer, TransformersTokenizer) or tokenizer.attend_padding:
+        raise ValueError(f"{refused}it masks padding of a transformers tokenizer; this is {type(tokenizer).__name__}")
+    if encoder.images.interpolation not in ("bilinear", "bicubic"):
+        raise ValueError(f"{refused}images.interpolation is {encoder.images.interpolation}, it has bilinear, bicubic")
+
+
+def _weights(encoder: Encoder) -> dict[str, torch.Tensor]:
+    model = encoder.model
+    weights = {f"visual.trunk.{name}": value for name, value in model.image.network.state_dict().items()}
+    weights |= {f"text.transformer.{name}": value for name, value in model.text.network.state_dict().items()}
+    if model.projection == "linear":
+        weights["visual.head.proj.weight"] = model.image_projection.weight
+        weights["text.proj.weight"] = model.text_projection.weight
+    weights["logit_scale"] = torch.tensor(encoder.scale or SCALE).log()
+    return {name: value.detach().contiguous().clone() for name, value in weights.items()}
+
+
+def _write_config(config: dict[str, Any], folder: Path) -> None:
+    (folder / "open_clip_config.json").write_text(json.dumps(config, ensure_ascii=False, indent=2), encoding="utf-8")
+
+
+def cleaned(encoder: Encoder, caption: str) -> str:
+    """A caption as open_clip's tokenizers clean it: Unicode and HTML repaired, blanks joined, lower case if asked."""
+    return get_clean_fn("lower" if encoder.tokenizer.lowercase else "whitespace")(caption)
+
+
+def read(folder: Path) -> Encoder:
+    # it says on the way what it takes by default
+    logging.getLogger(open_clip.__name__).setLevel(logging.ERROR)
+    return load(f"open_clip:{folder}")

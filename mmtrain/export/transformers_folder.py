@@ -1,0 +1,98 @@
+"""A folder for transformers' own dual encoder: a timm picture tower and a text tower that is read at one token."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import TimmWrapperConfig, VisionTextDualEncoderConfig, VisionTextDualEncoderModel
+
+from datamodules.tokenizers import TransformersTokenizer
+from mmtrain.loading import Encoder, load
+from mmtrain.towers import TimmTower, TransformersTower
+
+# Where a model's pooler is tanh(W x), W is this times one, and the projection behind it is divided by it: tanh(y) is y
+# to y^3 / 3, so the rows are those of the token itself to 1e-6. A power of two: nothing is rounded on the way.
+SMALL = 2.0**-12
+SCALE = 1 / 0.07
+
+
+def write(encoder: Encoder, folder: Path, target: Path) -> None:
+    """
+    Raises:
+        ValueError: for towers that transformers has no dual encoder for.
+    """
+    check(encoder)
+    model = encoder.model
+    image, text, width = model.image, model.text, model.dimension
+    vision = TimmWrapperConfig(architecture=image.name, num_labels=0, hidden_size=image.width)
+    vision.model_args = dict(image.options) | ({"img_size": image.image_size} if image.image_size else {})
+    config = VisionTextDualEncoderConfig(
+        vision_config=vision.to_dict(), text_config=text.network.config.to_dict(), projection_dim=width
+    )
+    dual = VisionTextDualEncoderModel(config).eval()
+    _fill(dual.vision_model.timm_model, image.network)
+    _fill(dual.text_model, text.network)
+    pooler = dual.text_model.pooler
+    with torch.no_grad():
+        pooler.dense.weight.copy_(SMALL * torch.eye(text.width))
+        pooler.dense.bias.zero_()
+        dual.visual_projection.weight.copy_(_matrix(model.image_projection, width))
+        dual.text_projection.weight.copy_(_matrix(model.text_projection, width) / SMALL)
+        dual.logit_scale.fill_(torch.tensor(encoder.scale or SCALE).log())
+    # where AutoImageProcessor looks for a timm model's transforms
+    dual.config.image_processor_type = "TimmWrapperImageProcessor"
+    dual.config.architecture, dual.config.pretrained_cfg = image.name, _pictures(encoder)
+    dual.save_pretrained(folder)
+    encoder.tokenizer.tokenizer.model_max_length = encoder.tokenizer.max_length
+    encoder.tokenizer.save(folder)
+
+
+def check(encoder: Encoder) -> None:
+    model, refused = encoder.model, "--format transformers: "
+    image, text = (getattr(model, side, None) for side in ("image", "text"))
+    if not isinstance(image, TimmTower) or not isinstance(text, TransformersTower):
+        names = " and ".join(type(tower).__name__ for tower in (image, text))
+        raise ValueError(f"{refused}it has timm and transformers towers, not {names}; use safetensors or onnx")
+    if image.pooling != "timm":
+        raise ValueError(f"{refused}image pooling is {image.pooling}; it has timm's own")
+    if text.pooling != "cls":
+        raise ValueError(
+            f"{refused}its dual encoder reads the first token, this text tower pools by {text.pooling}; use open_clip"
+            " or onnx"
+        )
+    if model.projection == "mlp":
+        raise ValueError(f"{refused}its projections are linear, this model's are mlp; use safetensors or onnx")
+    tokenizer = encoder.tokenizer
+    if not isinstance(tokenizer, TransformersTokenizer) or tokenizer.lowercase or tokenizer.attend_padding:
+        raise ValueError(f"{refused}its tokenizers neither lower-case nor attend to padding, as this model's does")
+
+
+def _fill(theirs: nn.Module, ours: nn.Module) -> None:
+    missing, unexpected = theirs.load_state_dict(ours.state_dict(), strict=False)
+    missing = [name for name in missing if not name.startswith("pooler.dense.")]
+    if missing or unexpected or getattr(theirs, "pooler", True) is None:
+        name = [*missing, *unexpected, "the pooler"][0]
+        raise ValueError(f"--format transformers: {type(theirs).__name__} and this tower differ in {name}")
+
+
+def _matrix(projection: nn.Module, width: int) -> torch.Tensor:
+    return projection.weight if isinstance(projection, nn.Linear) else torch.eye(width)
+
+
+def _pictures(encoder: Encoder) -> dict[str, Any]:
+    """timm's own settings: its transforms on Pillow's pictures are ours, transformers' others cut the centre a pixel
+    apart where a side is odd."""
+    images, tower = encoder.images, encoder.model.image
+    return {
+        "input_size": [3, images.size, images.size],
+        "crop_pct": 1.0,
+        "crop_mode": "squash" if images.resize == "squash" else "center",
+        "interpolation": images.interpolation,
+        "mean": tower.mean.flatten().tolist(),
+        "std": tower.deviation.flatten().tolist(),
+    }
+
+
+def read(folder: Path) -> Encoder:
+    return load(f"hf:{folder}")

@@ -1,0 +1,1 @@
+"""Batch scripts: what `mmtrain submit` sends, and examples to read. Imports no torch."""

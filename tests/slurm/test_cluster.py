@@ -1,0 +1,137 @@
+"""Trainings on a real SLURM cluster of two nodes: requeued, out of time, failing."""
+
+import csv
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+from mmtrain.cli import main
+from tests.mmtrain.small import ENVIRONMENT, ROOT, arguments
+from tests.slurm.cluster import Cluster, missing
+
+pytestmark = [
+    pytest.mark.system,
+    pytest.mark.skipif(missing() is not None, reason=f"needs a SLURM cluster: {missing()}"),
+]
+MMTRAIN = str(Path(sys.executable).parent / "mmtrain")
+STEPS = 40
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    started = Cluster(tmp_path_factory.mktemp("slurm"))
+    started.start()
+    yield started
+    started.stop()
+
+
+@pytest.fixture(scope="module")
+def numbers(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("numbers")
+    assert main(["pack", "numbers", "--out", str(folder), "--split", "val", "--languages", "[en,lv,ja]"]) == 0
+    return folder
+
+
+def environment(cluster: Cluster) -> dict[str, str]:
+    # the job finds the callback of this folder
+    return ENVIRONMENT | cluster.environment | {"WANDB_MODE": "offline", "PYTHONPATH": str(ROOT)}
+
+
+def submit(cluster: Cluster, options: list[str], command: list[str]) -> str:
+    """The job's number, which `mmtrain submit` prints last."""
+    words = [MMTRAIN, "submit", *options, "--", *command]
+    done = subprocess.run(words, env=environment(cluster), capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.split()[-1]
+
+
+def training(numbers: Path, run: Path, seconds: float, *options: str) -> list[str]:
+    slowly = {"class_path": "tests.slurm.slowly.Slowly", "init_args": {"seconds": seconds}}
+    return arguments(
+        numbers,
+        run,
+        f"--trainer.max_steps={STEPS}",
+        "--trainer.log_every_n_steps=1",
+        "--trainer.logger=mmtrain.loggers.Wandb",
+        f"--trainer.callbacks={json.dumps([slowly])}",
+        "--checkpoint.every_n_steps=10",
+        *options,
+    )
+
+
+def steps(run: Path) -> list[int]:
+    with (run / "metrics.csv").open(newline="", encoding="utf-8") as file:
+        return [int(row["step"]) for row in csv.DictReader(file) if row["train/loss"]]
+
+
+def check_complete(run: Path) -> None:
+    """Every step once, in one folder, under one wandb id."""
+    assert steps(run) == list(range(STEPS))
+    checkpoint = torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)
+    assert checkpoint["global_step"] == STEPS and checkpoint["mmtrain"]["world_size"] == 2
+    identity = json.loads((run / "wandb" / "run.json").read_text())["id"]
+    assert checkpoint["mmtrain"]["wandb"] == identity
+    assert {path.name.split("-")[-1] for path in (run / "wandb").glob("offline-run-*")} == {identity}
+
+
+def log(run: Path) -> str:
+    return next(run.glob("slurm-*.out")).read_text()
+
+
+def test_two_nodes_requeued_in_the_middle(cluster: Cluster, numbers: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    job = submit(cluster, ["--nodes=2", "--time=10:00"], training(numbers, run, 0.3))
+    deadline = time.monotonic() + 180
+    while not (run / "metrics.csv").exists() or len(steps(run)) < 12:
+        assert time.monotonic() < deadline and cluster.state(job) in ("PENDING", "RUNNING"), log(run)
+        time.sleep(0.5)
+    cluster.command("scontrol", "requeue", job)
+    fields = cluster.until(job, "COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", seconds=300)
+    assert fields["JobState"] == "COMPLETED", log(run)
+    assert fields["Restarts"] == "1"
+    check_complete(run)
+
+
+def test_out_of_time(cluster: Cluster, numbers: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    job = submit(cluster, ["--nodes=2", "--time=1:00", "--signal=USR2@10"], training(numbers, run, 1.5))
+    fields = cluster.until(job, "COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", seconds=500)
+    assert fields["JobState"] == "COMPLETED", log(run)
+    assert int(fields["Restarts"]) >= 1
+    assert "stopped by" in log(run)
+    check_complete(run)
+
+
+def test_an_error_of_the_program_is_not_tried_again(cluster: Cluster, numbers: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    options = ["--model.text.width=33"]  # which a GRU of two directions refuses
+    job = submit(cluster, ["--nodes=2", "--time=10:00"], training(numbers, run, 0, *options))
+    fields = cluster.until(job, "COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", seconds=180)
+    assert fields["JobState"] == "FAILED" and fields["Restarts"] == "0"
+    assert "not started again" in log(run)
+
+
+def test_no_more_restarts_than_allowed(cluster: Cluster, numbers: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    job = submit(cluster, ["--time=10:00", "--restarts=0"], training(numbers, run, 1.5))
+    deadline = time.monotonic() + 120
+    while not (run / "metrics.csv").exists():
+        assert time.monotonic() < deadline, log(run)
+        time.sleep(0.5)
+    cluster.command("scancel", "--signal=USR2", job)
+    fields = cluster.until(job, "COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", seconds=120)
+    assert fields["JobState"] == "FAILED" and "not started again" in log(run)
+
+
+def test_what_sbatch_refuses_is_one_line(cluster: Cluster, numbers: Path, tmp_path: Path) -> None:
+    command = [MMTRAIN, "submit", "--partition=nowhere", "--", *training(numbers, tmp_path / "run", 0)]
+    done = subprocess.run(command, env=environment(cluster), capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 1
+    assert "nowhere" in done.stderr or "partition" in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1

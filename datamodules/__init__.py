@@ -7,8 +7,10 @@ from datamodules.account import SkipAccount
 from datamodules.batch import Batch, Skip
 from datamodules.drawing import Drawing, InOrder, Pivot, Uniform, Weighted
 from datamodules.images import ImagePipeline
+from datamodules.manifests import Manifest
 from datamodules.mixture import Source
 from datamodules.module import ShardDataModule
+from datamodules.relation import RelationDataModule
 from datamodules.texts import AsWritten, CodeSwitch, TextTransform
 from datamodules.tokenizers import ByteTokenizer, Tokenizer, TransformersTokenizer
 from datamodules.words import WordTokenizer
@@ -21,7 +23,9 @@ __all__ = [
     "Drawing",
     "ImagePipeline",
     "InOrder",
+    "Manifest",
     "Pivot",
+    "RelationDataModule",
     "ShardDataModule",
     "Skip",
     "SkipAccount",

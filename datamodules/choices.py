@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 
 from datamodules.mixture import SurveyedSource, shown
 
 
-def choose_languages(splits: Mapping[str, Sequence[SurveyedSource]], chosen: list[str] | None) -> list[str]:
+def choose_languages(
+    splits: Mapping[str, Sequence[SurveyedSource]], chosen: list[str] | None, elsewhere: Collection[str] = ()
+) -> list[str]:
     """The languages to use: those chosen, or all of the training split, or all there are where nothing is trained.
 
-    Raises ValueError when a chosen language is in no split, or a split has none of them.
+    Raises ValueError when a chosen language is in no split, unless it is one of those `elsewhere`, which belong to
+    splits of their own; or when a split has none of them.
     """
     counts = {name: sum((source.captions for source in sources), Counter()) for name, sources in splits.items()}
     every = sum(counts.values(), Counter())
     languages = list(chosen) if chosen else sorted(counts.get("train") or every)
     for language in languages:
-        if language not in every:
+        if language not in every and language not in elsewhere:
             raise ValueError(f"data.languages: no caption is in {language!r}; the shards have {shown(every)}")
     for name, sources in splits.items():
         if not any(len(source) for source in sources):

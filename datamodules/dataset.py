@@ -21,6 +21,7 @@ from torch.utils.data import Dataset
 from datamodules.batch import Batch, Skip, text_id
 from datamodules.drawing import Drawing, Uniform
 from datamodules.images import BrokenImage, ImageTooLarge
+from datamodules.index_cache import IndexCache
 from datamodules.mixture import SurveyedSource
 from datamodules.samples import FEATURE_SUFFIX, BrokenSample, Sample, read_sample
 from datamodules.shards import ShardReader
@@ -81,7 +82,8 @@ class ShardDataset(Dataset):
         self._tokenizer, self._drawing = tokenizer, Uniform() if drawing is None else drawing
         self._text_language, self._cache_dir, self._seed = text_language, cache_dir, seed
         largest = max(shard.samples for shard in self.shards)
-        self._reader = ShardReader(max(200_000, 2 * streams * largest), max(64, 2 * streams))
+        most = max(200_000, 2 * streams * largest)
+        self._reader = ShardReader(most, max(64, 2 * streams), IndexCache(cache_dir))
         self._index = {language: i for i, language in enumerate(self.languages)}
         # row at which each shard starts, and the shard at which each source does
         self._starts = np.concatenate(([0], np.cumsum([len(shard) for shard in self.shards]))).tolist()
@@ -152,7 +154,10 @@ class ShardDataset(Dataset):
         if view.shape != self._shape:
             mixed = view.ndim != len(self._shape)
             raise BrokenSample("pictures and features mixed" if mixed else "features of another size")
-        texts = self._all_texts(sample) if rng is None else self._drawn_texts(sample, source, place.language, rng)
+        if rng is None:
+            texts = self._all_texts(sample, source)
+        else:
+            texts = self._drawn_texts(sample, source, place.language, rng)
         return _Loaded(sample, view, texts, self._starts[place.shard] + place.sample, index)
 
     def _place(self, place: Draw) -> tuple[str, int]:
@@ -188,9 +193,12 @@ class ShardDataset(Dataset):
             raise BrokenSample("broken features")
         return torch.from_numpy(features.astype(np.float32))
 
-    def _all_texts(self, sample: Sample) -> list[tuple[int, str] | None]:
+    def _all_texts(self, sample: Sample, source: SurveyedSource) -> list[tuple[int, str] | None]:
         return [
-            (index, text) for index, language in enumerate(self.languages) for text in sample.captions.get(language, ())
+            (index, text)
+            for index, language in enumerate(self.languages)
+            if source.languages is None or language in source.languages
+            for text in sample.captions.get(language, ())
         ]
 
     def _drawn_texts(

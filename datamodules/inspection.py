@@ -5,19 +5,64 @@ from __future__ import annotations
 import json
 import os
 from collections import Counter
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
+from datamodules.batch import stable_id
 from datamodules.images import BrokenImage, ImagePipeline, ImageTooLarge
 from datamodules.progress import Progress
-from datamodules.samples import FEATURE_SUFFIX, BrokenSample, read_sample
+from datamodules.samples import FEATURE_SUFFIX, BrokenSample, Sample, read_sample
 from datamodules.shards import ShardReader
 from datamodules.sources import expand, listing_of, local_path, read_listing
 
-LISTED_BROKEN = 20
+LISTED_BROKEN = 200
+FIRST_BROKEN = 20  # of them in the facts
+EXAMPLES = {"sample": 48, "language": 6}  # of all samples; of each language
+
+
+class Broken(NamedTuple):
+    """What training would skip; `key` is empty, or says how many, where a whole shard is meant."""
+
+    shard: str
+    cause: str
+    key: str
+
+    def __str__(self) -> str:
+        return f"{self.shard}: {self.cause}{f' ({self.key})' if self.key else ''}"
+
+
+class Place(NamedTuple):
+    """A whole sample; `draw` is drawn from shard and key, so that the same samples come first in any order."""
+
+    draw: int
+    shard: str
+    path: str
+    number: int
+
+
+@dataclass
+class Inspection:
+    """What was found: `facts` as `inspect_shards` returns them, the first broken samples, and samples to look at.
+
+    `examples` holds places by language, most samples first, or all under "" when they were not grouped.
+    """
+
+    facts: dict[str, Any]
+    broken: list[Broken]
+    examples: dict[str, list[Place]]
+    text_language: str = "und"
+
+    def samples(self, group: str) -> Iterator[tuple[Place, Sample]]:
+        """The examples of a group, read again."""
+        reader = ShardReader()
+        for place in sorted(self.examples[group], key=lambda place: (place.shard, place.number)):
+            yield place, read_sample(*reader.read(place.path, place.number), self.text_language)
+        reader.close()
 
 
 def inspect_shards(
@@ -27,34 +72,38 @@ def inspect_shards(
     cache_dir: str | None = None,
     allow_pipe: bool = False,
     workers: int | None = None,
-) -> dict[str, Any]:
+    examples: Literal["sample", "language"] = "sample",
+) -> Inspection:
     """Reads SHARDS through and counts.
 
-    Returns a dict: "shards", "samples" (all in the tars), "images", "bytes", "captions" and "samples by language"
+    The facts are a dict: "shards", "samples" (all in the tars), "images", "bytes", "captions" and "samples by language"
     (language -> count, most first), "labels" (task -> value -> count), "image sizes" ({"smallest", "median", "largest"}
     as "W x H" by area), "image formats", "duplicate images" (samples whose picture an earlier one shows), "broken"
     (cause -> count) and "broken samples" (the first few: shard, cause, key). A sample is broken when training would
-    skip it. Raises ValueError, one line, when SHARDS names nothing.
+    skip it. The examples are whole samples drawn from all of them, or from those of each language. Raises ValueError,
+    one line, when SHARDS names nothing.
     """
     shards = [
         shard
         for source in expand(spec, field="SHARDS", cache_dir=cache_dir, allow_pipe=allow_pipe)
         for shard in source.shards
     ]
-    whole = _Tally()
+    whole = _Tally(examples)
     # decoding leaves the interpreter, so threads do
     with ThreadPoolExecutor(workers or os.cpu_count() or 1) as threads:
         with Progress("reading shards", len(shards), "shards") as progress:
-            for tally in threads.map(lambda shard: _tally(shard, text_language, cache_dir), shards):
+            for tally in threads.map(lambda shard: _tally(shard, text_language, cache_dir, examples), shards):
                 whole.add(tally)
                 progress.advance()
-    return whole.summary(len(shards))
+    chosen = whole.examples if examples == "sample" else {name: whole.examples[name] for name in whole.ordered()}
+    return Inspection(whole.summary(len(shards)), whole.listed, chosen, text_language)
 
 
 class _Tally:
     """Counts of one shard, or of several added up."""
 
-    def __init__(self) -> None:
+    def __init__(self, examples: str) -> None:
+        self.examples_by = examples
         self.samples = self.images = self.features = self.bytes = 0
         self.captions: Counter[str] = Counter()
         self.languages: Counter[str] = Counter()
@@ -63,7 +112,8 @@ class _Tally:
         self.labels: dict[str, Counter[str]] = {}
         self.image_ids: Counter[int] = Counter()
         self.broken: Counter[str] = Counter()
-        self.listed: list[str] = []
+        self.listed: list[Broken] = []
+        self.examples: dict[str, list[Place]] = {}
 
     def add(self, other: _Tally) -> None:
         for name, value in vars(other).items():
@@ -72,16 +122,26 @@ class _Tally:
                 setattr(self, name, mine + value)
             elif isinstance(value, Counter):
                 mine.update(value)
-            elif isinstance(value, list):
-                mine += value[: LISTED_BROKEN - len(mine)]
-            else:
-                for task, counts in value.items():
-                    mine.setdefault(task, Counter()).update(counts)
+        for task, counts in other.labels.items():
+            self.labels.setdefault(task, Counter()).update(counts)
+        for group, places in other.examples.items():
+            self.examples[group] = sorted(self.examples.get(group, []) + places)[: EXAMPLES[self.examples_by]]
+        self.listed += other.listed[: LISTED_BROKEN - len(self.listed)]
+
+    def example(self, place: Place, languages: list[str]) -> None:
+        for group in languages if self.examples_by == "language" else [""]:
+            places = self.examples.setdefault(group, [])
+            most = EXAMPLES[self.examples_by]
+            if len(places) < most or place < places[-1]:
+                self.examples[group] = sorted([*places, place])[:most]
+
+    def ordered(self) -> list[str]:
+        return [name for name, _ in self.languages.most_common()]
 
     def fault(self, shard: str, cause: str, key: str, count: int = 1) -> None:
         self.broken[cause] += count
         if len(self.listed) < LISTED_BROKEN:
-            self.listed.append(f"{shard}: {cause}{f' ({key})' if key else ''}")
+            self.listed.append(Broken(shard, cause, key))
 
     def summary(self, shards: int) -> dict[str, Any]:
         facts = {
@@ -98,7 +158,7 @@ class _Tally:
             "image formats": dict(self.formats.most_common()),
             "duplicate images": sum(count - 1 for count in self.image_ids.values()),
             "broken": dict(self.broken.most_common()),
-            "broken samples": self.listed,
+            "broken samples": [str(broken) for broken in self.listed[:FIRST_BROKEN]],
         }
         return {name: value for name, value in facts.items() if value or name in ("samples", "images", "broken")}
 
@@ -112,8 +172,8 @@ class _Tally:
         return {name: f"{width} x {height}" for name, (width, height) in places.items()}
 
 
-def _tally(shard: str, text_language: str, cache_dir: str | None) -> _Tally:
-    tally, reader, images = _Tally(), ShardReader(), ImagePipeline()
+def _tally(shard: str, text_language: str, cache_dir: str | None, examples: str) -> _Tally:
+    tally, reader, images = _Tally(examples), ShardReader(), ImagePipeline()
     listing = listing_of(shard, cache_dir)
     entry = ((read_listing(listing) if listing else None) or {}).get(shard.rsplit("/", 1)[-1])
     promised = entry["samples"] if entry else 0
@@ -147,6 +207,8 @@ def _tally(shard: str, text_language: str, cache_dir: str | None) -> _Tally:
             tally.fault(shard, "truncated shard" if reader.cut(path, number) else cause, index.keys[number])
             continue
         tally.image_ids[sample.image_id] += 1
+        draw = stable_id(f"{shard.rsplit('/', 1)[-1]}/{index.keys[number]}".encode(errors="surrogateescape"))
+        tally.example(Place(draw, shard, path, number), list(sample.captions))
         tally.languages.update(sample.captions.keys())
         tally.captions.update({language: len(texts) for language, texts in sample.captions.items()})
         for task, value in sample.labels.items():

@@ -230,6 +230,7 @@ class ShardDataModule(LightningDataModule):
         new = [name for name in wanted if name not in self._datasets]
         if new:
             splits.survey(new)
+            self.surveyed(splits, new)
         shared = {"tokenizer": self.tokenizer, "label_names": splits.label_names, "tasks": splits.tasks}
         shared |= {"text_language": self._text_language, "cache_dir": self._cache_dir}
         for name in new:
@@ -238,6 +239,10 @@ class ShardDataModule(LightningDataModule):
                 self._datasets[name] = self._training.dataset
             else:
                 self._datasets[name] = ShardDataset(splits.sources[name], languages=splits.languages, **shared)
+
+    def surveyed(self, splits: Splits, new: Sequence[str]) -> None:
+        """For subclasses: the shards of splits that are new were read, nothing is drawn from them yet."""
+        return None
 
     def _evaluation_loader(self, name: str) -> DataLoader:
         self._require(name)

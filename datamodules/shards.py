@@ -10,11 +10,12 @@ import os
 import tarfile
 from collections import OrderedDict
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from webdataset.tariterators import group_by_keys
 
+from datamodules.index_cache import IndexCache
 from datamodules.samples import BrokenSample
 
 BLOCK = tarfile.BLOCKSIZE
@@ -110,10 +111,11 @@ class ShardReader:
     Args:
         samples: Indexes are kept up to this many samples in total (some 200 bytes each).
         files: At most this many files stay open.
+        cache: Where indexes are kept between runs; default: nowhere.
     """
 
-    def __init__(self, samples: int = 200_000, files: int = 64) -> None:
-        self._most_samples, self._most_files = samples, files
+    def __init__(self, samples: int = 200_000, files: int = 64, cache: IndexCache | None = None) -> None:
+        self._most_samples, self._most_files, self._cache = samples, files, cache
         self._indexes: OrderedDict[str, ShardIndex] = OrderedDict()
         self._kept = 0
         self._files: OrderedDict[str, int] = OrderedDict()
@@ -123,11 +125,18 @@ class ShardReader:
         if path in self._indexes:
             self._indexes.move_to_end(path)
             return self._indexes[path]
-        index = self._indexes[path] = index_shard(path)
+        index = self._indexes[path] = self._index(path)
         self._kept += len(index)
         while self._kept > self._most_samples and len(self._indexes) > 1:
             self._kept -= len(self._indexes.popitem(last=False)[1])
         return index
+
+    def _index(self, path: str) -> ShardIndex:
+        if self._cache is None:
+            return index_shard(path)
+        found = self._cache.found(path, "index", lambda: asdict(index_shard(path)))
+        members = [tuple((suffix, offset, size) for suffix, offset, size in sample) for sample in found["members"]]
+        return ShardIndex(found["keys"], members, found["truncated"], found["faults"])
 
     def read(self, path: str, sample: int, suffixes: frozenset[str] | None = None) -> tuple[str, dict[str, bytes]]:
         """Key and files of a sample, all of them or those with the given suffixes.

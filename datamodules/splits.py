@@ -40,6 +40,7 @@ class Splits:
     ) -> None:
         self.specs = specs
         self.languages: list[str] = list(chosen or [])
+        self.elsewhere: list[str] = []  # languages that a split may lack, since splits have languages of their own
         self.label_names = dict(label_names)
         self.tasks: list[str] = []
         self.sources: dict[str, list[SurveyedSource]] = {}
@@ -55,7 +56,7 @@ class Splits:
         """Reads the shards of splits that are new. Raises ValueError, one line, for shards that cannot be used."""
         for name in names:
             self.sources[name] = self._survey(name)
-        self.languages = choose_languages(self.sources, self.languages)
+        self.languages = choose_languages(self.sources, self.languages, self.elsewhere)
         for name in names:
             if absent := missing_languages(self.sources[name], self.languages):
                 rank_zero_info(f"{name}: no caption in {', '.join(absent)}")

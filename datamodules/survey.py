@@ -1,8 +1,9 @@
 """What the shards of a split hold: which samples can be used, in which languages, and what is already lost.
 
-`shards.json` answers where it is there and fits the file; otherwise the headers and the JSON are read once. A sample
-belongs to the data set when it has a caption in at least one of the chosen languages; the others are left out here, so
-that training never meets them. A sample whose JSON cannot be read stays in, to be counted when it is drawn.
+`shards.json` answers where it is there and fits the file; otherwise the headers and the JSON are read once, and what
+they say is kept for the next run. A sample belongs to the data set when it has a caption in at least one of the chosen
+languages; the others are left out here, so that training never meets them. A sample whose JSON cannot be read stays
+in, to be counted when it is drawn.
 """
 
 from __future__ import annotations
@@ -17,12 +18,14 @@ from pathlib import Path
 
 import numpy as np
 
+from datamodules.index_cache import IndexCache
 from datamodules.progress import Progress
 from datamodules.samples import BrokenSample, read_record
 from datamodules.shards import ShardReader
 from datamodules.sources import is_remote, listing_of, local_path, read_listing
 
 TEXT_FILES = frozenset(("json", "txt"))
+UNREADABLE = -1
 
 
 @dataclass
@@ -79,37 +82,60 @@ def survey_shard(
         if languages is None or any(result.languages[language] == result.samples for language in languages):
             return result
     promised = entry["samples"] if entry is not None else None
-    reader = ShardReader()
     try:
-        path = local_path(shard, cache_dir)
-        index = reader.index(path)
+        path, cache = local_path(shard, cache_dir), IndexCache(cache_dir)
+        found = cache.found(path, f"captions, .txt is {text_language}", lambda: _found(path, text_language, cache))
     except (BrokenSample, OSError) as error:
         cause = error.cause if isinstance(error, BrokenSample) else "missing shard"
         return ShardSurvey(shard, lost=Counter({cause: promised or 1}))
-    result = ShardSurvey(shard, samples=len(index))
+    of_sample = np.array(found["of_sample"], np.int32)
+    result = ShardSurvey(shard, len(of_sample), labels=_labels_of(found))
     if promised is None:
-        result.lost.update(index.faults)
-    elif promised > len(index):
-        result.lost["truncated shard" if index.truncated else "missing from the shard"] = promised - len(index)
+        result.lost.update(found["faults"])
+    elif promised > len(of_sample):
+        result.lost["truncated shard" if found["truncated"] else "missing from the shard"] = promised - len(of_sample)
     chosen = None if languages is None else frozenset(languages)
-    usable = []
+    usable = of_sample == UNREADABLE  # damage, to be counted when drawn
+    for number, names in enumerate(found["languages"]):
+        having = of_sample == number
+        result.languages.update(dict.fromkeys(names, int(having.sum())))
+        if names if chosen is None else not chosen.isdisjoint(names):
+            usable |= having
+    if not usable.all():
+        result.usable = np.flatnonzero(usable).astype(np.int32)
+    return result
+
+
+def _found(path: str, text_language: str, cache: IndexCache) -> dict:
+    """What headers and JSON of a shard say, whatever languages are chosen, as an object for JSON.
+
+    "languages" lists the sets of languages that samples have, "of_sample" the number of each sample's set or
+    UNREADABLE, "labels" task -> value as JSON -> count, "truncated" and "faults" are the index's.
+    """
+    reader = ShardReader(cache=cache)
+    index = reader.index(path)
+    sets: dict[tuple[str, ...], int] = {}
+    of_sample: list[int] = []
+    labels: dict[str, Counter[str]] = {}
     for sample in range(len(index)):
         try:
             members = reader.read(path, sample, TEXT_FILES)[1]
             record, captions = read_record(members, text_language)
         except BrokenSample:
-            usable.append(sample)
+            of_sample.append(UNREADABLE)
             continue
-        result.languages.update(captions.keys())
+        # neither JSON nor text is half a sample
+        of_sample.append(sets.setdefault(tuple(sorted(captions)), len(sets)) if members else UNREADABLE)
         for task, value in _labels(record):
-            result.labels.setdefault(task, Counter())[value] += 1
-        # neither JSON nor text is damage (half a sample), to be counted when drawn
-        if (captions if chosen is None else chosen & captions.keys()) or not members:
-            usable.append(sample)
-    if len(usable) < len(index):
-        result.usable = np.array(usable, np.int32)
+            labels.setdefault(task, Counter())[json.dumps(value)] += 1
     reader.close()
-    return result
+    return {
+        "languages": [list(names) for names in sets],
+        "of_sample": of_sample,
+        "labels": labels,
+        "truncated": index.truncated,
+        "faults": index.faults,
+    }
 
 
 def _listing(shard: str, cache_dir: str | None) -> dict[str, dict]:
@@ -125,11 +151,14 @@ def _fits(shard: str, entry: dict) -> bool:
 
 
 def _from_entry(shard: str, entry: dict) -> ShardSurvey:
-    labels = {
+    return ShardSurvey(shard, entry["samples"], None, Counter(entry["languages"]), _labels_of(entry))
+
+
+def _labels_of(found: dict) -> dict[str, Counter[int | str]]:
+    return {
         task: Counter({json.loads(value): count for value, count in values.items()})
-        for task, values in entry["labels"].items()
+        for task, values in found["labels"].items()
     }
-    return ShardSurvey(shard, entry["samples"], None, Counter(entry["languages"]), labels)
 
 
 def _labels(record: dict) -> list[tuple[str, int | str]]:

@@ -8,6 +8,7 @@ import json
 import multiprocessing
 import os
 import re
+import threading
 import unicodedata
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
@@ -140,7 +141,7 @@ def write_shards(
     except OSError as error:
         raise ValueError(f"out: {out} cannot be written ({error.strerror}); a folder that can be written") from None
     entries: dict[int, dict] = {}
-    pool = ProcessPoolExecutor(workers, mp_context=_context()) if workers > 1 else None
+    pool = ProcessPoolExecutor(workers, _context(), initializer=_end_with_parent) if workers > 1 else None
     try:
         with Progress(title, total, "shards") as progress:
             for number, entry in _results(pool, out, tasks, make, files, finished, 2 * workers):
@@ -166,6 +167,15 @@ def write_shards(
 
 def _new(entries: dict[int, dict], finished: dict[str, dict]) -> list[dict]:
     return [entries[number] for number in sorted(entries) if entries[number]["name"] not in finished]
+
+
+def _end_with_parent() -> None:
+    # who is killed with SIGKILL cannot stop a pool: its processes would write what is queued, then wait for ever
+    def watch() -> None:
+        multiprocessing.parent_process().join()
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def _context() -> multiprocessing.context.BaseContext:

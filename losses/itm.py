@@ -42,13 +42,14 @@ def itm_loss(logits: Tensor, labels: Tensor, *, group: ProcessGroup | None = Non
 def hard_negatives(scores: Tensor, positives: Tensor, generator: torch.Generator | None = None) -> Tensor:
     """Draws a column for each row with probability softmax(scores) over the columns that are not positives.
 
-    The largest of the scores plus Gumbel noise is such a draw, for any range of scores and without probabilities that
-    underflow (Gumbel 1954; hard negatives for matching: Li et al., "Align before Fuse", NeurIPS 2021, section 3.2).
+    One uniform number a row is looked up in the row's cumulated weights exp(score - the largest that may be drawn), so
+    that no range of scores underflows (hard negatives for matching: Li et al., "Align before Fuse", NeurIPS 2021,
+    section 3.2).
 
     Args:
         scores: float [B, C], logits.
         positives: bool [B, C], columns never drawn.
-        generator: source of the noise; None for torch's own.
+        generator: source of the numbers; None for torch's own.
 
     Returns:
         int64 [B], the column; -1 where every column is a positive.
@@ -62,9 +63,16 @@ def hard_negatives(scores: Tensor, positives: Tensor, generator: torch.Generator
     if not scores.shape[1]:
         return torch.full((len(scores),), -1, device=scores.device)
     place = scores.device if generator is None else generator.device
-    noise = torch.empty(scores.shape, device=place).exponential_(generator=generator).log_().neg_().to(scores.device)
-    drawn = (scores.detach().float() + noise).masked_fill_(positives, -torch.inf)
-    return torch.where(positives.all(1), -1, drawn.argmax(1))
+    share = torch.rand(len(scores), 1, device=place, generator=generator).to(scores.device)
+    weights = scores.detach().float().masked_fill(positives, -torch.inf)
+    largest = weights.amax(1, keepdim=True)
+    none = largest.isneginf()
+    reached = weights.sub_(largest.masked_fill(none, 0.0)).exp_().cumsum(1)
+    # the first column that goes beyond the share: one of weight 0 never does, and the last that has any does
+    whole = reached[:, -1:]
+    wanted = torch.minimum(share * whole, torch.nextafter(whole, torch.zeros_like(whole)))
+    drawn = torch.searchsorted(reached, wanted, right=True)
+    return drawn.masked_fill(none, -1)[:, 0]
 
 
 class ItmLoss(Objective):

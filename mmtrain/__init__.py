@@ -1,6 +1,7 @@
 """One image, many languages, one space.
 
-`mmtrain.load(MODEL)` gives an encoder; `mmtrain.ContrastiveModule` trains one; the command line is `mmtrain --help`.
+`mmtrain.load(MODEL)` gives an encoder; `mmtrain.ContrastiveModule` trains one, and
+`mmtrain.RelationModule` fine-tunes it to say how a text relates to its picture; the command line is `mmtrain --help`.
 Names are imported when first used, so that `import mmtrain` is quick and pulls in no Lightning, wandb or faiss.
 """
 
@@ -11,14 +12,27 @@ if TYPE_CHECKING:
     from mmtrain.contrastive import ContrastiveModule
     from mmtrain.loading import Encoder, load
     from mmtrain.model import ImageTextModel
+    from mmtrain.relation import RelationModule
+    from mmtrain.relation_loading import RelationClassifier, load_relation
 
-__all__ = ["ContrastiveModule", "Encoder", "ImageTextModel", "load"]
+__all__ = [
+    "ContrastiveModule",
+    "Encoder",
+    "ImageTextModel",
+    "RelationClassifier",
+    "RelationModule",
+    "load",
+    "load_relation",
+]
 
 _HOMES = {
     "ContrastiveModule": "mmtrain.contrastive",
     "Encoder": "mmtrain.loading",
     "ImageTextModel": "mmtrain.model",
+    "RelationClassifier": "mmtrain.relation_loading",
+    "RelationModule": "mmtrain.relation",
     "load": "mmtrain.loading",
+    "load_relation": "mmtrain.relation_loading",
 }
 
 

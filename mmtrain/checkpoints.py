@@ -221,12 +221,17 @@ def resolve_run(folder: Path) -> Path:
     Raises:
         ValueError: when it has neither.
     """
-    for name in ("best.ckpt", "last.ckpt"):
-        path = folder / "checkpoints" / name
-        if path.is_file():
-            rank_zero_info(f"{folder}: using {path}")
-            return path
+    path = checkpoint_of(folder)
+    if path is not None:
+        rank_zero_info(f"{folder}: using {path}")
+        return path
     raise ValueError(f"{folder}: no checkpoints/best.ckpt and no checkpoints/last.ckpt in it")
+
+
+def checkpoint_of(path: Path) -> Path | None:
+    """A checkpoint itself, a run folder's best, else its last; None for anything else."""
+    choices = (path / "checkpoints" / "best.ckpt", path / "checkpoints" / "last.ckpt") if path.is_dir() else (path,)
+    return next((choice for choice in choices if choice.is_file()), None)
 
 
 def newest_readable(folder: Path) -> Path | None:

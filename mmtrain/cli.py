@@ -7,10 +7,11 @@ import argparse
 import sys
 from collections.abc import Callable
 
+from mmtrain import option
 from mmtrain.usage import OneLineParser, one_line
 
 SHARDS = "a folder, a tar, a brace pattern, or several joined with ::, each with an optional weight"
-MODEL = "a run folder, a checkpoint, or an exported folder"
+MODEL = "a run folder, a checkpoint, an exported folder, open_clip:NAME or hf:NAME"
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -52,7 +53,7 @@ def _parser() -> argparse.ArgumentParser:
     verbs = parser.add_subparsers(dest="verb", metavar="VERB", required=True, parser_class=OneLineParser)
     verbs.add_parser("fit", help="train a model: fit --config FILE [--any.option value ...]", add_help=False)
     verbs.add_parser("submit", help="run a verb under SLURM: submit [SLURM options] -- VERB ...", add_help=False)
-    for add in (_evaluate, _export, _pack, _inspect):
+    for add in (_evaluate, _compare, _export, _average, _push, _index, _search, _pack, _inspect):
         add(verbs)
     return parser
 
@@ -65,17 +66,27 @@ def _verb(verbs: argparse._SubParsersAction, name: str, text: str, run: Callable
 
 def _evaluate(verbs: argparse._SubParsersAction) -> None:
     def run(options: argparse.Namespace) -> None:
+        if options.classes or options.sts:
+            from mmtrain.classification import run_other
+
+            run_other(options)
+            return
         from mmtrain.evaluate import evaluate
 
         evaluate(
             options.model,
             options.data,
             options.out,
+            protocol=options.protocol,
+            images=options.images,
             languages=options.languages,
             captions=options.captions,
             similarity=options.similarity,
             recall_at=options.recall_at,
             text_to_text=options.text_to_text,
+            rerank=options.rerank,
+            zero_shot=options.zero_shot,
+            prompts=options.prompts,
             batch_size=options.batch_size,
             workers=options.workers,
             device=options.device,
@@ -85,12 +96,77 @@ def _evaluate(verbs: argparse._SubParsersAction) -> None:
     parser.add_argument("model", metavar="MODEL", help=MODEL)
     parser.add_argument("--data", required=True, metavar="SHARDS", help=SHARDS)
     parser.add_argument("--out", required=True, metavar="DIR", help="gets metrics.json and report.html")
-    parser.add_argument("--languages", type=_list, metavar="[en,lv]", help="default: the languages of the run")
-    parser.add_argument("--captions", choices=("all", "first"), default="all", help="captions of an image and language")
-    parser.add_argument("--similarity", choices=("cosine", "asymmetric"), help="default: as the model was trained")
-    parser.add_argument("--recall_at", type=_integers, default=(1, 5, 10), metavar="1,5,10")
+    parser.add_argument("--languages", type=option.items, metavar="[en,lv]", help="default: the languages of the run")
     parser.add_argument(
-        "--text_to_text", type=_pairs, default=(), metavar="de->en,lv->en", help="caption retrieval between languages"
+        "--protocol",
+        metavar="NAME",
+        help="a published test set: xm3600, xm3600/first, xtd10, multi30k, mscoco/1k, mscoco/5k, xflickrco, wit ...;"
+        " --data may then be the data set's own files",
+    )
+    parser.add_argument("--images", metavar="DIR", help="with --protocol: where those files' pictures lie")
+    parser.add_argument(
+        "--captions", choices=("all", "first"), help="captions of an image and language that count; default: all"
+    )
+    parser.add_argument("--similarity", choices=("cosine", "asymmetric"), help="default: as the model was trained")
+    parser.add_argument("--recall_at", type=option.integers, default=(1, 5, 10), metavar="1,5,10")
+    parser.add_argument(
+        "--text_to_text",
+        type=option.pairs,
+        default=(),
+        metavar="de->en,lv->en",
+        help="caption retrieval between languages",
+    )
+    parser.add_argument("--rerank", type=int, metavar="K", help="sort the best K again by the model's matching head")
+    parser.add_argument("--zero_shot", metavar="TASK", help="a task that the shards label, by similarity alone")
+    parser.add_argument("--prompts", metavar="FILE", help='for --zero_shot: JSON {class: "... {text} ..."}')
+    other = parser.add_mutually_exclusive_group()
+    other.add_argument(
+        "--classes",
+        metavar="FILE",
+        help="classify the pictures instead, by a JSON file of class names: {language: {label: name}}, or"
+        " Babel-ImageNet's; writes zero_shot.json",
+    )
+    other.add_argument(
+        "--sts",
+        action="store_true",
+        help="correlate the similarity of sentences instead: --data names TSV files with the columns sentence1,"
+        " sentence2, score; writes sts.json",
+    )
+    parser.add_argument("--templates", metavar="FILE", help='for --classes: JSON {language: ["a photo of a {}", ...]}')
+    parser.add_argument("--task", help="for --classes: which of the samples' labels; default: the only one")
+    parser.add_argument("--batch_size", type=int, default=64)
+    parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--device", default=None, help="default: cuda where there is one")
+
+
+def _compare(verbs: argparse._SubParsersAction) -> None:
+    def run(options: argparse.Namespace) -> None:
+        from mmtrain.compare import compare
+
+        compare(
+            options.models,
+            options.data,
+            options.out,
+            protocol=options.protocol,
+            images=options.images,
+            languages=options.languages,
+            recall_at=options.recall_at,
+            batch_size=options.batch_size,
+            workers=options.workers,
+            device=options.device,
+        )
+
+    parser = _verb(verbs, "compare", "measure models side by side, with intervals", run)
+    parser.add_argument("models", metavar="MODEL", nargs="+", help=f"at least two; {MODEL}")
+    parser.add_argument("--data", required=True, metavar="SHARDS", help=SHARDS)
+    parser.add_argument("--out", metavar="DIR", help="gets compare.json and compare.html; default: only the table")
+    parser.add_argument("--protocol", metavar="NAME", help="a published test set, as for evaluate")
+    parser.add_argument("--images", metavar="DIR", help="with --protocol: where the data set's own pictures lie")
+    parser.add_argument(
+        "--languages", type=option.items, metavar="[en,lv]", help="default: those that all the models share"
+    )
+    parser.add_argument(
+        "--recall_at", type=option.integers, default=(1, 5, 10), metavar="1,5,10", help="the first is tested"
     )
     parser.add_argument("--batch_size", type=int, default=64)
     parser.add_argument("--workers", type=int, default=2)
@@ -113,20 +189,119 @@ def _export(verbs: argparse._SubParsersAction) -> None:
     )
 
 
+def _index(verbs: argparse._SubParsersAction) -> None:
+    def run(options: argparse.Namespace) -> None:
+        from mmtrain.search.building import index
+
+        index(
+            options.model,
+            options.data,
+            options.out,
+            kind=options.kind,
+            candidates=options.candidates,
+            languages=options.languages,
+            batch_size=options.batch_size,
+            part_size=options.part_size,
+            workers=options.workers,
+            device=options.device,
+        )
+
+    parser = _verb(verbs, "index", "embed the pictures of shards for search", run)
+    parser.add_argument("model", metavar="MODEL", help=MODEL)
+    parser.add_argument("--data", required=True, metavar="SHARDS", help=SHARDS)
+    parser.add_argument("--out", required=True, metavar="DIR", help="gets a FAISS index, ids, thumbnails and captions")
+    parser.add_argument(
+        "--kind", choices=("flat", "ivf", "hnsw", "pq"), default="flat", help="default: flat, which is exact"
+    )
+    parser.add_argument(
+        "--candidates", type=int, default=100, help="pictures that an inexact index proposes, to be scored in full"
+    )
+    parser.add_argument("--languages", type=option.items, metavar="[en,lv]", help="captions to show; default: all")
+    parser.add_argument("--batch_size", type=int, default=64)
+    parser.add_argument(
+        "--part_size", type=int, default=1024, help="samples embedded between two files; a kill costs no more"
+    )
+    parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--device", default=None, help="default: cuda where there is one")
+
+
+def _search(verbs: argparse._SubParsersAction) -> None:
+    def run(options: argparse.Namespace) -> None:
+        from mmtrain.search.queries import search
+
+        search(
+            options.index,
+            options.text,
+            image=options.image,
+            language=options.language,
+            k=options.k,
+            model=options.model,
+            as_json=options.json,
+            html=options.html,
+            device=options.device,
+        )
+
+    parser = _verb(verbs, "search", "find pictures by a text in any language, or by a picture", run)
+    parser.add_argument("index", metavar="DIR", help="what mmtrain index wrote")
+    asked = parser.add_mutually_exclusive_group(required=True)
+    asked.add_argument("text", nargs="?", help="a text in any language")
+    asked.add_argument("--image", metavar="FILE", help="a picture; features as .npy where the model reads those")
+    parser.add_argument("--language", metavar="L", help="of the text, for models that read each language by itself")
+    parser.add_argument("-k", type=int, default=10, metavar="N", help="pictures to find; default 10")
+    parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
+    parser.add_argument("--html", metavar="FILE", help="also write a page with pictures, which opens offline")
+    parser.add_argument("--model", metavar="MODEL", help="where the index's model is now, if it was moved")
+    parser.add_argument("--device", default=None, help="default: cuda where there is one")
+
+
+def _average(verbs: argparse._SubParsersAction) -> None:
+    def run(options: argparse.Namespace) -> None:
+        from mmtrain.averaging import average_models
+
+        average_models(options.models, options.out, options.weights)
+
+    parser = _verb(verbs, "average", "average the weights of models of one kind", run)
+    parser.add_argument("models", metavar="MODEL", nargs="+", help=MODEL)
+    parser.add_argument("--weights", type=option.numbers, metavar="0.5,0.5", help="default: all alike")
+    parser.add_argument("--out", required=True, metavar="DIR", help="gets a safetensors export")
+
+
+def _push(verbs: argparse._SubParsersAction) -> None:
+    def run(options: argparse.Namespace) -> None:
+        from mmtrain.push import push
+
+        push(
+            options.folder, options.repository, licence=options.licence, upload=options.upload, private=options.private
+        )
+
+    parser = _verb(verbs, "push", "make an export ready for a model hub; --upload sends it", run)
+    parser.add_argument("folder", metavar="DIR", help="what mmtrain export wrote")
+    parser.add_argument("repository", metavar="OWNER/NAME")
+    parser.add_argument("--licence", required=True, help="as the hub spells it, e.g. apache-2.0")
+    parser.add_argument("--upload", action="store_true", help="send it; without this nothing leaves the machine")
+    parser.add_argument("--private", action="store_true", help="a new repository is private")
+
+
 def _pack(verbs: argparse._SubParsersAction) -> None:
     from mmtrain.packing import add_arguments, run
 
-    add_arguments(_verb(verbs, "pack", "write shards", run), _list)
+    add_arguments(_verb(verbs, "pack", "write shards", run), option.items)
 
 
 def _inspect(verbs: argparse._SubParsersAction) -> None:
     def run(options: argparse.Namespace) -> None:
         from mmtrain.inspection import inspect
 
-        inspect(options.what)
+        inspect(options.what, html=options.html, group_by=options.group_by)
 
     parser = _verb(verbs, "inspect", "say what is in shards or a checkpoint, and what is broken", run)
     parser.add_argument("what", metavar="SHARDS|CHECKPOINT", help=f"{SHARDS}; or a checkpoint or run folder")
+    parser.add_argument(
+        "--html", metavar="FILE", help="also write a sheet of samples with pictures, which opens offline"
+    )
+    parser.add_argument(
+        "--group_by", choices=("sample", "language"), default="sample", help="of the page; default: sample"
+    )
 
 
 def _submit(arguments: list[str]) -> None:
@@ -134,30 +309,6 @@ def _submit(arguments: list[str]) -> None:
     from mmtrain.submit import run
 
     run(arguments, _parser().parse_args)
-
-
-def _list(text: str) -> list[str]:
-    items = [item.strip().strip("'\"") for item in text.strip("[] ").split(",")]
-    if not all(items):
-        raise argparse.ArgumentTypeError(f"got {text!r}, expected a list like [en,lv]")
-    return items
-
-
-def _integers(text: str) -> tuple[int, ...]:
-    try:
-        values = tuple(int(item) for item in _list(text))
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(f"got {text!r}, expected whole numbers like 1,5,10") from error
-    if min(values) < 1:
-        raise argparse.ArgumentTypeError(f"got {text!r}, expected numbers from 1")
-    return values
-
-
-def _pairs(text: str) -> tuple[tuple[str, str], ...]:
-    pairs = tuple(tuple(item.split("->")) for item in _list(text))
-    if any(len(pair) != 2 for pair in pairs):
-        raise argparse.ArgumentTypeError(f"got {text!r}, expected pairs like de->en,lv->en")
-    return pairs
 
 
 if __name__ == "__main__":

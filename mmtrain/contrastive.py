@@ -7,13 +7,17 @@ from typing import Any
 import numpy as np
 import pytorch_lightning as pl
 import torch
+from pytorch_lightning.utilities import rank_zero_info
 from torch import Tensor, nn
 
 from datamodules import Batch
 from losses import Embeddings, Objective
+from mmtrain.adaptation import add_lora
 from mmtrain.diagnostics import gradient_norm, space_diagnostics
+from mmtrain.fusion import Fusion, MatchingHead
 from mmtrain.model import ImageTextModel, Projection
 from mmtrain.optimisation import parameter_groups, warmup_cosine
+from mmtrain.partial import load_partially
 from mmtrain.spec import spec_of
 from mmtrain.towers import ImageTower, TextTower
 from mmtrain.validation import EmbeddedSplit
@@ -34,6 +38,10 @@ class ContrastiveModule(pl.LightningModule):
         betas: AdamW's momenta.
         warmup_steps: Steps of linear warm-up; a cosine down to 0 at the end of training follows.
         layer_decay: Learning rate of a tower's block relative to the one above it (1: all alike).
+        pretrained: MODEL to begin with: what fits by name and shape is loaded, position embeddings are resized, the
+            rest is said in the log. Towers have a `pretrained` of their own.
+        lora: Ranks of low-rank adapters by tower, e.g. {text: 16}: that tower is frozen, the adapters are trained, and
+            whatever loads the checkpoint gets them merged. See `mmtrain.adaptation`.
         micro_batch: Encode images and captions in parts of this many, recomputing each part in the backward pass: the
             gradients of the whole batch in the memory of one part. Batch normalisation would see the parts, so towers
             that have it are refused.
@@ -58,6 +66,8 @@ class ContrastiveModule(pl.LightningModule):
         betas: tuple[float, float] = (0.9, 0.98),
         warmup_steps: int = 100,
         layer_decay: float = 1.0,
+        pretrained: str | None = None,
+        lora: dict[str, int] | None = None,
         micro_batch: int | None = None,
         compile: bool = False,
         checkpoint_activations: bool = False,
@@ -77,7 +87,15 @@ class ContrastiveModule(pl.LightningModule):
             )
         self.model = ImageTextModel(image, text, dimension, projection)
         self.model.micro_batch = micro_batch
+        if pretrained is not None:
+            rank_zero_info(load_partially(self.model, pretrained))
+        self.lora = dict(lora or {})
+        if self.lora:
+            add_lora(self.model, self.lora)
         self.objectives = nn.ModuleDict(objectives)
+        for part in self.objectives.modules():
+            if isinstance(part, Fusion):
+                part.connect(image.width, text.width)
         self.weights = {name: 1.0 for name in objectives} | (weights or {})
         self.learning_rate, self.weight_decay, self.betas = learning_rate, weight_decay, betas
         self.warmup_steps, self.layer_decay = warmup_steps, layer_decay
@@ -105,11 +123,15 @@ class ContrastiveModule(pl.LightningModule):
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         self._batch = batch
         embeddings = self.embed(batch)
-        losses = {name: objective(self._counted(name, embeddings)) for name, objective in self.objectives.items()}
+        losses = self.losses(batch, embeddings)
         total = sum(self.weights[name] * loss for name, loss in losses.items())
         if self._logs_this_step():
             self._log_step(embeddings, losses, total)
         return total
+
+    def losses(self, batch: Batch, embeddings: Embeddings) -> dict[str, Tensor]:
+        """What the step sums up, by name."""
+        return {name: objective(self._counted(name, embeddings)) for name, objective in self.objectives.items()}
 
     def _counted(self, name: str, embeddings: Embeddings) -> Embeddings:
         """What an objective sees: captions of sources that do not name it are absent, their pictures stay negatives."""
@@ -136,7 +158,8 @@ class ContrastiveModule(pl.LightningModule):
             token_outputs = {
                 "image": outputs["image_tokens"],
                 "text": blank.index_copy(0, picked, features).unflatten(0, (B, K)),
-                "text_mask": batch.token_mask,
+                # the pooled features lead the tokens
+                "text_mask": torch.cat([batch.present.unsqueeze(-1), batch.token_mask], -1),
             }
         else:
             image = self.model.encode_image(batch.images)
@@ -202,16 +225,22 @@ class ContrastiveModule(pl.LightningModule):
                 f" {self.model.text.vocabulary_size}: set model.text.vocabulary_size or take the tower's own tokenizer"
             )
 
-    def configure_optimizers(self) -> torch.optim.Optimizer:
-        modules = {
+    def trained_modules(self) -> dict[str, nn.Module]:
+        """What the optimiser gets, by the names of its groups."""
+        return {
             "image": self.model.image,
             "text": self.model.text,
             "image_projection": self.model.image_projection,
             "text_projection": self.model.text_projection,
             "objectives": self.objectives,
         }
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
         groups = parameter_groups(
-            modules, learning_rate=self.learning_rate, weight_decay=self.weight_decay, layer_decay=self.layer_decay
+            self.trained_modules(),
+            learning_rate=self.learning_rate,
+            weight_decay=self.weight_decay,
+            layer_decay=self.layer_decay,
         )
         if not groups:
             raise ValueError("model: nothing to train; every tower is frozen and there is no projection")
@@ -220,7 +249,10 @@ class ContrastiveModule(pl.LightningModule):
     def spec(self) -> dict[str, Any]:
         """What builds the encoder again: see mmtrain.loading."""
         model = {"image": spec_of(self.model.image), "text": spec_of(self.model.text)}
-        return model | {"dimension": self.model.dimension, "projection": self.model.projection}
+        for name, part in self.objectives.named_modules():
+            if isinstance(part, MatchingHead):
+                model["matching"] = {"name": f"objectives.{name}", "fusion": spec_of(part.fusion)}
+        return model | {"dimension": self.model.dimension, "projection": self.model.projection, "lora": self.lora}
 
     @property
     def similarity(self) -> str:

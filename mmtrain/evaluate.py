@@ -1,6 +1,5 @@
 """`mmtrain evaluate`: a model over shards, then figures and a report."""
 
-import io
 from collections.abc import Callable, Sequence
 from datetime import date
 from pathlib import Path
@@ -8,13 +7,29 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
 
 from datamodules import ShardDataModule
 from mmtrain.embedding import embed, open_split
-from mmtrain.evaluation import rank_retrieval, report_figures, report_parts, summarise, write_metrics, write_report
-from mmtrain.loading import load
+from mmtrain.evaluation import (
+    RetrievalRanks,
+    language_similarity,
+    rank_retrieval,
+    report_figures,
+    report_parts,
+    score_histogram,
+    summarise,
+    write_metrics,
+    write_report,
+)
+from mmtrain.evaluation.protocols import Protocol, named_protocol
+from mmtrain.foreign import is_foreign
+from mmtrain.loading import Encoder, load
 from mmtrain.loggers import log_report
+from mmtrain.relation_evaluation import evaluate_relation, evaluate_zero_shot, print_relation
+from mmtrain.relation_loading import relation_of
+from mmtrain.relation_zero_shot import read_prompts
+from mmtrain.reranking import print_reranked, rerank_retrieval
+from mmtrain.thumbnails import thumbnail
 from mmtrain.validation import Embedded
 
 
@@ -23,11 +38,16 @@ def evaluate(
     data: str,
     out: str | Path,
     *,
+    protocol: str | None = None,
+    images: str | None = None,
     languages: list[str] | None = None,
-    captions: str = "all",
+    captions: str | None = None,
     similarity: str | None = None,
     recall_at: Sequence[int] = (1, 5, 10),
     text_to_text: Sequence[tuple[str, str]] = (),
+    rerank: int | None = None,
+    zero_shot: str | None = None,
+    prompts: str | Path | None = None,
     batch_size: int = 64,
     workers: int = 2,
     device: str | None = None,
@@ -35,28 +55,42 @@ def evaluate(
     """Measures MODEL on SHARDS; writes `out`/metrics.json and `out`/report.html, prints the table, returns the metrics.
 
     Args:
+        data: SHARDS; with a protocol also the data set's own files, which are packed into the cache once.
+        protocol: The name of a published test set, see `mmtrain.evaluation.protocols`.
+        images: Where the pictures of the data set's own files lie; with the files, by default.
         languages: Languages to measure; those of the run that the shards have, by default.
+        captions: "all" (the default) or "first"; a protocol says it itself.
         similarity: "cosine" or "asymmetric"; what the model was trained for, by default.
+        rerank: Sort the best so many answers of each query again by the model's matching head.
+        zero_shot: A task that the shards label, to be told by similarity alone (and by prompts, where given).
+        prompts: JSON file {class: text about the picture, with {text} for the caption}.
+
+    A model of `mmtrain.RelationModule` is measured on the tasks it was trained for too, where the shards label them.
 
     Raises:
-        ValueError: when the shards have none of the languages, or nothing in them can be read.
+        ValueError: when the shards have none of the languages, or nothing in them can be read; a model without a
+            matching head, a task that nobody labelled.
     """
+    measured = _protocol(protocol, captions, images)
+    if measured is not None and rerank is not None:
+        raise ValueError(f"--rerank: {rerank} sorts the answers of the whole collection; it goes without --protocol")
     encoder = load(model, device=device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    if measured is not None:
+        data = measured.shards(data, images)
     shards = open_split(encoder, data, languages, batch_size, workers)
     split = embed(encoder, shards)
-    names = np.asarray(shards.languages)
-    ranks = rank_retrieval(
-        split.images,
-        split.texts,
-        split.image_of_text,
-        names[split.language_of_text],
-        recall_at=recall_at,
-        captions=captions,
-        similarity=similarity or encoder.metric,
-        text_to_text=text_to_text,
-        device=encoder.device,
-    )
-    metrics = summarise(ranks)
+    options = {"similarity": similarity or encoder.metric, "text_to_text": text_to_text, "recall_at": recall_at}
+    ranks, metrics = measure_split(encoder, shards, split, measured, captions=captions or "all", **options)
+    relation = None
+    if not is_foreign(model) and (classifier := relation_of(model, encoder)) is not None:
+        relation = evaluate_relation(classifier, data, shards.languages, batch_size=batch_size, workers=workers)
+        metrics |= relation.metrics if relation else {}
+    if zero_shot is not None:
+        templates = None if prompts is None else read_prompts(prompts)
+        reading = {"prompts": templates, "batch_size": batch_size, "workers": workers}
+        metrics["zero_shot"] = evaluate_zero_shot(encoder, data, zero_shot, shards.languages, **reading)
+    if rerank is not None:
+        metrics["rerank"] = rerank_retrieval(model, encoder, shards, split, rerank, recall_at)
     metrics["protocol"] |= {"model": str(model), "data": data, "skipped": shards.account.summary()}
     folder = Path(out)
     folder.mkdir(parents=True, exist_ok=True)
@@ -66,14 +100,75 @@ def evaluate(
         folder / "report.html",
         metrics,
         title=f"Retrieval in {len(ranks.languages)} languages",
-        run={"model": str(model), "data": data, "date": date.today().isoformat()},
+        run={"model": str(model), "data": data, "date": date.today().isoformat()}
+        | ({} if measured is None else {"protocol": str(measured)}),
         curves=curves if curves.is_file() else None,
-        **report_parts(ranks, split.images, split.texts, split.captions, _thumbnails(shards, split)),
+        relation=relation,
+        **_report_parts(ranks, shards, split),
     )
     log_report(Path(model), metrics, report_figures(metrics))
     print_table(metrics, recall_at)
+    if measured is not None:
+        _print_protocol(metrics["protocol"])
+    if relation is not None:
+        print_relation(relation.task, relation.systems)
+    if zero_shot is not None:
+        print_relation(zero_shot, {f"zero-shot by {name}": each for name, each in metrics["zero_shot"].items()})
+    if rerank is not None:
+        print_reranked(metrics["rerank"], recall_at)
     print(f"report: {folder / 'report.html'}")
     return metrics
+
+
+def measure_split(
+    encoder: Encoder,
+    shards: ShardDataModule,
+    split: Embedded,
+    protocol: Protocol | None = None,
+    *,
+    captions: str = "all",
+    **options: Any,
+) -> tuple[RetrievalRanks, dict[str, Any]]:
+    """Ranks and the contents of metrics.json of an embedded split; options are those of `rank_retrieval`."""
+    names = np.asarray(shards.languages)[split.language_of_text]
+    columns = (split.images, split.texts, split.image_of_text, names)
+    if protocol is not None:
+        return protocol.measure(*columns, split.ids, device=encoder.device, **options)
+    ranks = rank_retrieval(*columns, captions=captions, device=encoder.device, **options)
+    return ranks, summarise(ranks)
+
+
+def _protocol(name: str | None, captions: str | None, images: str | None) -> Protocol | None:
+    if name is None:
+        if images is not None:
+            raise ValueError(f"--images: {images} says where a data set's own pictures lie; it needs --protocol")
+        return None
+    protocol = named_protocol(name)
+    if captions not in (None, protocol.captions):
+        raise ValueError(f"--captions: {protocol} counts {protocol.captions} captions, not {captions}; another variant")
+    return protocol
+
+
+def _report_parts(ranks: RetrievalRanks, shards: ShardDataModule, split: Embedded) -> dict[str, Any]:
+    if "count" not in ranks.protocol["pools"]:
+        return report_parts(ranks, split.images, split.texts, split.captions, _thumbnails(shards, split))
+    # no query grids: they show answers from all images, while the ranks are among those of a pool
+    return {
+        "score_histogram": score_histogram(ranks, split.images, split.texts),
+        "similarity": language_similarity(ranks, split.texts),
+    }
+
+
+def _print_protocol(protocol: dict[str, Any]) -> None:
+    print(f"protocol {protocol['name']}/{protocol['variant']}, {protocol['captions']} captions, {protocol['figures']}")
+    if not protocol["complete"]:
+        absent = f", without {', '.join(protocol['languages_absent'])}" if protocol["languages_absent"] else ""
+        print(
+            f"not the {protocol['expected']['images']:,} pictures of the test set: {protocol['images']:,} here{absent};"
+            " published figures do not compare"
+        )
+    for reference in protocol["comparable"]:
+        print(f"comparable ({reference['provenance']}): {reference['source']}: {reference['figures']}")
 
 
 def print_table(metrics: dict[str, Any], recall_at: Sequence[int]) -> None:
@@ -99,20 +194,11 @@ def print_table(metrics: dict[str, Any], recall_at: Sequence[int]) -> None:
 
 
 def _thumbnails(shards: ShardDataModule, split: Embedded) -> Callable[[int], bytes]:
-    """Picture i as the model sees it, encoded; feature vectors have no picture, their id stands for it."""
+    """Picture i as the model sees it, encoded."""
     dataset = shards.test_dataloader().dataset
 
-    def thumbnail(image: int) -> bytes:
+    def picture(image: int) -> bytes:
         pixels = dataset.__getitems__([dataset.at(int(split.rows[image]))]).images[0]
-        if pixels.ndim == 3:
-            picture = Image.fromarray(pixels.permute(1, 2, 0).numpy())
-        else:
-            from PIL import ImageDraw
+        return thumbnail(pixels, split.ids[image])
 
-            picture = Image.new("RGB", (96, 64), "white")
-            ImageDraw.Draw(picture).text((4, 24), split.ids[image][:14], fill="black")
-        file = io.BytesIO()
-        picture.save(file, format="WEBP", quality=80)
-        return file.getvalue()
-
-    return thumbnail
+    return picture

@@ -86,7 +86,7 @@ class Encoder:
         """
 
         def encode(part: Any) -> Tensor:
-            return self.model.encode_image(self._pixels(part).to(self.device))
+            return self.model.encode_image(self.pixels(part).to(self.device))
 
         return self._in_batches(images, encode, dim, batch_size, progress)
 
@@ -131,7 +131,8 @@ class Encoder:
 
         return asymmetric_similarity(torch.from_numpy(images), torch.from_numpy(texts)).numpy()
 
-    def _pixels(self, images: Any) -> Tensor:
+    def pixels(self, images: Any) -> Tensor:
+        """What the image tower takes: pictures as uint8 [N, 3, H, W], or precomputed features [N, F]."""
         if isinstance(images, Tensor):
             images = images.cpu().numpy()
         if isinstance(images, np.ndarray) and images.ndim == 2:
@@ -221,6 +222,11 @@ def assemble(description: dict[str, Any], weights: dict[str, Tensor], *, source:
     network = ImageTextModel(
         build(parts["image"], ImageTower), build(parts["text"], TextTower), parts["dimension"], parts["projection"]
     )
+    lora = parts.get("lora")
+    if lora:
+        from mmtrain.adaptation import add_lora, merge_lora
+
+        add_lora(network, lora)
     expected = network.state_dict()
     for name in [*expected, *weights]:
         if name not in weights or name not in expected or weights[name].shape != expected[name].shape:
@@ -228,6 +234,8 @@ def assemble(description: dict[str, Any], weights: dict[str, Tensor], *, source:
             theirs = list(weights[name].shape) if name in weights else "nothing of that name"
             raise ValueError(f"{source}: weights do not fit: {name} is {theirs} in the file, {ours} in the model")
     network.load_state_dict(weights)
+    if lora:
+        merge_lora(network)
     tokenizer = build(description["tokenizer"], Tokenizer)
     images = build(description["images"], ImagePipeline) if description.get("images") else None
     languages, metric = description["languages"], description["similarity"]

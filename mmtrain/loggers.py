@@ -93,7 +93,7 @@ class Wandb(WandbLogger):
         group: Group of runs.
         tags: Tags.
         notes: Free text.
-        log_model: Upload best.ckpt and config.yaml as an artifact when the training has ended.
+        log_model: Upload best.ckpt, config.yaml and a model card as an artifact when the training has ended.
     """
 
     def __init__(
@@ -157,9 +157,14 @@ class Wandb(WandbLogger):
         if status == "success" and self._log_checkpoints and self._experiment is not None and checkpoint:
             import wandb
 
+            from mmtrain.export.card import model_card
+            from mmtrain.loading import load
+
             artifact = wandb.Artifact(f"model-{self.identity}", type="model")
             artifact.add_file(str(checkpoint))
             artifact.add_file(str(folder / "config.yaml"))
+            with artifact.new_file("README.md", encoding="utf-8") as card:
+                card.write(model_card(load(checkpoint), str(folder), "safetensors"))
             self._experiment.log_artifact(artifact)
 
     def _identity(self, folder: Path, known: str | None) -> str | None:

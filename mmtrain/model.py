@@ -63,14 +63,16 @@ class ImageTextModel(nn.Module):
         return torch.cat(rows)[order.argsort()]
 
     def tokens(self, images: Tensor, tokens: Tensor, mask: Tensor, languages: Tensor | None) -> dict[str, Tensor]:
-        """Pooled rows and token features of both towers: image [N, D], text [M, D], image_tokens, text_tokens."""
+        """Rows of the space and token features of both towers: image [N, D], text [M, D], image_tokens [N, 1 + P, Wi],
+        text_tokens [M, 1 + L, Wt], in both of which the tower's pooled features lead.
+        """
         pooled_image, image_tokens = self.image(images)
         pooled_text, text_tokens = self.text(tokens, mask, languages)
         return {
             "image": _unit(self.image_projection(pooled_image)),
             "text": _unit(self.text_projection(pooled_text)),
-            "image_tokens": image_tokens,
-            "text_tokens": text_tokens,
+            "image_tokens": torch.cat([pooled_image.unsqueeze(1), image_tokens], 1),
+            "text_tokens": torch.cat([pooled_text.unsqueeze(1), text_tokens], 1),
         }
 
     def _in_parts(self, encode: Callable[..., Tensor], *inputs: Tensor) -> Tensor:

@@ -9,6 +9,12 @@ from torch import nn
 _DEPTH = re.compile(r"(?:^|\.)(?:blocks|layers?|stages|h|forwards|backwards)\.(\d+)\.")
 
 
+def block_of(name: str) -> int | None:
+    """The number of the block that a tower's parameter is in, None for one outside of all blocks."""
+    match = _DEPTH.search(name)
+    return int(match[1]) if match else None
+
+
 def parameter_groups(
     modules: dict[str, nn.Module], *, learning_rate: float, weight_decay: float, layer_decay: float = 1.0
 ) -> list[dict]:
@@ -27,16 +33,16 @@ def parameter_groups(
     """
     groups: dict[tuple, dict] = {}
     for module_name, module in modules.items():
-        depths = {name: _DEPTH.search(name) for name, _ in module.named_parameters()}
-        deepest = max((int(match[1]) + 1 for match in depths.values() if match), default=0)
+        blocks = {name: block_of(name) for name, _ in module.named_parameters()}
+        deepest = max((block + 1 for block in blocks.values() if block is not None), default=0)
         for name, parameter in module.named_parameters():
             if not parameter.requires_grad:
                 continue
             decay = weight_decay if parameter.ndim >= 2 and not name.endswith("bias") else 0.0
             rate = learning_rate
             if module_name in ("image", "text") and layer_decay != 1.0 and deepest:
-                match = depths[name]
-                depth = int(match[1]) + 1 if match else (0 if "embed" in name or "token" in name else deepest + 1)
+                below = 0 if "embed" in name or "token" in name else deepest + 1
+                depth = below if blocks[name] is None else blocks[name] + 1
                 rate = learning_rate * layer_decay ** (deepest + 1 - depth)
             key = (module_name, decay, rate)
             group = groups.setdefault(

@@ -59,6 +59,29 @@ def add_arguments(parser: argparse.ArgumentParser, parse_list: ParseList) -> Non
     folder = _source(formats, "folder", _folder, "a folder of pictures, each with a .txt beside it", "FOLDER")
     folder.add_argument("--language", default="und", help="of <name>.txt; <name>.lv.txt says its own (default: und)")
 
+    tir = _source(formats, "tir", _tir, "labels of tweets' image-text relations (textimage.csv)", "FILE")
+    tir.add_argument("--texts", required=True, metavar="DIR|FILE", help="<tweet_id>.txt files, or a CSV or TSV")
+    tir.add_argument("--language", default="en", help="of the texts (default: %(default)s)")
+
+    four = _source(
+        formats, "four_classes", _four_classes, "a table of posts with a relation 0 to 3", "FILE", split=True
+    )
+    four.add_argument(
+        "--captions",
+        type=lambda text: _columns(parse_list(text)),
+        required=True,
+        metavar="[lv=COLUMN,en=COLUMN]",
+        help="the column of each language",
+    )
+    four.add_argument("--label", default="label", metavar="COLUMN", help="of the class (default: %(default)s)")
+    four.add_argument("--image", default="image", metavar="COLUMN", help="of the picture's path or id")
+    four.add_argument(
+        "--coding",
+        type=parse_list,
+        metavar="[CLASS,CLASS,CLASS,CLASS]",
+        help="what 0 to 3 mean (default: represented,represented+adds,not_represented,not_represented+adds)",
+    )
+
     numbers = _format(formats, "numbers", _numbers, "the embedded corpus: handwritten numbers in many languages")
     numbers.add_argument("--split", choices=("train", "val", "test"), required=True)
     numbers.add_argument("--languages", type=parse_list, metavar="[en,lv]", help="default: every language there is")
@@ -200,6 +223,20 @@ def _xtd10(options: argparse.Namespace) -> dict:
     from datamodules.packing import read_xtd10
 
     return _pack(options, read_xtd10(options.source, options.without_train2014))
+
+
+def _tir(options: argparse.Namespace) -> dict:
+    from datamodules.packing import read_tir
+
+    return _pack(options, read_tir(options.source, options.texts, language=options.language))
+
+
+def _four_classes(options: argparse.Namespace) -> dict:
+    from datamodules.packing import read_four_classes
+
+    coding = {} if options.coding is None else {"coding": options.coding}
+    named = {"captions": options.captions, "label": options.label, "image": options.image}
+    return _pack(options, read_four_classes(options.source, **named, **coding))
 
 
 def _folder(options: argparse.Namespace) -> dict:

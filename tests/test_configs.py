@@ -41,7 +41,7 @@ def material(tmp_path_factory: pytest.TempPathFactory) -> Path:
                     Image.fromarray(generator.integers(0, 255, (32, 32, 3), dtype=np.uint8)).save(file, format="PNG")
                 else:
                     np.save(file, generator.standard_normal(8).astype(np.float32))
-                record = {"id": f"s{index}", "captions": captions}
+                record = {"id": f"s{index}", "captions": captions, "labels": {"relation": index % 4}}
                 shard.write(encoded_sample(index, record, file.getvalue(), "npy" if kind == "features" else None))
     WordTokenizer.build(str(folder / "features"), folder / "words.json", minimum_count=1)
     trained = Tokenizer(models.WordLevel(unk_token="<unk>"))
@@ -83,6 +83,8 @@ def shrink(config: dict, material: Path, run: Path) -> dict:
     shards = str(material / ("features" if features else "pictures"))
     data |= {"train": shards, "val": shards, "batch_size": 4, "workers": 0}
     data["captions_per_image"] = min(data["captions_per_image"], 2)
+    if "languages" in data:
+        data |= {name: ["en"] for name in data if name.endswith("_languages")} | {"languages": ["en", "de"]}
     config["trainer"] |= {"default_root_dir": str(run), "max_steps": 1, "accelerator": "cpu", "val_check_interval": 1}
     config["trainer"] |= {"enable_progress_bar": False, "enable_model_summary": False}
     config["trainer"].pop("max_epochs", None)

@@ -9,6 +9,7 @@ from typing import Unpack
 from datamodules.packing.aligned import read_multi30k, read_xtd10
 from datamodules.packing.folders import read_folder
 from datamodules.packing.manifests import read_crossmodal3600, read_jsonl, read_karpathy
+from datamodules.packing.relations import read_four_classes, read_tir
 from datamodules.packing.rows import Options, Row, pack_rows
 from datamodules.packing.tables import read_table
 from datamodules.packing.wit import read_wit
@@ -20,10 +21,12 @@ __all__ = [
     "pack_rows",
     "read_crossmodal3600",
     "read_folder",
+    "read_four_classes",
     "read_jsonl",
     "read_karpathy",
     "read_multi30k",
     "read_table",
+    "read_tir",
     "read_wit",
     "read_xtd10",
 ]

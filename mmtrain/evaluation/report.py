@@ -40,16 +40,19 @@ def write_report(
     similarity: np.ndarray | None = None,
     curves: Path | str | Curves | None = None,
     language_names: Mapping[str, str] | None = None,
+    relation: Any = None,
 ) -> None:
     """Write the report of `retrieval_metrics` as one HTML file.
 
     run says what was measured (model, data, date, command, ...) and is shown as it is. examples, score_histogram and
-    similarity come from `report_parts`; curves is a metrics.csv or {name: (x, y)}; language_names maps codes to names.
+    similarity come from `report_parts`; curves is a metrics.csv or {name: (x, y)}; language_names maps codes to names;
+    relation is what `mmtrain.relation_evaluation.evaluate_relation` returns.
     """
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined, trim_blocks=True
     )
     environment.filters["shade"] = _shade
+    environment.filters["picture"] = _picture_uri
     pictures = {image: _picture_uri(data) for image, data in examples.pictures.items()} if examples else {}
     figures = report_figures(metrics, score_histogram, similarity, curves)
     languages = [language for language in metrics["text_to_image"] if language != "mean"]
@@ -67,6 +70,7 @@ def write_report(
         rank_tables=_rank_tables(examples, metrics["rank_correlation"]["languages"]) if examples else [],
         rank_scale=metrics["protocol"]["images"],
         pictures=pictures,
+        relation=relation,
     )
     _write_whole(Path(path), page)
 

@@ -7,7 +7,7 @@ from types import ModuleType
 
 from mmtrain.export.card import model_card
 from mmtrain.export.probes import largest_difference
-from mmtrain.loading import load
+from mmtrain.loading import Encoder, load
 
 # Each is a module here with write(encoder, folder, target), which raises a ValueError for towers that the format cannot
 # hold, and read(folder) -> Encoder by the library it is for. Imported when asked for, since each needs that library.
@@ -37,10 +37,16 @@ def export(model: str, out: str | Path, format: str = "safetensors", *, int8: st
         ValueError: when `out` holds something else already, the towers cannot be written in this format, a library is
             missing, or what was written does not give the same embeddings.
     """
+    return write(load(model), model, out, format, int8=int8)
+
+
+def write(
+    encoder: Encoder, model: str, out: str | Path, format: str = "safetensors", *, int8: str | None = None
+) -> Path:
+    """`export` of an encoder that is loaded already; `model` is its name on the card."""
     writer = _writer(format)
     if int8 is not None and format != "onnx":
         raise ValueError(f"--int8: only onnx has it, not {format}")
-    encoder = load(model)
     target = Path(out)
     if target.is_file() or (target.exists() and any(target.iterdir()) and not _is_export(target)):
         raise ValueError(f"--out: {out} holds other files; give an empty folder, or an older export")

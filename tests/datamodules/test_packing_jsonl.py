@@ -105,19 +105,31 @@ def test_finished_shards_are_not_written_again_and_changed_ones_are(manifest, tm
     assert folder_bytes(out) == folder_bytes(tmp_path / "fresh")
 
 
-def test_a_killed_pack_goes_on_and_ends_with_the_same_bytes(manifest, tmp_path):
+def running(processes):
+    """Those that are not dead (a dead one that nobody waited for still has a number)."""
+    stats = [Path("/proc", str(process), "stat") for process in processes]
+    return [path for path in stats if path.exists() and path.read_text().rpartition(")")[2].split()[0] != "Z"]
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_killed_pack_goes_on_and_ends_with_the_same_bytes(manifest, tmp_path, workers):
     source, out = manifest([row(n % 30, id=str(n)) for n in range(1000)]), tmp_path / "out"
-    process = forked(lambda: pack_jsonl(source, out, samples_per_shard=100))
+    process = forked(lambda: pack_jsonl(source, out, samples_per_shard=50, workers=workers))
     while not (out / "shard-000001.tar").exists():
         assert process.is_alive()
         time.sleep(0.002)
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
     process.kill()
     process.join()
-    assert not (out / "shard-000009.tar").exists()
+    while running(children):  # nobody writes on behind the back of the next run
+        time.sleep(0.002)
+    assert len(children) == (workers if workers > 1 else 0)
+    assert not (out / "shard-000019.tar").exists()
     kept = (out / "shard-000000.tar").stat().st_mtime_ns
-    pack_jsonl(source, out, samples_per_shard=100)
-    assert (out / "shard-000000.tar").stat().st_mtime_ns == kept
-    pack_jsonl(source, tmp_path / "fresh", samples_per_shard=100)
+    listed = [entry["name"] for entry in json.loads((out / "shards.json").read_text())["shards"]]
+    pack_jsonl(source, out, samples_per_shard=50, workers=workers)
+    assert ((out / "shard-000000.tar").stat().st_mtime_ns == kept) is ("shard-000000.tar" in listed)
+    pack_jsonl(source, tmp_path / "fresh", samples_per_shard=50)
     assert folder_bytes(out) == folder_bytes(tmp_path / "fresh")
 
 
@@ -173,6 +185,8 @@ def test_places_that_cannot_be_read_or_written(manifest, tmp_path):
         pack_jsonl(tmp_path / "none.jsonl", tmp_path / "out")
     with pytest.raises(ValueError, match="manifest.jsonl/out cannot be written .Not a directory."):
         pack_jsonl(source, source / "out")
+    with pytest.raises(ValueError, match="/proc/none/out cannot be written .No such file or directory."):
+        pack_jsonl(source, "/proc/none/out")  # where not even root can make a folder
     with pytest.raises(ValueError, match="samples_per_shard"):
         pack_jsonl(source, tmp_path / "out", samples_per_shard=0)
 

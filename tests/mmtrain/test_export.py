@@ -28,6 +28,10 @@ XLMR = LAYERS | {"model_type": "xlm-roberta", "max_position_embeddings": 40, "pa
 
 @pytest.fixture(scope="module")
 def words(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return write_words(tmp_path_factory.mktemp("words"))
+
+
+def write_words(folder: Path) -> str:
     """A byte-level tokenizer with XLM-R's special tokens."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer, tokenizer.decoder = pre_tokenizers.ByteLevel(), decoders.ByteLevel()
@@ -35,7 +39,6 @@ def words(tmp_path_factory: pytest.TempPathFactory) -> str:
     alphabet = pre_tokenizers.ByteLevel.alphabet()
     tokenizer.train_from_iterator(["forty-two"], trainers.BpeTrainer(special_tokens=special, initial_alphabet=alphabet))
     tokenizer.post_processor = processors.TemplateProcessing("<s> $A </s>", None, [("<s>", 0), ("</s>", 2)])
-    folder = tmp_path_factory.mktemp("words")
     names = {"bos_token": "<s>", "pad_token": "<pad>", "eos_token": "</s>", "unk_token": "<unk>"}
     PreTrainedTokenizerFast(tokenizer_object=tokenizer, **names).save_pretrained(folder)
     return str(folder)

@@ -128,6 +128,19 @@ def test_wandb_offline_holds_losses_recalls_and_one_id(shards: Path, tmp_path: P
 
 
 @pytest.mark.system
+def test_the_model_and_its_card_become_an_artifact(
+    shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    monkeypatch.setenv("WANDB_DATA_DIR", str(tmp_path / "staged"))
+    options = ["--trainer.logger=mmtrain.loggers.Wandb", "--trainer.logger.log_model=true", "--trainer.max_steps=4"]
+    assert fit(shards, tmp_path / "run", *options) == 0
+    staged = [path.read_bytes() for path in (tmp_path / "staged").rglob("*") if path.is_file()]
+    assert any(content.startswith(b"---\nlibrary_name: mmtrain") for content in staged)
+    assert (tmp_path / "run" / "config.yaml").read_bytes() in staged
+    assert (tmp_path / "run" / "checkpoints" / "best.ckpt").read_bytes() in staged
+
+
 def test_a_wandb_that_cannot_be_reached_leaves_an_offline_run(shards: Path, tmp_path: Path) -> None:
     nobody = {
         "WANDB_BASE_URL": "http://127.0.0.1:9",

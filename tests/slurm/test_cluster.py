@@ -129,6 +129,21 @@ def test_no_more_restarts_than_allowed(cluster: Cluster, numbers: Path, tmp_path
     assert fields["JobState"] == "FAILED" and "not started again" in log(run)
 
 
+def test_an_array_embeds_for_one_index(cluster: Cluster, numbers: Path, tmp_path: Path) -> None:
+    model = tmp_path / "model"
+    assert main(arguments(numbers, model, "--trainer.max_steps=1")) == 0
+    index = ["index", str(model), "--data", str(numbers), "--workers=0", "--part_size=16", "--batch_size=16", "--out"]
+    assert main([*index, str(tmp_path / "one")]) == 0
+    job = submit(cluster, ["--array=0-1", "--time=10:00"], [*index, str(tmp_path / "array")])
+    for task in ("0", "1"):
+        fields = cluster.until(f"{job}_{task}", "COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", seconds=300)
+        assert fields["JobState"] == "COMPLETED"
+    for name in ("rows.npy", "index.faiss", "items.sqlite"):
+        assert (tmp_path / "array" / name).read_bytes() == (tmp_path / "one" / name).read_bytes()
+    logs = [path.read_text() for path in (tmp_path / "array.slurm").glob("*.out")]
+    assert len(logs) == 2
+
+
 def test_what_sbatch_refuses_is_one_line(cluster: Cluster, numbers: Path, tmp_path: Path) -> None:
     command = [MMTRAIN, "submit", "--partition=nowhere", "--", *training(numbers, tmp_path / "run", 0)]
     done = subprocess.run(command, env=environment(cluster), capture_output=True, text=True, cwd=ROOT)

@@ -1,0 +1,182 @@
+"""Handwritten numbers as precomputed features, and a plain training loop: what benchmarks/claims.py stands on.
+
+A frozen network that tells the digits 0 to 9 and blank paper apart looks at the three places of a picture, one strip
+after the other. It has seen training pictures alone, hence training numbers and training scans alone; its last hidden
+layer at the three places, scaled to unit length, is the picture's feature vector. So a step costs little more than the
+captions it reads, and dozens of trainings fit into minutes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from datamodules import ByteTokenizer
+from datamodules.numbers import RENDERINGS, SPLITS, numbers_of, picture, words
+from losses import Embeddings, Objective
+from mmtrain.evaluation import retrieval_metrics
+from mmtrain.model import ImageTextModel
+from mmtrain.optimisation import warmup_cosine
+from mmtrain.towers import FeatureTower, TextTower
+
+PLACES, PLACE_WIDTH, HIDDEN = 3, 21, 64
+WIDTH = PLACES * HIDDEN  # of a feature vector
+BLANK = 10
+BUCKETS = 1
+CLIP_NORM = 2.0  # the 2017 systems' (ivendrov/order-embedding, driver.py)
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """One split: features float [N, 192] and the number each picture shows, int64 [N]."""
+
+    features: Tensor
+    numbers: Tensor
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """Pictures by split, and every number's caption in K languages: tokens int64 [1000, K, L], mask bool alike."""
+
+    pictures: dict[str, Pictures]
+    languages: tuple[str, ...]
+    tokens: Tensor
+    mask: Tensor
+
+    @classmethod
+    def build(cls, languages: Sequence[str], pictures: dict[str, Pictures]) -> Corpus:
+        by_language = [words(language) for language in languages]
+        captions = [caption for number in zip(*by_language, strict=True) for caption in number]
+        tokens, mask = ByteTokenizer()(captions, list(languages) * 1000)
+        shape = (1000, len(languages))
+        return cls(pictures, tuple(languages), tokens.unflatten(0, shape), mask.unflatten(0, shape))
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """Steps of `batch` images each; the learning rate rises over the first twentieth and falls along half a cosine."""
+
+    steps: int
+    batch: int
+
+
+def pictures_with_features(seed: int = 0) -> tuple[dict[str, Pictures], dict[str, float]]:
+    """All splits as features, and how often the frozen network reads a strip of each split right, in percent."""
+    pages, digits = {}, {}
+    for split in SPLITS:
+        shown = [(number, rendering) for rendering in range(RENDERINGS[split]) for number in numbers_of(split)]
+        seeds = [(SPLITS.index(split), number, rendering) for number, rendering in shown]  # as pack numbers draws them
+        pages[split] = torch.from_numpy(
+            np.stack([picture(str(number), split, s) for (number, _), s in zip(shown, seeds, strict=True)])
+        )
+        digits[split] = torch.tensor([number for number, _ in shown])
+    network, head = _digit_network(_strips(pages["train"]), _digits_of(digits["train"]), seed)
+    pictures, accuracy = {}, {}
+    with torch.no_grad():
+        for split in SPLITS:
+            hidden = torch.cat([network(part) for part in _strips(pages[split]).split(1024)])
+            right = head(hidden).argmax(1) == _digits_of(digits[split])
+            accuracy[split] = 100 * right.float().mean().item()
+            pictures[split] = Pictures(hidden.view(-1, WIDTH), digits[split])
+    return pictures, accuracy
+
+
+def _strips(pages: Tensor) -> Tensor:
+    """uint8 pages [N, 64, 64] -> float [3 N, 1, 64, 21] in 0 to 1, ink high: the places where a digit may stand."""
+    width = PLACES * PLACE_WIDTH
+    ink = 1 - pages[:, :, 1 : 1 + width].float() / 255
+    return ink.unflatten(2, (PLACES, PLACE_WIDTH)).movedim(2, 1).flatten(0, 1).unsqueeze(1)
+
+
+def _digits_of(numbers: Tensor) -> Tensor:
+    """int64 [N] -> [3 N]: hundreds, tens and units, blank to the left of the first digit."""
+    places = torch.stack([numbers // 100, numbers // 10 % 10, numbers % 10], 1)
+    first = torch.stack([numbers < 100, numbers < 10, torch.zeros_like(numbers, dtype=torch.bool)], 1)
+    return places.masked_fill(first, BLANK).flatten()
+
+
+def _digit_network(strips: Tensor, digits: Tensor, seed: int, epochs: int = 4) -> tuple[nn.Module, nn.Linear]:
+    """The network up to its last hidden layer, and the classifier on top; trained on these strips and frozen."""
+    torch.manual_seed(seed)
+    layers = [nn.Conv2d(a, b, 3, stride=2, padding=1) for a, b in ((1, 16), (16, 32), (32, HIDDEN))]
+    network = nn.Sequential(*(part for layer in layers for part in (layer, nn.ReLU())))
+    network.extend([nn.AdaptiveMaxPool2d(1), nn.Flatten()])
+    head = nn.Linear(HIDDEN, 11)
+    parameters = [*network.parameters(), *head.parameters()]
+    optimizer, order = torch.optim.Adam(parameters, lr=3e-3), torch.Generator().manual_seed(seed)
+    for _ in range(epochs):
+        for part in torch.randperm(len(strips), generator=order).split(256):
+            optimizer.zero_grad()
+            functional.cross_entropy(head(network(strips[part])), digits[part]).backward()
+            optimizer.step()
+    return network.requires_grad_(False), head.requires_grad_(False)
+
+
+def train(
+    corpus: Corpus,
+    text: Callable[[], TextTower],
+    objective: Callable[[], Objective],
+    schedule: Schedule,
+    *,
+    learning_rate: float,
+    dimension: int,
+    captions: int | None = None,
+    seed: int,
+) -> ImageTextModel:
+    """A linear map of the features and a text tower, trained together with Adam.
+
+    The pictures of every step follow from the seed alone, so objectives are compared on the same ones. `captions` of
+    all K languages are drawn for each picture, evenly and without repetition; None takes all of them in their order.
+    Pictures of the same number are not each other's negatives.
+    """
+    torch.manual_seed(seed)
+    model = ImageTextModel(FeatureTower(WIDTH, normalise=True), text(), dimension, buckets=BUCKETS)
+    loss_of = objective()
+    parameters = [*model.parameters(), *loss_of.parameters()]
+    optimizer = torch.optim.Adam(parameters, lr=learning_rate)
+    pictures, K = corpus.pictures["train"], len(corpus.languages)
+    which, draws = torch.Generator().manual_seed(seed), torch.Generator().manual_seed(seed + 1_000_000)
+    everything = torch.arange(K).expand(schedule.batch, K)
+    for step in range(schedule.steps):
+        batch = torch.randperm(len(pictures.numbers), generator=which)[: schedule.batch]
+        languages = everything
+        if captions is not None:
+            languages = torch.rand(schedule.batch, K, generator=draws).argsort(1)[:, :captions]
+        numbers = pictures.numbers[batch]
+        shown = numbers[:, None], languages
+        texts = model.encode_text(
+            corpus.tokens[shown].flatten(0, 1), corpus.mask[shown].flatten(0, 1), languages.flatten()
+        )
+        embeddings = Embeddings(
+            image=model.encode_image(pictures.features[batch]),
+            texts=texts.unflatten(0, languages.shape),
+            languages=languages,
+            image_ids=numbers,
+        )
+        factor = warmup_cosine(step + 1, warmup_samples=schedule.steps // 20, total_samples=schedule.steps)
+        for group in optimizer.param_groups:
+            group["lr"] = learning_rate * factor
+        optimizer.zero_grad()
+        loss_of(embeddings).backward()
+        nn.utils.clip_grad_norm_(parameters, CLIP_NORM)
+        optimizer.step()
+    return model
+
+
+@torch.no_grad()
+def measure(model: ImageTextModel, corpus: Corpus, split: str, **options: Any) -> dict[str, Any]:
+    """`retrieval_metrics` of a split, one caption of each language a picture; options are passed on."""
+    model.eval()
+    pictures, K = corpus.pictures[split], len(corpus.languages)
+    tokens, mask = corpus.tokens[pictures.numbers].flatten(0, 1), corpus.mask[pictures.numbers].flatten(0, 1)
+    texts = model.encode_text(tokens, mask, torch.arange(K).repeat(len(pictures.numbers)))
+    images = model.encode_image(pictures.features)
+    image_of_text = np.arange(len(pictures.numbers)).repeat(K)
+    language_of_text = np.array(corpus.languages * len(pictures.numbers))
+    return retrieval_metrics(images, texts, image_of_text, language_of_text, bootstrap=0, **options)

@@ -1,0 +1,53 @@
+"""MSCOCO's 5,000 test pictures (Karpathy and Fei-Fei 2015), five captions each: one pool, or five folds of 1,000.
+
+Folds are consecutive in the order of the split, as order embeddings and VSE++ take them. Recall in a fold is the higher
+one: its pool is a fifth.
+"""
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+from datamodules.packing import Row, read_karpathy
+from datamodules.writing import BadRow
+from mmtrain.evaluation.pools import folds
+from mmtrain.evaluation.protocols.form import Protocol, Reference
+
+FOLD = 1000
+
+
+def read(source: Path) -> Iterator[Row | BadRow]:
+    """dataset_coco.json, or the folder that it lies in; captions in other languages come from shards."""
+    return read_karpathy(source / "dataset_coco.json" if source.is_dir() else source)
+
+
+FIVE_FOLDS = Protocol(
+    name="mscoco",
+    variant="1k",
+    read=read,
+    images=5000,
+    languages=None,
+    split="test",
+    pools=lambda split: folds(len(split.ids), FOLD),
+    over_pools="mean",
+    comparable=(
+        Reference(
+            "VSE, its README, which does not state the folds",
+            "R@1 / R@5 / R@10: image to text 43.4 / 75.7 / 85.8, text to image 31.0 / 66.7 / 79.9",
+            "seen",
+        ),
+        Reference(
+            "M3P, UC2, CCLM, CCRK",
+            "mean of six recalls, English; their Chinese is COCO-CN's 1,000 pictures, their Japanese not one set",
+            "seen",
+        ),
+    ),
+)
+ONE_POOL = replace(
+    FIVE_FOLDS,
+    variant="5k",
+    pools=None,
+    over_pools="queries",
+    comparable=(Reference("CLIP_benchmark, in open_clip's tables", "mscoco_captions, R@5 by default", "recalled"),),
+)
+PROTOCOLS = (FIVE_FOLDS, ONE_POOL)

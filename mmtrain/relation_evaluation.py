@@ -1,0 +1,240 @@
+"""What `mmtrain evaluate` says of image-text relations: a fine-tuned head beside the zero-shot baselines."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from datamodules import RelationDataModule
+from mmtrain.embedding import encode_batch, language_indices
+from mmtrain.evaluation.relation import language_gap, relation_metrics
+from mmtrain.loading import Encoder
+from mmtrain.relation_loading import RelationClassifier
+from mmtrain.relation_validation import PredictedSplit, Predictions
+from mmtrain.relation_zero_shot import prompt_probabilities, similarity_probabilities
+
+MAIN = "relation"
+EXAMPLES = 4  # of right and of wrong answers in each language
+
+
+@dataclass(frozen=True)
+class RelationExample:
+    """One post of the report: its picture as bytes, its text, and what was said of it."""
+
+    picture: bytes
+    text: str
+    language: str
+    label: str
+    predicted: str
+    confidence: float
+
+    @property
+    def right(self) -> bool:
+        return self.label == self.predicted
+
+
+@dataclass(frozen=True)
+class RelationResults:
+    """`metrics` goes into metrics.json; `task` is the one under its key "relation"."""
+
+    task: str
+    metrics: dict[str, Any]
+    examples: list[RelationExample]
+
+    @property
+    def systems(self) -> dict[str, dict[str, Any]]:
+        """The tables of the task, the trained head's first."""
+        tables = self.metrics["relation_zero_shot"]
+        return {"fine-tuned": self.metrics["relation"]} | {
+            f"zero-shot by {name}": each for name, each in tables.items()
+        }
+
+
+def evaluate_relation(
+    classifier: RelationClassifier, data: str, languages: Sequence[str], *, batch_size: int = 64, workers: int = 2
+) -> RelationResults | None:
+    """The figures of every task of the classifier that the shards label; None, saying so, where they label none.
+
+    The metrics hold "relation" (the task of that name, or the first; by language and "mean"), "relation_task" (its
+    name), "relation_tasks" (all of them), "relation_gap" (best minus worst language) and "relation_zero_shot" (the
+    same task by similarity in the same space, without any head).
+
+    Raises:
+        ValueError: for labels that the head does not know.
+    """
+    shards = open_labelled(classifier.encoder, data, languages, batch_size, workers, classifier.classes)
+    tasks = [task for task in classifier.classes if task in shards.classes]
+    if not tasks:
+        print(f"{data} labels none of {', '.join(classifier.classes)}: relations are not measured")
+        return None
+    split, similarity = predict_split(classifier, shards)
+    names = np.asarray(shards.languages)[split.languages]
+    tables = {
+        task: relation_metrics(
+            split.labels[task], split.probabilities[task], names, groups=split.rows, classes=classifier.classes[task]
+        )
+        for task in tasks
+        if (split.labels[task] >= 0).any()
+    }
+    main = MAIN if MAIN in tables else next(iter(tables))
+    labels, classes = split.labels[main], classifier.classes[main]
+    guessed = similarity_probabilities(similarity, names, len(classes))
+    metrics = {
+        "relation": tables[main],
+        "relation_task": main,
+        "relation_tasks": tables,
+        "relation_gap": language_gap(labels, split.probabilities[main], names, split.rows),
+        "relation_zero_shot": {
+            "similarity": relation_metrics(labels, guessed, names, groups=split.rows, classes=classes)
+        },
+    }
+    return RelationResults(main, metrics, _examples(shards, split, names, main, classes))
+
+
+def evaluate_zero_shot(
+    encoder: Encoder,
+    data: str,
+    task: str,
+    languages: Sequence[str],
+    *,
+    prompts: Mapping[str, str] | None = None,
+    batch_size: int = 64,
+    workers: int = 2,
+) -> dict[str, Any]:
+    """A task by any space that no head was trained on: {"similarity": table, "prompt": table where there are prompts}.
+
+    Args:
+        prompts: Class -> a text about the picture in which {text} stands for the post's.
+
+    Raises:
+        ValueError: for a task that nobody labelled, or prompts for other classes.
+    """
+    shards = open_labelled(encoder, data, languages, batch_size, workers)
+    if task not in shards.classes:
+        raise ValueError(
+            f"--zero_shot: nobody labelled {task!r}; labelled are {', '.join(shards.classes) or 'no tasks'}"
+        )
+    classes = shards.class_names(task)
+    if prompts is not None and set(prompts) != set(classes):
+        raise ValueError(f"--prompts: for {', '.join(prompts)}, expected one for each of {', '.join(classes)}")
+    rows: dict[str, list[np.ndarray]] = {"labels": [], "names": [], "groups": [], "scores": [], "prompt": []}
+    indices = language_indices(encoder, shards.languages)
+    with torch.inference_mode():
+        for batch in shards.test_dataloader():
+            image, texts = encode_batch(encoder, batch, indices, batch.present)
+            b, k = (batch.present & (batch.rows >= 0).unsqueeze(1)).nonzero(as_tuple=True)
+            names = np.asarray(shards.languages)[batch.languages[b, k].numpy()]
+            rows["labels"].append(batch.labels[task][b].numpy())
+            rows["groups"].append(batch.rows[b].numpy())
+            rows["names"].append(names)
+            rows["scores"].append((image[b] * texts[b, k]).sum(1).numpy())
+            if prompts is not None:
+                captions = [batch.captions[i][j] for i, j in zip(b.tolist(), k.tolist(), strict=True)]
+                templates = [prompts[name] for name in classes]
+                rows["prompt"].append(prompt_probabilities(encoder, image[b].numpy(), captions, names, templates))
+    joined = {name: np.concatenate(parts) for name, parts in rows.items() if parts}
+    labels, names, groups = joined["labels"], joined["names"], joined["groups"]
+    found = {"similarity": similarity_probabilities(joined["scores"], names, len(classes))}
+    found |= {"prompt": joined["prompt"]} if prompts is not None else {}
+    return {name: relation_metrics(labels, rows, names, groups=groups, classes=classes) for name, rows in found.items()}
+
+
+def open_labelled(
+    encoder: Encoder,
+    data: str,
+    languages: Sequence[str],
+    batch_size: int,
+    workers: int,
+    classes: Mapping[str, list[str]] | None = None,
+) -> RelationDataModule:
+    """SHARDS as a test split with labels, the strings of `classes` in the order they were trained in."""
+    options: dict[str, Any] = {} if encoder.images is None else {"images": encoder.images}
+    if classes is not None:
+        options["label_names"] = dict(classes)
+    module = RelationDataModule(
+        test=data,
+        languages=list(languages),
+        batch_size=batch_size,
+        workers=workers,
+        tokenizer=encoder.tokenizer,
+        **options,
+    )
+    module.setup("test")
+    return module
+
+
+def predict_split(classifier: RelationClassifier, shards: RelationDataModule) -> tuple[Predictions, np.ndarray]:
+    """Every pair of the test split, and the cosine of each pair before the fusion."""
+    from rich.progress import track
+
+    collected, cosines = PredictedSplit(), []
+    indices = language_indices(classifier.encoder, shards.languages)
+    loader = shards.test_dataloader()
+    for batch in track(loader, description="relations", total=len(loader), transient=True):
+        posts, slots = (batch.present & (batch.rows >= 0).unsqueeze(1)).nonzero(as_tuple=True)
+        probabilities, cosine = classifier.judge(
+            batch.images,
+            batch.tokens[posts, slots],
+            batch.token_mask[posts, slots],
+            indices[batch.languages[posts, slots]],
+            posts,
+        )
+        collected.add(batch, posts, slots, probabilities)
+        # in the order that `gather` gives the pairs
+        cosines.append((batch.rows[posts], batch.languages[posts, slots], cosine))
+    rows, languages, cosine = (torch.cat(parts).numpy() for parts in zip(*cosines, strict=True))
+    split = collected.gather()
+    if split is None:
+        raise ValueError("--data: no sample could be read")
+    return split, cosine[np.lexsort((languages, rows))]
+
+
+def _examples(
+    shards: RelationDataModule, split: Predictions, names: np.ndarray, task: str, classes: Sequence[str]
+) -> list[RelationExample]:
+    from mmtrain.thumbnails import thumbnail
+
+    labels, probabilities = split.labels[task], split.probabilities[task]
+    predicted = probabilities.argmax(1)
+    random, dataset = np.random.default_rng(0), shards.test_dataloader().dataset
+    examples = []
+    for language in sorted(set(names.tolist())):
+        for right in (True, False):
+            fitting = np.flatnonzero((names == language) & (labels >= 0) & ((predicted == labels) == right))
+            for place in random.permutation(fitting)[:EXAMPLES]:
+                pixels = dataset.__getitems__([dataset.at(int(split.rows[place]))]).images[0]
+                examples.append(
+                    RelationExample(
+                        thumbnail(pixels, split.ids[place]),
+                        split.captions[place],
+                        language,
+                        classes[labels[place]],
+                        classes[predicted[place]],
+                        float(probabilities[place].max()),
+                    )
+                )
+    return examples
+
+
+def print_relation(task: str, tables: Mapping[str, Mapping[str, Any]]) -> None:
+    """The figures of some systems by language, for a terminal."""
+    from rich.console import Console
+    from rich.table import Table
+
+    for system, by_language in tables.items():
+        table = Table(title=f"{task}, {system}, in percent")
+        for name in ("language", "accuracy", "macro F1", "95 %", "weighted F1", "ECE", "n"):
+            table.add_column(name, justify="left" if name == "language" else "right")
+        for language, each in by_language.items():
+            low, high = each["macro_f1_ci95"]
+            figures = [f"{each[name]:.1f}" for name in ("accuracy", "macro_f1")]
+            figures += [
+                f"{low:.1f} to {high:.1f}",
+                f"{each['weighted_f1']:.1f}",
+                f"{each['ece']:.1f}",
+                f"{each['n']:,}",
+            ]
+            table.add_row(language, *figures, style="bold" if language == "mean" else None)
+        Console().print(table)

@@ -1,0 +1,104 @@
+"""An index folder, opened: DIR/index.json, index.faiss, rows.npy and items.sqlite."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from mmtrain.evaluation.nearest import import_faiss
+from mmtrain.evaluation.tiles import Similarity, score_tile
+from mmtrain.search.items import Items
+from mmtrain.search.kinds import comparable
+
+DESCRIPTION, FAISS, ROWS, ITEMS = "index.json", "index.faiss", "rows.npy", "items.sqlite"
+FORMAT = 1
+
+
+class SearchIndex:
+    """Pictures that can be searched.
+
+    A flat index by cosine is exact. Every other one proposes candidates by inner product, which are then scored in full
+    from their rows, so that scores are exact in any case and only a picture that was not proposed can be missed.
+
+    Attributes:
+        description: index.json.
+        items: Ids, captions and thumbnails by number.
+
+    Raises:
+        ValueError: when the folder holds no index, or an incomplete one.
+    """
+
+    def __init__(self, folder: str | Path) -> None:
+        self.folder = Path(folder)
+        try:
+            self.description: dict[str, Any] = json.loads((self.folder / DESCRIPTION).read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            raise ValueError(f"DIR: {folder} holds no index; give a folder that `mmtrain index` wrote") from None
+        except (OSError, ValueError) as error:
+            raise ValueError(f"DIR: {self.folder / DESCRIPTION} cannot be read ({error}); index again") from error
+        if self.description.get("format") != FORMAT:
+            raise ValueError(f"DIR: {folder} is an index of another version; index again")
+        faiss = import_faiss()
+        try:
+            self._faiss = faiss.read_index(str(self.folder / FAISS))
+            # copied on write: torch wants rows that it might write to
+            self._rows = np.load(self.folder / ROWS, mmap_mode="c")
+        except (RuntimeError, OSError, ValueError) as error:
+            raise ValueError(f"DIR: {folder} is no complete index ({_file_of(error)}); index again") from error
+        self.items = Items(self.folder / ITEMS)
+        self.similarity: Similarity = self.description["similarity"]
+        self.exact = self.description["kind"] == "flat" and self.similarity == "cosine"
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    @property
+    def rows(self) -> np.ndarray:
+        """float32 [N, D], on disk until read."""
+        return self._rows
+
+    def search(self, queries: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+        """Scores float32 [Q, k] and item numbers int64 [Q, k], best first, of queries float32 [Q, D].
+
+        A query is the more general side of an asymmetric similarity, as a caption is. Where fewer than k items were
+        proposed, the rest is -inf and -1.
+
+        Raises:
+            ValueError: for queries of another width, or that are not finite.
+        """
+        self._check(queries)
+        k = min(k, len(self))
+        if self.exact:
+            return self._faiss.search(comparable(queries, self.similarity), k)
+        proposed = self.propose(queries, max(k, self.description["candidates"]))
+        scores = np.full((len(queries), k), -np.inf, dtype=np.float32)
+        numbers = np.full((len(queries), k), -1, dtype=np.int64)
+        for query, (row, candidates) in enumerate(zip(queries, proposed, strict=True)):
+            candidates = np.sort(candidates[candidates >= 0])  # in the order of the file
+            full = self.scores(row, candidates)
+            best = np.argsort(-full, kind="stable")[:k]
+            scores[query, : len(best)], numbers[query, : len(best)] = full[best], candidates[best]
+        return scores, numbers
+
+    def propose(self, queries: np.ndarray, count: int) -> np.ndarray:
+        """What FAISS alone finds: item numbers int64 [Q, count], best first, -1 where it finds fewer."""
+        return self._faiss.search(comparable(queries, self.similarity), min(count, len(self)))[1]
+
+    def scores(self, query: np.ndarray, numbers: np.ndarray) -> np.ndarray:
+        """Full scores float32 [C] of a query [D] and the items of these numbers [C]."""
+        rows = torch.from_numpy(self._rows[numbers])
+        return score_tile(rows, torch.from_numpy(query)[None], self.similarity)[:, 0].numpy()
+
+    def _check(self, queries: np.ndarray) -> None:
+        width = self._rows.shape[1]
+        if queries.ndim != 2 or queries.shape[1] != width:
+            raise ValueError(f"query: rows of shape {list(queries.shape)}, the index has width {width}")
+        if not np.isfinite(queries).all():
+            raise ValueError("query: its row holds NaN or infinity; the model cannot encode it")
+
+
+def _file_of(error: Exception) -> str:
+    # FAISS says where in its source it gave up before it says why
+    return str(error).strip().splitlines()[-1].split("Error: ")[-1][:200]

@@ -1,0 +1,66 @@
+"""Ids, captions and thumbnails of an index, in one SQLite file: any item is read without the others."""
+
+import sqlite3
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+TABLES = """
+CREATE TABLE items (number INTEGER PRIMARY KEY, id TEXT NOT NULL, thumbnail BLOB NOT NULL);
+CREATE TABLE captions (item INTEGER NOT NULL, language TEXT NOT NULL, caption TEXT NOT NULL);
+"""
+
+
+@dataclass(frozen=True)
+class Item:
+    """One picture of an index."""
+
+    id: str
+    captions: dict[str, list[str]]  # by language
+    thumbnail: bytes  # JPEG
+
+
+class ItemWriter:
+    """Writes items by number; what was written is there after `close`."""
+
+    def __init__(self, path: Path) -> None:
+        # nolock: cluster file systems often have no locks, and nobody else knows the file yet
+        self._file = sqlite3.connect(f"{path.absolute().as_uri()}?nolock=1", uri=True)
+        self._file.executescript(f"PRAGMA journal_mode = OFF; PRAGMA synchronous = OFF; {TABLES}")
+
+    def add(self, items: Iterable[tuple[int, str, bytes]], captions: Iterable[tuple[int, str, str]]) -> None:
+        """items (number, id, thumbnail), and captions (number of the item, language, text) in any order."""
+        self._file.executemany("INSERT INTO items VALUES (?, ?, ?)", items)
+        self._file.executemany("INSERT INTO captions VALUES (?, ?, ?)", captions)
+
+    def close(self) -> None:
+        self._file.execute("CREATE INDEX captions_of_item ON captions (item)")
+        self._file.commit()
+        self._file.close()
+
+
+class Items:
+    """The items of a finished index.
+
+    Raises:
+        ValueError: when the file is not there or is no such file.
+    """
+
+    def __init__(self, path: Path) -> None:
+        try:
+            self._file = sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro&immutable=1", uri=True)
+            self._file.execute("SELECT number, id, thumbnail FROM items LIMIT 1")
+        except sqlite3.Error as error:
+            raise ValueError(f"{path}: cannot be read ({error}); build the index again") from error
+
+    def read(self, numbers: Sequence[int]) -> list[Item]:
+        """The items of these numbers, in this order."""
+        return [self._one(int(number)) for number in numbers]
+
+    def _one(self, number: int) -> Item:
+        name, thumbnail = self._file.execute("SELECT id, thumbnail FROM items WHERE number = ?", (number,)).fetchone()
+        captions: dict[str, list[str]] = {}
+        rows = self._file.execute("SELECT language, caption FROM captions WHERE item = ? ORDER BY rowid", (number,))
+        for language, caption in rows:
+            captions.setdefault(language, []).append(caption)
+        return Item(name, captions, thumbnail)

@@ -1,0 +1,131 @@
+"""Adapters, frozen phases and averages of weights, each through `mmtrain fit`."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import mmtrain
+from mmtrain.adaptation import add_lora, average, merge_lora
+from mmtrain.checkpoints import read_checkpoint
+from mmtrain.cli import main
+from mmtrain.model import ImageTextModel
+from mmtrain.towers import ByteGRU, TimmTower
+from tests.mmtrain.small import fit
+
+VIT = {"patch_size": 16, "embed_dim": 32, "depth": 2, "num_heads": 2}
+TWO_BLOCKS = f"--model.image.options={json.dumps(VIT)}"
+
+
+def tower(**options) -> ImageTextModel:
+    torch.manual_seed(0)
+    return ImageTextModel(
+        TimmTower("vit_tiny_patch16_224", image_size=32, options=VIT, **options), ByteGRU(width=32), 16
+    )
+
+
+def weights(run: Path, name: str = "last.ckpt") -> dict[str, torch.Tensor]:
+    return read_checkpoint(run / "checkpoints" / name)["state_dict"]
+
+
+def test_adapters_begin_as_nothing_and_merge_into_the_weights() -> None:
+    model, plain = tower().eval(), tower().eval()
+    pixels = torch.randint(0, 255, (4, 3, 32, 32), dtype=torch.uint8)
+    add_lora(model, {"image": 4})
+    with torch.no_grad():
+        assert torch.equal(model.encode_image(pixels), plain.encode_image(pixels))
+        for name, parameter in model.named_parameters():
+            if "lora_B" in name:
+                parameter.normal_()
+        adapted = model.encode_image(pixels)
+        assert not torch.allclose(adapted, plain.encode_image(pixels), atol=1e-3)
+        merge_lora(model)
+        torch.testing.assert_close(model.encode_image(pixels), adapted, atol=1e-5, rtol=0)
+    assert set(model.state_dict()) == set(plain.state_dict())
+
+
+def test_only_adapters_are_trained_and_whoever_loads_gets_them_merged(shards: Path, tmp_path: Path) -> None:
+    assert fit(shards, tmp_path, TWO_BLOCKS, "--trainer.max_steps=8", "--model.lora={image: 4}") == 0
+    state, model = weights(tmp_path), mmtrain.load(tmp_path / "checkpoints" / "last.ckpt").model
+    assert any(value.abs().max() > 0 for name, value in state.items() if "lora_B" in name)
+    merged = model.state_dict()
+    assert not any("lora" in name or "base_layer" in name for name in merged)
+    base = state["model.image.network.blocks.0.attn.qkv.base_layer.weight"]
+    assert not torch.equal(merged["image.network.blocks.0.attn.qkv.weight"], base)
+    assert main(["export", str(tmp_path), "--out", str(tmp_path / "out")]) == 0
+
+
+@pytest.mark.parametrize(
+    ("lora", "message"),
+    [("{text: 4}", "ByteGRU has no linear layers"), ("{audio: 4}", "audio: 4, expected image or text")],
+)
+def test_adapters_that_cannot_be(lora: str, message: str, shards: Path, tmp_path: Path, capsys) -> None:
+    assert fit(shards, tmp_path, "--trainer.max_steps=1", f"--model.lora={lora}") != 0
+    assert message in capsys.readouterr().err
+
+
+def phases(*steps: dict) -> str:
+    callback = {"class_path": "mmtrain.phases.Phases", "init_args": {"phases": list(steps)}}
+    return f"--trainer.callbacks={json.dumps([callback])}"
+
+
+def changed(before: dict, after: dict, part: str) -> set[bool]:
+    names = [name for name in before if part in name and before[name].is_floating_point()]
+    assert names
+    return {not torch.equal(before[name], after[name]) for name in names}
+
+
+@pytest.mark.parametrize("micro_batch", [[], ["--model.micro_batch=4"]], ids=["whole", "micro_batch"])
+def test_towers_are_frozen_and_unfrozen_by_step(micro_batch: list[str], shards: Path, tmp_path: Path) -> None:
+    schedule = phases({"from_step": 0, "image": 0, "text": 0}, {"from_step": 4, "image": 1, "text": "all"})
+    every = [TWO_BLOCKS, schedule, "--checkpoint.every_n_steps=4", "--checkpoint.keep_last=3", *micro_batch]
+    assert fit(shards, tmp_path, "--trainer.max_steps=8", "--model.warmup_steps=0", *every) == 0
+    at_4, at_8 = weights(tmp_path, "previous-1.ckpt"), weights(tmp_path)
+    torch.manual_seed(0)
+    assert changed(at_4, at_8, "blocks.1") == {True} and changed(at_4, at_8, "text.forwards") == {True}
+    assert changed(at_4, at_8, "blocks.0") == {False} and changed(at_4, at_8, "patch_embed") == {False}
+    assert changed(at_4, at_8, "image_projection") == {True}
+    first = tmp_path / "first"
+    assert fit(shards, first, "--trainer.max_steps=1", "--model.warmup_steps=0", *every) == 0
+    # frozen whole from the first step to the fourth
+    at_1 = weights(first)
+    assert changed(at_1, at_4, "text.forwards") == {False} and changed(at_1, at_4, "image.network") == {False}
+    assert changed(at_1, at_4, "image_projection") == {True}
+
+
+def test_phases_out_of_order(shards: Path, tmp_path: Path, capsys) -> None:
+    assert fit(shards, tmp_path, "--trainer.max_steps=1", phases({"from_step": 5, "image": 0})) != 0
+    assert "expected numbers that rise from 0" in capsys.readouterr().err
+    assert fit(shards, tmp_path, "--trainer.max_steps=1", phases({"from_step": 0, "image": 7})) != 0
+    assert "image: 7 blocks, TimmTower has 1" in capsys.readouterr().err
+
+
+def test_the_average_of_two_is_between_them() -> None:
+    first, second = tower().state_dict(), {name: value + 2 for name, value in tower().state_dict().items()}
+    name = "image_projection.weight"
+    torch.testing.assert_close(average([first, second], [3, 1])[name], first[name] + 0.5)
+    assert all(torch.equal(value, first[name]) for name, value in average([first, first], [0.3, 0.7]).items())
+    with pytest.raises(ValueError, match="models 1 and 2 differ in"):
+        average([first, {**second, name: torch.zeros(2)}], [1, 1])
+
+
+def test_average_and_push(shards: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for seed in ("1", "2"):
+        options = ["--trainer.max_steps=4", f"--seed_everything={seed}"]
+        assert fit(shards, tmp_path / seed, *options) == 0
+    models, out = [str(tmp_path / "1"), str(tmp_path / "2")], str(tmp_path / "mean")
+    assert main(["average", *models, "--out", out, "--weights", "1,3"]) == 0
+    name = "image_projection.weight"
+    one, two, mean = (mmtrain.load(model).model.state_dict()[name].numpy() for model in (*models, out))
+    np.testing.assert_allclose(mean, one / 4 + two * 3 / 4, atol=1e-6)
+    assert main(["average", models[0], "--out", out]) == 1
+    assert "1 models" in capsys.readouterr().err
+    assert main(["push", out, "someone/a-model", "--licence", "cc-by-4.0"]) == 0
+    assert "model.safetensors" in (printed := capsys.readouterr().out) and "--upload sends it" in printed
+    assert "license: cc-by-4.0" in (tmp_path / "mean" / "README.md").read_text()
+    assert main(["push", out, "no repository", "--licence", "mit"]) == 1
+    (tmp_path / "mean" / "weights.bin").write_bytes(b"")
+    assert main(["push", out, "someone/a-model", "--licence", "mit"]) == 1
+    assert "can carry code" in capsys.readouterr().err

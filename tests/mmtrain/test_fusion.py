@@ -1,0 +1,113 @@
+"""Fusion encoders: what they see, what they ignore, and what they cannot tell apart."""
+
+import pytest
+import torch
+from torch import Tensor
+
+import losses
+from mmtrain.fusion import ConcatFusion, CrossAttentionFusion, Fusion, MatchingHead, TextToImageAttention, fuse
+from mmtrain.spec import build, spec_of
+
+KINDS = [CrossAttentionFusion, ConcatFusion, TextToImageAttention]
+
+
+def pair(N: int = 3, P: int = 4, L: int = 5) -> tuple[Tensor, Tensor, Tensor]:
+    """Features [N, 1 + P, 8] and [N, 1 + L, 12], and a mask whose i-th row lacks its last i tokens."""
+    random = torch.Generator().manual_seed(0)
+    mask = torch.arange(1 + L) < 1 + L - torch.arange(N)[:, None]
+    return torch.randn(N, 1 + P, 8, generator=random), torch.randn(N, 1 + L, 12, generator=random), mask
+
+
+def connected(kind: type[Fusion]) -> Fusion:
+    torch.manual_seed(0)
+    return kind(width=16).connect(8, 12).eval()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_each_fusion_gives_one_vector_a_pair(kind: type[Fusion]) -> None:
+    fusion = connected(kind)
+    image, text, mask = pair()
+    fused = fuse(fusion, image, text, mask)
+    assert fused.shape == (3, 16)
+    other_image, other_text = fuse(fusion, image.flip(0), text, mask), fuse(fusion, image, text.flip(0), mask)
+    assert not torch.allclose(fused[0], other_image[0]) and not torch.allclose(fused[0], other_text[0])
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_absent_tokens_do_not_matter(kind: type[Fusion]) -> None:
+    fusion = connected(kind)
+    image, text, mask = pair()
+    changed = torch.where(mask.unsqueeze(-1), text, 100.0)
+    torch.testing.assert_close(fuse(fusion, image, changed, mask), fuse(fusion, image, text, mask))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_pairs_do_not_see_each_other(kind: type[Fusion]) -> None:
+    fusion = connected(kind)
+    image, text, mask = pair()
+    alone = torch.cat([fuse(fusion, image[i : i + 1], text[i : i + 1], mask[i : i + 1]) for i in range(3)])
+    torch.testing.assert_close(fuse(fusion, image, text, mask), alone)
+
+
+def test_cross_attention_reads_every_token_of_both() -> None:
+    fusion = connected(CrossAttentionFusion)
+    image, text, mask = (each.requires_grad_() if each.is_floating_point() else each for each in pair())
+    fuse(fusion, image, text, mask).square().sum().backward()
+    seen = text.grad.abs().sum(2) > 0
+    assert torch.equal(seen, mask)
+    assert (image.grad[:, 1:].abs().sum(2) > 0).all()
+
+
+def test_text_to_image_attention_is_softmax_of_scaled_products() -> None:
+    fusion = connected(TextToImageAttention)
+    image, text, mask = pair()
+    query, keys, values = fusion.query(text[:, 0]), fusion.key(image[:, 1:]), fusion.value(image[:, 1:])
+    weights = torch.stack([(keys[n] @ query[n] / 16**0.5).softmax(0) for n in range(3)])
+    seen = torch.stack([weights[n] @ values[n] for n in range(3)])
+    expected = fusion.out(torch.cat([text[:, 0], seen], 1)).relu()
+    torch.testing.assert_close(fuse(fusion, image, text, mask), expected)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_fusion_is_built_again_from_its_description(kind: type[Fusion]) -> None:
+    fusion = connected(kind)
+    again = build(spec_of(fusion), Fusion)
+    assert {name: each.shape for name, each in again.state_dict().items()} == {
+        name: each.shape for name, each in fusion.state_dict().items()
+    }
+
+
+def test_widths_that_do_not_fit_are_named() -> None:
+    with pytest.raises(ValueError, match="fusion.image_width: got 8, but the image tower gives features of 9"):
+        connected(ConcatFusion).connect(9, 12)
+    with pytest.raises(ValueError, match="fusion.heads: got 3, expected a divisor of the width 16"):
+        CrossAttentionFusion(width=16, heads=3)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("negatives", ["hard", "random"])
+def test_a_matching_head_learns_to_match(kind: type[Fusion], negatives: str) -> None:
+    """ITM on pairs whose features are two views of the same eight numbers goes below chance, log 2."""
+    torch.manual_seed(1)
+    objective = losses.ItmLoss(MatchingHead(kind(width=32).connect(8, 12)), negatives)
+    optimiser = torch.optim.Adam(objective.parameters(), lr=0.01)
+    view = torch.randn(8, 12) / 8**0.5
+    history = []
+    for _ in range(80):
+        latent = torch.randn(16, 8)
+        rows = torch.nn.functional.normalize(latent, dim=1)
+        embeddings = losses.Embeddings(
+            image=rows,
+            texts=rows.unsqueeze(1),
+            tokens={
+                "image": latent.unsqueeze(1).expand(-1, 3, -1),
+                "text": (latent @ view).view(16, 1, 1, 12).expand(-1, 1, 3, -1),
+                "text_mask": torch.ones(16, 1, 3, dtype=torch.bool),
+            },
+        )
+        loss = objective(embeddings)
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+        history.append(loss.item())
+    assert sum(history[-10:]) / 10 < sum(history[:10]) / 10 - 0.03

@@ -1,0 +1,83 @@
+"""`--model.pretrained`: what fits is loaded, grids of positions are resized, and the log says what was not."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from mmtrain.checkpoints import read_checkpoint
+from mmtrain.cli import main
+from mmtrain.model import ImageTextModel
+from mmtrain.partial import load_partially
+from mmtrain.towers import ByteGRU, FeatureTower, TimmTower
+from tests.mmtrain.small import fit
+
+VIT = {"patch_size": 16, "embed_dim": 32, "depth": 1, "num_heads": 2}
+
+
+@pytest.fixture(scope="module")
+def run(shards: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("run")
+    assert fit(shards, folder, "--trainer.max_steps=2") == 0
+    return folder
+
+
+def model(size: int = 32, width: int = 32) -> ImageTextModel:
+    return ImageTextModel(TimmTower("vit_tiny_patch16_224", image_size=size, options=VIT), ByteGRU(width=width), 16)
+
+
+def test_larger_pictures_have_more_positions(run: Path) -> None:
+    larger = model(size=64)
+    said = load_partially(larger, str(run / "checkpoints" / "last.ckpt"))
+    assert "resized: image.network.pos_embed [1, 5, 32] to [1, 17, 32]" in said
+    assert "as they were: none; left out of it: none" in said
+    before = read_checkpoint(run / "checkpoints" / "last.ckpt")["state_dict"]["model.image.network.pos_embed"]
+    # the class token's position is not on the grid
+    torch.testing.assert_close(larger.image.network.pos_embed[:, 0], before[:, 0])
+    assert torch.isfinite(larger.image.network.pos_embed).all()
+
+
+def test_another_text_tower_is_left_as_it_was(run: Path) -> None:
+    wider = model(width=48)
+    fresh = wider.text.forwards[0].weight_ih_l0.clone()
+    said = load_partially(wider, str(run))
+    assert "22 of 31 tensors loaded" in said and "as they were: text.forwards.0.weight_ih_l0" in said
+    assert torch.equal(wider.text.forwards[0].weight_ih_l0, fresh)
+    before = read_checkpoint(run / "checkpoints" / "last.ckpt")["state_dict"]
+    assert torch.equal(wider.image.network.pos_embed, before["model.image.network.pos_embed"])
+
+
+def test_where_nothing_fits_it_is_refused(run: Path) -> None:
+    strange = ImageTextModel(FeatureTower(8), ByteGRU(width=24, embedding=8), 6)
+    with pytest.raises(ValueError, match="nothing of .* fits: it has image"):
+        load_partially(strange, str(run))
+
+
+def test_a_run_begins_with_another(
+    run: Path, shards: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    options = ["--trainer.max_steps=1", "--model.learning_rate=0", f"--model.pretrained={run}"]
+    with caplog.at_level("INFO"):
+        assert fit(shards, tmp_path, *options) == 0
+    assert "tensors loaded; resized: none; as they were: none" in caplog.text + capsys.readouterr().err
+    old, new = (read_checkpoint(folder / "checkpoints" / "last.ckpt") for folder in (run, tmp_path))
+    same = [name for name in old["state_dict"] if name.startswith("model.text.")]
+    assert same and all(torch.equal(old["state_dict"][name], new["state_dict"][name]) for name in same)
+
+
+def test_an_open_clip_folder_of_timm_and_transformers_towers(tmp_path: Path) -> None:
+    from datamodules import TransformersTokenizer
+    from mmtrain.towers import TransformersTower
+    from tests.mmtrain.test_export import XLMR, saved, write_words
+
+    words = write_words(tmp_path / "words")
+    tokenizer = TransformersTokenizer(words, max_length=32)
+    config = XLMR | {"vocab_size": tokenizer.vocabulary_size}
+    ours = saved(tmp_path / "ours", TransformersTower(config=config), tokenizer)
+    assert main(["export", ours, "--out", str(tmp_path / "theirs"), "--format", "open_clip"]) == 0
+    torch.manual_seed(1)
+    fresh = ImageTextModel(TimmTower("test_vit"), TransformersTower(config=config), dimension=24)
+    said = load_partially(fresh, str(tmp_path / "theirs"))
+    assert "left out of it: logit_scale" in said and "as they were: image.mean, image.deviation" in said
+    assert json.loads((tmp_path / "theirs" / "open_clip_config.json").read_text())["model_cfg"]["custom_text"]

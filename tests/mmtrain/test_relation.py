@@ -1,0 +1,251 @@
+"""Fine-tuning on relations: what it learns, what its parts see, what it refuses, and what evaluation says of it."""
+
+import csv
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import mmtrain
+from datamodules import Batch
+from mmtrain.cli import main
+from mmtrain.fusion import ConcatFusion, CrossAttentionFusion
+from mmtrain.relation import RelationModule
+from mmtrain.towers import ByteGRU, TimmTower
+from tests.mmtrain.small import ENVIRONMENT, ROOT, SMALL, fit
+
+WORDS = {"en": ["red", "green", "blue"], "lv": ["sarkans", "zaļš", "zils"]}
+COLOURS = [(220, 30, 30), (30, 200, 30), (30, 30, 220)]
+CONFIG = str(ROOT / "configs" / "finetune" / "relation_tiny.yaml")
+
+
+@pytest.fixture(scope="session")
+def posts(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """48 pictures of a colour beside a colour's name: `match` is whether they agree, `mood` the name's own class."""
+    folder = tmp_path_factory.mktemp("posts")
+    generator, rows = np.random.default_rng(0), []
+    for index in range(48):
+        shown, said = index % 3, (index % 3 + (index // 3) % 2 * (1 + index % 2)) % 3
+        pixels = (np.array(COLOURS[shown]) + generator.integers(-20, 20, (40, 48, 3))).clip(0, 255).astype("uint8")
+        Image.fromarray(pixels).save(folder / f"{index}.png")
+        labels = {"match": int(shown == said), "mood": ["angry", "calm", "sad"][said]}
+        if index % 8 == 7:
+            labels.pop("mood")
+        captions = {language: words[said] for language, words in WORDS.items()}
+        rows.append({"id": f"p{index}", "image": f"{index}.png", "captions": captions, "labels": labels})
+    (folder / "rows.jsonl").write_text("\n".join(json.dumps(row, ensure_ascii=False) for row in rows), encoding="utf-8")
+    assert main(["pack", "jsonl", str(folder / "rows.jsonl"), "--out", str(folder / "shards"), "--workers", "1"]) == 0
+    return folder / "shards"
+
+
+def arguments(shards: Path, run: Path, *options: str) -> list[str]:
+    places = [f"--data.train={shards}", f"--data.val={shards}", f"--trainer.default_root_dir={run}"]
+    return ["fit", "--config", CONFIG, *places, *SMALL, *options]
+
+
+def finetune(shards: Path, run: Path, *options: str) -> int:
+    return main(arguments(shards, run, *options))
+
+
+@pytest.fixture(scope="session")
+def trained(posts: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run on both tasks in English."""
+    run = tmp_path_factory.mktemp("relation")
+    options = ["--trainer.max_steps=120", "--trainer.val_check_interval=40", "--data.train_languages=[en]"]
+    options += ["--data.val_languages=[en]", "--model.learning_rate=0.003", "--model.warmup_steps=5"]
+    assert finetune(posts, run, *options, "--data.batch_size=16", "--model.negatives=hard") == 0
+    return run
+
+
+def test_a_run_learns_its_tasks_and_is_measured_in_every_language(trained: Path, posts: Path, tmp_path: Path) -> None:
+    options = ["--languages", "en,lv", "--workers", "0", "--rerank", "3", "--zero_shot", "match"]
+    assert main(["evaluate", str(trained), "--data", str(posts), "--out", str(tmp_path), *options]) == 0
+    metrics = json.loads((tmp_path / "metrics.json").read_text(encoding="utf-8"))
+    tables = metrics["relation_tasks"]
+    assert set(tables) == {"match", "mood"} and metrics["relation"] == tables["match"]
+    assert set(metrics["relation"]) == {"en", "lv", "mean"}
+    assert tables["mood"]["en"]["macro_f1"] > 90 > tables["mood"]["lv"]["macro_f1"]  # Latvian words were never read
+    assert tables["match"]["en"]["macro_f1"] > 70
+    english = tables["mood"]["en"]
+    assert english["n"] == 42 and set(english["per_class"]) == {"angry", "calm", "sad"}
+    low, high = english["macro_f1_ci95"]
+    assert low <= english["macro_f1"] <= high
+    assert metrics["relation_gap"]["best"] == "en" and metrics["zero_shot"]["similarity"]["mean"]["n"] == 96
+    assert metrics["rerank"]["k"] == 3 and "R@1_before" in metrics["rerank"]["text_to_image"]["en"]
+    page = (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert (
+        "Image-text relations: match" in page
+        and page.count("the post&#39;s picture") + page.count("the post's pic") > 3
+    )
+
+
+def test_a_classifier_predicts_from_python(trained: Path) -> None:
+    classifier = mmtrain.load_relation(trained)
+    assert classifier.classes == {"match": ["0", "1"], "mood": ["angry", "calm", "sad"]}
+    pictures = [Image.new("RGB", (40, 40), colour) for colour in COLOURS]
+    found = classifier.predict(pictures, ["red", "green", "blue"], "en")
+    assert found["mood"].argmax(1).tolist() == [0, 1, 2] and found["match"].shape == (3, 2)
+    np.testing.assert_allclose(found["mood"].sum(1), 1, rtol=1e-5)
+    with pytest.raises(ValueError, match="3 pictures beside 1 texts"):
+        classifier.predict(pictures, ["red"])
+    # the towers alone are an encoder as any other
+    assert mmtrain.load(trained).encode_text(["red"], "en").shape == (1, 16)
+
+
+def small_module(**options) -> RelationModule:
+    torch.manual_seed(0)
+    tower = {"patch_size": 16, "embed_dim": 32, "depth": 1, "num_heads": 2}
+    image = TimmTower("vit_tiny_patch16_224", image_size=32, options=tower)
+    fusion = CrossAttentionFusion(width=16, layers=1, heads=2)
+    return RelationModule(image, ByteGRU(width=32), **({"dimension": 16, "fusion": fusion} | options))
+
+
+def small_batch(B: int = 4, K: int = 2) -> Batch:
+    random = torch.Generator().manual_seed(0)
+    numbers = torch.arange(B)
+    return Batch(
+        images=torch.randint(0, 255, (B, 3, 32, 32), generator=random, dtype=torch.uint8),
+        tokens=torch.randint(1, 255, (B, K, 6), generator=random),
+        token_mask=torch.ones(B, K, 6, dtype=torch.bool),
+        present=torch.ones(B, K, dtype=torch.bool),
+        languages=torch.arange(K).expand(B, K),
+        image_ids=numbers,
+        text_ids=torch.arange(B * K).view(B, K),
+        rows=numbers,
+        sources=0 * numbers,
+        ids=[str(number) for number in range(B)],
+        captions=[["text"] * K for _ in range(B)],
+        labels={"relation": numbers % 2},
+    )
+
+
+def test_itc_sees_no_modality_through_the_other() -> None:
+    """Other texts leave the picture's row as it was, other pictures the text's; the fused logits change with both."""
+    module, batch = small_module().eval(), small_batch()
+    module.head.set_tasks({"relation": ["0", "1"]})
+    other = small_batch()
+    other.tokens = other.tokens.flip(0)
+    before, after = module.embed(batch), module.embed(other)
+    torch.testing.assert_close(before.image, after.image, rtol=0, atol=0)
+    torch.testing.assert_close(before.texts.flip(0), after.texts)
+    posts, slots = batch.present.nonzero(as_tuple=True)
+    assert not torch.allclose(
+        module._logits(before, posts, slots)["relation"], module._logits(after, posts, slots)["relation"]
+    )
+    # no gradient flows from a picture's row into the text tower, nor back
+    before.image.sum().backward(retain_graph=True)
+    assert all(parameter.grad is None or not parameter.grad.any() for parameter in module.model.text.parameters())
+    module.zero_grad()
+    before.texts.sum().backward()
+    assert all(parameter.grad is None or not parameter.grad.any() for parameter in module.model.image.parameters())
+
+
+def test_cross_entropy_is_weighted_over_labelled_pairs_only() -> None:
+    module = small_module(itm=0.0)
+    module._class_weights["relation"] = torch.tensor([2.0, 1.0, 0.5])
+    logits = torch.randn(5, 3, requires_grad=True)
+    labels = torch.tensor([0, -1, 2, 1, -1])
+    expected = torch.nn.functional.cross_entropy(
+        logits[[0, 2, 3]], labels[[0, 2, 3]], weight=torch.tensor([2.0, 1.0, 0.5])
+    )
+    torch.testing.assert_close(module._cross_entropy("relation", logits, labels), expected)
+    nothing = module._cross_entropy("relation", logits, torch.full((5,), -1))
+    assert nothing == 0 and not torch.autograd.grad(nothing, logits)[0].any()
+
+
+def test_the_loss_is_the_published_convex_sum(posts: Path, tmp_path: Path) -> None:
+    options = ["--trainer.max_steps=2", "--trainer.log_every_n_steps=1", "--trainer.val_check_interval=2"]
+    for name, extra, task in (("convex", [], 0.8), ("free", ["--model.convex=false"], 1.0)):
+        assert finetune(posts, tmp_path / name, *options, *extra) == 0
+        header, row = (tmp_path / name / "metrics.csv").read_text(encoding="utf-8").splitlines()[:2]
+        log = {key: float(value) for key, value in zip(header.split(","), row.split(","), strict=True) if value}
+        tasks = (log["train/task/match"] + log["train/task/mood"]) / 2
+        expected = task * tasks + 0.1 * log["train/itc"] + 0.1 * log["train/itm"]
+        assert log["train/loss"] == pytest.approx(expected, rel=1e-4)
+
+
+def test_a_run_starts_from_a_pretrained_space(shards: Path, posts: Path, tmp_path: Path) -> None:
+    fusion = "{class_path: mmtrain.fusion.ConcatFusion, init_args: {width: 24}}"
+    head = f"{{class_path: mmtrain.fusion.MatchingHead, init_args: {{fusion: {fusion}}}}}"
+    itm = f"{{class_path: losses.ItmLoss, init_args: {{fusion: {head}}}}}"
+    objectives = f"{{one_to_k: {{class_path: losses.OneToKLoss}}, itm: {itm}}}"
+    assert fit(shards, tmp_path / "space", "--trainer.max_steps=4", f"--model.objectives={objectives}") == 0
+    out = tmp_path / "report"
+    options = ["--workers", "0", "--rerank", "4", "--out", str(out)]
+    assert main(["evaluate", str(tmp_path / "space"), "--data", str(shards), *options]) == 0
+    assert json.loads((out / "metrics.json").read_text())["rerank"]["text_to_image"]["mean"]["queries"] > 0
+    module = RelationModule(pretrained=str(tmp_path / "space"), frozen=["image"])
+    assert isinstance(module.head.fusion, ConcatFusion) and module.head.fusion.width == 24
+    space = torch.load(tmp_path / "space" / "checkpoints" / "best.ckpt", weights_only=True)["state_dict"]
+    for name, weight in module.model.state_dict().items():
+        assert torch.equal(weight, space[f"model.{name}"])
+    for name, weight in module.head.fusion.state_dict().items():
+        assert torch.equal(weight, space[f"objectives.itm.fusion.fusion.{name}"])
+    assert not any(parameter.requires_grad for parameter in module.model.image.parameters())
+    assert all(parameter.requires_grad for parameter in module.model.text.parameters())
+    # through the command line, with towers of the same shape in the config
+    steps = ["--trainer.max_steps=2", f"--model.pretrained={tmp_path / 'space'}"]
+    assert finetune(posts, tmp_path / "tuned", *steps) == 0
+
+
+def refusal(capsys: pytest.CaptureFixture, *arguments: object) -> str:
+    capsys.readouterr()
+    assert finetune(*arguments) == 1
+    return capsys.readouterr().err.strip().splitlines()[-1]
+
+
+def test_what_cannot_be_trained_is_said_in_one_line(
+    posts: Path, shards: Path, trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    step = "--trainer.max_steps=1"
+    assert "nobody labelled 'sarcasm'; the training split labels match, mood" in refusal(
+        capsys, posts, tmp_path, step, "--model.tasks=[sarcasm]"
+    )
+    assert "data.train: no sample has a label" in refusal(capsys, shards, tmp_path, step)
+    assert "model.itc, model.itm: got 0.6 and 0.5" in refusal(
+        capsys, posts, tmp_path, step, "--model.itc=0.6", "--model.itm=0.5"
+    )
+    assert "does not fit the towers" in refusal(
+        capsys, posts, tmp_path, step, f"--model.pretrained={trained}", "--model.text.init_args.width=16"
+    )
+    assert "data.images.size: 16, but" in refusal(
+        capsys, posts, tmp_path, step, f"--model.pretrained={trained}", "--data.images.init_args.size=16"
+    )
+    with pytest.raises(ValueError, match="give both towers, or model.pretrained"):
+        RelationModule()
+    with pytest.raises(ValueError, match="has no matching head"):
+        from mmtrain.evaluate import evaluate
+
+        assert finetune(posts, tmp_path / "without", step, "--model.itm=0") == 0
+        evaluate(str(tmp_path / "without"), str(posts), tmp_path / "out", rerank=5, workers=0)
+
+
+@pytest.mark.system
+def test_two_processes_train_what_one_does(posts: Path, tmp_path: Path) -> None:
+    """The same global batch on one process and on two (gloo), without the draws of ITM: the same losses and weights."""
+    options = ["--trainer.max_steps=6", "--trainer.log_every_n_steps=2", "--model.itm=0", "--model.dropout=0"]
+    options += ["--model.learning_rate=0.0001", "--data.captions_per_image=2"]
+    assert finetune(posts, tmp_path / "one", *options, "--data.batch_size=8") == 0
+    two = ["--data.batch_size=4", "--trainer.devices=2", "--trainer.strategy=ddp"]
+    command = [sys.executable, "-m", "mmtrain.cli", *arguments(posts, tmp_path / "two", *options, *two)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, env=ENVIRONMENT)
+    assert done.returncode == 0, done.stderr[-2000:]
+    logs = []
+    for name in ("one", "two"):
+        with (tmp_path / name / "metrics.csv").open(newline="", encoding="utf-8") as file:
+            logs.append([{key: value for key, value in row.items() if value} for row in csv.DictReader(file)])
+    for one, both in zip(*logs, strict=True):
+        for name in one:
+            if name.startswith(("train/", "val/")):
+                assert float(both[name]) == pytest.approx(float(one[name]), rel=1e-4), name
+    one, both = (
+        torch.load(tmp_path / name / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
+        for name in ("one", "two")
+    )
+    for name, tensor in one.items():
+        torch.testing.assert_close(both[name], tensor, atol=1e-4, rtol=1e-3, msg=name)

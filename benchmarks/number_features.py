@@ -28,7 +28,7 @@ from mmtrain.towers import FeatureTower, TextTower
 PLACES, PLACE_WIDTH, HIDDEN = 3, 21, 64
 WIDTH = PLACES * HIDDEN  # of a feature vector
 BLANK = 10
-BUCKETS = 1
+BUCKETS = 1  # captions this short cost less padded than read in several parts
 CLIP_NORM = 2.0  # the 2017 systems' (ivendrov/order-embedding, driver.py)
 
 

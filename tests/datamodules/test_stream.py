@@ -8,6 +8,7 @@ import pytest
 import torch
 from tiny_shards import made, sample_files
 
+from datamodules import ShardDataModule
 from datamodules.loaders import EvaluationBatches, TrainingBatches
 from datamodules.writing import write_shards
 
@@ -45,6 +46,25 @@ def test_the_number_of_readers_changes_nothing_and_resuming_goes_on_exactly(fold
     resumed.load_state_dict(state)
     assert len(resumed.train_dataloader()) == 10
     assert done + epoch(resumed) + epoch(resumed) == expected
+
+
+@pytest.mark.parametrize("workers", [0, 1, 3])
+def test_two_ranks_resume_in_mid_epoch_at_exactly_the_next_sample(folder, data, epoch, workers, monkeypatch):
+    one = data(train=folder, batch_size=8)
+    expected = epoch(one) + epoch(one)
+
+    def train(rank, state=None, batches=None):
+        monkeypatch.setattr(ShardDataModule, "_rank_and_world", lambda self: (rank, 2))
+        module = data(train=folder, batch_size=4, workers=workers)
+        if state is not None:
+            module.load_state_dict(state)
+            return epoch(module) + epoch(module), None
+        return epoch(module, batches), module.state_dict()
+
+    begun = [train(rank, batches=3) for rank in range(2)]
+    rest = [train(rank, state=begun[0][1]) for rank in range(2)]
+    ranks = [done + more for (done, _), (more, _) in zip(begun, rest, strict=True)]
+    assert [ours + theirs for ours, theirs in zip(*ranks, strict=True)] == expected
 
 
 @pytest.mark.parametrize("world", [2, 3])

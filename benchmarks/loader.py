@@ -2,7 +2,7 @@
 
     python -m benchmarks.loader                         # crops of two photographs; ten minutes on two cores
     python -m benchmarks.loader --manifest rows.jsonl   # the pictures of a manifest, enlarged where they are smaller
-    python -m benchmarks.loader --million               # pack and read once; half an hour and 4 GB of disk
+    python -m benchmarks.loader --million               # pack and read once; forty minutes and 4 GB of disk
 
 JPEG of 512 x 512 pixels to 224 pixels and CLIP's tokens, in batches of 64, pictures as uint8 from ours and as
 normalised floats from the peer. The two run in turn, the best of the rounds counts. "A core": no reading processes,

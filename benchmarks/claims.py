@@ -1,6 +1,6 @@
 """Do two papers' claims hold on the numbers corpus? What comes out is the finding, whichever way it points.
 
-    python -m benchmarks.claims ranking     # PIVOT and PARALLEL, cosine and asymmetric; about 20 minutes on one core
+    python -m benchmarks.claims ranking     # PIVOT and PARALLEL, cosine and asymmetric; about an hour on one core
     python -m benchmarks.claims one_to_k    # 1-to-K, one random language, English as pivot; about 20 minutes
 
 ranking: Gella et al., EMNLP 2017, find asymmetric similarity ahead of cosine, and caption-caption ranking (PARALLEL) a
@@ -11,8 +11,8 @@ images are contrasted with English captions alone, English captions with those o
 GRU over bytes for eight languages.
 
 Pictures are features of a frozen network (benchmarks/number_features.py). All recipes of a claim see the same pictures
-in the same steps; what a recipe may choose is chosen on the validation numbers with a seed that is not in the table,
-and the test numbers are looked at for the table alone. Tables are Markdown, intervals Student's over seeds.
+in the same steps; what a recipe may choose is chosen on the validation numbers with two seeds that are not in the
+table, and the test numbers are looked at for the table alone. Tables are Markdown, intervals Student's over seeds.
 """
 
 from __future__ import annotations
@@ -40,13 +40,12 @@ from mmtrain.towers import ByteGRU, WordGRU
 Figures = dict[str, float]
 Similarity = Literal["cosine", "asymmetric"]
 
-CHOOSING_SEED = 100  # the table's seeds are 0, 1, 2, ...
+CHOOSING_SEEDS = (100, 101)  # the table's seeds are 0, 1, 2, ...
 DIMENSION, GRU_WIDTH, BYTE_WIDTH, BYTES = 128, 128, 32, 259
 
-RANKING = Schedule(steps=200, batch=64)
-# wider ones were tried on the validation numbers first: 4e-3, and margins of 0.4 and 0.05 to 0.1, were worse
+RANKING = Schedule(steps=500, batch=64)  # after 200 the order of the four still changes from seed to seed
 RANKING_RATES = (8e-3, 16e-3, 32e-3)
-MARGINS = {"cosine": (0.1, 0.2), "asymmetric": (0.01, 0.02)}
+MARGINS = {"cosine": (0.1, 0.2), "asymmetric": (0.02, 0.05)}
 ARROWS = {"text_to_image": "image from", "image_to_text": "from image to"}
 SHORT = {"cosine": "SYM", "asymmetric": "ASYM"}
 
@@ -205,8 +204,11 @@ def choose(
     result: Callable[..., Figures],
     value: Callable[[Figures], float],
 ) -> tuple[float, ...]:
-    """The option whose validation figures have the highest value, of one seed that is not in the table."""
-    found = {option: value(timed(name, result, *option, CHOOSING_SEED, "val")) for option in options}
+    """The option whose validation figures have the highest value, on average over seeds that are not in the table."""
+    found = {
+        option: float(np.mean([value(timed(name, result, *option, seed, "val")) for seed in CHOOSING_SEEDS]))
+        for option in options
+    }
     print(f"- {name}, validation: " + "; ".join(f"{', '.join(map(str, o))}: {v:.1f}" for o, v in found.items()))
     return max(found, key=found.get)
 

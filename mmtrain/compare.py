@@ -1,5 +1,6 @@
 """`mmtrain compare`: models side by side on the same queries, with intervals and paired tests against the first."""
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -11,15 +12,8 @@ from mmtrain.embedding import embed, open_shards
 from mmtrain.evaluate import measure_split
 from mmtrain.evaluation import RetrievalRanks, paired_bootstrap, write_metrics
 from mmtrain.evaluation.protocols import Protocol, named_protocol
+from mmtrain.evaluation.report import DIRECTIONS, write_page
 from mmtrain.loading import Encoder, load
-
-DIRECTIONS = ("text_to_image", "image_to_text")
-PAGE = """<!DOCTYPE html>
-<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width">
-<title>Models side by side</title>
-<style>{stylesheet} body {{ color: {foreground}; background: {background}; }} pre {{ overflow-x: auto; }}</style>
-</head><body><pre>{code}</pre></body></html>
-"""
 
 
 def compare(
@@ -112,7 +106,7 @@ def _measured(
 def _show(result: dict[str, Any], k: int, out: str | Path | None) -> None:
     from rich.console import Console
 
-    console = Console(record=out is not None, highlight=False, width=None if Console().is_terminal else 160)
+    console = Console(highlight=False, width=None if Console().is_terminal else 160)
     for direction in DIRECTIONS:
         console.print(_table(result, direction, k))
     for number, (model, metrics) in enumerate(zip(result["models"], result["metrics"], strict=True)):
@@ -129,7 +123,25 @@ def _show(result: dict[str, Any], k: int, out: str | Path | None) -> None:
     folder = Path(out)
     folder.mkdir(parents=True, exist_ok=True)
     write_metrics(folder / "compare.json", result)
-    console.save_html(str(folder / "compare.html"), code_format=PAGE)
+    gains = result["against_first"]
+    furthest = max(
+        abs(end) for against in gains for way in DIRECTIONS for gain in against[way].values() for end in gain["ci95"]
+    )
+    write_page(
+        folder / "compare.html",
+        "compare.html.jinja",
+        models=[
+            (_letter(number), model, metrics)
+            for number, (model, metrics) in enumerate(zip(result["models"], result["metrics"], strict=True))
+        ],
+        protocol=result["metrics"][0]["protocol"],
+        languages=result["languages"],
+        left_out=result["left_out"],
+        directions=DIRECTIONS,
+        gains=gains,
+        reach=5 * max(1, math.ceil(furthest / 5)),  # one scale for all, in steps of five points
+        k=k,
+    )
     print(f"{folder / 'compare.json'}, {folder / 'compare.html'}")
 
 

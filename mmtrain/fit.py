@@ -198,6 +198,8 @@ def _quieten() -> None:
         "The number of training batches",
         "The '.*_dataloader' does not have many workers",
         "Total length of `list` across ranks is zero",  # no validation shards were named
+        "It is recommended to use `self.log.*sync_dist=True",  # what is logged was gathered: the same on all ranks
+        "Found .* module.s. in eval mode at the start of training",  # frozen towers are meant to be
     ):
         warnings.filterwarnings("ignore", message=message)
     for name in ("pytorch_lightning.utilities.rank_zero", "lightning_fabric.utilities.rank_zero"):

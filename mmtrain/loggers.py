@@ -119,6 +119,7 @@ class Wandb(WandbLogger):
             resume="allow",
             **settings,
         )
+        self._wandb_init.pop("anonymous", None)  # Lightning passes it, wandb warns of it
 
     @property
     def experiment(self) -> Any:

@@ -82,6 +82,10 @@ def add_arguments(parser: argparse.ArgumentParser, parse_list: ParseList) -> Non
         help="what 0 to 3 mean (default: represented,represented+adds,not_represented,not_represented+adds)",
     )
 
+    _source(
+        formats, "stories", _stories, "picture stories: whose text is it, the page's or another's", "FILE", split=True
+    )
+
     numbers = _format(formats, "numbers", _numbers, "the embedded corpus: handwritten numbers in many languages")
     numbers.add_argument("--split", choices=("train", "val", "test"), required=True)
     numbers.add_argument("--languages", type=parse_list, metavar="[en,lv]", help="default: every language there is")
@@ -237,6 +241,12 @@ def _four_classes(options: argparse.Namespace) -> dict:
     coding = {} if options.coding is None else {"coding": options.coding}
     named = {"captions": options.captions, "label": options.label, "image": options.image}
     return _pack(options, read_four_classes(options.source, **named, **coding))
+
+
+def _stories(options: argparse.Namespace) -> dict:
+    from datamodules.packing import read_stories
+
+    return _pack(options, read_stories(options.source))
 
 
 def _folder(options: argparse.Namespace) -> dict:

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 
 from datamodules import RelationDataModule
+from datamodules.packing.relations import CLASSES
 from mmtrain.embedding import encode_batch, language_indices
 from mmtrain.evaluation.relation import language_gap, relation_metrics
 from mmtrain.loading import Encoder
@@ -16,6 +17,7 @@ from mmtrain.relation_validation import PredictedSplit, Predictions
 from mmtrain.relation_zero_shot import prompt_probabilities, similarity_probabilities
 
 MAIN = "relation"
+TWO_HEADS = ("represented", "adds")  # binary tasks that the four relations are made of
 EXAMPLES = 4  # of right and of wrong answers in each language
 
 
@@ -57,29 +59,29 @@ def evaluate_relation(
 ) -> RelationResults | None:
     """The figures of every task of the classifier that the shards label; None, saying so, where they label none.
 
-    The metrics hold "relation" (the task of that name, or the first; by language and "mean"), "relation_task" (its
-    name), "relation_tasks" (all of them), "relation_gap" (best minus worst language) and "relation_zero_shot" (the
-    same task by similarity in the same space, without any head).
+    The metrics hold "relation" (the task of that name, or the four classes that two heads together say, or the first
+    task; by language and "mean"), "relation_task" (its name), "relation_tasks" (all of them), "relation_gap" (best
+    minus worst language) and "relation_zero_shot" (the same task by similarity in the same space, without any head).
 
     Raises:
         ValueError: for labels that the head does not know.
     """
     shards = open_labelled(classifier.encoder, data, languages, batch_size, workers, classifier.classes)
-    tasks = [task for task in classifier.classes if task in shards.classes]
-    if not tasks:
+    if not classifier.classes.keys() & shards.classes.keys():
         print(f"{data} labels none of {', '.join(classifier.classes)}: relations are not measured")
         return None
     split, similarity = predict_split(classifier, shards)
+    known = classifier.classes | add_four_classes(split, classifier.classes)
     names = np.asarray(shards.languages)[split.languages]
     tables = {
         task: relation_metrics(
-            split.labels[task], split.probabilities[task], names, groups=split.rows, classes=classifier.classes[task]
+            split.labels[task], split.probabilities[task], names, groups=split.rows, classes=known[task]
         )
-        for task in tasks
+        for task in split.labels
         if (split.labels[task] >= 0).any()
     }
-    main = MAIN if MAIN in tables else next(iter(tables))
-    labels, classes = split.labels[main], classifier.classes[main]
+    main = next(task for task in (MAIN, " and ".join(TWO_HEADS), *tables) if task in tables)
+    labels, classes = split.labels[main], known[main]
     guessed = similarity_probabilities(similarity, names, len(classes))
     metrics = {
         "relation": tables[main],
@@ -189,6 +191,22 @@ def predict_split(classifier: RelationClassifier, shards: RelationDataModule) ->
     if split is None:
         raise ValueError("--data: no sample could be read")
     return split, cosine[np.lexsort((languages, rows))]
+
+
+def add_four_classes(split: Predictions, classes: Mapping[str, list[str]]) -> dict[str, list[str]]:
+    """Adds the task "represented and adds" where two binary heads say both; returns its classes, {} without them.
+
+    Its four classes are those of Vempala and Preotiuc-Pietro (ACL 2019): 2 (1 - represented) + adds, each with the
+    product of the two heads' probabilities. A pair that lacks either label has none.
+    """
+    if not all(classes.get(task) == ["0", "1"] for task in TWO_HEADS):
+        return {}
+    name = " and ".join(TWO_HEADS)
+    represented, adds = (split.labels[task] for task in TWO_HEADS)
+    split.labels[name] = np.where((represented >= 0) & (adds >= 0), 2 * (1 - represented) + adds, -1)
+    represented, adds = (split.probabilities[task] for task in TWO_HEADS)
+    split.probabilities[name] = (represented[:, ::-1, None] * adds[:, None, :]).reshape(-1, 4)
+    return {name: list(CLASSES)}
 
 
 def _examples(

@@ -11,6 +11,7 @@ from datamodules.packing.folders import read_folder
 from datamodules.packing.manifests import read_crossmodal3600, read_jsonl, read_karpathy
 from datamodules.packing.relations import read_four_classes, read_tir
 from datamodules.packing.rows import Options, Row, pack_rows
+from datamodules.packing.stories import read_stories
 from datamodules.packing.tables import read_table
 from datamodules.packing.wit import read_wit
 
@@ -25,6 +26,7 @@ __all__ = [
     "read_jsonl",
     "read_karpathy",
     "read_multi30k",
+    "read_stories",
     "read_table",
     "read_tir",
     "read_wit",

@@ -48,15 +48,12 @@ def write_report(
     similarity come from `report_parts`; curves is a metrics.csv or {name: (x, y)}; language_names maps codes to names;
     relation is what `mmtrain.relation_evaluation.evaluate_relation` returns.
     """
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined, trim_blocks=True
-    )
-    environment.filters["shade"] = _shade
-    environment.filters["picture"] = _picture_uri
     pictures = {image: _picture_uri(data) for image, data in examples.pictures.items()} if examples else {}
     figures = report_figures(metrics, score_histogram, similarity, curves)
     languages = [language for language in metrics["text_to_image"] if language != "mean"]
-    page = environment.get_template("report.html.jinja").render(
+    write_page(
+        path,
+        "report.html.jinja",
         title=title,
         run=run,
         metrics=metrics,
@@ -72,7 +69,16 @@ def write_report(
         pictures=pictures,
         relation=relation,
     )
-    _write_whole(Path(path), page)
+
+
+def write_page(path: Path | str, template: str, **values: Any) -> None:
+    """Renders a template of this folder into one file, whole or not at all."""
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined, trim_blocks=True
+    )
+    environment.filters["shade"] = _shade
+    environment.filters["picture"] = _picture_uri
+    _write_whole(Path(path), environment.get_template(template).render(values))
 
 
 def protocol_in_words(protocol: Mapping[str, Any]) -> list[str]:

@@ -48,7 +48,7 @@ def test_on_the_languages_that_both_know(runs, shards, tmp_path, capsys):
     shown = capsys.readouterr().out
     assert "left out, because not every model was trained on it: ar" in shown and "A = " in shown and "B - A" in shown
     page = (tmp_path / "compare.html").read_text(encoding="utf-8")
-    assert "<html" in page.lower() and "http" not in page and "src=" not in page
+    assert "<html" in page and "://" not in page and "src=" not in page and page.count("<svg") == 6
 
 
 def test_a_model_does_not_differ_from_itself(runs, shards):

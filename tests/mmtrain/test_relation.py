@@ -13,9 +13,13 @@ from PIL import Image
 
 import mmtrain
 from datamodules import Batch
+from datamodules.packing.relations import CLASSES, labels_of
+from datamodules.posts import pack_posts
 from mmtrain.cli import main
 from mmtrain.fusion import ConcatFusion, CrossAttentionFusion
 from mmtrain.relation import RelationModule
+from mmtrain.relation_evaluation import add_four_classes
+from mmtrain.relation_validation import Predictions
 from mmtrain.towers import ByteGRU, TimmTower
 from tests.mmtrain.small import ENVIRONMENT, ROOT, SMALL, fit
 
@@ -82,6 +86,33 @@ def test_a_run_learns_its_tasks_and_is_measured_in_every_language(trained: Path,
         "Image-text relations: match" in page
         and page.count("the post&#39;s picture") + page.count("the post's pic") > 3
     )
+
+
+def test_two_binary_heads_say_the_four_classes(tmp_path: Path) -> None:
+    shards, run = tmp_path / "posts", tmp_path / "run"
+    pack_posts(shards, "val", ["en"], posts=48)
+    options = ["--trainer.max_steps=1", "--model.tasks=[represented,adds]"]
+    assert finetune(shards, run, *options) == 0
+    data = ["--data", str(shards), "--workers", "0"]
+    assert main(["evaluate", str(run), *data, "--out", str(tmp_path / "report")]) == 0
+    metrics = json.loads((tmp_path / "report" / "metrics.json").read_text(encoding="utf-8"))
+    assert metrics["relation_task"] == "represented and adds"
+    assert set(metrics["relation_tasks"]) == {"represented", "adds", "represented and adds"}
+    assert list(metrics["relation"]["en"]["per_class"]) == list(CLASSES) and metrics["relation"]["en"]["n"] == 48
+
+
+def test_four_classes_of_two_answers() -> None:
+    labels = {"represented": np.array([1, 1, 0, 0, -1]), "adds": np.array([0, 1, 0, 1, 1])}
+    said = np.array([[0.3, 0.7], [0.2, 0.8], [0.9, 0.1], [0.6, 0.4], [0.5, 0.5]])
+    split = Predictions(np.arange(5), np.zeros(5, int), [], [], labels, {"represented": said, "adds": said[::-1]})
+    classes = {name: ["0", "1"] for name in labels}
+    assert add_four_classes(split, classes) == {"represented and adds": list(CLASSES)}
+    assert split.labels["represented and adds"].tolist() == [0, 1, 2, 3, -1]
+    for row, found in enumerate(split.probabilities["represented and adds"]):
+        for relation, probability in enumerate(found):  # what the labels of the class are
+            represented, adds = labels_of(relation)["represented"], labels_of(relation)["adds"]
+            assert probability == pytest.approx(said[row, represented] * said[4 - row, adds])
+    assert add_four_classes(split, classes | {"adds": ["no", "yes"]}) == {}
 
 
 def test_a_classifier_predicts_from_python(trained: Path) -> None:

@@ -21,6 +21,7 @@ import io
 import json
 import random
 from collections.abc import Iterator, Sequence
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -35,7 +36,8 @@ from mmtrain.cli import main
 CONFIGS = Path(__file__).parents[1] / "configs"
 QUIET = ["--trainer.enable_progress_bar=false", "--trainer.enable_model_summary=false", "--trainer.accelerator=cpu"]
 LANGUAGES = ["de", "en", "es", "lv"]
-CONCEPTS = "abcdefghijklmnopqrst"
+# of a made task: so few that matching can be learned from 200 labels, so many that the other two do not become easy
+CONCEPTS = {"match": 20, "latent": 100, "text": 100}
 AUXILIARIES = {"task": (0.0, 0.0), "+ ITC": (0.1, 0.0), "+ ITM": (0.0, 0.1), "+ both": (0.1, 0.1)}
 
 
@@ -125,8 +127,6 @@ def finetune(out: Path, name: str, seed: int, steps: int, *options: str) -> dict
 
 def count_only(train: Sequence[dict], test: Sequence[dict]) -> float:
     """The best table from the two sizes to a relation, chosen on the training posts by macro F1."""
-    from itertools import product
-
     from sklearn.metrics import f1_score
 
     from datamodules.posts import POSSIBLE
@@ -211,22 +211,23 @@ def posts(options: argparse.Namespace) -> None:
 
 
 def made(task: dict) -> Iterator[dict]:
-    """Samples of a made task: a feature vector that shows a concept in noise, and a text of two letters."""
+    """Samples of a made task: a feature vector that shows a concept in noise; a text names a concept and a style."""
+    names = ["".join(pair) for pair in product("abcdefghij", repeat=2)][: CONCEPTS[task["kind"]]]
     draw = random.Random(task["seed"])
     world = np.random.default_rng(0)  # the same for all splits and seeds
-    shown = world.standard_normal((len(CONCEPTS), 32))
-    said = world.permutation(np.arange(len(CONCEPTS)) % 2)
+    shown = world.standard_normal((len(names), 32))
+    said = world.permutation(np.arange(len(names)) % 2)
     noise = np.random.default_rng(task["seed"])
     for number in range(task["samples"]):
-        concept = other = draw.randrange(len(CONCEPTS))
-        style = draw.randrange(len(CONCEPTS))
+        concept = other = draw.randrange(len(names))
+        style = draw.randrange(len(names))
         matches = draw.random() < 0.5
         if task["kind"] == "match" and not matches:
-            other = draw.choice([each for each in range(len(CONCEPTS)) if each != concept])
+            other = draw.choice([each for each in range(len(names)) if each != concept])
         label = {"match": int(matches), "latent": int(said[concept]), "text": int(said[style])}[task["kind"]]
         file = io.BytesIO()
         np.save(file, (shown[concept] + 0.7 * noise.standard_normal(32)).astype(np.float32))
-        text = f"{CONCEPTS[other]}{CONCEPTS[style].upper()}"
+        text = f"{names[other]}{names[style].upper()}"
         record = {"id": f"s{number}", "image_id": f"s{number}", "captions": {"und": text}, "labels": {"task": label}}
         yield encoded_sample(number, record, file.getvalue(), "npy")
 
@@ -270,7 +271,7 @@ def told(model: Path, data: Path) -> float:
 
 
 def small(folder: Path, run_folder: Path, seed: int) -> list[str]:
-    """Options for features beside two letters."""
+    """Options for features beside two short words."""
     image = "{class_path: mmtrain.towers.FeatureTower, init_args: {width: 32}}"
     text = "{class_path: mmtrain.towers.ByteGRU, init_args: {width: 64, embedding: 32}}"
     fusion = "{class_path: mmtrain.fusion.TextToImageAttention, init_args: {width: 64}}"

@@ -1,8 +1,8 @@
 """How long do exact ranks in both directions take, and how much memory, beside the usual ways to count recall?
 
-    python benchmarks/evaluation.py                                      # every way at 20,000 images, one language
-    python benchmarks/evaluation.py --images 100000 --languages 5 --only ours
-    python benchmarks/evaluation.py --images 200000 --languages 5 --only ours --rounds 1     # 1,000,000 texts
+    python -m benchmarks.evaluation                                      # every way at 20,000 images, one language
+    python -m benchmarks.evaluation --images 100000 --languages 5 --only ours
+    python -m benchmarks.evaluation --images 200000 --languages 5 --only ours --rounds 1     # 1,000,000 texts
 
 The ways:
     ours       mmtrain.evaluation: every rank, MRR, nDCG, median and mean rank, rank variance, intervals

@@ -1,7 +1,7 @@
 """Time and extra peak memory of our losses beside their peers', forward and backward, in one run.
 
-    python benchmarks/losses.py            # the sizes of the README's table; about ten minutes on two cores
-    python benchmarks/losses.py --quick    # a minute
+    python -m benchmarks.losses            # the sizes of the README's table; about ten minutes on two cores
+    python -m benchmarks.losses --quick    # a minute
 
 Time: ours and the peer's alternate in this process, the minimum of the repetitions counts. Memory: each runs once more
 in a process of its own; what its resident set grows beyond the inputs at its peak (on CUDA: what the allocator hands
@@ -20,8 +20,6 @@ from pathlib import Path
 import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
-
-sys.path.remove(str(Path(__file__).resolve().parent))  # or this very file would be imported as `losses`
 
 import losses
 
@@ -143,7 +141,8 @@ def measured_apart(case: str, whose: str, device: str, quick: bool) -> float | N
     """`extra_memory` in a process of its own; None where it ran out of memory."""
     command = [
         sys.executable,
-        __file__,
+        "-m",
+        "benchmarks.losses",
         "--memory_of",
         case,
         whose,

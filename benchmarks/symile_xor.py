@@ -1,7 +1,7 @@
 """Symile beside pairwise CLIP where no two modalities tell anything about the third: the XOR experiment.
 
-    python benchmarks/symile_xor.py            # p = 0.5, 0.75, 1: about eight minutes on two cores
-    python benchmarks/symile_xor.py --quick    # a minute, p = 1
+    python -m benchmarks.symile_xor            # p = 0.5, 0.75, 1: about eight minutes on two cores
+    python -m benchmarks.symile_xor --quick    # a minute, p = 1
 
 Three modalities of v bits: a and b are fair coins; c = a xor b with probability p for each sample, else c = a. Given a
 and c, which of the 2^v candidates is b? The best answer is right with p + (1 - p) / 2^v. Linear encoders, unit rows,
@@ -12,16 +12,12 @@ AdamW at 0.1, the weights of the best validation loss. Saporta et al., "Contrast
 import argparse
 import copy
 import math
-import sys
 import time
 from itertools import combinations
-from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
-
-sys.path.remove(str(Path(__file__).resolve().parent))  # losses.py beside this file is a benchmark
 
 import losses
 

@@ -23,7 +23,8 @@ def choose_languages(
         if language not in every and language not in elsewhere:
             raise ValueError(f"data.languages: no caption is in {language!r}; the shards have {shown(every)}")
     for name, sources in splits.items():
-        if not any(len(source) for source in sources):
+        told = counts[name]
+        if not any(len(source) for source in sources) or (told and not any(told[language] for language in languages)):
             raise ValueError(
                 f"data.{name}: no sample has a caption in {', '.join(languages) or 'any language'}; "
                 f"the shards have {shown(counts[name])}"

@@ -65,7 +65,9 @@ class Splits:
 
     def _survey(self, name: str) -> list[SurveyedSource]:
         spec = self.specs[name]
-        sources = survey_sources(spec, field=f"data.{name}", images=self._images, text=self._text, **self._reading)
+        # in the test split a picture without a caption in the chosen languages stays: captions are ranked against all
+        reading = self._reading | ({"languages": None} if name == "test" else {})
+        sources = survey_sources(spec, field=f"data.{name}", images=self._images, text=self._text, **reading)
         shards = [shard for source in sources for shard in source.shards]
         self._account.add_survey(shards)
         for shard in shards:

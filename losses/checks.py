@@ -50,6 +50,11 @@ def check_captions(
     check_integers("languages", languages, (B, K))
 
 
+def caption_ids(text_ids: Tensor | None, K: int) -> Tensor | None:
+    """text_ids as [B, K]; an id of a row, [B], is that of all its captions."""
+    return text_ids[:, None].expand(-1, K) if text_ids is not None and text_ids.dim() == 1 else text_ids
+
+
 def check_mask(name: str, mask: Tensor | None, shape: tuple[int, ...]) -> None:
     if mask is not None and (mask.dtype != torch.bool or tuple(mask.shape) != shape):
         raise ValueError(f"{name}: got {mask.dtype} {list(mask.shape)}, expected torch.bool {list(shape)}")

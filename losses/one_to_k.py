@@ -8,7 +8,7 @@ from torch.distributed import ProcessGroup
 from torch.nn import functional
 
 from losses.captions import caption_columns
-from losses.checks import check_captions, choice, full_precision, positive_scale, working_precision
+from losses.checks import caption_ids, check_captions, choice, full_precision, positive_scale, working_precision
 from losses.distributed import default_group, global_sum
 from losses.embeddings import Embeddings
 from losses.objective import Objective, clamped_scale, log_scale_parameter
@@ -50,12 +50,14 @@ def one_to_k_loss(
         weighting: "balanced" or "published"; the latter refuses missing captions.
         group: processes that hold the rest of the batch, equally many rows each.
         image_ids: int64 [B]; captions of an image with an equal id are no negatives.
-        text_ids: int64 [B, K]; captions with an id that the image's own captions have are no negatives.
+        text_ids: int64 [B, K], or [B] where all captions of a row have one; captions with an id that the image's own
+            captions have are no negatives.
 
     Raises:
         ValueError: wrong shapes, a scale that is not positive, missing captions with "published".
     """
     choice("weighting", weighting, ("balanced", "published"))
+    text_ids = caption_ids(text_ids, texts.shape[1] if texts.dim() == 3 else 1)
     check_captions(image, texts, present, image_ids, text_ids)
     image, texts = working_precision(image, texts)
     scale = positive_scale(scale, image)

@@ -144,7 +144,7 @@ def _compare(verbs: argparse._SubParsersAction) -> None:
         from mmtrain.compare import compare
 
         compare(
-            options.models,
+            [options.model, *options.models],
             options.data,
             options.out,
             protocol=options.protocol,
@@ -157,7 +157,8 @@ def _compare(verbs: argparse._SubParsersAction) -> None:
         )
 
     parser = _verb(verbs, "compare", "measure models side by side, with intervals", run)
-    parser.add_argument("models", metavar="MODEL", nargs="+", help=f"at least two; {MODEL}")
+    parser.add_argument("model", metavar="MODEL", help=MODEL)
+    parser.add_argument("models", metavar="MODEL", nargs="+", help="what to compare with it")
     parser.add_argument("--data", required=True, metavar="SHARDS", help=SHARDS)
     parser.add_argument("--out", metavar="DIR", help="gets compare.json and compare.html; default: only the table")
     parser.add_argument("--protocol", metavar="NAME", help="a published test set, as for evaluate")
@@ -247,7 +248,7 @@ def _search(verbs: argparse._SubParsersAction) -> None:
     asked.add_argument("text", nargs="?", help="a text in any language")
     asked.add_argument("--image", metavar="FILE", help="a picture; features as .npy where the model reads those")
     parser.add_argument("--language", metavar="L", help="of the text, for models that read each language by itself")
-    parser.add_argument("-k", type=int, default=10, metavar="N", help="pictures to find; default 10")
+    parser.add_argument("-k", type=option.positive, default=10, metavar="N", help="pictures to find; default 10")
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
     parser.add_argument("--html", metavar="FILE", help="also write a page with pictures, which opens offline")
     parser.add_argument("--model", metavar="MODEL", help="where the index's model is now, if it was moved")

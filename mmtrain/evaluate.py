@@ -71,6 +71,8 @@ def evaluate(
         ValueError: when the shards have none of the languages, or nothing in them can be read; a model without a
             matching head, a task that nobody labelled.
     """
+    if Path(out).exists() and not Path(out).is_dir():
+        raise ValueError(f"--out: {out} is a file; a folder for metrics.json and report.html")
     measured = _protocol(protocol, captions, images)
     if measured is not None and rerank is not None:
         raise ValueError(f"--rerank: {rerank} sorts the answers of the whole collection; it goes without --protocol")

@@ -119,6 +119,8 @@ class Fit(LightningCLI):
             if isinstance(logger, Wandb):
                 logger.attach(folder, resumed and read_checkpoint(resumed)["mmtrain"].get("wandb"))
         trainer = super().instantiate_trainer(logger=[MetricsFile(folder), *loggers], **kwargs)
+        if 0 < trainer.max_steps < trainer.log_every_n_steps:  # a run however short has a row in metrics.csv
+            trainer.log_every_n_steps = trainer.max_steps
         checkpoint = next(callback for callback in trainer.callbacks if isinstance(callback, Checkpoint))
         saver = next((callback for callback in trainer.callbacks if isinstance(callback, RunFolder)), None)
         checkpoint.config = saver.text() if saver else ""

@@ -85,6 +85,9 @@ class Encoder:
             ValueError: for another kind of input, or a dim beyond the model's.
         """
 
+        if hasattr(images, "convert"):
+            raise ValueError("encode_image: got one picture, expected a list of them, or an array")
+
         def encode(part: Any) -> Tensor:
             return self.model.encode_image(self.pixels(part).to(self.device))
 
@@ -133,18 +136,20 @@ class Encoder:
 
     def pixels(self, images: Any) -> Tensor:
         """What the image tower takes: pictures as uint8 [N, 3, H, W], or precomputed features [N, F]."""
+        from PIL import Image
+
         if isinstance(images, Tensor):
             images = images.cpu().numpy()
-        if isinstance(images, np.ndarray) and images.ndim == 2:
-            return torch.from_numpy(np.ascontiguousarray(images, dtype=np.float32))
         if self.images is None:
-            raise ValueError(f"{self.source} was trained on precomputed features: give an array [N, F]")
+            if not isinstance(images, np.ndarray) or images.ndim != 2:
+                raise ValueError(
+                    f"encode_image: {self.source} was trained on precomputed features: give an array [N, F]"
+                )
+            return torch.from_numpy(np.ascontiguousarray(images, dtype=np.float32))
         if isinstance(images, np.ndarray):
             if images.ndim != 4 or images.shape[-1] != 3 or images.dtype != np.uint8:
                 raise ValueError(f"encode_image: expected uint8 [N, H, W, 3], got {images.dtype} {list(images.shape)}")
-            from PIL import Image
-
-            images = [Image.fromarray(image) for image in images]
+        images = [Image.fromarray(image) if isinstance(image, np.ndarray) else image for image in images]
         return torch.stack([self.images.evaluate(image) for image in images])
 
     def _in_batches(

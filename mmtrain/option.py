@@ -11,6 +11,13 @@ def items(text: str) -> list[str]:
     return found
 
 
+def positive(text: str) -> int:
+    """A whole number from 1."""
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"got {text!r}, expected a whole number from 1")
+    return int(text)
+
+
 def integers(text: str) -> tuple[int, ...]:
     """1,5,10: whole numbers from 1."""
     try:

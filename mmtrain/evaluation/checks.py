@@ -1,5 +1,6 @@
 """What the metrics accept, and one clear line for what they do not."""
 
+import warnings
 from collections.abc import Sequence
 
 import numpy as np
@@ -24,7 +25,11 @@ def checked_embeddings(
 
 
 def _checked_matrix(embeddings: np.ndarray | Tensor, name: str) -> Tensor:
-    matrix = torch.as_tensor(embeddings).detach()
+    if isinstance(embeddings, np.ndarray):  # torch reads neither backwards nor another machine's byte order
+        embeddings = np.ascontiguousarray(embeddings, embeddings.dtype.newbyteorder("="))
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="The given NumPy array is not writable")  # nor is it written
+        matrix = torch.as_tensor(embeddings).detach()
     if matrix.ndim != 2 or not matrix.is_floating_point():
         shape = list(matrix.shape)
         raise ValueError(f"{name} is {matrix.dtype} of shape {shape}; give floating numbers of shape [rows, width]")
@@ -62,6 +67,8 @@ def checked_languages(
 ) -> tuple[np.ndarray, list[str]]:
     """The language of each caption as an array of str [M], and the languages to measure."""
     of_text = np.asarray(language_of_text)
+    if of_text.dtype == object and all(isinstance(language, str) for language in of_text.flat):
+        of_text = of_text.astype(str)
     if of_text.shape != (texts,) or of_text.dtype.kind != "U":
         raise ValueError(
             f"language_of_text is {of_text.dtype} of shape {list(of_text.shape)}; "

@@ -132,10 +132,7 @@ def mean_over_pools(metrics: dict[str, Any], parts: Sequence[dict[str, Any]]) ->
         averaged = [name for name in of_languages[0] if name != "queries" and not name.endswith("_ci95")]
         table["mean"] |= {name: float(np.mean([figures[name] for figures in of_languages])) for name in averaged}
         metrics[direction] = table
-    recalls = [
-        metrics[direction]["mean"][f"R@{k}"] for direction in DIRECTIONS for k in metrics["protocol"]["recall_at"]
-    ]
-    return metrics | {"mean_recall": float(np.mean(recalls))}
+    return metrics | {"mean_recall": float(np.mean([part["mean_recall"] for part in parts]))}
 
 
 def _concatenated(ranks: Sequence[QueryRanks]) -> QueryRanks:

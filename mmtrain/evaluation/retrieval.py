@@ -17,6 +17,8 @@ from mmtrain.evaluation.queries import QueryRanks
 from mmtrain.evaluation.ranks import RetrievalRanks, rank_retrieval
 from mmtrain.evaluation.tiles import Similarity
 
+MEAN_RECALL_AT = (1, 5, 10)  # whatever recalls are shown
+
 
 def retrieval_metrics(
     image_embeddings: np.ndarray | Tensor,
@@ -87,7 +89,12 @@ def summarise(ranks: RetrievalRanks, *, bootstrap: int = 1000, seed: int = 0) ->
             "images_left_out": {direction: ranks.images - count for direction, count in compared.items()},
         },
     }
-    recalls = [each["mean"][f"R@{k}"] for each in cross.values() for k in ranks.recall_at]
+    recalls = [
+        100 * float(np.mean(each.rank < k))
+        for direction in cross
+        for each in getattr(ranks, direction).values()
+        for k in MEAN_RECALL_AT
+    ]
     return {
         "protocol": protocol,
         **cross,

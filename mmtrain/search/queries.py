@@ -120,7 +120,7 @@ def encode_words(encoder: Encoder, text: str, language: str | None = None) -> np
             does not have.
     """
     if not text.strip():
-        raise ValueError("search: the text is empty")
+        raise ValueError(f"text: got {text!r}, expected words to search for")
     known = encoder.languages
     needed = hasattr(getattr(encoder.model, "text", None), "languages")  # a network for each language
     own_words = isinstance(encoder.tokenizer, WordTokenizer) and WordTokenizer.SHARED not in encoder.tokenizer.words
@@ -145,7 +145,7 @@ def encode_picture(encoder: Encoder, path: Path) -> np.ndarray:
     try:
         content = path.read_bytes()
     except OSError as error:
-        raise ValueError(f"--image: {path} cannot be read ({error.strerror})") from error
+        raise ValueError(f"--image: {path} cannot be read ({error.strerror}); a picture's file") from error
     if encoder.images is None:
         try:
             features = np.load(io.BytesIO(content), allow_pickle=False)
@@ -157,7 +157,7 @@ def encode_picture(encoder: Encoder, path: Path) -> np.ndarray:
     try:
         return encoder.encode_image([encoder.images.open(content)])
     except ValueError as error:
-        raise ValueError(f"--image: {path} cannot be read as a picture ({error})") from error
+        raise ValueError(f"--image: {path} is no picture that can be read; JPEG, PNG, WebP, ...") from error
 
 
 def plain(query: Query, results: list[Result]) -> dict[str, Any]:

@@ -8,6 +8,7 @@ import torch
 from drawing import agrees, batches
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch.nn import functional
 
 import losses
 from losses import tiles
@@ -116,3 +117,21 @@ def test_an_image_without_captions_stays_a_negative_for_texts():
     texts = torch.tensor([[[1.0, 0.0]], [[0.0, 1.0]]])
     loss = losses.one_to_k_loss(image, texts, 1.0, torch.tensor([[True], [False]]))
     torch.testing.assert_close(loss, torch.tensor(-0.4).exp().log1p() / 2)  # i2t 0, t2i log(1 + e^(0.6 - 1))
+
+
+@pytest.mark.parametrize("K", [1, 3])
+@pytest.mark.parametrize("name", ["siglip_loss", "one_to_k_loss", "pivot_ranking_loss"])
+def test_an_id_of_a_row_is_that_of_all_its_captions(name: str, K: int) -> None:
+    random = torch.Generator().manual_seed(0)
+    image, texts = (
+        functional.normalize(torch.randn(*shape, generator=random), dim=-1) for shape in ((6, 8), (6, K, 8))
+    )
+    arguments = {"siglip_loss": (10.0, -3.0), "one_to_k_loss": (10.0,), "pivot_ranking_loss": ("cosine", 0.5, True)}[
+        name
+    ]
+    ids, loss = torch.tensor([0, 1, 0, 2, 3, 1]), getattr(losses, name)
+    by_row = loss(image, texts, *arguments, text_ids=ids)
+    assert by_row == loss(image, texts, *arguments, text_ids=ids[:, None].expand(6, K))
+    assert by_row < loss(image, texts, *arguments)
+    with pytest.raises(ValueError, match="text_ids"):
+        loss(image, texts, *arguments, text_ids=ids[:5])

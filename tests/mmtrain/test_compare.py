@@ -66,10 +66,14 @@ def test_languages_may_be_named(runs, shards):
     assert sorted(result["languages"]) == ["ar", "en"] and result["left_out"] == []
 
 
+def test_one_model_is_wrong_usage(runs, shards, capfd):
+    assert main(["compare", str(runs[0]), "--data", str(shards)]) == 2
+    assert "MODEL" in capfd.readouterr().err.splitlines()[-1]
+
+
 @pytest.mark.parametrize(
     ("models", "arguments", "says"),
     [
-        (1, [], "MODEL: got 1, expected at least two"),
         (2, ["--languages", "[xx]"], "xx"),
         (2, ["--protocol", "xm3601"], "--protocol: 'xm3601' is unknown"),
         (2, ["--data", "NONE"], "NONE"),

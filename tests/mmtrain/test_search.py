@@ -92,11 +92,15 @@ def test_a_model_is_known_by_its_weights_wherever_it_lies(
     [
         (["INDEX"], 2, "text --image"),
         (["INDEX", "red", "--image", "x.png"], 2, "not allowed"),
-        (["INDEX", "  "], 1, "the text is empty"),
-        (["INDEX", "red", "-k", "0"], 1, "-k: got 0"),
+        (["INDEX", "  "], 1, "text: got ' ', expected words"),
+        (["INDEX", "red", "-k", "0"], 2, "-k: got '0', expected a whole number from 1"),
         (["EMPTY", "red"], 1, "holds no index"),
-        (["INDEX", "--image", "EMPTY/none.png"], 1, "none.png cannot be read (No such file"),
-        (["INDEX", "--image", "EMPTY/text.png"], 1, "text.png cannot be read as a picture"),
+        (
+            ["INDEX", "--image", "EMPTY/none.png"],
+            1,
+            "none.png cannot be read (No such file or directory); a picture's file",
+        ),
+        (["INDEX", "--image", "EMPTY/text.png"], 1, "text.png is no picture that can be read; JPEG"),
     ],
 )
 def test_bad_usage_and_bad_input_get_one_line(arguments, code, says, index: Path, tmp_path: Path, capfd) -> None:

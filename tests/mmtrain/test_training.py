@@ -8,9 +8,13 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
+import mmtrain
+from mmtrain.cli import main
 from tests.mmtrain.small import ENVIRONMENT, arguments, fit
 
 
@@ -154,3 +158,26 @@ def test_a_wandb_that_cannot_be_reached_leaves_an_offline_run(shards: Path, tmp_
     assert done.returncode == 0, done.stderr[-2000:]
     assert "wandb cannot be used" in done.stderr and "offline" in done.stderr
     assert list((tmp_path / "wandb").glob("offline-run-*"))
+
+
+def test_every_picture_is_in_the_pool_whatever_languages_are_measured(shards: Path, tmp_path: Path) -> None:
+    assert fit(shards, tmp_path / "run", "--trainer.max_steps=1") == 0
+    assert len(log(tmp_path / "run")) == 1  # fewer steps than log_every_n_steps, and a row all the same
+    data = ["--data", str(shards), "--workers", "0", "--out"]
+    assert main(["evaluate", str(tmp_path / "run"), *data, str(tmp_path / "ar"), "--languages", "[ar]"]) == 0
+    metrics = json.loads((tmp_path / "ar" / "metrics.json").read_text(encoding="utf-8"))
+    assert metrics["protocol"]["images"] == 32 and metrics["protocol"]["texts"] == 16
+    assert metrics["text_to_image"]["ar"]["queries"] == metrics["image_to_text"]["ar"]["queries"] == 16
+    model = mmtrain.load(tmp_path / "run")
+    for wrong, said in ((np.zeros((2, 8), np.float32), "uint8"), (Image.new("RGB", (8, 8)), "a list")):
+        with pytest.raises(ValueError, match=said):
+            model.encode_image(wrong)
+    pictures = np.zeros((2, 40, 48, 3), np.uint8)
+    assert (model.encode_image(list(pictures)) == model.encode_image(pictures)).all()
+
+
+def test_a_report_does_not_replace_a_file(shards: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "taken").write_text("mine")
+    arguments = ["--data", str(shards), "--out", str(tmp_path / "taken")]
+    assert main(["evaluate", str(tmp_path / "none"), *arguments]) == 1
+    assert "taken is a file; a folder" in capfd.readouterr().err

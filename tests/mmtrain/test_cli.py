@@ -82,6 +82,7 @@ def test_inspect_reads_shards_and_checkpoints(run: Path, shards: Path, capsys) -
         ([], 2, "VERB"),
         (["nonsense"], 2, "nonsense"),
         (["evaluate"], 2, "MODEL"),
+        (["fit"], 2, "required: --data, --model; --config FILE"),
         (["fit", "--config", "no/such/file.yaml"], 2, "no/such/file.yaml"),
         (["fit", "--config", "TINY", "--trainer.max_stepz=3"], 2, "max_stepz"),
         (["fit", "--config", "TINY", "--model.dimension=wide"], 2, "dimension"),

@@ -27,7 +27,7 @@ def choose_languages(
         if not any(len(source) for source in sources) or (told and not any(told[language] for language in languages)):
             raise ValueError(
                 f"data.{name}: no sample has a caption in {', '.join(languages) or 'any language'}; "
-                f"the shards have {shown(counts[name])}"
+                f"the shards have {shown(told)}"
             )
     return languages
 

@@ -75,6 +75,7 @@ def caption_labels(
         labels = shared_labels(gather(image_ids, group)[:, None])
         kinds.append((labels, labels.expand(B, K)))
     if text_ids is not None:
-        labels = shared_labels(gather(text_ids, group), everywhere)
+        ids = gather(text_ids, group)
+        labels = shared_labels(ids if ids.dim() == 2 else ids[:, None].expand(B, K), everywhere)
         kinds.append((labels, labels))
     return [Labels(rows, columns.where(columns >= 0, -2).reshape(1, B * K, 1)) for rows, columns in kinds]

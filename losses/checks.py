@@ -33,7 +33,8 @@ def check_captions(
     text_ids: Tensor | None = None,
     languages: Tensor | None = None,
 ) -> None:
-    """image [B, D], texts [B, K, D], present bool [B, K], image_ids int64 [B], text_ids and languages int64 [B, K].
+    """image [B, D], texts [B, K, D], present bool [B, K], image_ids int64 [B], languages int64 [B, K], text_ids
+    int64 [B, K], or [B] where all captions of a row have one.
 
     Raises:
         ValueError: naming the argument whose shape or type differs.
@@ -46,13 +47,8 @@ def check_captions(
     K = texts.shape[1]
     check_mask("present", present, (B, K))
     check_integers("image_ids", image_ids, (B,))
-    check_integers("text_ids", text_ids, (B, K))
+    check_integers("text_ids", text_ids, (B,) if text_ids is not None and text_ids.dim() == 1 else (B, K))
     check_integers("languages", languages, (B, K))
-
-
-def caption_ids(text_ids: Tensor | None, K: int) -> Tensor | None:
-    """text_ids as [B, K]; an id of a row, [B], is that of all its captions."""
-    return text_ids[:, None].expand(-1, K) if text_ids is not None and text_ids.dim() == 1 else text_ids
 
 
 def check_mask(name: str, mask: Tensor | None, shape: tuple[int, ...]) -> None:

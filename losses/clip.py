@@ -3,7 +3,7 @@
 from torch import Tensor
 from torch.distributed import ProcessGroup
 
-from losses.checks import check_captions, check_integers
+from losses.checks import check_captions
 from losses.distributed import default_group, total
 from losses.embeddings import Embeddings
 from losses.objective import Objective, clamped_scale, log_scale_parameter
@@ -39,9 +39,6 @@ def clip_loss(
     """
     if text.dim() != 2 or text.shape != image.shape:
         raise ValueError(f"text: got shape {list(text.shape)}, expected that of image {list(image.shape)}")
-    if text_ids is not None and text_ids.dim() == 1:
-        check_integers("text_ids", text_ids, (len(text),))
-        text_ids = text_ids[:, None]
     check_captions(image, text[:, None], None, image_ids, text_ids)
     return one_to_k_loss(image, text[:, None], scale, group=group, image_ids=image_ids, text_ids=text_ids)
 

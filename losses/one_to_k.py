@@ -8,7 +8,7 @@ from torch.distributed import ProcessGroup
 from torch.nn import functional
 
 from losses.captions import caption_columns
-from losses.checks import caption_ids, check_captions, choice, full_precision, positive_scale, working_precision
+from losses.checks import check_captions, choice, full_precision, positive_scale, working_precision
 from losses.distributed import default_group, global_sum
 from losses.embeddings import Embeddings
 from losses.objective import Objective, clamped_scale, log_scale_parameter
@@ -57,7 +57,6 @@ def one_to_k_loss(
         ValueError: wrong shapes, a scale that is not positive, missing captions with "published".
     """
     choice("weighting", weighting, ("balanced", "published"))
-    text_ids = caption_ids(text_ids, texts.shape[1] if texts.dim() == 3 else 1)
     check_captions(image, texts, present, image_ids, text_ids)
     image, texts = working_precision(image, texts)
     scale = positive_scale(scale, image)

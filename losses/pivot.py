@@ -11,7 +11,7 @@ from torch.distributed import ProcessGroup
 
 from losses.asymmetric import asymmetric_similarity
 from losses.captions import Captions, caption_columns
-from losses.checks import caption_ids, check_captions, choice, full_precision, working_precision
+from losses.checks import check_captions, choice, full_precision, working_precision
 from losses.distributed import default_group, gather, global_sum, rank_and_size
 from losses.embeddings import Embeddings
 from losses.objective import Objective
@@ -85,7 +85,6 @@ def pivot_ranking_loss(
     margin = MARGINS[similarity] if margin is None else margin
     if not margin >= 0:
         raise ValueError(f"margin: got {margin}, expected at least 0")
-    text_ids = caption_ids(text_ids, texts.shape[1] if texts.dim() == 3 else 1)
     check_captions(image, texts, present, image_ids, text_ids, languages)
     image, texts = working_precision(image, texts)
     b, K, _ = texts.shape

@@ -8,7 +8,7 @@ from torch.distributed import ProcessGroup
 from torch.nn import functional
 
 from losses.captions import caption_columns
-from losses.checks import caption_ids, check_captions, full_precision, positive_scale, working_precision
+from losses.checks import check_captions, full_precision, positive_scale, working_precision
 from losses.distributed import default_group, global_sum, rank_and_size
 from losses.embeddings import Embeddings
 from losses.objective import Objective, clamped_scale, log_scale_parameter
@@ -50,7 +50,6 @@ def siglip_loss(
     if texts.dim() == 2:
         texts = texts[:, None]
         present = present[:, None] if present is not None and present.dim() == 1 else present
-    text_ids = caption_ids(text_ids, texts.shape[1] if texts.dim() == 3 else 1)
     check_captions(image, texts, present, image_ids, text_ids)
     image, texts = working_precision(image, texts)
     scale = positive_scale(scale, image)

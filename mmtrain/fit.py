@@ -42,9 +42,9 @@ class Parser(LightningArgumentParser):
     """Answers wrong usage with one line and exit code 2."""
 
     def error(self, message: str, ex: Exception | None = None) -> None:
-        message = one_line(message).replace("fit.", "--")
+        message = one_line(message)
         if message.startswith("the following arguments are required"):
-            message += "; --config FILE, such as configs/pretrain/tiny.yaml, has them"
+            message = message.replace("fit.", "--") + "; --config FILE, such as configs/pretrain/tiny.yaml, has them"
         print(f"mmtrain fit: error: {message}{_suggestion(message)}", file=sys.stderr)
         sys.exit(2)
 

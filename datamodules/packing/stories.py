@@ -40,7 +40,6 @@ def read_stories(source: str | Path, seed: int = 0) -> Iterator[Row | BadRow]:
             described = row.record.pop("image_description", None) or {}
             literal = {f"{language}{LITERAL}": text for language, text in described.items()}
             row.record["captions"] |= literal
-            row.record["described"] = bool(literal)
             pages.append(row)
     pages.sort(key=lambda row: str(row.record.get("id")))
     by_story: dict[tuple, list[Row]] = {}
@@ -70,16 +69,20 @@ def _drawn(
         if (
             other.images != page.images
             and other.record["story"] != unlike
-            and other.record["described"] == page.record["described"]
+            and _described(other) == _described(page)
             and languages & other.record["captions"].keys()
         ):
             return other
     return None
 
 
+def _described(page: Row) -> bool:
+    return any(code.endswith(LITERAL) for code in page.record["captions"])
+
+
 def _posts(page: Row, texts: tuple[Row, Row, Row]) -> Iterator[Row]:
     languages = [code for code in page.record["captions"] if all(code in text.record["captions"] for text in texts)]
-    kept = {key: value for key, value in page.record.items() if key not in ("captions", "described")}
+    kept = {key: value for key, value in page.record.items() if key != "captions"}
     for match, text in enumerate(texts):
         record = kept | {
             "id": f"{page.record.get('id')}-{MATCHES[match]}",

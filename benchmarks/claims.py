@@ -29,10 +29,10 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from scipy.stats import t as student
 from torch import Tensor
 
 from benchmarks.number_features import Corpus, Schedule, measure, pictures_with_features, train
+from benchmarks.runs import interval
 from losses import Embeddings, Objective, OneToKLoss, PivotRankingLoss, clip_loss
 from losses.objective import clamped_scale, log_scale_parameter
 from mmtrain.towers import ByteGRU, WordGRU
@@ -227,12 +227,6 @@ def difference(first: list[Figures], second: list[Figures]) -> list[Figures]:
 
 def cells(found: list[Figures], columns: Sequence[str]) -> list[str]:
     return [interval([each[column] for each in found]) for column in columns]
-
-
-def interval(values: Sequence[float]) -> str:
-    """Mean and the half-width of Student's 95 % interval over seeds."""
-    half = student.ppf(0.975, len(values) - 1) * np.std(values, ddof=1) / len(values) ** 0.5
-    return f"{np.mean(values):.1f} ± {half:.1f}"
 
 
 def unseen(corpus: Corpus) -> str:

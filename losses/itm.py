@@ -24,19 +24,19 @@ def itm_loss(logits: Tensor, labels: Tensor, *, group: ProcessGroup | None = Non
 
     Args:
         logits: float [N, 2]; processes may hold different N, none included.
-        labels: int64 [N], 0 or 1.
+        labels: int or bool [N], 0 or 1.
         group: processes that hold the rest of the rows.
 
     Raises:
-        ValueError: wrong shapes.
+        ValueError: wrong shapes, labels that are no whole numbers.
     """
     if logits.dim() != 2 or logits.shape[1] != 2:
         raise ValueError(f"logits: got shape {list(logits.shape)}, expected [N, 2]")
-    if labels.shape != logits.shape[:1] or labels.dtype != torch.int64:
-        raise ValueError(f"labels: got {labels.dtype} {list(labels.shape)}, expected torch.int64 [{len(logits)}]")
+    if labels.shape != logits.shape[:1] or labels.is_floating_point():
+        raise ValueError(f"labels: got {labels.dtype} {list(labels.shape)}, expected int or bool [{len(logits)}]")
     (logits,) = working_precision(logits)
     rows = total(torch.tensor(len(labels), device=logits.device), group).clamp(min=1)
-    return global_sum(functional.cross_entropy(logits, labels, reduction="sum") / rows, group)
+    return global_sum(functional.cross_entropy(logits, labels.long(), reduction="sum") / rows, group)
 
 
 def hard_negatives(scores: Tensor, positives: Tensor, generator: torch.Generator | None = None) -> Tensor:

@@ -5,9 +5,10 @@ from dataclasses import dataclass, field
 import numpy as np
 import pytorch_lightning as pl
 import torch
-from torch import Tensor, distributed
+from torch import Tensor
 
 from datamodules import Batch
+from mmtrain.validation import of_all_processes
 
 
 @dataclass
@@ -48,12 +49,7 @@ class PredictedSplit:
 
     def gather(self) -> Predictions | None:
         """The whole split in its own order, on every process; None when it is empty."""
-        parts = self.parts
-        if distributed.is_available() and distributed.is_initialized():
-            gathered: list = [None] * distributed.get_world_size()
-            distributed.all_gather_object(gathered, parts)
-            parts = [part for process in gathered for part in process]
-        parts = [part for part in parts if len(part["rows"])]
+        parts = of_all_processes(self.parts)
         if not parts:
             return None
         rows, languages = (np.concatenate([part[name] for part in parts]) for name in ("rows", "languages"))

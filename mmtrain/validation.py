@@ -24,6 +24,15 @@ class Embedded:
     rows: np.ndarray  # int64 [N], the sample's place in the split
 
 
+def of_all_processes(parts: list[dict]) -> list[dict]:
+    """The parts that every process collected, without those that hold no rows."""
+    if distributed.is_available() and distributed.is_initialized():
+        gathered: list = [None] * distributed.get_world_size()
+        distributed.all_gather_object(gathered, parts)
+        parts = [part for process in gathered for part in process]
+    return [part for part in parts if len(part["rows"])]
+
+
 @dataclass
 class EmbeddedSplit:
     """Collects batches; padding and broken rows (rows = -1) are left out."""
@@ -50,12 +59,7 @@ class EmbeddedSplit:
 
     def gather(self) -> Embedded | None:
         """The whole split in its own order, on every process; None when it is empty."""
-        parts = self.parts
-        if distributed.is_available() and distributed.is_initialized():
-            gathered: list = [None] * distributed.get_world_size()
-            distributed.all_gather_object(gathered, parts)
-            parts = [part for process in gathered for part in process]
-        parts = [part for part in parts if len(part["rows"])]
+        parts = of_all_processes(self.parts)
         if not parts:
             return None
         joined = {

@@ -36,8 +36,9 @@ def read_stories(source: str | Path, seed: int = 0) -> Iterator[Row | BadRow]:
             yield row
         elif not isinstance(row.record.get("story"), str | int) or not isinstance(row.record.get("captions"), dict):
             yield BadRow("no story" if "story" not in row.record else "no captions", f"row {row.number + 1}")
+        elif not isinstance(described := row.record.pop("image_description", None) or {}, dict):
+            yield BadRow("image_description is no object of texts by language", f"row {row.number + 1}")
         else:
-            described = row.record.pop("image_description", None) or {}
             literal = {f"{language}{LITERAL}": text for language, text in described.items()}
             row.record["captions"] |= literal
             pages.append(row)
@@ -48,6 +49,8 @@ def read_stories(source: str | Path, seed: int = 0) -> Iterator[Row | BadRow]:
         split, story = page.record.get("split"), page.record["story"]
         by_story.setdefault((split, story), []).append(page)
         by_split.setdefault(split, []).append(page)
+    for group, members in (by_story | by_split).items():
+        random.Random(f"{seed}/{group}").shuffle(members)
     for page in pages:
         split, story = page.record.get("split"), page.record["story"]
         draw = random.Random(f"{seed}/{split}/{page.record.get('id')}")
@@ -65,7 +68,9 @@ def _drawn(
     page: Row, pages: Sequence[Row], languages: Set[str], draw: random.Random, unlike: object = None
 ) -> Row | None:
     """A page with another picture and one of the languages, of any story but `unlike`."""
-    for other in draw.sample(pages, len(pages)):
+    start = draw.randrange(len(pages))
+    for place in range(start, start + len(pages)):  # pages were shuffled: the first that fits is a fair draw
+        other = pages[place % len(pages)]
         if (
             other.images != page.images
             and other.record["story"] != unlike

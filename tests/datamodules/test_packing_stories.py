@@ -63,6 +63,12 @@ def test_a_row_without_a_story(manifest: Path) -> None:
     assert str(next(read_stories(manifest))) == "row 1: no story"
 
 
+def test_a_description_that_is_no_object(manifest: Path) -> None:
+    row = {"id": "x", "story": "a", "image": "a0.png", "captions": {"en": "x"}, "image_description": "a cat"}
+    manifest.write_text(json.dumps(row) + "\n" + manifest.read_text())
+    assert str(next(read_stories(manifest))) == "row 1: image_description is no object of texts by language"
+
+
 def test_the_command(manifest: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["pack", "stories", str(manifest), "--split", "train", "--out", str(tmp_path / "out")]) == 0
     assert "12 samples" in capsys.readouterr().out

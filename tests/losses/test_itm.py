@@ -15,6 +15,7 @@ def test_itm_loss_is_cross_entropy():
     torch.testing.assert_close(value, expected)
     torch.testing.assert_close(torch.autograd.grad(value, logits), torch.autograd.grad(expected, logits))
     assert losses.itm_loss(logits[:0], labels[:0]) == 0
+    assert all(losses.itm_loss(logits, labels.to(kind)) == value for kind in (torch.bool, torch.int32))
 
 
 def test_hard_negatives_follow_the_softmax_of_what_is_left():

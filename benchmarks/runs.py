@@ -1,0 +1,38 @@
+"""What benchmarks that train whole runs share: the command line in this process, and means over seeds."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from scipy.stats import t as student
+
+from mmtrain.cli import main
+
+CONFIGS = Path(__file__).parents[1] / "configs"
+QUIET = ["--trainer.enable_progress_bar=false", "--trainer.enable_model_summary=false", "--trainer.accelerator=cpu"]
+
+
+def run(*arguments: object) -> None:
+    """One mmtrain command; ends the benchmark where it fails."""
+    if main([str(argument) for argument in arguments]) != 0:
+        raise SystemExit(1)
+
+
+def evaluated(model: Path, data: Path, *options: object) -> dict:
+    """metrics.json of a run on shards."""
+    out = model / f"report_{data.name}"
+    run("evaluate", model, "--data", data, "--out", out, "--workers", 0, *options)
+    return json.loads((out / "metrics.json").read_text(encoding="utf-8"))
+
+
+def interval(values: Sequence[float]) -> str:
+    """Mean over seeds and the half-width of its 95 % interval (Student's t)."""
+    if len(values) < 2:
+        return f"{np.mean(values):.1f} (one seed)"
+    half = student.ppf(0.975, len(values) - 1) * np.std(values, ddof=1) / len(values) ** 0.5
+    return f"{np.mean(values):.1f} ± {half:.1f}"
+
+
+def say(*words: object) -> None:
+    print(*words, flush=True)

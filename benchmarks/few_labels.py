@@ -89,7 +89,7 @@ if __name__ == "__main__":
     parser.add_argument("--labels", type=int, nargs="+", default=[200, 500])
     parser.add_argument("--kinds", nargs="+", choices=KINDS, default=KINDS)
     parser.add_argument("--seeds", type=int, default=5)
-    parser.add_argument("--epochs", type=int, default=80)
+    parser.add_argument("--epochs", type=int, default=40)
     options = parser.parse_args()
     for labels in options.labels:
         for kind in options.kinds:

@@ -18,8 +18,9 @@ import torch
 
 from datamodules import ByteTokenizer, ImagePipeline
 from datamodules.numbers import words
+from mmtrain.encoder import Encoder
 from mmtrain.export import onnx_folder
-from mmtrain.loading import Encoder, load, load_onnx
+from mmtrain.loading import load, load_onnx
 from mmtrain.model import ImageTextModel
 from mmtrain.towers import ByteGRU, TimmTower
 

@@ -32,8 +32,8 @@ from transformers import PreTrainedTokenizerFast
 from benchmarks.loader import environment
 from datamodules import ImagePipeline, TransformersTokenizer
 from mmtrain.cli import main
+from mmtrain.encoder import Encoder
 from mmtrain.export import open_clip_folder, safetensors_folder
-from mmtrain.loading import Encoder
 from mmtrain.model import ImageTextModel
 from mmtrain.towers import TimmTower, TransformersTower
 

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from mmtrain.contrastive import ContrastiveModule
-    from mmtrain.loading import Encoder, load
+    from mmtrain.encoder import Encoder
+    from mmtrain.loading import load
     from mmtrain.model import ImageTextModel
     from mmtrain.relation import RelationModule
     from mmtrain.relation_loading import RelationClassifier, load_relation
@@ -27,7 +28,7 @@ __all__ = [
 
 _HOMES = {
     "ContrastiveModule": "mmtrain.contrastive",
-    "Encoder": "mmtrain.loading",
+    "Encoder": "mmtrain.encoder",
     "ImageTextModel": "mmtrain.model",
     "RelationClassifier": "mmtrain.relation_loading",
     "RelationModule": "mmtrain.relation",

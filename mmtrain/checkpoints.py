@@ -14,7 +14,6 @@ from pytorch_lightning.strategies import FSDPStrategy
 from pytorch_lightning.utilities import rank_zero_info, rank_zero_warn
 
 from mmtrain.checkpoint_files import CheckpointFiles, candidates, first_line, publish
-from mmtrain.loggers import Wandb
 from mmtrain.spec import spec_of
 from mmtrain.stopping import Stopped, StopSignals
 from mmtrain.towers import FeatureTower
@@ -132,7 +131,8 @@ class Checkpoint(LightningCheckpoint):
             "config": self.config,
             "versions": {name: version(name) for name in VERSIONS},
             "world_size": trainer.world_size,
-            "wandb": next((logger.identity for logger in trainer.loggers if isinstance(logger, Wandb)), None),
+            # only mmtrain.loggers.Wandb has one
+            "wandb": next((each.identity for each in trainer.loggers if hasattr(each, "identity")), None),
             "row": json.dumps(self._row(trainer)),
         }
 

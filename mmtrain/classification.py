@@ -9,10 +9,11 @@ import numpy as np
 import torch
 
 from mmtrain.embedding import encode_batch, language_indices, open_shards
+from mmtrain.encoder import Encoder
 from mmtrain.evaluation.report import write_metrics
 from mmtrain.evaluation.sts import Pair, correlations, read_sts
 from mmtrain.evaluation.zero_shot import encode_classes, read_classes, read_templates, zero_shot_metrics
-from mmtrain.loading import Encoder, load
+from mmtrain.loading import load
 
 
 def evaluate_classes(

@@ -9,11 +9,12 @@ import torch
 
 from datamodules import ShardDataModule
 from mmtrain.embedding import embed, open_shards
+from mmtrain.encoder import Encoder
 from mmtrain.evaluate import measure_split
 from mmtrain.evaluation import RetrievalRanks, paired_bootstrap, write_metrics
 from mmtrain.evaluation.protocols import Protocol, named_protocol
 from mmtrain.evaluation.report import DIRECTIONS, write_page
-from mmtrain.loading import Encoder, load
+from mmtrain.loading import load
 
 
 def compare(

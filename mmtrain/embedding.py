@@ -5,7 +5,7 @@ from torch import Tensor
 
 from datamodules import Batch, ShardDataModule
 from losses import Embeddings
-from mmtrain.loading import Encoder
+from mmtrain.encoder import Encoder
 from mmtrain.validation import Embedded, EmbeddedSplit
 
 

@@ -28,7 +28,7 @@ from datamodules.batch import Skip
 from datamodules.dataset import Draw, ShardDataset
 from datamodules.loaders import make_loader
 from mmtrain.embedding import encode_batch, language_indices
-from mmtrain.loading import Encoder
+from mmtrain.encoder import Encoder
 from mmtrain.thumbnails import thumbnail
 
 LEAVING_SECONDS = 60  # how long process 0, when all parts are there, leaves the others to notice

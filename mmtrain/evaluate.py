@@ -10,6 +10,7 @@ import torch
 
 from datamodules import ShardDataModule
 from mmtrain.embedding import embed, open_split
+from mmtrain.encoder import Encoder
 from mmtrain.evaluation import (
     RetrievalRanks,
     language_similarity,
@@ -23,7 +24,7 @@ from mmtrain.evaluation import (
 )
 from mmtrain.evaluation.protocols import Protocol, named_protocol
 from mmtrain.foreign import is_foreign
-from mmtrain.loading import Encoder, load
+from mmtrain.loading import load
 from mmtrain.loggers import log_report
 from mmtrain.relation_evaluation import evaluate_relation, evaluate_zero_shot, print_relation
 from mmtrain.relation_loading import relation_of

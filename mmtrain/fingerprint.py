@@ -5,7 +5,7 @@ from pathlib import Path
 
 import torch
 
-from mmtrain.loading import Encoder
+from mmtrain.encoder import Encoder
 
 
 def fingerprint(encoder: Encoder) -> str:

@@ -16,7 +16,7 @@ from torch.nn import functional
 from datamodules import ImagePipeline
 from datamodules.images import opaque
 from datamodules.tokenizers import Tokenizer
-from mmtrain.loading import Encoder
+from mmtrain.encoder import Encoder
 
 PREFIXES = ("open_clip:", "hf:")
 

@@ -10,8 +10,8 @@ import torch
 from datamodules import RelationDataModule
 from datamodules.packing.relations import CLASSES
 from mmtrain.embedding import encode_batch, language_indices
+from mmtrain.encoder import Encoder
 from mmtrain.evaluation.relation import language_gap, relation_metrics
-from mmtrain.loading import Encoder
 from mmtrain.relation_loading import RelationClassifier
 from mmtrain.relation_validation import PredictedSplit, Predictions
 from mmtrain.relation_zero_shot import prompt_probabilities, similarity_probabilities

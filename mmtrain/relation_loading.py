@@ -9,8 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from mmtrain.checkpoints import checkpoint_of, describe, read_checkpoint
+from mmtrain.encoder import Encoder
 from mmtrain.fusion import Fusion, MatchingHead
-from mmtrain.loading import Encoder, load
+from mmtrain.loading import load
 from mmtrain.relation_head import RelationHead
 from mmtrain.spec import build
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from mmtrain.loading import Encoder
+from mmtrain.encoder import Encoder
 
 
 def similarity_probabilities(scores: np.ndarray, languages: np.ndarray, classes: int) -> np.ndarray:

@@ -12,9 +12,9 @@ from torch import Tensor
 
 from datamodules import ShardDataModule
 from mmtrain.embedding import language_indices
+from mmtrain.encoder import Encoder
 from mmtrain.evaluation.nearest import flat_top_k
 from mmtrain.fusion import MatchingHead
-from mmtrain.loading import Encoder
 from mmtrain.relation_head import RelationHead
 from mmtrain.relation_loading import load_head
 from mmtrain.validation import Embedded

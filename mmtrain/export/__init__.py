@@ -5,9 +5,10 @@ import shutil
 from pathlib import Path
 from types import ModuleType
 
+from mmtrain.encoder import Encoder
 from mmtrain.export.card import model_card
 from mmtrain.export.probes import largest_difference
-from mmtrain.loading import Encoder, load
+from mmtrain.loading import load
 
 # Each is a module here with write(encoder, folder, target), which raises a ValueError for towers that the format cannot
 # hold, and read(folder) -> Encoder by the library it is for. Imported when asked for, since each needs that library.

@@ -3,7 +3,7 @@
 import json
 from pathlib import Path
 
-from mmtrain.loading import Encoder
+from mmtrain.encoder import Encoder
 
 USE = {
     "safetensors": """    import mmtrain

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from mmtrain.loading import Encoder
+from mmtrain.encoder import Encoder
 from mmtrain.spec import spec_of
 
 # arguments of tokenizers that name files, and where those lie in an export

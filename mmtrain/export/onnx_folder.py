@@ -14,9 +14,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from mmtrain.embedding import embed, open_split
+from mmtrain.encoder import Encoder
 from mmtrain.evaluation import retrieval_metrics
 from mmtrain.export.description import describe_preprocessing
-from mmtrain.loading import PREPROCESSING, Encoder, load, load_onnx
+from mmtrain.loading import PREPROCESSING, load, load_onnx
 from mmtrain.model import ImageTextModel
 from mmtrain.towers import WordGRU
 

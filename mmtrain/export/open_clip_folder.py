@@ -11,7 +11,8 @@ from open_clip.tokenizer import get_clean_fn
 from safetensors.torch import save_file
 
 from datamodules.tokenizers import TransformersTokenizer
-from mmtrain.loading import Encoder, load
+from mmtrain.encoder import Encoder
+from mmtrain.loading import load
 from mmtrain.towers import TimmTower, TransformersTower
 
 # our pooling -> open_clip's pooler

@@ -7,7 +7,7 @@ import numpy as np
 from PIL import Image
 
 from datamodules.numbers import picture, png, words
-from mmtrain.loading import Encoder
+from mmtrain.encoder import Encoder
 from mmtrain.towers import WordGRU
 
 LANGUAGES = ("en", "lv", "de", "fr", "es", "ru", "ar", "he", "ja", "ko", "tr", "fi")

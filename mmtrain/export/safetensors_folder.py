@@ -5,8 +5,9 @@ from pathlib import Path
 
 from safetensors.torch import save_file
 
+from mmtrain.encoder import Encoder
 from mmtrain.export.description import describe_preprocessing
-from mmtrain.loading import DESCRIPTION, WEIGHTS, Encoder, load
+from mmtrain.loading import DESCRIPTION, WEIGHTS, load
 from mmtrain.spec import spec_of
 
 

@@ -8,7 +8,8 @@ from torch import nn
 from transformers import TimmWrapperConfig, VisionTextDualEncoderConfig, VisionTextDualEncoderModel
 
 from datamodules.tokenizers import TransformersTokenizer
-from mmtrain.loading import Encoder, load
+from mmtrain.encoder import Encoder
+from mmtrain.loading import load
 from mmtrain.towers import TimmTower, TransformersTower
 
 # Where a model's pooler is tanh(W x), W is this times one, and the projection behind it is divided by it: tanh(y) is y

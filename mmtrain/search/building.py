@@ -10,10 +10,11 @@ import numpy as np
 from datamodules import ShardDataModule
 from mmtrain.embedding import open_shards
 from mmtrain.embedding_parts import EmbeddingParts, Processes
+from mmtrain.encoder import Encoder
 from mmtrain.evaluation.nearest import import_faiss
 from mmtrain.fingerprint import fingerprint
 from mmtrain.foreign import is_foreign
-from mmtrain.loading import Encoder, load
+from mmtrain.loading import load
 from mmtrain.search.index import DESCRIPTION, FAISS, FORMAT, ROWS, SearchIndex
 from mmtrain.search.joining import join
 from mmtrain.search.kinds import Kind, build_index, describe_kind

@@ -11,7 +11,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from PIL import Image
 
 from datamodules.images import opaque
-from mmtrain.search.queries import Query, Result, ordered
+from mmtrain.search.results import Query, Result, ordered
 from mmtrain.thumbnails import SIDE
 
 OPEN_CAPTIONS = 3  # of a result; the others unfold

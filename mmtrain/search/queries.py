@@ -4,37 +4,20 @@ import io
 import json
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 
 from datamodules import TransformersTokenizer, WordTokenizer
+from mmtrain.encoder import Encoder
 from mmtrain.fingerprint import fingerprint
-from mmtrain.loading import Encoder, load
+from mmtrain.loading import load
 from mmtrain.search.index import SearchIndex
-from mmtrain.search.items import Item
+from mmtrain.search.page import write_page
+from mmtrain.search.results import Query, Result, ordered, plain
 
 SHOWN = 4  # captions of a result in the terminal
-
-
-@dataclass(frozen=True)
-class Result:
-    """One picture that was found."""
-
-    score: float
-    item: Item
-
-
-@dataclass(frozen=True)
-class Query:
-    """What was asked: a text, or a picture's file."""
-
-    text: str | None = None
-    language: str | None = None
-    image: Path | None = None
 
 
 def search(
@@ -78,8 +61,6 @@ def search(
     items = index.items.read(numbers[0][found])
     results = [Result(float(score), item) for score, item in zip(scores[0][found], items, strict=True)]
     if html is not None:
-        from mmtrain.search.page import write_page
-
         write_page(Path(html), query, results, index.description, first)
     if as_json:
         print(json.dumps(plain(query, results), ensure_ascii=False, indent=1))
@@ -158,23 +139,6 @@ def encode_picture(encoder: Encoder, path: Path) -> np.ndarray:
         return encoder.encode_image([encoder.images.open(content)])
     except ValueError as error:
         raise ValueError(f"--image: {path} is no picture that can be read; JPEG, PNG, WebP, ...") from error
-
-
-def plain(query: Query, results: list[Result]) -> dict[str, Any]:
-    """What --json prints: {"query": {...}, "results": [{"rank", "score", "id", "captions": {language: [...]}}]}."""
-    asked = {"text": query.text, "language": query.language, "image": str(query.image) if query.image else None}
-    found = [
-        {"rank": rank, "score": result.score, "id": result.item.id, "captions": result.item.captions}
-        for rank, result in enumerate(results, 1)
-    ]
-    return {"query": {name: value for name, value in asked.items() if value is not None}, "results": found}
-
-
-def ordered(captions: dict[str, list[str]], first: Sequence[str]) -> list[tuple[str, str]]:
-    """(language, caption), those in the `first` languages before the others."""
-    place = {language: number for number, language in enumerate(dict.fromkeys(first))}
-    pairs = [(language, caption) for language, each in captions.items() for caption in each]
-    return sorted(pairs, key=lambda pair: place.get(pair[0], len(place)))
 
 
 def _print(query: Query, results: list[Result], index: SearchIndex, first: Sequence[str]) -> None:

@@ -15,9 +15,9 @@ from transformers import PreTrainedTokenizerFast
 import mmtrain
 from datamodules import ByteTokenizer, ImagePipeline, TransformersTokenizer
 from mmtrain.cli import main
+from mmtrain.encoder import Encoder
 from mmtrain.export import safetensors_folder
 from mmtrain.export.probes import captions, pictures
-from mmtrain.loading import Encoder
 from mmtrain.model import ImageTextModel
 from mmtrain.towers import ByteGRU, FeatureTower, TextTower, TimmTower, TransformersTower, WordGRU
 from tests.mmtrain.small import ENVIRONMENT

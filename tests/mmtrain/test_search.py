@@ -13,7 +13,7 @@ import torch
 import mmtrain
 from datamodules import WordTokenizer
 from mmtrain.cli import main
-from mmtrain.loading import Encoder
+from mmtrain.encoder import Encoder
 from mmtrain.model import ImageTextModel
 from mmtrain.search.items import Item
 from mmtrain.search.page import direction, write_page

@@ -10,11 +10,10 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from datamodules.packing import Row, pack_rows, read_jsonl, read_table
-from datamodules.sources import LISTING
+from datamodules.sources import LISTING, default_cache
 from datamodules.writing import BadRow
 
 SUFFIXES = (".csv", ".tsv", ".jsonl")
-DEFAULT_CACHE = "~/.cache/mmtrain/shards"
 
 
 @dataclass
@@ -59,7 +58,7 @@ def as_shards(
         raise ValueError(f"{where}: {named} needs data.manifest.captions, a column for each language")
     key = json.dumps([asdict(columns), split, str(path.resolve().parent)]).encode()
     digest = hashlib.blake2b(path.read_bytes() + key, digest_size=8).hexdigest()
-    out = Path(cache_dir or DEFAULT_CACHE).expanduser() / "manifests" / f"{path.stem}-{digest}"
+    out = Path(cache_dir or default_cache()).expanduser() / "manifests" / f"{path.stem}-{digest}"
     if not (out / LISTING).is_file():
         unfinished = out.with_name(f"{out.name}.{os.getpid()}")
         rows = read_jsonl(path) if path.suffix == ".jsonl" else _table(path, columns)

@@ -89,6 +89,7 @@ class RelationDataModule(ShardDataModule):
         self._draws = seed
         self.classes: dict[str, int] = {}
         self.label_counts: dict[str, list[int]] = {}
+        self.balanced_task: str | None = None
 
     @property
     def label_names(self) -> dict[str, list[str]]:
@@ -141,6 +142,7 @@ class RelationDataModule(ShardDataModule):
                 rank_zero_info(f"train: task {name} has no sample of class {', '.join(missing)}: it is never predicted")
         if self._sampling == "balanced":
             splits.sources["train"] = self._by_class(sources, labels, task)
+            self.balanced_task = task
 
     def class_names(self, task: str) -> list[str]:
         """The classes of a task in words: its strings, or its numbers."""
@@ -265,7 +267,7 @@ def _check_labels(splits: Splits, declared: Mapping[str, int]) -> None:
             names = splits.label_names.get(task)
             for value in sorted(set(values) - {UNLABELLED}, key=str):
                 if names is None and not UNLABELLED <= value < classes[task]:
-                    accepted = f"0 to {classes[task] - 1}, or -1 for none"
+                    accepted = f"0 to {classes[task] - 1}, or -1 for none (data.classes says how many there are)"
                     raise ValueError(f"data.{split}: task {task} holds the label {value}; {accepted}")
                 if names is not None and str(value) not in names:
                     raise ValueError(f"data.{split}: task {task} holds the label {value!r}; {', '.join(names)}")

@@ -58,7 +58,8 @@ class Splits:
             self.sources[name] = self._survey(name)
         self.languages = choose_languages(self.sources, self.languages, self.elsewhere)
         for name in names:
-            if absent := missing_languages(self.sources[name], self.languages):
+            absent = missing_languages(self.sources[name], self.languages)
+            if absent := [language for language in absent if language not in self.elsewhere]:
                 rank_zero_info(f"{name}: no caption in {', '.join(absent)}")
         every = [source for sources in self.sources.values() for source in sources]
         self.tasks, self.label_names = choose_labels(every, self.label_names)

@@ -98,7 +98,14 @@ class Checkpoint(LightningCheckpoint):
             raise Stopped(self._signals.received or "a signal to another process", step)
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        if trainer.sanity_checking or trainer.state.fn != "fit" or self.monitor not in trainer.callback_metrics:
+        if trainer.sanity_checking or trainer.state.fn != "fit":
+            return
+        if self.monitor not in trainer.callback_metrics:
+            measured = sorted(name for name in trainer.callback_metrics if name.startswith("val/"))
+            rank_zero_warn(
+                f"checkpoint.monitor: validation did not measure {self.monitor}, so no best.ckpt is kept; it measured"
+                f" {', '.join(measured) or 'nothing'}"
+            )
             return
         value = float(trainer.callback_metrics[self.monitor])
         if self.best is None or (value > self.best if self.mode == "max" else value < self.best):

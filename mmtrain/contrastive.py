@@ -118,6 +118,8 @@ class ContrastiveModule(pl.LightningModule):
             text.compile(dynamic=True)
         self._validation: EmbeddedSplit | None = None
 
+    instead_of_accumulation = "--model.micro_batch"
+
     # ---- one step
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
@@ -213,7 +215,7 @@ class ContrastiveModule(pl.LightningModule):
         if self.trainer.accumulate_grad_batches != 1:
             raise ValueError(
                 f"trainer.accumulate_grad_batches: got {self.trainer.accumulate_grad_batches}, expected 1: the summed"
-                " losses of small batches are not the loss of the big one; use --model.micro_batch"
+                f" losses of small batches are not the loss of the big one; use {self.instead_of_accumulation}"
             )
         data = self.trainer.datamodule
         if hasattr(data, "count_for"):

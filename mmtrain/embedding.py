@@ -26,6 +26,9 @@ def open_split(
 ) -> ShardDataModule:
     """SHARDS to measure a model on: in its languages that the shards have, or those named."""
     if languages is not None:
+        unknown = [language for language in languages if language not in encoder.languages]
+        if encoder.languages and unknown:
+            print(f"{', '.join(unknown)}: not trained on; measured by transfer")
         return open_shards(encoder, data, languages, batch_size, workers)
     found = open_shards(encoder, data, None, batch_size, workers)
     if not encoder.languages:  # another library's model does not say

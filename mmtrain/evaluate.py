@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from datamodules import ShardDataModule
+from datamodules.manifests import as_shards
 from mmtrain.embedding import embed, open_split
 from mmtrain.encoder import Encoder
 from mmtrain.evaluation import (
@@ -56,7 +57,8 @@ def evaluate(
     """Measures MODEL on SHARDS; writes `out`/metrics.json and `out`/report.html, prints the table, returns the metrics.
 
     Args:
-        data: SHARDS; with a protocol also the data set's own files, which are packed into the cache once.
+        data: SHARDS, or a manifest in JSON Lines; with a protocol also the data set's own files; what is no shards is
+            packed into the cache once.
         protocol: The name of a published test set, see `mmtrain.evaluation.protocols`.
         images: Where the pictures of the data set's own files lie; with the files, by default.
         languages: Languages to measure; those of the run that the shards have, by default.
@@ -77,24 +79,34 @@ def evaluate(
     measured = _protocol(protocol, captions, images)
     if measured is not None and rerank is not None:
         raise ValueError(f"--rerank: {rerank} sorts the answers of the whole collection; it goes without --protocol")
+    if prompts is not None and zero_shot is None:
+        raise ValueError(f"--prompts: {prompts} says classes of a task; it needs --zero_shot TASK")
     encoder = load(model, device=device or ("cuda" if torch.cuda.is_available() else "cpu"))
     if measured is not None:
         data = measured.shards(data, images)
+    elif Path(data).suffix in (".csv", ".tsv"):
+        raise ValueError(f"--data: {data} is a table, not shards; mmtrain pack csv makes shards of it")
+    else:
+        data = as_shards(data, "--data", None)
     shards = open_split(encoder, data, languages, batch_size, workers)
     split = embed(encoder, shards)
     options = {"similarity": similarity or encoder.metric, "text_to_text": text_to_text, "recall_at": recall_at}
     ranks, metrics = measure_split(encoder, shards, split, measured, captions=captions or "all", **options)
-    relation = None
+    relation, relations = None, {}
     if not is_foreign(model) and (classifier := relation_of(model, encoder)) is not None:
         relation = evaluate_relation(classifier, data, shards.languages, batch_size=batch_size, workers=workers)
-        metrics |= relation.metrics if relation else {}
+        if relation is not None:
+            metrics |= relation.metrics
+            relations = dict(relation.systems)
     if zero_shot is not None:
         templates = None if prompts is None else read_prompts(prompts)
         reading = {"prompts": templates, "batch_size": batch_size, "workers": workers}
         metrics["zero_shot"] = evaluate_zero_shot(encoder, data, zero_shot, shards.languages, **reading)
+        tables = {f"zero-shot by {name}": each for name, each in metrics["zero_shot"].items()}
+        relations[zero_shot] = relations.get(zero_shot, {}) | tables
     if rerank is not None:
         metrics["rerank"] = rerank_retrieval(model, encoder, shards, split, rerank, recall_at)
-    metrics["protocol"] |= {"model": str(model), "data": data, "skipped": shards.account.summary()}
+    metrics["protocol"] |= {"model": str(model), "data": data, "skipped": _skipped(shards)}
     folder = Path(out)
     folder.mkdir(parents=True, exist_ok=True)
     write_metrics(folder / "metrics.json", metrics)
@@ -102,10 +114,11 @@ def evaluate(
     write_report(
         folder / "report.html",
         metrics,
-        title=f"Retrieval in {len(ranks.languages)} languages",
+        title=f"{'Relations and retrieval' if relations else 'Retrieval'} in {_languages(len(ranks.languages))}",
         run={"model": str(model), "data": data, "date": date.today().isoformat()}
         | ({} if measured is None else {"protocol": str(measured)}),
         curves=curves if curves.is_file() else None,
+        relations=relations,
         relation=relation,
         **_report_parts(ranks, shards, split),
     )
@@ -113,10 +126,8 @@ def evaluate(
     print_table(metrics, recall_at)
     if measured is not None:
         _print_protocol(metrics["protocol"])
-    if relation is not None:
-        print_relation(relation.task, relation.systems)
-    if zero_shot is not None:
-        print_relation(zero_shot, {f"zero-shot by {name}": each for name, each in metrics["zero_shot"].items()})
+    for task, systems in relations.items():
+        print_relation(task, systems)
     if rerank is not None:
         print_reranked(metrics["rerank"], recall_at)
     print(f"report: {folder / 'report.html'}")
@@ -150,6 +161,20 @@ def _protocol(name: str | None, captions: str | None, images: str | None) -> Pro
     if captions not in (None, protocol.captions):
         raise ValueError(f"--captions: {protocol} counts {protocol.captions} captions, not {captions}; another variant")
     return protocol
+
+
+def _languages(count: int) -> str:
+    return f"{count} language{'s' * (count != 1)}"
+
+
+def _skipped(shards: ShardDataModule) -> dict[str, Any]:
+    """What could not be read, of all samples of the split; said in a line where there is any."""
+    account, lost = shards.account.summary(), shards.account.lost.total()
+    tried = len(shards.test_dataloader().dataset) + lost
+    if account["skipped"]:
+        causes = ", ".join(f"{count:,} {cause}" for cause, count in account["causes"].items())
+        print(f"{account['skipped']:,} of {tried:,} samples could not be read ({causes}) and are not measured")
+    return account | {"tried": tried, "rate": round(account["skipped"] / max(tried, 1), 6)}
 
 
 def _report_parts(ranks: RetrievalRanks, shards: ShardDataModule, split: Embedded) -> dict[str, Any]:

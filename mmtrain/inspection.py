@@ -60,7 +60,9 @@ def _checkpoint(path: Path) -> dict[str, Any]:
 
     path = resolve_run(path) if path.is_dir() else path
     checkpoint = read_checkpoint(path)
-    parameters = {name: tensor for name, tensor in checkpoint["state_dict"].items() if name.startswith("model.")}
+    parameters = {
+        name: tensor for name, tensor in checkpoint["state_dict"].items() if name.startswith(("model.", "head."))
+    }
     return {
         "file": str(path),
         "bytes": path.stat().st_size,
@@ -106,7 +108,15 @@ def _summary(description: dict[str, Any]) -> dict[str, Any]:
         "tokenizer": description.get("tokenizer"),
         "images": description.get("images"),
         "languages": description["languages"],
-    }
+    } | _behind(model)
+
+
+def _behind(model: dict[str, Any]) -> dict[str, Any]:
+    """The network behind the towers, where there is one."""
+    if "relation" in model:
+        tasks = {task: f"({', '.join(names)})" for task, names in model["relation"]["names"].items()}
+        return {"tasks": tasks, "fusion": model["relation"]["fusion"]}
+    return {"fusion": model["matching"]["fusion"]} if "matching" in model else {}
 
 
 def _print(facts: dict[str, Any]) -> None:

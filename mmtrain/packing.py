@@ -61,6 +61,8 @@ def add_arguments(parser: argparse.ArgumentParser, parse_list: ParseList) -> Non
 
     tir = _source(formats, "tir", _tir, "labels of tweets' image-text relations (textimage.csv)", "FILE")
     tir.add_argument("--texts", required=True, metavar="DIR|FILE", help="<tweet_id>.txt files, or a CSV or TSV")
+    tir.add_argument("--text_id", default="tweet_id", metavar="COLUMN", help="of that table (default: %(default)s)")
+    tir.add_argument("--text", default="text", metavar="COLUMN", help="of that table (default: %(default)s)")
     tir.add_argument("--language", default="en", help="of the texts (default: %(default)s)")
 
     four = _source(
@@ -69,9 +71,15 @@ def add_arguments(parser: argparse.ArgumentParser, parse_list: ParseList) -> Non
     four.add_argument(
         "--captions",
         type=lambda text: _columns(parse_list(text)),
-        required=True,
         metavar="[lv=COLUMN,en=COLUMN]",
         help="the column of each language",
+    )
+    four.add_argument(
+        "--texts",
+        type=lambda text: _columns(parse_list(text)),
+        default={},
+        metavar="[lv=DIR,en=DIR]",
+        help="folders of <id>.txt, where the table has no texts",
     )
     four.add_argument("--label", default="label", metavar="COLUMN", help="of the class (default: %(default)s)")
     four.add_argument("--image", default="image", metavar="COLUMN", help="of the picture's path or id")
@@ -132,6 +140,7 @@ def _source(
     parser.add_argument(
         "--exclude_ids", "--exclude-ids", metavar="FILE", help="ids or picture names to leave out, one a line"
     )
+    parser.add_argument("--only_ids", "--only-ids", metavar="FILE", help="the only ones to pack, listed likewise")
     parser.add_argument("--deduplicate", action="store_true", help="leave out pictures that were packed before")
     parser.add_argument("--image_size", type=int, metavar="N", help="shorter side of pictures at most, in pixels")
     parser.add_argument("--image_format", choices=("jpeg", "webp"), help="encode every picture anew")
@@ -160,6 +169,7 @@ def _pack(options: argparse.Namespace, rows: Iterator) -> dict:
         images=options.images or (source if source.is_dir() else source.parent),
         split=getattr(options, "split", None),
         exclude_ids=options.exclude_ids,
+        only_ids=options.only_ids,
         image_size=options.image_size,
         image_format=options.image_format,
         quality=options.quality,
@@ -232,14 +242,16 @@ def _xtd10(options: argparse.Namespace) -> dict:
 def _tir(options: argparse.Namespace) -> dict:
     from datamodules.packing import read_tir
 
-    return _pack(options, read_tir(options.source, options.texts, language=options.language))
+    named = {"language": options.language, "text_id": options.text_id, "text": options.text}
+    return _pack(options, read_tir(options.source, options.texts, **named))
 
 
 def _four_classes(options: argparse.Namespace) -> dict:
     from datamodules.packing import read_four_classes
 
     coding = {} if options.coding is None else {"coding": options.coding}
-    named = {"captions": options.captions, "label": options.label, "image": options.image}
+    texts = {language: folders[0] for language, folders in options.texts.items()}
+    named = {"captions": options.captions, "texts": texts, "label": options.label, "image": options.image}
     return _pack(options, read_four_classes(options.source, **named, **coding))
 
 

@@ -2,9 +2,13 @@
 
 from typing import Any
 
-from mmtrain.fusion import Fusion
+import torch
+from pytorch_lightning.utilities import rank_zero_info
+from torch import nn
+
 from mmtrain.loading import load
 from mmtrain.model import ImageTextModel
+from mmtrain.relation_head import RelationHead
 from mmtrain.relation_loading import load_head
 from mmtrain.spec import spec_of
 
@@ -15,7 +19,7 @@ class Pretrained:
     Attributes:
         model: Towers and projections.
         scale: The multiplier of the cosines in its loss.
-        fusion: Its fusion encoder, None where it was trained without.
+        head: The network behind its towers, None where it was trained without.
 
     Raises:
         ValueError: for another library's model, whose token features cannot be had, or graphs of ONNX.
@@ -31,7 +35,7 @@ class Pretrained:
             tower.frozen = False
         self.model.requires_grad_(True).train()
         head = load_head(name, encoder)
-        self.fusion: Fusion | None = head.fusion.requires_grad_(True).train() if head else None
+        self.head = head.requires_grad_(True).train() if head is not None else None
         self._languages = encoder.languages
         self._preprocessing: dict[str, Any] = {
             "tokenizer": spec_of(encoder.tokenizer),
@@ -54,6 +58,22 @@ class Pretrained:
                 )
         model.load_state_dict(theirs)
 
+    def fill_head(self, head: RelationHead) -> None:
+        """Copies the fusion encoder's weights and those of the layer for matching; says so where they do not fit."""
+        if self.head is None:
+            return
+        ours, theirs = head.fusion, self.head.fusion
+        if type(ours) is not type(theirs) or _shapes(ours) != _shapes(theirs):
+            rank_zero_info(
+                f"model.pretrained: the fusion of {self.name} is {_short(spec_of(theirs))}, which is no start for"
+                f" {_short(spec_of(ours))}; leave model.fusion out to take it"
+            )
+            return
+        ours.load_state_dict(theirs.state_dict())
+        matching = self.head.matching if isinstance(self.head, RelationHead) else self.head.out
+        if head.matching is not None and matching is not None:
+            head.matching.load_state_dict(matching.state_dict())
+
     def check_data(self, data: Any) -> None:
         """Refuses data that the towers would misread.
 
@@ -73,6 +93,10 @@ class Pretrained:
             raise ValueError(
                 f"data.languages: {data.languages}, but {self.name} has one network each for {self._languages}"
             )
+
+
+def _shapes(network: nn.Module) -> dict[str, torch.Size]:
+    return {name: tensor.shape for name, tensor in network.state_dict().items()}
 
 
 def _short(spec: dict[str, Any]) -> str:

@@ -32,13 +32,15 @@ class RelationModule(ContrastiveModule):
         image: Image tower; None takes that of `pretrained`.
         text: Text tower; None takes that of `pretrained`.
         pretrained: MODEL (a run folder, checkpoint or export of ours) whose weights towers and projections start from.
-        fusion: Fusion encoder; cross-attention by default.
+        fusion: Fusion encoder; that of `pretrained`, where it has one, else cross-attention. One of the same class and
+            shape starts from the weights in `pretrained`, and so does the layer for matching.
         tasks: Tasks to train; default: all that the training split labels.
         itc: Weight of ITC.
         itm: Weight of ITM; 0 leaves it out.
         convex: Whether the task's weight is what ITC and ITM leave of 1, or 1.
         negatives: Of ITM: "random" replaces the text of half of the posts (as published), "hard" draws by similarity.
         class_weights: "balanced" weighs class c with n / (C n_c) of the n labelled training samples, "none" all alike.
+            A task whose classes the data module draws alike already (sampling: balanced) is not weighed again.
         dropout: On the fused vector.
         frozen: Towers whose weights stay as they are.
         tower_rate: Learning rate of towers and projections, as a multiple of learning_rate.
@@ -112,7 +114,8 @@ class RelationModule(ContrastiveModule):
         )
         if source is not None:
             source.fill(self.model)
-            fusion = fusion or source.fusion
+            if fusion is None and source.head is not None:
+                fusion = source.head.fusion
         for name, tower in (("image", image), ("text", text)):
             if name in frozen:
                 tower.frozen = True
@@ -120,11 +123,15 @@ class RelationModule(ContrastiveModule):
         self.needs_tokens = True
         fusion = (fusion or CrossAttentionFusion()).connect(image.width, text.width)
         self.head = RelationHead(fusion, matching=bool(itm), dropout=dropout)
+        if source is not None:
+            source.fill_head(self.head)
         self.tasks, self.tower_rate, self.class_weights = tasks, tower_rate, class_weights
         self._source = source
         self._task_weight = 1 - itc - itm if convex else 1.0
         self._class_weights: dict[str, Tensor] = {}
         self._predicted: PredictedSplit | None = None
+
+    instead_of_accumulation = "--model.checkpoint_activations true"  # tokens need the whole batch at once
 
     def _match(self, image: Tensor, text: Tensor, mask: Tensor) -> Tensor:
         return self.head.match(image, text, mask)
@@ -153,8 +160,9 @@ class RelationModule(ContrastiveModule):
             counts = torch.tensor(data.label_counts[task], dtype=torch.float32)
             if not counts.sum():
                 raise ValueError(f"model.tasks: no training sample has a label of task {task!r}")
+            self.head.rule_out(task, (counts == 0).nonzero()[:, 0].tolist())
             weights = torch.ones_like(counts)
-            if self.class_weights == "balanced":
+            if self.class_weights == "balanced" and task != data.balanced_task:
                 # a class without a sample weighs nothing, and is no part of C
                 weights = (counts.sum() / ((counts > 0).sum() * counts)).nan_to_num(posinf=0.0)
             self._class_weights[task] = weights

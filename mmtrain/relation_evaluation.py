@@ -14,7 +14,7 @@ from mmtrain.encoder import Encoder
 from mmtrain.evaluation.relation import language_gap, relation_metrics
 from mmtrain.relation_loading import RelationClassifier
 from mmtrain.relation_validation import PredictedSplit, Predictions
-from mmtrain.relation_zero_shot import prompt_probabilities, similarity_probabilities
+from mmtrain.relation_zero_shot import RISING, prompt_probabilities, similarity_probabilities
 
 MAIN = "relation"
 TWO_HEADS = ("represented", "adds")  # binary tasks that the four relations are made of
@@ -39,19 +39,14 @@ class RelationExample:
 
 @dataclass(frozen=True)
 class RelationResults:
-    """`metrics` goes into metrics.json; `task` is the one under its key "relation"."""
+    """`metrics` goes into metrics.json; `task` is the one under its key "relation"; `systems` are the tables of every
+    task, the trained head's first; `examples` are of `task`.
+    """
 
     task: str
     metrics: dict[str, Any]
+    systems: dict[str, dict[str, dict[str, Any]]]
     examples: list[RelationExample]
-
-    @property
-    def systems(self) -> dict[str, dict[str, Any]]:
-        """The tables of the task, the trained head's first."""
-        tables = self.metrics["relation_zero_shot"]
-        return {"fine-tuned": self.metrics["relation"]} | {
-            f"zero-shot by {name}": each for name, each in tables.items()
-        }
 
 
 def evaluate_relation(
@@ -80,19 +75,31 @@ def evaluate_relation(
         for task in split.labels
         if (split.labels[task] >= 0).any()
     }
+    guessed = {
+        task: by_similarity(task, similarity, split.labels[task], names, split.rows, known[task]) for task in tables
+    }
     main = next(task for task in (MAIN, " and ".join(TWO_HEADS), *tables) if task in tables)
-    labels, classes = split.labels[main], known[main]
-    guessed = similarity_probabilities(similarity, names, len(classes))
     metrics = {
         "relation": tables[main],
         "relation_task": main,
         "relation_tasks": tables,
-        "relation_gap": language_gap(labels, split.probabilities[main], names, split.rows),
-        "relation_zero_shot": {
-            "similarity": relation_metrics(labels, guessed, names, groups=split.rows, classes=classes)
-        },
+        "relation_gap": language_gap(split.labels[main], split.probabilities[main], names, split.rows),
+        "relation_zero_shot": {"similarity": guessed[main]},
     }
-    return RelationResults(main, metrics, _examples(shards, split, names, main, classes))
+    first = [main, *(task for task in tables if task != main)]
+    systems = {task: {"fine-tuned": tables[task], "zero-shot by similarity": guessed[task]} for task in first}
+    return RelationResults(main, metrics, systems, _examples(shards, split, names, main, known[main]))
+
+
+def by_similarity(
+    task: str, scores: np.ndarray, labels: np.ndarray, languages: np.ndarray, groups: np.ndarray, classes: Sequence[str]
+) -> dict[str, Any]:
+    """The table of a task told by similarity alone, among the labelled pairs; a guess has no confidence, and no ECE."""
+    known = labels >= 0
+    scores, labels, languages, groups = (each[known] for each in (scores, labels, languages, groups))
+    guessed = similarity_probabilities(scores, languages, len(classes), rising=task in RISING)
+    table = relation_metrics(labels, guessed, languages, groups=groups, classes=classes)
+    return {language: figures | {"ece": None} for language, figures in table.items()}
 
 
 def evaluate_zero_shot(
@@ -108,19 +115,19 @@ def evaluate_zero_shot(
     """A task by any space that no head was trained on: {"similarity": table, "prompt": table where there are prompts}.
 
     Args:
-        prompts: Class -> a text about the picture in which {text} stands for the post's.
+        prompts: Class -> a text about the picture in which {text} stands for the post's; one at least for each class
+            that the shards have.
 
     Raises:
-        ValueError: for a task that nobody labelled, or prompts for other classes.
+        ValueError: for a task that nobody labelled, or a labelled class without a prompt.
     """
-    shards = open_labelled(encoder, data, languages, batch_size, workers)
+    known = None if prompts is None else {task: sorted(prompts, key=lambda name: (len(name), name))}
+    shards = open_labelled(encoder, data, languages, batch_size, workers, known)
     if task not in shards.classes:
         raise ValueError(
             f"--zero_shot: nobody labelled {task!r}; labelled are {', '.join(shards.classes) or 'no tasks'}"
         )
     classes = shards.class_names(task)
-    if prompts is not None and set(prompts) != set(classes):
-        raise ValueError(f"--prompts: for {', '.join(prompts)}, expected one for each of {', '.join(classes)}")
     rows: dict[str, list[np.ndarray]] = {"labels": [], "names": [], "groups": [], "scores": [], "prompt": []}
     indices = language_indices(encoder, shards.languages)
     with torch.inference_mode():
@@ -138,9 +145,10 @@ def evaluate_zero_shot(
                 rows["prompt"].append(prompt_probabilities(encoder, image[b].numpy(), captions, names, templates))
     joined = {name: np.concatenate(parts) for name, parts in rows.items() if parts}
     labels, names, groups = joined["labels"], joined["names"], joined["groups"]
-    found = {"similarity": similarity_probabilities(joined["scores"], names, len(classes))}
-    found |= {"prompt": joined["prompt"]} if prompts is not None else {}
-    return {name: relation_metrics(labels, rows, names, groups=groups, classes=classes) for name, rows in found.items()}
+    found = {"similarity": by_similarity(task, joined["scores"], labels, names, groups, classes)}
+    if prompts is not None:
+        found["prompt"] = relation_metrics(labels, joined["prompt"], names, groups=groups, classes=classes)
+    return found
 
 
 def open_labelled(
@@ -251,8 +259,12 @@ def print_relation(task: str, tables: Mapping[str, Mapping[str, Any]]) -> None:
             figures += [
                 f"{low:.1f} to {high:.1f}",
                 f"{each['weighted_f1']:.1f}",
-                f"{each['ece']:.1f}",
+                "–" if each["ece"] is None else f"{each['ece']:.1f}",
                 f"{each['n']:,}",
             ]
             table.add_row(language, *figures, style="bold" if language == "mean" else None)
         Console().print(table)
+    for language, each in next(iter(tables.values())).items():
+        if language != "mean" and each["missing_classes"]:
+            missing = ", ".join(each["missing_classes"])
+            print(f"{language}: no label of {missing}; macro F1 is the mean over the classes that occur")

@@ -1,8 +1,11 @@
 """The network behind both towers that says how a text and a picture relate."""
 
+import torch
 from torch import Tensor, nn
 
 from mmtrain.fusion import Fusion, fuse
+
+RULED_OUT = -1e4  # a logit; half precision holds it
 
 
 class RelationHead(nn.Module):
@@ -28,6 +31,11 @@ class RelationHead(nn.Module):
         """Makes the tasks' layers anew."""
         self.names = {task: list(classes) for task, classes in names.items()}
         self.out = nn.ModuleList(nn.Linear(self.fusion.width, len(classes)) for classes in names.values())
+
+    @torch.no_grad()
+    def rule_out(self, task: str, classes: list[int]) -> None:
+        """Puts these classes out of reach: their probability, and with it every gradient of theirs, is 0."""
+        self.out[list(self.names).index(task)].bias[classes] = RULED_OUT
 
     def forward(self, image: Tensor, text: Tensor, mask: Tensor) -> dict[str, Tensor]:
         """image [N, 1 + P, Wi], text [N, 1 + L, Wt], mask [N, 1 + L] -> task -> logits [N, classes]."""

@@ -8,8 +8,12 @@ import numpy as np
 
 from mmtrain.encoder import Encoder
 
+RISING = ("represented",)  # tasks whose last class is that of the most similar pairs
 
-def similarity_probabilities(scores: np.ndarray, languages: np.ndarray, classes: int) -> np.ndarray:
+
+def similarity_probabilities(
+    scores: np.ndarray, languages: np.ndarray, classes: int, *, rising: bool = False
+) -> np.ndarray:
     """Classes in the order of similarity: the most similar pairs of a language get class 0, the least the last one.
 
     Without labels there is no threshold to learn; each class gets an equal share of the pairs.
@@ -18,11 +22,13 @@ def similarity_probabilities(scores: np.ndarray, languages: np.ndarray, classes:
         scores: float [N], similarity of picture and text.
         languages: [N]; scores are compared within a language, since languages differ in how similar anything is.
         classes: C.
+        rising: The other way round: the most similar pairs get the last class.
 
     Returns:
         float64 [N, C], 1 at the class.
     """
     chosen = np.zeros(len(scores), np.int64)
+    scores = -scores if rising else scores
     for language in set(languages.tolist()):
         places = np.flatnonzero(languages == language)
         order = places[np.argsort(-scores[places], kind="stable")]

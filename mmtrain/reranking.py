@@ -48,6 +48,7 @@ def rerank_retrieval(
         raise ValueError(f"--rerank: {model} has no matching head; train one with an objective losses.ItmLoss")
     match = _matcher(head, *_features(encoder, shards, split), encoder.device)
     names = np.asarray(shards.languages)[split.language_of_text]
+    k = min(k, len(split.images))
     results: dict[str, Any] = {"k": k, **{direction: {} for direction in DIRECTIONS}}
     for language in dict.fromkeys(names.tolist()):
         texts = np.flatnonzero(names == language)

@@ -95,8 +95,7 @@ def _tir_row(
     if not re.fullmatch(r"\d+", name):
         raise BadRow("rounded id", where)
     if known is None:
-        path = folder / f"{name}.txt"
-        caption = path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
+        caption = _texts_of(name, {language: folder}).get(language, "")
     else:
         caption = known.get(name, "")
     if not caption.strip():
@@ -124,7 +123,8 @@ def _texts_by_id(path: str | Path, id_column: str, text_column: str) -> dict[str
 def read_four_classes(
     source: str | Path,
     *,
-    captions: Mapping[str, str | Sequence[str]],
+    captions: Mapping[str, str | Sequence[str]] | None = None,
+    texts: Mapping[str, str | Path] | None = None,
     label: str = "label",
     coding: Sequence[str] = CLASSES,
     image: str = "image",
@@ -136,7 +136,8 @@ def read_four_classes(
 
     Args:
         source: CSV or TSV.
-        captions: Language -> column.
+        captions: Language -> column, for texts in the table.
+        texts: Language -> folder of <id>.txt, for texts beside it.
         label: Column of the class.
         coding: What 0, 1, 2 and 3 mean in this file, in the words of CLASSES.
         image: Column of the picture's path; a bare id also finds <id>.jpg, .jpeg, .png or .webp.
@@ -145,12 +146,26 @@ def read_four_classes(
         separator: Default: a tab for .tsv, else a comma.
 
     Raises:
-        ValueError: one line, for columns that are not there, or a coding that is no order of the four classes.
+        ValueError: one line, for columns or folders that are not there, no texts at all, or a coding that is no order
+            of the four classes.
     """
+    if not captions and not texts:
+        raise ValueError("captions, texts: neither is named; a column or a folder for each language")
+    folders = {language: Path(folder) for language, folder in (texts or {}).items()}
+    for language, folder in folders.items():
+        if not folder.is_dir():
+            raise ValueError(f"texts: {language}={folder} is no folder of <id>.txt")
     if sorted(coding) != sorted(CLASSES):
         raise ValueError(f"coding: {', '.join(coding)}; the four in the file's order: {', '.join(CLASSES)}")
     rows = read_table(
-        source, captions=captions, image=image, id=id, split=split, labels={"relation": label}, separator=separator
+        source,
+        captions=captions or {},
+        image=image,
+        id=id,
+        split=split,
+        labels={"relation": label},
+        separator=separator,
+        texts_elsewhere=bool(folders),
     )
     for row in rows:
         if isinstance(row, BadRow):
@@ -161,6 +176,21 @@ def read_four_classes(
             yield BadRow("no label" if given is None else "label out of range", f"row {row.number + 1} ({given})")
             continue
         row.record["labels"] = labels_of(CLASSES.index(coding[given]))
+        row.record["captions"] |= _texts_of(str(row.record["id"]), folders)
+        if not row.record["captions"]:
+            yield BadRow("missing text", f"row {row.number + 1} ({row.record['id']})")
+            continue
         name = row.images[0]
         found = (name, *(f"{name}.{suffix}" for suffix in IMAGE_SUFFIXES)) if not Path(name).suffix else (name,)
         yield row._replace(images=found)
+
+
+def _texts_of(name: str, folders: Mapping[str, Path]) -> dict[str, str]:
+    """Language -> what <name>.txt of its folder says."""
+    paths = {language: folder / f"{name}.txt" for language, folder in folders.items()}
+    texts = {
+        language: path.read_text(encoding="utf-8", errors="replace").strip()
+        for language, path in paths.items()
+        if path.is_file()
+    }
+    return {language: text for language, text in texts.items() if text}

@@ -34,6 +34,7 @@ class Options(TypedDict, total=False):
     images: str | Path
     split: str | None
     exclude_ids: str | Path | None
+    only_ids: str | Path | None
     image_size: int | None
     image_format: Literal["jpeg", "webp"] | None
     quality: int
@@ -50,6 +51,7 @@ def pack_rows(
     images: str | Path,
     split: str | None = None,
     exclude_ids: str | Path | None = None,
+    only_ids: str | Path | None = None,
     image_size: int | None = None,
     image_format: Literal["jpeg", "webp"] | None = None,
     quality: int = 90,
@@ -66,6 +68,7 @@ def pack_rows(
         images: Folder that the rows' pictures are named from; the first name that is a file counts.
         split: Pack only rows whose record says this split; None packs all. BadRows belong to every split.
         exclude_ids: A text file, one a line, of ids or picture names (with or without suffix) to leave out.
+        only_ids: The same of those to pack: a split that is given as a list.
         image_size: Pictures whose shorter side is longer, in pixels, are resized to it and encoded anew.
         image_format: Encode every picture anew as jpeg or webp; None keeps the bytes of pictures that are not
             resized, and writes the others as jpeg.
@@ -91,16 +94,19 @@ def pack_rows(
     folder = Path(images)
     if not folder.is_dir():
         raise ValueError(f"images: {folder} is no folder; where the pictures lie")
-    excluded = _names(exclude_ids) if exclude_ids else frozenset()
+    excluded = _names(exclude_ids, "exclude_ids") if exclude_ids else frozenset()
+    only = _names(only_ids, "only_ids") if only_ids else None
     encoding = None if image_size is None and image_format is None else [image_size, image_format, quality]
 
     splits: set[str] = set()
-    chosen = _usable(_of_split(rows, split, splits), folder, excluded)
+    chosen = _usable(_listed(_of_split(rows, split, splits), only), folder, excluded)
     if deduplicate:
         chosen = _without_duplicates(chosen, folder)
     tasks = _tasks(chosen, samples_per_shard, encoding)
     first = next(tasks, None)
     if first is None:
+        if only is not None:
+            raise ValueError(f"only_ids: {only_ids} names no row of the source{' and split' * (split is not None)}")
         wanted = f" with split {split!r}" if split is not None else ""
         raise ValueError(f"source: no row{wanted}; its splits are {', '.join(sorted(splits)) or 'none'}")
     return write_shards(
@@ -113,8 +119,20 @@ def pack_rows(
     )
 
 
-def _names(path: str | Path) -> frozenset[str]:
-    return frozenset(name for line in lines(path, field="exclude_ids") if (name := line.strip()))
+def _names(path: str | Path, field: str) -> frozenset[str]:
+    return frozenset(name for line in lines(path, field=field) if (name := line.strip()))
+
+
+def _names_of(row: Row) -> set[str]:
+    """The row's id, and its picture's names with and without suffix."""
+    pictures = [Path(name) for name in row.images if isinstance(name, str)]
+    return {str(row.record.get("id")), *(path.name for path in pictures), *(path.stem for path in pictures)}
+
+
+def _listed(rows: Iterable[Row | BadRow], only: frozenset[str] | None) -> Iterator[Row | BadRow]:
+    for row in rows:
+        if only is None or isinstance(row, BadRow) or _names_of(row) & only:
+            yield row
 
 
 def _of_split(rows: Iterable[Row | BadRow], split: str | None, splits: set[str]) -> Iterator[Row | BadRow]:
@@ -140,11 +158,8 @@ def _checked(row: Row, folder: Path, excluded: frozenset[str]) -> Row:
     where = f"row {row.number + 1} ({row.record['id']})"
     if not all(isinstance(name, str) for name in row.images):
         raise BadRow("image is no path", where)
-    if excluded:
-        pictures = [Path(name) for name in row.images]
-        names = {row.record["id"], *(path.name for path in pictures), *(path.stem for path in pictures)}
-        if names & excluded:
-            raise BadRow("excluded id", where)
+    if excluded & _names_of(row):
+        raise BadRow("excluded id", where)
     # isfile, because names out of web addresses may be longer than a file's name can be: not there, not an error
     found = next((name for name in row.images if os.path.isfile(folder / name)), None)
     if found is None:

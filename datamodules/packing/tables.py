@@ -24,6 +24,7 @@ def read_table(
     labels: Mapping[str, str] | None = None,
     separator: str | None = None,
     quoted: bool = True,
+    texts_elsewhere: bool = False,
 ) -> Iterator[Row | BadRow]:
     """A table with a row of column names, and one picture a row.
 
@@ -35,13 +36,14 @@ def read_table(
         split: Column of the split; None takes the column "split", where there is one.
         labels: Task -> column; digits become whole numbers, an empty field is no label.
         separator: One character; None takes a tab for .tsv and a comma otherwise.
+        texts_elsewhere: Whether the table may do without captions.
         quoted: Whether fields in double quotes may hold separators and line ends; False takes quotes as they stand.
 
     Other columns travel in the record as strings. Raises ValueError for a column that is not there.
     """
     columns = {language: [named] if isinstance(named, str) else list(named) for language, named in captions.items()}
     labels = labels or {}
-    if not columns:
+    if not columns and not texts_elsewhere:
         raise ValueError("captions: no column is named; a column for each language, such as en=caption")
     if separator is None:
         separator = "\t" if ".tsv" in Path(source).suffixes else ","

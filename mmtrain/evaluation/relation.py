@@ -23,8 +23,9 @@ def relation_metrics(
 
     Macro F1 averages over the classes that occur in the labels or the predictions of a language, as scikit-learn does;
     "missing_classes" names those that no label of the language has. Intervals hold 95 % of resamples of the samples,
-    each with all its languages. The expected calibration error (Guo et al. 2017) compares confidence and accuracy in
-    15 bins of equal width.
+    each with all its languages; the classes are those of the whole sample, so a draw that misses one scores 0 in it,
+    and a draw without any pair of a language has no part in that language's interval. The expected calibration error
+    (Guo et al. 2017) compares confidence and accuracy in 15 bins of equal width.
 
     Args:
         labels: int64 [N], -1 where nobody labelled; those are left out.
@@ -65,7 +66,7 @@ def relation_metrics(
         draws = _resampled_macro_f1(cells, groups, list(by_language.values()), C, bootstrap, seed)
         for column, name in enumerate(by_language):
             table[name]["macro_f1_ci95"] = _interval(draws[:, column])
-        table["mean"]["macro_f1_ci95"] = _interval(draws.mean(1))
+        table["mean"]["macro_f1_ci95"] = _interval(np.nanmean(draws, 1))
     return table
 
 
@@ -86,7 +87,8 @@ def language_gap(
         return None
     C = probabilities.shape[1]
     cells, some = labels * C + probabilities.argmax(1), [languages == name for name in names]
-    scores = [_scores(np.bincount(cells[each], minlength=C * C).reshape(1, C, C))[0] for each in some]
+    matrices = [np.bincount(cells[each], minlength=C * C).reshape(1, C, C) for each in some]
+    scores = [_scores(matrix, _occurring(matrix[0]))[0] for matrix in matrices]
     order = np.argsort(scores, kind="stable")
     worst, best = int(order[0]), int(order[-1])
     draws = _resampled_macro_f1(cells, groups, [some[best], some[worst]], C, bootstrap, seed)
@@ -162,21 +164,28 @@ def _resampled_macro_f1(
     filled = [np.zeros((count, C * C), np.float32) for _ in some]
     for table, chosen in zip(filled, some, strict=True):
         np.add.at(table, (group[chosen], cells[chosen]), 1)
+    classes = [_occurring(table.sum(0).reshape(C, C)) for table in filled]
     step = max(1, DRAWN_AT_ONCE // count)
     scores = []
     for start in range(0, samples, step):
         drawn = random.multinomial(count, np.full(count, 1 / count), min(step, samples - start)).astype(np.float32)
-        scores.append(np.stack([_scores((drawn @ table).reshape(-1, C, C)) for table in filled], 1))
+        found = [_scores((drawn @ table).reshape(-1, C, C), some) for table, some in zip(filled, classes, strict=True)]
+        scores.append(np.stack(found, 1))
     return np.concatenate(scores)
 
 
-def _scores(confusion: np.ndarray) -> np.ndarray:
-    """Macro F1 in percent of confusion matrices [S, C, C], over the classes that occur."""
+def _occurring(confusion: np.ndarray) -> np.ndarray:
+    """bool [C]: which classes a confusion matrix [C, C] has, as labels or as predictions."""
+    return confusion.sum(0) + confusion.sum(1) > 0
+
+
+def _scores(confusion: np.ndarray, classes: np.ndarray) -> np.ndarray:
+    """Macro F1 in percent [S] of confusion matrices [S, C, C], over `classes` bool [C]; NaN where one is empty."""
     hits = np.diagonal(confusion, axis1=1, axis2=2)
-    occurring = confusion.sum(1) + confusion.sum(2)
-    f1 = 2 * hits / np.maximum(occurring, 1)
-    return 100 * f1.sum(1) / np.maximum((occurring > 0).sum(1), 1)
+    f1 = 2 * hits / np.maximum(confusion.sum(1) + confusion.sum(2), 1)
+    scores = 100 * f1[:, classes].mean(1)
+    return np.where(confusion.sum((1, 2)) > 0, scores, np.nan)
 
 
 def _interval(draws: np.ndarray) -> list[float]:
-    return [float(bound) for bound in np.percentile(draws, [2.5, 97.5])]
+    return [float(bound) for bound in np.nanpercentile(draws, [2.5, 97.5])]

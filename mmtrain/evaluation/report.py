@@ -40,13 +40,15 @@ def write_report(
     similarity: np.ndarray | None = None,
     curves: Path | str | Curves | None = None,
     language_names: Mapping[str, str] | None = None,
+    relations: Mapping[str, Mapping[str, Any]] | None = None,
     relation: Any = None,
 ) -> None:
     """Write the report of `retrieval_metrics` as one HTML file.
 
     run says what was measured (model, data, date, command, ...) and is shown as it is. examples, score_histogram and
     similarity come from `report_parts`; curves is a metrics.csv or {name: (x, y)}; language_names maps codes to names;
-    relation is what `mmtrain.relation_evaluation.evaluate_relation` returns.
+    relations holds the tables of `relation_metrics` by task and system, and relation what
+    `mmtrain.relation_evaluation.evaluate_relation` returns, where a head was trained.
     """
     pictures = {image: _picture_uri(data) for image, data in examples.pictures.items()} if examples else {}
     figures = report_figures(metrics, score_histogram, similarity, curves)
@@ -67,7 +69,9 @@ def write_report(
         rank_tables=_rank_tables(examples, metrics["rank_correlation"]["languages"]) if examples else [],
         rank_scale=metrics["protocol"]["images"],
         pictures=pictures,
+        relations=relations or {},
         relation=relation,
+        reranked=metrics.get("rerank"),
     )
 
 

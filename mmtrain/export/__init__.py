@@ -9,6 +9,7 @@ from mmtrain.encoder import Encoder
 from mmtrain.export.card import model_card
 from mmtrain.export.probes import largest_difference
 from mmtrain.loading import load
+from mmtrain.relation_loading import load_head
 
 # Each is a module here with write(encoder, folder, target), which raises a ValueError for towers that the format cannot
 # hold, and read(folder) -> Encoder by the library it is for. Imported when asked for, since each needs that library.
@@ -38,7 +39,10 @@ def export(model: str, out: str | Path, format: str = "safetensors", *, int8: st
         ValueError: when `out` holds something else already, the towers cannot be written in this format, a library is
             missing, or what was written does not give the same embeddings.
     """
-    return write(load(model), model, out, format, int8=int8)
+    encoder = load(model)
+    if load_head(model, encoder) is not None:
+        print(f"{model}: an export holds the space; the network behind it, for relations or matching, stays in the run")
+    return write(encoder, model, out, format, int8=int8)
 
 
 def write(

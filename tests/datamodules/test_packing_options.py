@@ -142,6 +142,16 @@ def test_exclude_ids_takes_ids_and_names_of_pictures(packed, tmp_path):
         packed(pictures, exclude_ids=tmp_path / "none.txt")
 
 
+def test_only_ids_are_a_split(packed, tmp_path):
+    (tmp_path / "ids.txt").write_text("id-a.png\nb.png\nc\nnobody\n")
+    pictures = {f"{name}.png": png_bytes(1) for name in "abcdef"}
+    listing, found = packed(pictures, only_ids=tmp_path / "ids.txt")
+    assert list(found) == ["a.png", "b.png", "c.png"] and listing["skipped"] == {}
+    (tmp_path / "ids.txt").write_text("nobody")
+    with pytest.raises(ValueError, match="only_ids: .*ids.txt names no row of the source"):
+        packed(pictures, only_ids=tmp_path / "ids.txt")
+
+
 def test_shards_are_full_however_many_rows_are_left_out(packed):
     pictures = {f"{n}.png": png_bytes(n) if n % 10 == 5 else None for n in range(100)}
     listing, found = packed(pictures, samples_per_shard=4)

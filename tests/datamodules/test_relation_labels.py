@@ -7,7 +7,10 @@ import pytest
 from tiny_shards import png_bytes
 
 from datamodules.packing import pack_rows, read_four_classes, read_tir
+from datamodules.samples import read_record
+from datamodules.shards import ShardReader
 from datamodules.writing import BadRow
+from mmtrain.cli import main
 
 HEADER = (
     "tweet_id,text_is_represented,image_adds,image_adds_text_repr,image_adds_text_notrepr,image_notadds_text_repr,"
@@ -65,6 +68,26 @@ def test_tir_is_packed_with_what_is_there(tir):
     assert facts["skipped"]["missing image"] == 1 and facts["skipped"]["no label"] == 1
 
 
+def test_the_command_packs_a_split_given_as_a_list(tir, capsys):
+    (tir / "held_out.txt").write_text("102\n103\n")
+    (tir / "other.csv").write_text((tir / "texts.csv").read_text().replace("tweet_id,text", "id,tweet"))
+    common = ["pack", "tir", tir / "textimage.csv", "--texts", tir / "other.csv", "--text_id", "id", "--text", "tweet"]
+    for split, option, ids in (("train", "--exclude_ids", [101, 104]), ("val", "--only_ids", [102, 103])):
+        options = [option, tir / "held_out.txt", "--out", tir / split, "--workers", "1"]
+        assert main([str(each) for each in [*common, *options]]) == 0
+        said = capsys.readouterr().out
+        assert "2 samples" in said and "1 two labels" in said and "1 no label" in said
+        assert [record["id"] for record in packed_records(tir / split)] == [str(number) for number in ids]
+
+
+def packed_records(folder):
+    (path,) = folder.glob("*.tar")
+    reader = ShardReader()
+    found = [read_record(reader.read(str(path), place)[1])[0] for place in range(len(reader.index(str(path))))]
+    reader.close()
+    return found
+
+
 def test_texts_may_be_files(tir):
     (tir / "texts").mkdir()
     (tir / "texts" / "102.txt").write_text("par attēlu\n", encoding="utf-8")
@@ -97,3 +120,30 @@ def test_four_classes_say_what_their_numbers_mean(tmp_path):
     assert facts["samples"] == 4 and json.loads((tmp_path / "out" / "shards.json").read_text())["captions"]["lv"] == 4
     with pytest.raises(ValueError, match="coding: a, b; the four in the file's order"):
         list(read_four_classes(tmp_path / "lv.csv", captions=captions, coding=["a", "b"]))
+
+
+def test_four_classes_join_folders_of_texts(tmp_path):
+    (tmp_path / "posts.csv").write_text("id,label\n7,1\n8,3\n9,0\n", encoding="utf-8")
+    for language, texts in {"lv": {7: "septiņi", 8: "astoņi"}, "en": {7: "seven"}}.items():
+        (tmp_path / language).mkdir()
+        for number, text in texts.items():
+            (tmp_path / language / f"{number}.txt").write_text(text + "\n", encoding="utf-8")
+    for number in (7, 8, 9):
+        (tmp_path / f"{number}.png").write_bytes(png_bytes(number))
+    texts = f"[lv={tmp_path / 'lv'},en={tmp_path / 'en'}]"
+    options = ["--texts", texts, "--image", "id", "--out", str(tmp_path / "out"), "--workers", "1"]
+    assert main(["pack", "four_classes", str(tmp_path / "posts.csv"), *options]) == 0
+    seven, eight = packed_records(tmp_path / "out")  # nine has no text
+    assert seven["captions"] == {"lv": "septiņi", "en": "seven"} and seven["labels"]["relation"] == 1
+    assert eight["captions"] == {"lv": "astoņi"} and eight["labels"] == {"represented": 0, "adds": 1, "relation": 3}
+    listing = json.loads((tmp_path / "out" / "shards.json").read_text())
+    assert listing["skipped"] == {"missing text": 1}
+
+
+def test_four_classes_need_texts_from_somewhere(tmp_path, capsys):
+    (tmp_path / "posts.csv").write_text("id,label\n7,1\n", encoding="utf-8")
+    common = ["pack", "four_classes", str(tmp_path / "posts.csv"), "--image", "id", "--out", str(tmp_path / "out")]
+    assert main(common) == 1
+    assert "captions, texts: neither is named" in capsys.readouterr().err
+    assert main([*common, "--texts", f"[lv={tmp_path / 'none'}]"]) == 1
+    assert "is no folder" in capsys.readouterr().err

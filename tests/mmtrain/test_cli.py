@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -52,6 +53,22 @@ def test_evaluate_writes_metrics_and_a_report(run: Path, shards: Path, tmp_path:
     assert set(metrics["text_to_image"]) == {"en", "lv", "ar", "mean"}
     assert "<html" in (tmp_path / "report.html").read_text(encoding="utf-8").lower()
     assert str(tmp_path / "report.html") in re.sub(r"\s", "", capsys.readouterr().out)
+
+
+def test_evaluate_says_what_could_not_be_read(run: Path, shards: Path, tmp_path: Path, capsys) -> None:
+    broken = tmp_path / "broken"
+    shutil.copytree(shards, broken)
+    path = broken / "shard-000001.tar"
+    path.write_bytes(path.read_bytes().replace(b"\x89PNG", b"\x89GNP", 3))
+    assert main(["evaluate", str(run), "--data", str(broken), "--out", str(tmp_path / "out"), "--workers", "0"]) == 0
+    protocol = json.loads((tmp_path / "out" / "metrics.json").read_text(encoding="utf-8"))["protocol"]
+    assert protocol["images"] == 29
+    assert {name: protocol["skipped"][name] for name in ("tried", "skipped", "rate")} == {
+        "tried": 32,
+        "skipped": 3,
+        "rate": 3 / 32,
+    }
+    assert "3 of 32 samples could not be read" in capsys.readouterr().out
 
 
 def test_an_export_gives_the_runs_embeddings(run: Path, tmp_path: Path) -> None:

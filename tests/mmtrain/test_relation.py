@@ -5,6 +5,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -20,6 +21,7 @@ from mmtrain.fusion import ConcatFusion, CrossAttentionFusion
 from mmtrain.relation import RelationModule
 from mmtrain.relation_evaluation import add_four_classes
 from mmtrain.relation_validation import Predictions
+from mmtrain.reranking import _first_right, _recalls
 from mmtrain.towers import ByteGRU, TimmTower
 from tests.mmtrain.small import ENVIRONMENT, ROOT, SMALL, fit
 
@@ -66,7 +68,9 @@ def trained(posts: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return run
 
 
-def test_a_run_learns_its_tasks_and_is_measured_in_every_language(trained: Path, posts: Path, tmp_path: Path) -> None:
+def test_a_run_learns_its_tasks_and_is_measured_in_every_language(
+    trained: Path, posts: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     options = ["--languages", "en,lv", "--workers", "0", "--rerank", "3", "--zero_shot", "match"]
     assert main(["evaluate", str(trained), "--data", str(posts), "--out", str(tmp_path), *options]) == 0
     metrics = json.loads((tmp_path / "metrics.json").read_text(encoding="utf-8"))
@@ -80,12 +84,49 @@ def test_a_run_learns_its_tasks_and_is_measured_in_every_language(trained: Path,
     low, high = english["macro_f1_ci95"]
     assert low <= english["macro_f1"] <= high
     assert metrics["relation_gap"]["best"] == "en" and metrics["zero_shot"]["similarity"]["mean"]["n"] == 96
+    assert metrics["relation_zero_shot"]["similarity"]["en"]["ece"] is None
     assert metrics["rerank"]["k"] == 3 and "R@1_before" in metrics["rerank"]["text_to_image"]["en"]
     page = (tmp_path / "report.html").read_text(encoding="utf-8")
-    assert (
-        "Image-text relations: match" in page
-        and page.count("the post&#39;s picture") + page.count("the post's pic") > 3
+    for shown in ("Image-text relations: match", "Image-text relations: mood", "zero-shot by similarity", "The best 3"):
+        assert shown in page
+    assert page.count("the post's picture") > 3
+    said = capsys.readouterr().out
+    assert "lv: not trained on; measured by transfer" in said
+    assert "match, fine-tuned" in said and "mood, fine-tuned" in said
+
+
+def test_a_manifest_and_prompts(
+    trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Measured on JSON Lines whose labels have one class only, which is said; told by prompts in the report."""
+    rows = []
+    for index in range(6):
+        Image.new("RGB", (40, 48), COLOURS[index % 3]).save(tmp_path / f"{index}.png")
+        captions = {"en": WORDS["en"][index % 3]}
+        labels = {"match": 1, "mood": "calm"}
+        rows.append({"id": f"m{index}", "image": f"{index}.png", "captions": captions, "labels": labels})
+    (tmp_path / "rows.jsonl").write_text("\n".join(json.dumps(row) for row in rows), encoding="utf-8")
+    (tmp_path / "prompts.json").write_text(
+        json.dumps({"calm": "green", "sad": "blue", "angry": "red"}), encoding="utf-8"
     )
+    prompts = ["--zero_shot", "mood", "--prompts", str(tmp_path / "prompts.json")]
+    options = ["--data", str(tmp_path / "rows.jsonl"), "--out", str(tmp_path / "out"), "--workers", "0"]
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    assert main(["evaluate", str(trained), *options, *prompts]) == 0
+    metrics = json.loads((tmp_path / "out" / "metrics.json").read_text(encoding="utf-8"))
+    assert metrics["relation_tasks"]["mood"]["en"]["missing_classes"] == ["angry", "sad"]
+    assert set(metrics["zero_shot"]["prompt"]["en"]["per_class"]) == {"angry", "calm", "sad"}
+    said = capsys.readouterr().out
+    assert "en: no label of angry, sad; macro F1 is the mean over the classes that occur" in said
+    page = (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
+    assert "zero-shot by prompt" in page
+    (tmp_path / "prompts.json").write_text(json.dumps({"sad": "blue", "angry": "red"}), encoding="utf-8")
+    assert main(["evaluate", str(trained), *options, *prompts]) == 1
+    assert "task mood holds the label 'calm'; sad, angry" in capsys.readouterr().err
+    assert main(["evaluate", str(trained), *options, "--prompts", str(tmp_path / "prompts.json")]) == 1
+    assert "it needs --zero_shot TASK" in capsys.readouterr().err
+    assert main(["evaluate", str(trained), "--data", "rows.csv", "--out", str(tmp_path / "out")]) == 1
+    assert "mmtrain pack csv makes shards of it" in capsys.readouterr().err
 
 
 def test_two_binary_heads_say_the_four_classes(tmp_path: Path) -> None:
@@ -189,6 +230,45 @@ def test_cross_entropy_is_weighted_over_labelled_pairs_only() -> None:
     assert nothing == 0 and not torch.autograd.grad(nothing, logits)[0].any()
 
 
+def configured(counts: list[int], balanced_task: str | None = None) -> RelationModule:
+    """A module whose layers were made for one task with so many training samples of each class."""
+    module = small_module(itm=0.0)
+    names = [str(number) for number in range(len(counts))]
+    facts = {"classes": {"relation": len(counts)}, "label_counts": {"relation": counts}, "balanced_task": balanced_task}
+    data = SimpleNamespace(**facts, class_names=lambda task: names)
+    module._trainer = SimpleNamespace(datamodule=data)
+    module.configure_model()
+    return module
+
+
+def test_classes_are_weighed_by_their_samples() -> None:
+    assert configured([6, 0, 2])._class_weights["relation"].tolist() == pytest.approx([8 / 12, 0, 8 / 4])
+    # drawn alike, they are not weighed again
+    assert configured([6, 0, 2], "relation")._class_weights["relation"].tolist() == [1, 1, 1]
+    assert configured([6, 0, 2], "mood")._class_weights["relation"].tolist() == pytest.approx([8 / 12, 0, 8 / 4])
+
+
+def test_a_class_without_a_training_sample_is_never_predicted() -> None:
+    module = configured([2, 0, 2]).train()
+    optimizer = torch.optim.AdamW(module.head.parameters(), lr=0.1)
+    batch = small_batch()
+    posts, slots = batch.present.nonzero(as_tuple=True)
+    for _ in range(5):
+        logits = module._logits(module.embed(batch), posts, slots)["relation"]
+        assert not logits.softmax(1)[:, 1].any()
+        loss = module._cross_entropy("relation", logits, 2 * batch.labels["relation"][posts])
+        optimizer.zero_grad()
+        loss.backward()
+        assert torch.isfinite(loss) and module.head.out[0].bias.grad[1] == 0
+        optimizer.step()
+
+
+def test_validation_without_labels_is_said(posts: Path, shards: Path, tmp_path: Path) -> None:
+    with pytest.warns(UserWarning, match="did not measure val/macro_f1, so no best.ckpt is kept; it measured nothing"):
+        assert finetune(posts, tmp_path, "--trainer.max_steps=4", f"--data.val={shards}") == 0
+    assert not (tmp_path / "checkpoints" / "best.ckpt").exists()
+
+
 def test_the_loss_is_the_published_convex_sum(posts: Path, tmp_path: Path) -> None:
     options = ["--trainer.max_steps=2", "--trainer.log_every_n_steps=1", "--trainer.val_check_interval=2"]
     for name, extra, task in (("convex", [], 0.8), ("free", ["--model.convex=false"], 1.0)):
@@ -200,7 +280,9 @@ def test_the_loss_is_the_published_convex_sum(posts: Path, tmp_path: Path) -> No
         assert log["train/loss"] == pytest.approx(expected, rel=1e-4)
 
 
-def test_a_run_starts_from_a_pretrained_space(shards: Path, posts: Path, tmp_path: Path) -> None:
+def test_a_run_starts_from_a_pretrained_space(
+    shards: Path, posts: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     fusion = "{class_path: mmtrain.fusion.ConcatFusion, init_args: {width: 24}}"
     head = f"{{class_path: mmtrain.fusion.MatchingHead, init_args: {{fusion: {fusion}}}}}"
     itm = f"{{class_path: losses.ItmLoss, init_args: {{fusion: {head}}}}}"
@@ -219,6 +301,14 @@ def test_a_run_starts_from_a_pretrained_space(shards: Path, posts: Path, tmp_pat
         assert torch.equal(weight, space[f"objectives.itm.fusion.fusion.{name}"])
     assert not any(parameter.requires_grad for parameter in module.model.image.parameters())
     assert all(parameter.requires_grad for parameter in module.model.text.parameters())
+    # a fusion named in the config starts from those weights too where it is of the same shape, and so does matching
+    module = RelationModule(pretrained=str(tmp_path / "space"), fusion=ConcatFusion(width=24))
+    for name, weight in module.head.fusion.state_dict().items():
+        assert torch.equal(weight, space[f"objectives.itm.fusion.fusion.{name}"])
+    assert torch.equal(module.head.matching.weight, space["objectives.itm.fusion.out.weight"])
+    with caplog.at_level("INFO"):
+        RelationModule(pretrained=str(tmp_path / "space"), fusion=ConcatFusion(width=8))
+    assert "the fusion of" in caplog.text and "leave model.fusion out to take it" in caplog.text
     # through the command line, with towers of the same shape in the config
     steps = ["--trainer.max_steps=2", f"--model.pretrained={tmp_path / 'space'}"]
     assert finetune(posts, tmp_path / "tuned", *steps) == 0
@@ -246,6 +336,12 @@ def test_what_cannot_be_trained_is_said_in_one_line(
     )
     assert "data.images.size: 16, but" in refusal(
         capsys, posts, tmp_path, step, f"--model.pretrained={trained}", "--data.images.init_args.size=16"
+    )
+    assert refusal(capsys, posts, tmp_path, step, "--model.fusion.init_args.heads=5").endswith(
+        "fusion.heads: got 5, expected a divisor of the width 64"
+    )
+    assert "use --model.checkpoint_activations true" in refusal(
+        capsys, posts, tmp_path, step, "--trainer.accumulate_grad_batches=2"
     )
     with pytest.raises(ValueError, match="give both towers, or model.pretrained"):
         RelationModule()
@@ -280,3 +376,17 @@ def test_two_processes_train_what_one_does(posts: Path, tmp_path: Path) -> None:
     )
     for name, tensor in one.items():
         torch.testing.assert_close(both[name], tensor, atol=1e-4, rtol=1e-3, msg=name)
+
+
+def test_sorting_the_best_again_by_hand() -> None:
+    """Three queries with their best three: lifted by the head, sunk by it, and out of its reach."""
+    first = np.array([1, 0, 7])  # ranks by similarity
+    right = np.array([[False, True, False], [True, False, False], [False, False, False]])
+    again = np.array([[0.1, 0.9, 0.2], [0.5, 0.5, 0.4], [0.3, 0.2, 0.1]])  # a tie counts against the right answer
+    found = _recalls(first, right, again, (1, 3))
+    assert found == pytest.approx(
+        {"R@1": 100 / 3, "R@1_before": 100 / 3, "R@3": 200 / 3, "R@3_before": 200 / 3, "queries": 3}
+    )
+    np.testing.assert_array_equal(
+        _first_right(np.array([[5], [6]]), np.array([5, 6, 5]), np.array([[0.1, 0.3, 0.2], [0.4, 0.4, 0.1]])), [1, 1]
+    )

@@ -14,6 +14,7 @@ def test_the_most_similar_pairs_of_each_language_get_the_first_class() -> None:
     languages = np.array(["en"] * 4 + ["lv"] * 4)
     assert similarity_probabilities(scores, languages, 2).argmax(1).tolist() == [0, 1, 0, 1, 0, 1, 1, 0]
     assert similarity_probabilities(scores, languages, 4).argmax(1).tolist() == [0, 3, 1, 2, 0, 3, 2, 1]
+    assert similarity_probabilities(scores, languages, 2, rising=True).argmax(1).tolist() == [1, 0, 1, 0, 1, 0, 0, 1]
 
 
 class Letters:

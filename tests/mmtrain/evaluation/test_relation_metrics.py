@@ -68,6 +68,21 @@ def test_intervals_are_those_of_resampled_samples() -> None:
     assert 8 < high - low < 12  # n = 350: about five points on either side
 
 
+def test_draws_without_a_class_or_a_language() -> None:
+    """A class whose only sample is right may be missed by a draw, which then scores 0 in it and never more than 100;
+    where that sample is wrong no draw does better than without it. A draw without a language says nothing of it."""
+    labels = np.repeat([0, 1, 2, 3], [20, 20, 20, 1])
+    scores, languages = np.eye(4)[labels], np.array(["en"] * 61)
+    low, high = relation_metrics(labels, scores, languages)["en"]["macro_f1_ci95"]
+    assert low == pytest.approx(75) and high == 100
+    scores[-1] = np.eye(4)[0]
+    table = relation_metrics(labels, scores, languages)["en"]
+    assert table["macro_f1_ci95"][1] <= 75 and table["macro_f1"] < 75
+    languages = np.array(["en"] * 59 + ["lv"] * 2)
+    table = relation_metrics(labels[:-1].tolist() + [2], np.eye(4)[[*labels[:-1], 2]], languages)
+    assert table["lv"]["macro_f1_ci95"] == [100, 100] and table["mean"]["macro_f1_ci95"] == [100, 100]
+
+
 def test_languages_of_one_sample_are_drawn_together() -> None:
     """Two languages that are right and wrong on the same samples have no gap in any draw."""
     labels, scores, _ = guesses(N=100)

@@ -169,6 +169,16 @@ def test_a_classifier_predicts_from_python(trained: Path) -> None:
     assert mmtrain.load(trained).encode_text(["red"], "en").shape == (1, 16)
 
 
+def test_what_is_behind_the_towers_is_shown_and_stays_in_the_run(
+    trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["inspect", str(trained)]) == 0
+    printed = " ".join(capsys.readouterr().out.split())
+    assert "mood (angry, calm, sad)" in printed and "CrossAttentionFusion" in printed
+    assert main(["export", str(trained), "--out", str(tmp_path / "export")]) == 0
+    assert "the network behind it, for relations or matching, stays in the run" in capsys.readouterr().out
+
+
 def small_module(**options) -> RelationModule:
     torch.manual_seed(0)
     tower = {"patch_size": 16, "embed_dim": 32, "depth": 1, "num_heads": 2}

@@ -6,6 +6,7 @@ Exit codes: 0 success, 1 failure, 2 wrong usage. Every failure is one line; --de
 import argparse
 import sys
 from collections.abc import Callable
+from pathlib import Path
 
 from mmtrain import option
 from mmtrain.usage import OneLineParser, one_line
@@ -66,6 +67,10 @@ def _verb(verbs: argparse._SubParsersAction, name: str, text: str, run: Callable
 
 def _evaluate(verbs: argparse._SubParsersAction) -> None:
     def run(options: argparse.Namespace) -> None:
+        if options.out is None:
+            if not Path(options.model, "checkpoints").is_dir():
+                parser.error(f"--out: needed, for {options.model} is no run folder")
+            options.out = Path(options.model, "report")
         if options.classes or options.sts:
             from mmtrain.classification import run_other
 
@@ -95,7 +100,9 @@ def _evaluate(verbs: argparse._SubParsersAction) -> None:
     parser = _verb(verbs, "evaluate", "measure retrieval in every language", run)
     parser.add_argument("model", metavar="MODEL", help=MODEL)
     parser.add_argument("--data", required=True, metavar="SHARDS", help=SHARDS)
-    parser.add_argument("--out", required=True, metavar="DIR", help="gets metrics.json and report.html")
+    parser.add_argument(
+        "--out", metavar="DIR", help="gets metrics.json and report.html; default: report/ in the run folder"
+    )
     parser.add_argument("--languages", type=option.items, metavar="[en,lv]", help="default: the languages of the run")
     parser.add_argument(
         "--protocol",

@@ -55,6 +55,11 @@ def test_evaluate_writes_metrics_and_a_report(run: Path, shards: Path, tmp_path:
     assert str(tmp_path / "report.html") in re.sub(r"\s", "", capsys.readouterr().out)
 
 
+def test_a_run_folder_gets_its_own_report(run: Path, shards: Path) -> None:
+    assert main(["evaluate", str(run), "--data", str(shards), "--workers", "0"]) == 0
+    assert (run / "report" / "metrics.json").is_file() and (run / "report" / "report.html").is_file()
+
+
 def test_evaluate_says_what_could_not_be_read(run: Path, shards: Path, tmp_path: Path, capsys) -> None:
     broken = tmp_path / "broken"
     shutil.copytree(shards, broken)
@@ -99,6 +104,7 @@ def test_inspect_reads_shards_and_checkpoints(run: Path, shards: Path, capsys) -
         ([], 2, "VERB"),
         (["nonsense"], 2, "nonsense"),
         (["evaluate"], 2, "MODEL"),
+        (["evaluate", "EMPTY", "--data", "SHARDS"], 2, "--out: needed"),
         (["fit"], 2, "required: --data, --model; --config FILE"),
         (["fit", "--config", "no/such/file.yaml"], 2, "no/such/file.yaml"),
         (["fit", "--config", "TINY", "--trainer.max_stepz=3"], 2, "max_stepz"),

@@ -7,6 +7,7 @@ Time: ours and the peer's alternate in this process, the minimum of the repetiti
 in a process of its own; what its resident set grows beyond the inputs at its peak (on CUDA: what the allocator hands
 out beyond them) counts, gradients of the inputs included. Peers: open_clip's ClipLoss from PyPI, and the dense forms of
 the 1-to-K loss (label matrices over all pairs, as CCRK's code) and of the pivot ranking loss (B x B x D in parts).
+Hard negatives of ITM are drawn beside a loop over the rows, as ALBEF's code draws them; that is time alone.
 """
 
 import argparse
@@ -173,6 +174,30 @@ def table(device: str, quick: bool, repeats: int, only: list[str]) -> None:
         if None not in memory.values():
             time_ratio, memory_ratio = best["ours"] / best["theirs"], memory["theirs"] / memory["ours"]
             print(f"  {'ratio':26s} {time_ratio:8.2f}    1/{memory_ratio:.1f}")
+    if not only or "drawing" in only:
+        drawing(device, quick, repeats)
+
+
+def draw_in_a_loop(scores: Tensor, positives: Tensor) -> Tensor:
+    weights = scores.softmax(1).masked_fill(positives, 0.0)
+    return torch.tensor([torch.multinomial(row, 1).item() for row in weights])
+
+
+def drawing(device: str, quick: bool, repeats: int) -> None:
+    """A hard negative for each of B rows among B columns."""
+    B = 512 if quick else 4096
+    random = torch.Generator(device).manual_seed(0)
+    scores = torch.randn(B, B, generator=random, device=device)
+    positives = torch.eye(B, dtype=torch.bool, device=device)
+    times: dict[str, list[float]] = {"hard_negatives": [], "a loop over the rows": []}
+    for _ in range(repeats + 1):
+        for draw, found in zip((losses.hard_negatives, draw_in_a_loop), times.values(), strict=True):
+            start = time.perf_counter()
+            draw(scores, positives).tolist()  # waits for a GPU too
+            found.append(time.perf_counter() - start)
+    print(f"\nhard negatives drawn  B = {B}, {device}")
+    for name, found in times.items():
+        print(f"  {name:26s} {min(found[1:]):8.3f} s")
 
 
 def largest_batch(device: str) -> None:
@@ -195,7 +220,7 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="small sizes")
     parser.add_argument("--repeats", type=int, default=3, help="repetitions of which the fastest counts")
     parser.add_argument(
-        "--case", action="append", default=[], choices=["clip", "one_to_k", "pivot"], help="default: all"
+        "--case", action="append", default=[], choices=["clip", "one_to_k", "pivot", "drawing"], help="default: all"
     )
     parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"], help=argparse.SUPPRESS)
     parser.add_argument("--memory_of", nargs=2, help=argparse.SUPPRESS)

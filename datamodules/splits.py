@@ -57,9 +57,9 @@ class Splits:
         for name in names:
             self.sources[name] = self._survey(name)
         self.languages = choose_languages(self.sources, self.languages, self.elsewhere)
+        everywhere = [language for language in self.languages if language not in self.elsewhere]
         for name in names:
-            absent = missing_languages(self.sources[name], self.languages)
-            if absent := [language for language in absent if language not in self.elsewhere]:
+            if absent := missing_languages(self.sources[name], everywhere):
                 rank_zero_info(f"{name}: no caption in {', '.join(absent)}")
         every = [source for sources in self.sources.values() for source in sources]
         self.tasks, self.label_names = choose_labels(every, self.label_names)

@@ -53,6 +53,8 @@ class ContrastiveModule(pl.LightningModule):
         ValueError: for weights of unknown objectives, no objective, or token-level objectives with micro_batch.
     """
 
+    instead_of_accumulation = "--model.micro_batch"
+
     def __init__(
         self,
         image: ImageTower,
@@ -117,8 +119,6 @@ class ContrastiveModule(pl.LightningModule):
             image.compile()
             text.compile(dynamic=True)
         self._validation: EmbeddedSplit | None = None
-
-    instead_of_accumulation = "--model.micro_batch"
 
     # ---- one step
 

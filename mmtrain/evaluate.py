@@ -110,11 +110,11 @@ def evaluate(
     folder = Path(out)
     folder.mkdir(parents=True, exist_ok=True)
     write_metrics(folder / "metrics.json", metrics)
-    curves = Path(model) / "metrics.csv"
+    curves, count = Path(model) / "metrics.csv", len(ranks.languages)
     write_report(
         folder / "report.html",
         metrics,
-        title=f"{'Relations and retrieval' if relations else 'Retrieval'} in {_languages(len(ranks.languages))}",
+        title=f"{'Relations and retrieval' if relations else 'Retrieval'} in {count} language{'s' * (count != 1)}",
         run={"model": str(model), "data": data, "date": date.today().isoformat()}
         | ({} if measured is None else {"protocol": str(measured)}),
         curves=curves if curves.is_file() else None,
@@ -161,10 +161,6 @@ def _protocol(name: str | None, captions: str | None, images: str | None) -> Pro
     if captions not in (None, protocol.captions):
         raise ValueError(f"--captions: {protocol} counts {protocol.captions} captions, not {captions}; another variant")
     return protocol
-
-
-def _languages(count: int) -> str:
-    return f"{count} language{'s' * (count != 1)}"
 
 
 def _skipped(shards: ShardDataModule) -> dict[str, Any]:

@@ -11,6 +11,10 @@ ParseList = Callable[[str], list[str]]
 
 def add_arguments(parser: argparse.ArgumentParser, parse_list: ParseList) -> None:
     """One sub-command a source; `options.pack` is the function that runs it."""
+
+    def columns(text: str) -> dict[str, list[str]]:
+        return _columns(parse_list(text))
+
     formats = parser.add_subparsers(dest="format", metavar="FORMAT", required=True, parser_class=type(parser))
 
     _source(formats, "jsonl", _jsonl, 'JSON Lines: a sample\'s record and "image", a path', "FILE", split=True)
@@ -18,7 +22,7 @@ def add_arguments(parser: argparse.ArgumentParser, parse_list: ParseList) -> Non
     table = _source(formats, "csv", _table, "CSV or TSV with a row of column names", "FILE", split=True, alias="tsv")
     table.add_argument(
         "--captions",
-        type=lambda text: _columns(parse_list(text)),
+        type=columns,
         required=True,
         metavar="[en=COLUMN,lv=COLUMN]",
         help="the column of each language; a language may have several",
@@ -28,7 +32,7 @@ def add_arguments(parser: argparse.ArgumentParser, parse_list: ParseList) -> Non
     table.add_argument("--split_column", metavar="COLUMN", help="default: split, where there is one")
     table.add_argument(
         "--labels",
-        type=lambda text: _columns(parse_list(text)),
+        type=columns,
         default={},
         metavar="[task=COLUMN]",
         help="the column of each task's label",
@@ -70,13 +74,13 @@ def add_arguments(parser: argparse.ArgumentParser, parse_list: ParseList) -> Non
     )
     four.add_argument(
         "--captions",
-        type=lambda text: _columns(parse_list(text)),
+        type=columns,
         metavar="[lv=COLUMN,en=COLUMN]",
         help="the column of each language",
     )
     four.add_argument(
         "--texts",
-        type=lambda text: _columns(parse_list(text)),
+        type=columns,
         default={},
         metavar="[lv=DIR,en=DIR]",
         help="folders of <id>.txt, where the table has no texts",
@@ -148,7 +152,7 @@ def _source(
     return parser
 
 
-def _columns(pairs: list[str]) -> dict[str, Any]:
+def _columns(pairs: list[str]) -> dict[str, list[str]]:
     """["en=a", "en=b", "lv=c"] -> {"en": ["a", "b"], "lv": ["c"]}."""
     columns: dict[str, list[str]] = {}
     for pair in pairs:
@@ -157,6 +161,14 @@ def _columns(pairs: list[str]) -> dict[str, Any]:
             raise argparse.ArgumentTypeError(f"got {pair!r}, expected a name and a column like en=caption")
         columns.setdefault(name, []).append(column)
     return columns
+
+
+def _one_each(named: dict[str, list[str]], field: str, what: str, accepted: str) -> dict[str, str]:
+    """Raises ValueError where a name has several."""
+    for name, values in named.items():
+        if len(values) > 1:
+            raise ValueError(f"{field}: {name} has the {what} {', '.join(values)}; {accepted}")
+    return {name: values[0] for name, values in named.items()}
 
 
 def _pack(options: argparse.Namespace, rows: Iterator) -> dict:
@@ -189,11 +201,7 @@ def _jsonl(options: argparse.Namespace) -> dict:
 def _table(options: argparse.Namespace) -> dict:
     from datamodules.packing import read_table
 
-    labels = {}
-    for task, columns in options.labels.items():
-        if len(columns) > 1:
-            raise ValueError(f"labels: {task} has the columns {', '.join(columns)}; one a task")
-        labels[task] = columns[0]
+    labels = _one_each(options.labels, "labels", "columns", "one a task")
     return _pack(
         options,
         read_table(
@@ -250,7 +258,7 @@ def _four_classes(options: argparse.Namespace) -> dict:
     from datamodules.packing import read_four_classes
 
     coding = {} if options.coding is None else {"coding": options.coding}
-    texts = {language: folders[0] for language, folders in options.texts.items()}
+    texts = _one_each(options.texts, "texts", "folders", "one a language")
     named = {"captions": options.captions, "texts": texts, "label": options.label, "image": options.image}
     return _pack(options, read_four_classes(options.source, **named, **coding))
 

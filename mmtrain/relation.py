@@ -58,6 +58,8 @@ class RelationModule(ContrastiveModule):
         ValueError: weights that leave the task nothing, no towers, or a `pretrained` that does not fit them.
     """
 
+    instead_of_accumulation = "--model.checkpoint_activations true"  # tokens need the whole batch at once
+
     def __init__(
         self,
         image: ImageTower | None = None,
@@ -130,8 +132,6 @@ class RelationModule(ContrastiveModule):
         self._task_weight = 1 - itc - itm if convex else 1.0
         self._class_weights: dict[str, Tensor] = {}
         self._predicted: PredictedSplit | None = None
-
-    instead_of_accumulation = "--model.checkpoint_activations true"  # tokens need the whole batch at once
 
     def _match(self, image: Tensor, text: Tensor, mask: Tensor) -> Tensor:
         return self.head.match(image, text, mask)

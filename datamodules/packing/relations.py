@@ -95,13 +95,13 @@ def _tir_row(
     if not re.fullmatch(r"\d+", name):
         raise BadRow("rounded id", where)
     if known is None:
-        caption = _texts_of(name, {language: folder}).get(language, "")
+        caption = _text_in(folder, name)
     else:
-        caption = known.get(name, "")
-    if not caption.strip():
+        caption = known.get(name, "").strip()
+    if not caption:
         raise BadRow("missing text", where)
     relation = list(TIR_COLUMNS.values())[marks.index("1")]
-    record = {"id": name, "captions": {language: caption.strip()}, "labels": labels_of(relation)}
+    record = {"id": name, "captions": {language: caption}, "labels": labels_of(relation)}
     return Row(number, record, tuple(f"{name}.{suffix}" for suffix in IMAGE_SUFFIXES))
 
 
@@ -157,16 +157,8 @@ def read_four_classes(
             raise ValueError(f"texts: {language}={folder} is no folder of <id>.txt")
     if sorted(coding) != sorted(CLASSES):
         raise ValueError(f"coding: {', '.join(coding)}; the four in the file's order: {', '.join(CLASSES)}")
-    rows = read_table(
-        source,
-        captions=captions or {},
-        image=image,
-        id=id,
-        split=split,
-        labels={"relation": label},
-        separator=separator,
-        texts_elsewhere=bool(folders),
-    )
+    named = {"image": image, "id": id, "split": split, "labels": {"relation": label}}
+    rows = read_table(source, captions=captions or None, separator=separator, **named)
     for row in rows:
         if isinstance(row, BadRow):
             yield row
@@ -176,21 +168,17 @@ def read_four_classes(
             yield BadRow("no label" if given is None else "label out of range", f"row {row.number + 1} ({given})")
             continue
         row.record["labels"] = labels_of(CLASSES.index(coding[given]))
-        row.record["captions"] |= _texts_of(str(row.record["id"]), folders)
+        found = {language: _text_in(folder, row.record["id"]) for language, folder in folders.items()}
+        row.record["captions"] |= {language: text for language, text in found.items() if text}
         if not row.record["captions"]:
             yield BadRow("missing text", f"row {row.number + 1} ({row.record['id']})")
             continue
         name = row.images[0]
-        found = (name, *(f"{name}.{suffix}" for suffix in IMAGE_SUFFIXES)) if not Path(name).suffix else (name,)
-        yield row._replace(images=found)
+        images = (name, *(f"{name}.{suffix}" for suffix in IMAGE_SUFFIXES)) if not Path(name).suffix else (name,)
+        yield row._replace(images=images)
 
 
-def _texts_of(name: str, folders: Mapping[str, Path]) -> dict[str, str]:
-    """Language -> what <name>.txt of its folder says."""
-    paths = {language: folder / f"{name}.txt" for language, folder in folders.items()}
-    texts = {
-        language: path.read_text(encoding="utf-8", errors="replace").strip()
-        for language, path in paths.items()
-        if path.is_file()
-    }
-    return {language: text for language, text in texts.items() if text}
+def _text_in(folder: Path, name: str) -> str:
+    """What <name>.txt says; nothing where it is not there."""
+    path = folder / f"{name}.txt"
+    return path.read_text(encoding="utf-8", errors="replace").strip() if path.is_file() else ""

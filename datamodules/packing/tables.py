@@ -17,33 +17,34 @@ FIELD_LIMIT = 2**24  # characters; whole articles stand in one field, and Python
 def read_table(
     source: str | Path,
     *,
-    captions: Mapping[str, str | Sequence[str]],
+    captions: Mapping[str, str | Sequence[str]] | None,
     image: str = "image",
     id: str | None = None,
     split: str | None = None,
     labels: Mapping[str, str] | None = None,
     separator: str | None = None,
     quoted: bool = True,
-    texts_elsewhere: bool = False,
 ) -> Iterator[Row | BadRow]:
     """A table with a row of column names, and one picture a row.
 
     Args:
         source: CSV or TSV, .gz or not.
         captions: Language -> column, or columns where the language has several captions. An empty field is no caption.
+            None where the texts are not in the table.
         image: Column of the picture's path.
         id: Column of the id; None takes the column "id", or where there is none the path without suffix.
         split: Column of the split; None takes the column "split", where there is one.
         labels: Task -> column; digits become whole numbers, an empty field is no label.
         separator: One character; None takes a tab for .tsv and a comma otherwise.
-        texts_elsewhere: Whether the table may do without captions.
         quoted: Whether fields in double quotes may hold separators and line ends; False takes quotes as they stand.
 
     Other columns travel in the record as strings. Raises ValueError for a column that is not there.
     """
-    columns = {language: [named] if isinstance(named, str) else list(named) for language, named in captions.items()}
+    columns = {
+        language: [named] if isinstance(named, str) else list(named) for language, named in (captions or {}).items()
+    }
     labels = labels or {}
-    if not columns and not texts_elsewhere:
+    if captions is not None and not columns:
         raise ValueError("captions: no column is named; a column for each language, such as en=caption")
     if separator is None:
         separator = "\t" if ".tsv" in Path(source).suffixes else ","

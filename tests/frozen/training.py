@@ -1,0 +1,59 @@
+"""Runs a frozen config in processes of its own; as a module it writes values.json, which was done once, at 88189aa."""
+
+import json
+import os
+import platform
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+FROZEN = Path(__file__).parent
+ROOT = FROZEN.parents[1]
+VALUES = FROZEN / "values.json"
+CONFIGS = ("quickstart", "tiny", "relation_tiny", "pivot_2017")
+TWO = ["--trainer.devices=2", "--trainer.strategy=ddp", "--data.batch_size=8"]  # the same global batch
+
+
+def trained(name: str, processes: int, material: Path, folder: Path) -> dict[str, Any]:
+    """What `Recorder` noted of a config on the material, trained on one thread a process."""
+    folder.mkdir(parents=True)
+    record = folder / "record.json"
+    recorder = {"class_path": "tests.frozen.recorder.Recorder", "init_args": {"path": str(record)}}
+    command = [sys.executable, "-m", "mmtrain.cli", "fit", "--config", str(FROZEN / f"{name}.yaml")]
+    command += [f"--trainer.default_root_dir={folder / 'run'}", f"--trainer.callbacks=[{json.dumps(recorder)}]"]
+    command += TWO if processes == 2 else ["--trainer.devices=1"]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), "MKL_NUM_THREADS": "1"}
+    done = subprocess.run(command, cwd=material, env=environment, capture_output=True, text=True, timeout=500)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return json.loads(record.read_text(encoding="utf-8"))
+
+
+def machine() -> dict[str, str]:
+    """What the last bit of a sum depends on."""
+    import torch
+
+    return {
+        "machine": platform.machine(),
+        "instructions": torch.backends.cpu.get_cpu_capability(),
+        "torch": torch.__version__.split("+")[0],
+    }
+
+
+def main() -> None:
+    from tests.frozen.material import write_material
+
+    with tempfile.TemporaryDirectory() as folder:
+        material = Path(folder, "material")
+        material.mkdir()
+        write_material(material)
+        values: dict[str, Any] = {"machine": machine()}
+        for name in CONFIGS:
+            for processes in (1, 2):
+                values[f"{name}/{processes}"] = trained(name, processes, material, Path(folder, f"{name}-{processes}"))
+    VALUES.write_text(json.dumps(values) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

@@ -34,7 +34,7 @@ from torch import Tensor
 from benchmarks.number_features import Corpus, Schedule, measure, pictures_with_features, train
 from benchmarks.runs import interval
 from losses import Embeddings, Objective, OneToKLoss, PivotRankingLoss, clip_loss
-from losses.objective import clamped_scale, log_scale_parameter
+from losses.temperature import clamped_scale, log_scale_parameter
 from mmtrain.towers import ByteGRU, WordGRU
 
 Figures = dict[str, float]

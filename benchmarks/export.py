@@ -17,11 +17,11 @@ from pathlib import Path
 import torch
 
 from datamodules import ByteTokenizer, ImagePipeline
-from datamodules.numbers import words
-from mmtrain.encoder import Encoder
+from datamodules.numbers.corpus import words
 from mmtrain.export import onnx_folder
-from mmtrain.loading import load, load_onnx
-from mmtrain.model import ImageTextModel
+from mmtrain.models.encoder import Encoder
+from mmtrain.models.image_text import ImageTextModel
+from mmtrain.models.loading import load, load_onnx
 from mmtrain.towers import ByteGRU, TimmTower
 
 BATCHES, ROUNDS = (1, 32), 2
@@ -64,7 +64,7 @@ def run(options: argparse.Namespace) -> None:
     print("| model | side | batch | onnxruntime, ms | PyTorch, ms | ratio |\n|---|---|---|---|---|---|")
     for name, encoder in models(options.models).items():
         with tempfile.TemporaryDirectory() as folder:
-            onnx_folder.write(encoder, Path(folder), Path(folder))
+            onnx_folder.write(encoder, Path(folder))
             graphs = load_onnx(Path(folder)).model
             for batch in BATCHES:
                 size = encoder.images.size

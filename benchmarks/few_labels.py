@@ -18,10 +18,8 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.runs import CONFIGS, QUIET, interval, run, say
-from datamodules.writing import encoded_sample, write_shards
-from mmtrain import load_relation
-from mmtrain.relation_evaluation import evaluate_relation
+from benchmarks.runs import CONFIGS, QUIET, evaluated, interval, run, say
+from datamodules.shards.writing import encoded_sample, write_shards
 
 KINDS = ("match", "latent", "text")
 BATCH = 32
@@ -62,8 +60,8 @@ def macro_f1(data: Path, place: Path, seed: int, itc: float, itm: float, steps: 
     named += [f"--model.itc={itc}", f"--model.itm={itm}", "--model.learning_rate=0.003"]
     named += [f"--trainer.max_steps={steps}", f"--trainer.default_root_dir={place}", "--trainer.val_check_interval=50"]
     run("fit", "--config", CONFIGS / "finetune" / "relation_tiny.yaml", *QUIET, *named)
-    results = evaluate_relation(load_relation(place), str(data / "test"), ["und"], batch_size=500, workers=0)
-    return results.metrics["relation"]["mean"]["macro_f1"]
+    metrics = evaluated(place, data / "test", "--languages", "[und]", "--batch_size", 500)
+    return metrics["relation"]["mean"]["macro_f1"]
 
 
 def few_labels(out: Path, labels: int, kind: str, seeds: int, epochs: int) -> None:

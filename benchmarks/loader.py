@@ -34,9 +34,9 @@ from torch import Tensor
 
 from datamodules import ImagePipeline, ShardDataModule, Tokenizer
 from datamodules.batch import Batch
-from datamodules.samples import read_sample
-from datamodules.shards import ShardReader
-from datamodules.writing import encoded_sample, write_shards
+from datamodules.shards.reader import ShardReader
+from datamodules.shards.samples import read_sample
+from datamodules.shards.writing import encoded_sample, write_shards
 
 SIDE, SIZE, BATCH, SHARDS = 512, 224, 64, 8
 PEER = Path(__file__).with_name("loader_peer.py")

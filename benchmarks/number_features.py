@@ -18,12 +18,12 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from datamodules import ByteTokenizer
-from datamodules.numbers import RENDERINGS, SPLITS, numbers_of, picture, words
+from datamodules.numbers.corpus import RENDERINGS, SPLITS, numbers_of, picture, words
 from losses import Embeddings, Objective
 from mmtrain.evaluation import retrieval_metrics
-from mmtrain.model import ImageTextModel
-from mmtrain.optimisation import warmup_cosine
+from mmtrain.models.image_text import ImageTextModel
 from mmtrain.towers import FeatureTower, TextTower
+from mmtrain.training.optimisation import rate_factor
 
 PLACES, PLACE_WIDTH, HIDDEN = 3, 21, 64
 WIDTH = PLACES * HIDDEN  # of a feature vector
@@ -159,7 +159,7 @@ def train(
             languages=languages,
             image_ids=numbers,
         )
-        factor = warmup_cosine(step + 1, warmup_samples=schedule.steps // 20, total_samples=schedule.steps)
+        factor = rate_factor(step + 1, "cosine", warmup_samples=schedule.steps // 20, total_samples=schedule.steps)
         for group in optimizer.param_groups:
             group["lr"] = learning_rate * factor
         optimizer.zero_grad()

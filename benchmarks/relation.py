@@ -25,10 +25,10 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.runs import CONFIGS, QUIET, evaluated, interval, run, say
-from datamodules.posts import RELATIONS, pack_posts
-from datamodules.samples import read_record
-from datamodules.shards import ShardReader
-from datamodules.writing import encoded_sample, write_shards
+from datamodules.numbers.posts import RELATIONS, pack_posts
+from datamodules.shards.reader import ShardReader
+from datamodules.shards.samples import read_record
+from datamodules.shards.writing import encoded_sample, write_shards
 
 LANGUAGES = ["de", "en", "es", "lv"]
 FUSION = "{class_path: mmtrain.fusion.TextToImageAttention, init_args: {width: 256}}"
@@ -106,7 +106,7 @@ def count_only(train: Sequence[dict], test: Sequence[dict]) -> float:
     """The best table from the two sizes to a relation, chosen on the training posts by macro F1."""
     from sklearn.metrics import f1_score
 
-    from datamodules.posts import POSSIBLE
+    from datamodules.numbers.posts import POSSIBLE
 
     def sizes(record: dict) -> tuple[int, int]:
         return len(record["image_numbers"]), len(record["text_numbers"])

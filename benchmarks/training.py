@@ -32,9 +32,9 @@ from transformers import PreTrainedTokenizerFast
 from benchmarks.loader import environment
 from datamodules import ImagePipeline, TransformersTokenizer
 from mmtrain.cli import main
-from mmtrain.encoder import Encoder
 from mmtrain.export import open_clip_folder, safetensors_folder
-from mmtrain.model import ImageTextModel
+from mmtrain.models.encoder import Encoder
+from mmtrain.models.image_text import ImageTextModel
 from mmtrain.towers import TimmTower, TransformersTower
 
 CONFIG = Path(__file__).parents[1] / "configs" / "pretrain" / "tiny.yaml"
@@ -67,7 +67,7 @@ def write_start(work: Path) -> None:
     encoder = Encoder(network, tokenizer, ImagePipeline(size=SIZE, **CROP), [], "cosine", "start", scale=1 / 0.07)
     for folder, writer in (("start", safetensors_folder), ("start_open_clip", open_clip_folder)):
         (work / folder).mkdir(exist_ok=True)
-        writer.write(encoder, work / folder, work / folder)
+        writer.write(encoder, work / folder)
 
 
 def write_captions(source: Path, out: Path, each: int) -> None:

@@ -1,26 +1,44 @@
 """Bytes in, batches out: shards of image-text samples in many languages, read by index.
 
-Knows nothing of losses or networks.
+Knows nothing of losses or networks. Names are imported when first used: a tokenizer alone needs no Lightning.
 """
 
-from datamodules.account import SkipAccount
-from datamodules.batch import Batch, Skip
-from datamodules.drawing import Drawing, InOrder, Pivot, Uniform, Weighted
-from datamodules.images import ImagePipeline
-from datamodules.manifests import Manifest
-from datamodules.mixture import Source
-from datamodules.module import ShardDataModule
-from datamodules.relation import RelationDataModule
-from datamodules.texts import AsWritten, CodeSwitch, TextTransform
-from datamodules.tokenizers import ByteTokenizer, Tokenizer, TransformersTokenizer
-from datamodules.words import WordTokenizer
+import importlib
+from typing import TYPE_CHECKING, Any
 
+if TYPE_CHECKING:
+    from datamodules.account import SkipAccount
+    from datamodules.batch import Batch, Field, Skip
+    from datamodules.captions.drawing import Drawing, InOrder, Pivot, Uniform, Weighted
+    from datamodules.captions.rewriting import AsWritten, CodeSwitch, TextTransform
+    from datamodules.images import ImagePipeline
+    from datamodules.module import ShardDataModule
+    from datamodules.packing.as_shards import Manifest
+    from datamodules.relation import RelationDataModule
+    from datamodules.stream.mixture import Source
+    from datamodules.tokenizers.tokenizer import ByteTokenizer, Tokenizer, TransformersTokenizer
+    from datamodules.tokenizers.words import WordTokenizer
+
+_HOMES = {
+    "datamodules.account": ("SkipAccount",),
+    "datamodules.batch": ("Batch", "Field", "Skip"),
+    "datamodules.captions.drawing": ("Drawing", "InOrder", "Pivot", "Uniform", "Weighted"),
+    "datamodules.captions.rewriting": ("AsWritten", "CodeSwitch", "TextTransform"),
+    "datamodules.images": ("ImagePipeline",),
+    "datamodules.module": ("ShardDataModule",),
+    "datamodules.packing.as_shards": ("Manifest",),
+    "datamodules.relation": ("RelationDataModule",),
+    "datamodules.stream.mixture": ("Source",),
+    "datamodules.tokenizers.tokenizer": ("ByteTokenizer", "Tokenizer", "TransformersTokenizer"),
+    "datamodules.tokenizers.words": ("WordTokenizer",),
+}
 __all__ = [
     "AsWritten",
     "Batch",
     "ByteTokenizer",
     "CodeSwitch",
     "Drawing",
+    "Field",
     "ImagePipeline",
     "InOrder",
     "Manifest",
@@ -37,3 +55,10 @@ __all__ = [
     "Weighted",
     "WordTokenizer",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    for module, names in _HOMES.items():
+        if name in names:
+            return getattr(importlib.import_module(module), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

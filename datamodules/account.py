@@ -11,7 +11,7 @@ from pathlib import Path
 import torch.distributed
 
 from datamodules.batch import Skip
-from datamodules.survey import ShardSurvey
+from datamodules.shards.survey import ShardSurvey
 
 JUDGED_FROM = 100  # samples tried before a rate means anything; an epoch's end is judged whatever it had
 EXAMPLES = 5  # keys remembered for each shard and cause

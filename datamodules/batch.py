@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import unicodedata
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass, field, fields, replace
 from hashlib import blake2b
-from typing import NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -24,11 +25,31 @@ class Skip(NamedTuple):
 
 
 @dataclass
+class Field:
+    """A further input of B samples, n values each.
+
+    values      image uint8 [B, n, 3, H, W]; features float32 [B, n, F] or [B, n, P, F]; text int64 [B, n, L, ...]
+    present     bool [B, n], which values are there
+    mask        bool [B, n, L], of texts: which tokens are there
+    languages   int64 [B, n], of texts: index into `ShardDataModule.languages`, -1 absent
+    ids         int64 [B, n], equal for equal values
+    """
+
+    kind: Literal["image", "features", "text"]
+    values: Tensor
+    present: Tensor
+    mask: Tensor | None = None
+    languages: Tensor | None = None
+    ids: Tensor | None = None
+
+
+@dataclass
 class Batch:
     """B samples of one split.
 
     images      uint8 [B, 3, H, W] (the tower normalises on the device) or float32 [B, F] features
-    tokens      int64 [B, K, L], token_mask bool [B, K, L]; absent captions are all zeros and False
+    tokens      int64 [B, K, L] (or as the tokenizer gives them, [B, K, L, ...] of any type), token_mask bool [B, K, L];
+                absent captions are all zeros and False
     present     bool [B, K], which caption slots are filled
     languages   int64 [B, K], index into `ShardDataModule.languages`, -1 absent
     image_ids   int64 [B], equal for equal pictures
@@ -38,6 +59,7 @@ class Batch:
     ids         sample ids, "" for padding
     captions    the texts of the K slots, "" absent; a rewritten one keeps its language and has an id of its own
     labels      task -> int64 [B], -1 unlabelled
+    fields      further inputs by name
     skipped     what was left out while this batch was made
     drawn       training only: (source, language) -> captions, and (source, -1) -> samples
     end         training only: the place behind this batch in the stream, in samples of all ranks
@@ -55,6 +77,7 @@ class Batch:
     ids: list[str]
     captions: list[list[str]]
     labels: dict[str, Tensor] = field(default_factory=dict)
+    fields: dict[str, Field] = field(default_factory=dict)
     skipped: list[Skip] = field(default_factory=list)
     drawn: Counter[tuple[int, int]] = field(default_factory=Counter)
     end: int = 0
@@ -70,13 +93,16 @@ class Batch:
         """The same batch in page-locked memory, for DataLoader(pin_memory=True)."""
         return self._each(Tensor.pin_memory)
 
-    def _each(self, function) -> Batch:
-        tensors = {
-            part.name: function(getattr(self, part.name))
-            for part in fields(self)
-            if isinstance(getattr(self, part.name), Tensor)
-        }
-        return replace(self, labels={task: function(labels) for task, labels in self.labels.items()}, **tensors)
+    def _each(self, function: Callable[[Tensor], Tensor]) -> Batch:
+        labels = {task: function(labels) for task, labels in self.labels.items()}
+        further = {name: replace(each, **_tensors(each, function)) for name, each in self.fields.items()}
+        return replace(self, labels=labels, fields=further, **_tensors(self, function))
+
+
+def _tensors(holder: Batch | Field, function: Callable[[Tensor], Tensor]) -> dict[str, Any]:
+    """The tensors of a dataclass by name, each through the function."""
+    values = {part.name: getattr(holder, part.name) for part in fields(holder)}
+    return {name: function(value) for name, value in values.items() if isinstance(value, Tensor)}
 
 
 def stable_id(content: bytes) -> int:

@@ -95,6 +95,11 @@ class ImagePipeline:
         self.flip, self.resize, self.interpolation = flip, resize, interpolation
         self.max_pixels, self.transform = max_pixels, transform
 
+    def arguments(self) -> dict[str, object]:
+        """What describes the evaluation view; the transform is of training alone."""
+        names = ("size", "augment", "scale", "ratio", "flip", "resize", "interpolation", "max_pixels")
+        return {name: getattr(self, name) for name in names} | {"transform": None}
+
     def open(self, content: bytes) -> Image.Image:
         """The picture, its header read and its pixels not yet. Raises ImageTooLarge or BrokenImage."""
         with _decoding(), warnings.catch_warnings():

@@ -12,16 +12,16 @@ from torch.utils.data import DataLoader
 
 from datamodules.account import SkipAccount
 from datamodules.batch import Batch
-from datamodules.dataset import ShardDataset
-from datamodules.drawing import Drawing, Uniform
-from datamodules.identity import check_all_alike, shards_digest
+from datamodules.captions.drawing import Drawing, Uniform
+from datamodules.captions.rewriting import AsWritten, TextTransform
 from datamodules.images import ImagePipeline
-from datamodules.loaders import EvaluationBatches, TrainLoader, make_loader
-from datamodules.mixture import Source, count_for
-from datamodules.splits import Splits
-from datamodules.texts import AsWritten, TextTransform
-from datamodules.tokenizers import ByteTokenizer, Tokenizer
-from datamodules.training import Training
+from datamodules.reading.dataset import ShardDataset
+from datamodules.reading.loaders import EvaluationBatches, TrainLoader, make_loader
+from datamodules.reading.splits import Splits
+from datamodules.reading.training import Training
+from datamodules.stream.identity import check_all_alike, shards_digest
+from datamodules.stream.mixture import Source, count_for
+from datamodules.tokenizers.tokenizer import ByteTokenizer, Tokenizer
 
 # lazy, so that the command line shows the defaults' own options
 BYTES = lazy_instance(ByteTokenizer)
@@ -153,6 +153,16 @@ class ShardDataModule(LightningDataModule):
     def label_names(self) -> dict[str, list[str]]:
         """For tasks labelled by strings, the strings in the order of their numbers."""
         return self._splits.label_names
+
+    @property
+    def tasks(self) -> list[str]:
+        """Tasks that the samples' labels are of."""
+        return self._splits.tasks
+
+    @property
+    def brings(self) -> frozenset[str]:
+        """What a batch holds for objectives: "image", "texts", "labels" where samples have some, fields by name."""
+        return frozenset({"image", "texts"} | ({"labels"} if self.tasks else set()))
 
     @property
     def position(self) -> int:

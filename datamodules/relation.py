@@ -9,24 +9,18 @@ from __future__ import annotations
 
 import random
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, Literal
 
-import numpy as np
 from pytorch_lightning.utilities import rank_zero_info
 
-from datamodules.manifests import Manifest, as_shards
-from datamodules.mixture import Source, SurveyedSource
 from datamodules.module import ShardDataModule
-from datamodules.samples import BrokenSample, read_record
-from datamodules.shards import ShardReader
-from datamodules.sources import expand, local_path
-from datamodules.splits import Splits
-from datamodules.survey import TEXT_FILES, ShardSurvey
-
-Labels = dict[str, int | str]
-UNLABELLED = -1
+from datamodules.packing.as_shards import Manifest, as_shards
+from datamodules.reading.labels import UNLABELLED, Labels, check_labels, classes_of, labels_of, only, tasks_shown
+from datamodules.reading.splits import Splits
+from datamodules.shards.locations import expand
+from datamodules.stream.mixture import Source, SurveyedSource
 
 
 class RelationDataModule(ShardDataModule):
@@ -117,8 +111,8 @@ class RelationDataModule(ShardDataModule):
                 self._splits.specs[split] = _in_languages(shards, self._own[split], f"data.{split}", self._cache_dir)
 
     def surveyed(self, splits: Splits, new: Sequence[str]) -> None:
-        _check_labels(splits, self._declared)
-        self.classes = _classes(splits, self._declared)
+        check_labels(splits, self._declared)
+        self.classes = classes_of(splits, self._declared)
         if "train" in new:
             self._choose_examples(splits)
         known = {name for source in splits.sources.get("train", ()) for name in source.captions}
@@ -151,10 +145,10 @@ class RelationDataModule(ShardDataModule):
     def _main_task(self) -> str:
         if self._task is not None:
             if self._task not in self.classes:
-                raise ValueError(f"data.task: nobody labelled {self._task!r}; labelled are {_shown(self.classes)}")
+                raise ValueError(f"data.task: nobody labelled {self._task!r}; labelled are {tasks_shown(self.classes)}")
             return self._task
         if "relation" not in self.classes and len(self.classes) != 1:
-            raise ValueError(f"data.task: name the task to draw examples by; labelled are {_shown(self.classes)}")
+            raise ValueError(f"data.task: name the task to draw examples by; labelled are {tasks_shown(self.classes)}")
         return "relation" if "relation" in self.classes else next(iter(self.classes))
 
     def _number(self, task: str, label: int | str | None) -> int:
@@ -191,7 +185,7 @@ class RelationDataModule(ShardDataModule):
             picked = [
                 [place for place in range(len(shard)) if (s, h, place) in kept] for h, shard in enumerate(source.shards)
             ]
-            source.shards = [_only(shard, some) for shard, some in zip(source.shards, picked, strict=True)]
+            source.shards = [only(shard, some) for shard, some in zip(source.shards, picked, strict=True)]
             chosen.append([[labels[s][h][place] for place in some] for h, some in enumerate(picked)])
         return chosen
 
@@ -203,7 +197,7 @@ class RelationDataModule(ShardDataModule):
                 continue
             for source, found in zip(sources, labels, strict=True):
                 shards = [
-                    _only(shard, [i for i, each in enumerate(some) if self._number(task, each.get(task)) == number])
+                    only(shard, [i for i, each in enumerate(some) if self._number(task, each.get(task)) == number])
                     for shard, some in zip(source.shards, found, strict=True)
                 ]
                 if any(len(shard) for shard in shards):
@@ -213,76 +207,9 @@ class RelationDataModule(ShardDataModule):
         return parts
 
 
-def labels_of(shard: ShardSurvey, text_language: str = "und", cache_dir: str | None = None) -> list[Labels]:
-    """The labels of each usable sample of a shard; none where they cannot be read."""
-    numbers = range(shard.samples) if shard.usable is None else shard.usable.tolist()
-    reader, found = ShardReader(), []
-    try:
-        path = local_path(shard.shard, cache_dir)
-        for number in numbers:
-            try:
-                labels = read_record(reader.read(path, number, TEXT_FILES)[1], text_language)[0].get("labels")
-            except BrokenSample:
-                labels = None
-            found.append(labels if isinstance(labels, dict) else {})
-    except OSError:
-        found = [{} for _ in numbers]  # to be met and counted when drawn
-    reader.close()
-    return found
-
-
-def _only(shard: ShardSurvey, places: Sequence[int]) -> ShardSurvey:
-    """The shard with only those of its usable samples."""
-    usable = np.arange(shard.samples, dtype=np.int32) if shard.usable is None else shard.usable
-    return replace(shard, usable=usable[np.asarray(places, dtype=np.int64)])
-
-
 def _in_languages(shards: str, languages: list[str], field: str, cache_dir: str | None) -> list[Source]:
     """SHARDS as sources that bring these languages only."""
     parts = shards.split("::")
     weights = [expand(part, field=field, cache_dir=cache_dir)[0].weight for part in parts]
     names = [part.split("@", 1)[1] if weight is not None else part for part, weight in zip(parts, weights, strict=True)]
     return [Source(name, weight, languages) for name, weight in zip(names, weights, strict=True)]
-
-
-def _labels_seen(splits: Splits, names: Sequence[str]) -> dict[str, Counter[int | str]]:
-    seen: dict[str, Counter[int | str]] = {}
-    for shard in (shard for name in names for source in splits.sources[name] for shard in source.shards):
-        for task, values in shard.labels.items():
-            seen.setdefault(task, Counter()).update(values)
-    return seen
-
-
-def _check_labels(splits: Splits, declared: Mapping[str, int]) -> None:
-    """Raises ValueError, one line, for a label out of range or a declared task that nobody labelled."""
-    seen = _labels_seen(splits, list(splits.sources))
-    for task in declared:
-        if task not in seen:
-            raise ValueError(f"data.classes: nobody labelled {task!r}; labelled are {_shown(seen)}")
-    classes = _classes(splits, declared)
-    for split in splits.sources:
-        for task, values in _labels_seen(splits, [split]).items():
-            if task not in classes:  # nothing to be learnt of it, so nothing to be wrong about
-                continue
-            names = splits.label_names.get(task)
-            for value in sorted(set(values) - {UNLABELLED}, key=str):
-                if names is None and not UNLABELLED <= value < classes[task]:
-                    accepted = f"0 to {classes[task] - 1}, or -1 for none (data.classes says how many there are)"
-                    raise ValueError(f"data.{split}: task {task} holds the label {value}; {accepted}")
-                if names is not None and str(value) not in names:
-                    raise ValueError(f"data.{split}: task {task} holds the label {value!r}; {', '.join(names)}")
-
-
-def _classes(splits: Splits, declared: Mapping[str, int]) -> dict[str, int]:
-    """Number of classes of each task: as declared, or as the strings say, or the training split's largest label."""
-    known = _labels_seen(splits, ["train"] if "train" in splits.sources else list(splits.sources))
-    classes = {}
-    for task, values in known.items():
-        largest = len(splits.label_names.get(task, ())) or 1 + max(v for v in values if isinstance(v, int))
-        if declared.get(task, largest) or largest:
-            classes[task] = declared.get(task, largest)
-    return classes
-
-
-def _shown(tasks: Mapping[str, Any]) -> str:
-    return ", ".join(sorted(tasks)) or "no tasks at all"

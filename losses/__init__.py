@@ -1,9 +1,9 @@
 """The mathematics of mmtrain: contrastive objectives, exact on any number of processes, flat in memory."""
 
 from losses.asymmetric import asymmetric_similarity
-from losses.cache import micro_batched
 from losses.clip import ClipLoss, clip_loss
-from losses.embeddings import Embeddings
+from losses.embeddings import Embeddings, FieldEmbeddings, TokenFeatures
+from losses.engine.cache import micro_batched
 from losses.itm import ItmLoss, hard_negatives, itm_loss
 from losses.matryoshka import MatryoshkaLoss
 from losses.objective import Objective
@@ -15,6 +15,7 @@ from losses.symile import SymileLoss, symile_loss
 __all__ = [
     "ClipLoss",
     "Embeddings",
+    "FieldEmbeddings",
     "ItmLoss",
     "MatryoshkaLoss",
     "Objective",
@@ -22,6 +23,7 @@ __all__ = [
     "PivotRankingLoss",
     "SiglipLoss",
     "SymileLoss",
+    "TokenFeatures",
     "asymmetric_similarity",
     "clip_loss",
     "hard_negatives",

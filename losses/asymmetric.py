@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from losses.checks import full_precision, working_precision
+from losses.engine.checks import full_precision, working_precision
 
 CPU_BLOCK = 2**21  # elements of |b| - |a| at once: 8 MiB of float32, near the cache
 CUDA_BLOCK = 2**26

@@ -1,13 +1,16 @@
 """CLIP's symmetric InfoNCE, also known as ITC."""
 
+import math
+
 from torch import Tensor
 from torch.distributed import ProcessGroup
 
-from losses.checks import check_captions
-from losses.distributed import default_group, total
 from losses.embeddings import Embeddings
-from losses.objective import Objective, clamped_scale, log_scale_parameter
+from losses.engine.checks import check_captions
+from losses.engine.distributed import default_group, total
+from losses.objective import Objective, image_of
 from losses.one_to_k import one_to_k_loss
+from losses.temperature import clamp_, clamped_scale, log_scale_parameter
 
 
 def clip_loss(
@@ -62,10 +65,11 @@ class ClipLoss(Objective):
         self.check_rows(embeddings)
         scale, group = clamped_scale(self.log_scale), default_group()
         texts, present, text_ids = embeddings.texts, embeddings.present, embeddings.text_ids
-        check_captions(embeddings.image, texts, present, embeddings.image_ids, text_ids)
+        image = image_of(embeddings)
+        check_captions(image, texts, present, embeddings.image_ids, text_ids)
         losses = [
             one_to_k_loss(
-                embeddings.image,
+                image,
                 texts[:, k, None],
                 scale,
                 None if present is None else present[:, k, None],
@@ -78,5 +82,11 @@ class ClipLoss(Objective):
         used = len(losses) if present is None else (total(present.sum(0), group) > 0).sum().clamp(min=1)
         return sum(losses) / used
 
+    def after_step(self) -> None:
+        clamp_(self.log_scale)
+
+    def chance(self, images: int, captions: float) -> float:
+        return math.log(images)
+
     def logged(self) -> dict[str, Tensor]:
-        return {"scale": self.log_scale.detach().exp().squeeze()}
+        return {"scale": clamped_scale(self.log_scale).detach()}

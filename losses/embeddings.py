@@ -1,33 +1,104 @@
-"""What the towers hand to the objectives."""
+"""What the towers hand to the objectives.
 
-from dataclasses import dataclass, field
+Letters: B samples, K caption slots, n values of a field, L tokens, D dimensions, W token width.
+"""
 
+from collections.abc import Mapping
+from dataclasses import InitVar, dataclass, field
+from types import MappingProxyType
+
+import torch
 from torch import Tensor
+
+
+@dataclass
+class TokenFeatures:
+    """Token-level output of a tower.
+
+    Args:
+        leading: float [..., 1 + L, W], the pooled feature and then the tokens, as a fusion encoder reads them.
+        leading_mask: bool [..., 1 + L], which of them are there; None for all.
+        ids: the tokens' ids [..., L] (or [..., L, ...] where a token is more than a number), None where there are none.
+    """
+
+    leading: Tensor
+    leading_mask: Tensor | None = None
+    ids: Tensor | None = None
+
+    @property
+    def pooled(self) -> Tensor:
+        """float [..., W]."""
+        return self.leading[..., 0, :]
+
+    @property
+    def tokens(self) -> Tensor:
+        """float [..., L, W]."""
+        return self.leading[..., 1:, :]
+
+    @property
+    def mask(self) -> Tensor:
+        """bool [..., L]."""
+        if self.leading_mask is None:
+            return torch.ones(self.tokens.shape[:-1], dtype=torch.bool, device=self.leading.device)
+        return self.leading_mask[..., 1:]
+
+
+@dataclass
+class FieldEmbeddings:
+    """The rows of a further input of the samples.
+
+    Args:
+        rows: float [B, n, D], rows of unit length; absent ones hold anything finite.
+        present: bool [B, n], None for all.
+        ids: int64 [B, n]; equal ids are the same input, and no negatives of each other.
+    """
+
+    rows: Tensor
+    present: Tensor | None = None
+    ids: Tensor | None = None
 
 
 @dataclass
 class Embeddings:
     """One batch in the shared space; with several processes, this process's part of it.
 
-    Letters: B images, K caption slots, D dimensions, P image tokens, L text tokens, W token width.
-
     Args:
-        image: float [B, D], rows of unit length.
+        image: float [B, D], rows of unit length; None where the samples have no picture.
         texts: float [B, K, D], rows of unit length; absent slots hold anything finite.
         present: bool [B, K], which slots hold a caption; None for all.
         languages: int64 [B, K], index of each caption's language, -1 absent; None when slot k is language k.
         image_ids: int64 [B]; equal ids are the same picture.
         text_ids: int64 [B, K]; equal ids are the same words.
-        modalities: further modalities by name, float [B, D], rows of unit length.
-        tokens: token-level outputs for objectives that need them: "image" [B, P, W], "text" [B, K, L, W] and
-            "text_mask" bool [B, K, L].
+        fields: further inputs by name.
+        image_tokens: of the pictures, [B, 1 + P, W].
+        text_tokens: of the captions, [B, K, 1 + L, W].
+        multi: many rows an input by the name of the input, float [B, n, L, D], rows of unit length.
+        labels: task -> int64 [B], -1 unlabelled.
+        modalities: the rows [B, D] of fields of one value, by name; given, they become fields; read, they are a view.
     """
 
-    image: Tensor
+    image: Tensor | None
     texts: Tensor
     present: Tensor | None = None
     languages: Tensor | None = None
     image_ids: Tensor | None = None
     text_ids: Tensor | None = None
-    modalities: dict[str, Tensor] = field(default_factory=dict)
-    tokens: dict[str, Tensor] = field(default_factory=dict)
+    fields: dict[str, FieldEmbeddings] = field(default_factory=dict)
+    image_tokens: TokenFeatures | None = None
+    text_tokens: TokenFeatures | None = None
+    multi: dict[str, Tensor] = field(default_factory=dict)
+    labels: dict[str, Tensor] = field(default_factory=dict)
+    modalities: InitVar[Mapping[str, Tensor] | None] = None
+
+    def __post_init__(self, modalities: Mapping[str, Tensor] | None) -> None:
+        added = {name: FieldEmbeddings(rows[:, None]) for name, rows in (modalities or {}).items()}
+        self.fields = added | self.fields
+
+
+def _modalities(embeddings: Embeddings) -> Mapping[str, Tensor]:
+    rows = {name: each.rows[:, 0] for name, each in embeddings.fields.items() if each.rows.shape[1] == 1}
+    return MappingProxyType(rows)
+
+
+# A property of the argument's name: dataclasses take the argument, readers the view.
+Embeddings.modalities = property(_modalities)  # type: ignore[assignment]

@@ -1,18 +1,18 @@
 """Image-text matching: a fusion network says whether a caption belongs to an image."""
 
 from collections.abc import Callable
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 from torch.distributed import ProcessGroup
 from torch.nn import functional
 
-from losses.captions import caption_labels
-from losses.checks import check_captions, check_mask, choice, full_precision, working_precision
-from losses.distributed import default_group, gather, global_sum, longest, rank_and_size, total
 from losses.embeddings import Embeddings
-from losses.objective import Objective
+from losses.engine.captions import caption_labels
+from losses.engine.checks import check_captions, check_mask, choice, full_precision, working_precision
+from losses.engine.distributed import default_group, gather, global_sum, longest, rank_and_size, total
+from losses.objective import Objective, image_of
 
 Negatives = Literal["hard", "random"]
 SCORES_AT_ONCE = 2**24
@@ -85,11 +85,13 @@ class ItmLoss(Objective):
     language, and pairs with equal ids. An image without a valid negative contributes none, which `logged` counts.
 
     Args:
-        fusion: Maps image tokens [N, P, W], text tokens [N, L, W] and a bool mask [N, L] to logits [N, 2].
+        fusion: Maps image tokens [N, 1 + P, W], text tokens [N, 1 + L, W] and a bool mask [N, 1 + L] to logits [N, 2];
+            the pooled feature leads the tokens.
         negatives: hard or random.
         scale: Multiplier of the cosines that hard negatives are drawn by.
     """
 
+    needs = frozenset({"image", "texts", "tokens"})
     needs_tokens = True
 
     def __init__(self, fusion: nn.Module, negatives: Negatives = "hard", scale: float = 1 / 0.07) -> None:
@@ -100,22 +102,31 @@ class ItmLoss(Objective):
 
     def forward(self, embeddings: Embeddings) -> Tensor:
         self.check_rows(embeddings)
-        missing = {"image", "text", "text_mask"} - embeddings.tokens.keys()
-        if missing:
-            raise ValueError(f"tokens: got {sorted(embeddings.tokens)}, expected {', '.join(sorted(missing))} as well")
-        check_captions(
-            embeddings.image, embeddings.texts, embeddings.present, embeddings.image_ids, embeddings.text_ids
-        )
+        images, texts = embeddings.image_tokens, embeddings.text_tokens
+        if images is None or texts is None or texts.leading_mask is None:
+            raise ValueError("image_tokens, text_tokens: expected both, the texts' with a mask; ITM judges tokens")
+        rows = image_of(embeddings)
+        check_captions(rows, embeddings.texts, embeddings.present, embeddings.image_ids, embeddings.text_ids)
         group = default_group()
-        with torch.autocast(embeddings.image.device.type, enabled=False):  # hard negatives differ in the last digits
-            image, caption, label = self._draw_pairs(embeddings, group)
-        return itm_loss(self.fusion(*_tokens_of(embeddings.tokens, image, caption, group)), label, group=group)
+        with torch.autocast(rows.device.type, enabled=False):  # hard negatives differ in the last digits
+            image, caption, label = self._draw_pairs(rows, embeddings, group)
+        texts, mask = texts.leading.flatten(0, 1), texts.leading_mask.flatten(0, 1)
+        logits = self.fusion(*_tokens_of(images.leading, texts, mask, image, caption, group))
+        return itm_loss(logits, label, group=group)
+
+    def connect(self, model: Any) -> None:
+        """Connects a network that asks for it, as `mmtrain.fusion.MatchingHead` does."""
+        connect = getattr(self.fusion, "connect", None)
+        if connect is not None:
+            connect(model)
 
     def logged(self) -> dict[str, Tensor]:
         return {} if self._dropped is None else {"images_without_negative": self._dropped}
 
     @torch.no_grad()
-    def _draw_pairs(self, embeddings: Embeddings, group: ProcessGroup | None) -> tuple[Tensor, Tensor, Tensor]:
+    def _draw_pairs(
+        self, image_rows: Tensor, embeddings: Embeddings, group: ProcessGroup | None
+    ) -> tuple[Tensor, Tensor, Tensor]:
         """What to judge: images [N] and captions [N] (image K + slot) of all processes, labels [N]."""
         b, K, _ = embeddings.texts.shape
         present = embeddings.present
@@ -124,7 +135,7 @@ class ItmLoss(Objective):
         everywhere = gather(present, group)
         labels = caption_labels(embeddings.image_ids, embeddings.text_ids, everywhere, group)
         images, captions = (
-            gather(embeddings.image.float(), group),
+            gather(image_rows.float(), group),
             gather(embeddings.texts.float(), group).flatten(0, 1),
         )
         filled = everywhere.flatten().nonzero()[:, 0]
@@ -163,10 +174,9 @@ class ItmLoss(Objective):
 
 
 def _tokens_of(
-    tokens: dict[str, Tensor], image: Tensor, caption: Tensor, group: ProcessGroup | None
+    images: Tensor, texts: Tensor, mask: Tensor, image: Tensor, caption: Tensor, group: ProcessGroup | None
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Image tokens [N, P, W], text tokens [N, L, W] and mask [N, L] of images and caption slots of all processes."""
-    texts, mask = tokens["text"].flatten(0, 1), tokens["text_mask"].flatten(0, 1)
     missing = longest(texts.shape[1], texts.device, group) - texts.shape[1]
     texts, mask = functional.pad(texts, (0, 0, 0, missing)), functional.pad(mask, (0, missing))
-    return gather(tokens["image"], group)[image], gather(texts, group)[caption], gather(mask, group)[caption]
+    return gather(images, group)[image], gather(texts, group)[caption], gather(mask, group)[caption]

@@ -1,12 +1,13 @@
 """Matryoshka: embeddings whose first d dimensions are embeddings too."""
 
 from dataclasses import replace
+from typing import Any
 
 from torch import Tensor
 from torch.nn import functional
 
 from losses.embeddings import Embeddings
-from losses.objective import Objective
+from losses.objective import Objective, image_of, needs_of
 
 
 class MatryoshkaLoss(Objective):
@@ -31,15 +32,26 @@ class MatryoshkaLoss(Objective):
             raise ValueError(f"weights: got {len(weights)}, expected one for each of the {len(dims)} dims")
         self.objective = objective
         self.dims, self.weights = list(dims), list(weights or [1.0] * len(dims))
-        self.needs_tokens = objective.needs_tokens
+        self.needs, self.needs_tokens = needs_of(objective), objective.needs_tokens
+        self.similarity = objective.similarity
 
     def forward(self, embeddings: Embeddings) -> Tensor:
         self.check_rows(embeddings)
-        width = embeddings.image.shape[-1]
+        width = image_of(embeddings).shape[-1]
         if max(self.dims) > width:
             raise ValueError(f"dims: got {max(self.dims)}, expected at most the embeddings' width {width}")
         losses = [self.objective(_prefix(embeddings, d)) for d in self.dims]
         return sum(weight * loss for weight, loss in zip(self.weights, losses, strict=True))
+
+    def connect(self, model: Any) -> None:
+        self.objective.connect(model)
+
+    def after_step(self) -> None:
+        self.objective.after_step()
+
+    def chance(self, images: int, captions: float) -> float | None:
+        chance = self.objective.chance(images, captions)
+        return None if chance is None else sum(self.weights) * chance
 
     def logged(self) -> dict[str, Tensor]:
         return self.objective.logged()
@@ -51,7 +63,7 @@ def _prefix(embeddings: Embeddings, d: int) -> Embeddings:
 
     return replace(
         embeddings,
-        image=cut(embeddings.image),
+        image=None if embeddings.image is None else cut(embeddings.image),
         texts=cut(embeddings.texts),
-        modalities={name: cut(rows) for name, rows in embeddings.modalities.items()},
+        fields={name: replace(each, rows=cut(each.rows)) for name, each in embeddings.fields.items()},
     )

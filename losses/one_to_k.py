@@ -1,5 +1,6 @@
 """1-to-K contrastive learning: one image against its captions in K languages at once."""
 
+import math
 from typing import Literal
 
 import torch
@@ -7,12 +8,13 @@ from torch import Tensor
 from torch.distributed import ProcessGroup
 from torch.nn import functional
 
-from losses.captions import caption_columns
-from losses.checks import check_captions, choice, full_precision, positive_scale, working_precision
-from losses.distributed import default_group, global_sum
 from losses.embeddings import Embeddings
-from losses.objective import Objective, clamped_scale, log_scale_parameter
-from losses.tiles import lowest, tiled_logsumexp
+from losses.engine.captions import caption_columns
+from losses.engine.checks import check_captions, choice, full_precision, positive_scale, working_precision
+from losses.engine.distributed import default_group, global_sum
+from losses.engine.tiles import lowest, tiled_logsumexp
+from losses.objective import Objective, image_of
+from losses.temperature import clamp_, clamped_scale, log_scale_parameter
 
 Weighting = Literal["balanced", "published"]
 
@@ -110,7 +112,7 @@ class OneToKLoss(Objective):
     def forward(self, embeddings: Embeddings) -> Tensor:
         self.check_rows(embeddings)
         return one_to_k_loss(
-            embeddings.image,
+            image_of(embeddings),
             embeddings.texts,
             clamped_scale(self.log_scale),
             embeddings.present,
@@ -120,5 +122,12 @@ class OneToKLoss(Objective):
             text_ids=embeddings.text_ids,
         )
 
+    def after_step(self) -> None:
+        clamp_(self.log_scale)
+
+    def chance(self, images: int, captions: float) -> float:
+        # log(B K), image to text, and log B, text to image
+        return math.log(images) + math.log(max(captions, 1.0)) / 2
+
     def logged(self) -> dict[str, Tensor]:
-        return {"scale": self.log_scale.detach().exp().squeeze()}
+        return {"scale": clamped_scale(self.log_scale).detach()}

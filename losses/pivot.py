@@ -10,13 +10,12 @@ from torch import Tensor
 from torch.distributed import ProcessGroup
 
 from losses.asymmetric import asymmetric_similarity
-from losses.captions import Captions, caption_columns
-from losses.checks import check_captions, choice, full_precision, working_precision
-from losses.distributed import default_group, gather, global_sum, rank_and_size
 from losses.embeddings import Embeddings
-from losses.objective import Objective
+from losses.engine.captions import Captions, caption_columns
+from losses.engine.checks import check_captions, choice, full_precision, working_precision
+from losses.engine.distributed import default_group, gather, global_sum, rank_and_size
+from losses.objective import Objective, Similarity, image_of
 
-Similarity = Literal["asymmetric", "cosine"]
 Negatives = Literal["sum", "hardest"]
 MARGINS = {"asymmetric": 0.05, "cosine": 0.2}
 SCORES_AT_ONCE = 2**18
@@ -283,7 +282,7 @@ class PivotRankingLoss(Objective):
     def forward(self, embeddings: Embeddings) -> Tensor:
         self.check_rows(embeddings)
         return pivot_ranking_loss(
-            embeddings.image,
+            image_of(embeddings),
             embeddings.texts,
             self.similarity,
             self.margin,

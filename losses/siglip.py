@@ -7,12 +7,13 @@ from torch import Tensor, nn
 from torch.distributed import ProcessGroup
 from torch.nn import functional
 
-from losses.captions import caption_columns
-from losses.checks import check_captions, full_precision, positive_scale, working_precision
-from losses.distributed import default_group, global_sum, rank_and_size
 from losses.embeddings import Embeddings
-from losses.objective import Objective, clamped_scale, log_scale_parameter
-from losses.tiles import tiled_softplus
+from losses.engine.captions import caption_columns
+from losses.engine.checks import check_captions, full_precision, positive_scale, working_precision
+from losses.engine.distributed import default_group, global_sum, rank_and_size
+from losses.engine.tiles import tiled_softplus
+from losses.objective import Objective, image_of
+from losses.temperature import clamp_, clamped_scale, log_scale_parameter
 
 
 @full_precision
@@ -86,7 +87,7 @@ class SiglipLoss(Objective):
         if not self._bias_looked_at:
             self._set_bias(embeddings.texts, rank_and_size(group)[1])
         return siglip_loss(
-            embeddings.image,
+            image_of(embeddings),
             embeddings.texts,
             clamped_scale(self.log_scale),
             self.bias,
@@ -104,5 +105,8 @@ class SiglipLoss(Objective):
             self.bias_is_set.fill_(True)
             self._bias_looked_at = True
 
+    def after_step(self) -> None:
+        clamp_(self.log_scale)
+
     def logged(self) -> dict[str, Tensor]:
-        return {"scale": self.log_scale.detach().exp().squeeze(), "bias": self.bias.detach().squeeze()}
+        return {"scale": clamped_scale(self.log_scale).detach(), "bias": self.bias.detach().squeeze()}

@@ -10,12 +10,13 @@ from torch.distributed import ProcessGroup
 from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
-from losses.checks import check_integers, choice, full_precision, positive_scale, working_precision
-from losses.distributed import default_group, gather, global_sum, rank_and_size
 from losses.embeddings import Embeddings
-from losses.objective import Objective, log_scale_parameter
-from losses.pairs import Labels, Pairs, shared_labels
-from losses.tiles import tiled_logsumexp
+from losses.engine.checks import check_integers, choice, full_precision, positive_scale, working_precision
+from losses.engine.distributed import default_group, gather, global_sum, rank_and_size
+from losses.engine.pairs import Labels, Pairs, shared_labels
+from losses.engine.tiles import tiled_logsumexp
+from losses.objective import ALL_FIELDS, Objective, image_of
+from losses.temperature import log_scale_parameter
 
 Negatives = Literal["shuffled", "all"]
 TUPLES_AT_ONCE = 8192
@@ -159,6 +160,8 @@ class SymileLoss(Objective):
         learnable: Whether the temperature trains.
     """
 
+    needs = frozenset({"image", "texts", ALL_FIELDS})
+
     def __init__(
         self, scale: float = math.exp(-0.3), negatives: Negatives = "shuffled", learnable: bool = True
     ) -> None:
@@ -173,7 +176,7 @@ class SymileLoss(Objective):
             missing = int((~embeddings.present).sum())
             raise ValueError(f"present: {missing} captions missing, SymileLoss expects every modality of every sample")
         return symile_loss(
-            [embeddings.image, *embeddings.texts.unbind(1), *embeddings.modalities.values()],
+            [image_of(embeddings), *embeddings.texts.unbind(1), *embeddings.modalities.values()],
             self.log_scale.exp(),
             self.negatives,
             group=default_group(),

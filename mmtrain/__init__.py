@@ -1,21 +1,29 @@
 """One image, many languages, one space.
 
-`mmtrain.load(MODEL)` gives an encoder; `mmtrain.ContrastiveModule` trains one, and
-`mmtrain.RelationModule` fine-tunes it to say how a text relates to its picture; the command line is `mmtrain --help`.
-Names are imported when first used, so that `import mmtrain` is quick and pulls in no Lightning, wandb or faiss.
+`mmtrain.load(MODEL)` gives an encoder; `mmtrain.ContrastiveModule` trains one, and `mmtrain.RelationModule` fine-tunes
+it to say how a text relates to its picture; the command line is `mmtrain --help`. Names are imported when first used:
+`import mmtrain` needs no torch.
 """
 
 import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from mmtrain.contrastive import ContrastiveModule
-    from mmtrain.encoder import Encoder
-    from mmtrain.loading import load
-    from mmtrain.model import ImageTextModel
-    from mmtrain.relation import RelationModule
-    from mmtrain.relation_loading import RelationClassifier, load_relation
+    from mmtrain.models.encoder import Encoder
+    from mmtrain.models.image_text import ImageTextModel
+    from mmtrain.models.loading import load
+    from mmtrain.models.relation_classifier import RelationClassifier, load_relation
+    from mmtrain.training.contrastive import ContrastiveModule
+    from mmtrain.training.relation import RelationModule
 
+_HOMES = {
+    "mmtrain.models.encoder": ("Encoder",),
+    "mmtrain.models.image_text": ("ImageTextModel",),
+    "mmtrain.models.loading": ("load",),
+    "mmtrain.models.relation_classifier": ("RelationClassifier", "load_relation"),
+    "mmtrain.training.contrastive": ("ContrastiveModule",),
+    "mmtrain.training.relation": ("RelationModule",),
+}
 __all__ = [
     "ContrastiveModule",
     "Encoder",
@@ -26,18 +34,9 @@ __all__ = [
     "load_relation",
 ]
 
-_HOMES = {
-    "ContrastiveModule": "mmtrain.contrastive",
-    "Encoder": "mmtrain.encoder",
-    "ImageTextModel": "mmtrain.model",
-    "RelationClassifier": "mmtrain.relation_loading",
-    "RelationModule": "mmtrain.relation",
-    "load": "mmtrain.loading",
-    "load_relation": "mmtrain.relation_loading",
-}
-
 
 def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
-        raise AttributeError(f"module 'mmtrain' has no attribute {name!r}")
-    return getattr(importlib.import_module(_HOMES[name]), name)
+    for module, names in _HOMES.items():
+        if name in names:
+            return getattr(importlib.import_module(module), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

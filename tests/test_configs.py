@@ -10,7 +10,7 @@ import torch
 import yaml
 from webdataset import TarWriter
 
-from datamodules.writing import encoded_sample
+from datamodules.shards.writing import encoded_sample
 from mmtrain.cli import main
 
 CONFIGS = sorted((Path(__file__).parents[1] / "configs").rglob("*.yaml"))
@@ -101,5 +101,7 @@ def test_a_shipped_config_trains_one_step(path: Path, material: Path, tmp_path: 
     assert checkpoint["global_step"] == 1
     # the folder's own config.yaml is complete: it runs again as it is
     assert main(["fit", "--config", str(tmp_path / "run" / "config.yaml"), "--debug"]) == 0
-    frozen = json.loads(checkpoint["mmtrain"]["description"])["model"]["image"]["init_args"].get("frozen", False)
+    frozen = json.loads(checkpoint["mmtrain"]["description"])["model"]["init_args"]["image"]["init_args"].get(
+        "frozen", False
+    )
     assert frozen == config["model"]["init_args"]["image"]["init_args"].get("frozen", False)

@@ -8,7 +8,7 @@ from pathlib import Path, PurePosixPath
 
 from datamodules.packing.rows import Row
 from datamodules.packing.texts import lines
-from datamodules.writing import BadRow
+from datamodules.shards.writing import BadRow
 
 LANGUAGE = r"[a-z]{2,3}(?:-[A-Za-z0-9]+)*"
 RENAMED = {"jp": "ja"}  # XTD10 writes the country
@@ -48,7 +48,7 @@ def read_multi30k(source: str | Path) -> Iterator[Row | BadRow]:
         raise ValueError(f"source: {source} holds no list with texts; like image_splits/train.txt and raw/train.en")
 
 
-def read_xtd10(source: str | Path, without_train2014: bool = False) -> Iterator[Row | BadRow]:
+def read_xtd10(source: str | Path, *, without_train2014: bool = False) -> Iterator[Row | BadRow]:
     """XTD10 (Aggarwal and Kale 2020): 1,000 COCO pictures, one caption in each of 11 languages. There are no splits.
 
     Args:

@@ -15,8 +15,12 @@ PICTURES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff")
 IN_LANGUAGE = re.compile(r"(.+)\.([a-z]{2,3}(?:-[A-Za-z0-9]+)*)")
 
 
-def read_folder(source: str | Path, language: str = "und") -> Iterator[Row]:
+def read_folder(source: str | Path, *, language: str = "und") -> Iterator[Row]:
     """The pictures in a folder and its folders, folder by folder in the order of their names. There are no splits.
+
+    Args:
+        source: The folder.
+        language: Of <name>.txt; <name>.lv.txt says its own.
 
     Beside <name>.jpg lie <name>.txt, its caption in `language`, and <name>.<code>.txt, its captions in other languages;
     a file is one caption. The id is the path without suffix. Hidden files are passed over. Raises ValueError when the

@@ -8,7 +8,7 @@ from pathlib import Path, PurePosixPath
 
 from datamodules.packing.rows import Row
 from datamodules.packing.texts import lines, open_text
-from datamodules.writing import BadRow
+from datamodules.shards.writing import BadRow
 
 
 def read_jsonl(source: str | Path) -> Iterator[Row | BadRow]:
@@ -38,8 +38,12 @@ def read_crossmodal3600(source: str | Path) -> Iterator[Row | BadRow]:
         yield Row(number, {"id": key, "locale": entry.get("image/locale"), "captions": captions}, (f"{key}.jpg",))
 
 
-def read_karpathy(source: str | Path, language: str = "en") -> Iterator[Row | BadRow]:
+def read_karpathy(source: str | Path, *, language: str = "en") -> Iterator[Row | BadRow]:
     """A split of Karpathy and Fei-Fei (2015): dataset_coco.json, dataset_flickr30k.json, and files made like them.
+
+    Args:
+        source: The JSON file.
+        language: Of the captions.
 
     {"images": [{"filename", "filepath"?, "split", "sentences": [{"raw"}, ...], "cocoid"?, "imgid"?}, ...]}, captions in
     `language`. A sample's id is its picture's name without suffix. "restval", which is what COCO's validation pictures

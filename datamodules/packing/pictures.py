@@ -8,7 +8,7 @@ from typing import Literal
 from PIL import Image, ImageOps
 
 from datamodules.images import opaque
-from datamodules.writing import BadRow
+from datamodules.shards.writing import BadRow
 
 
 def reencoded(

@@ -13,8 +13,8 @@ from pathlib import Path
 
 from datamodules.packing.rows import Row
 from datamodules.packing.tables import fields_of, read_table
-from datamodules.samples import IMAGE_SUFFIXES
-from datamodules.writing import BadRow
+from datamodules.shards.samples import IMAGE_SUFFIXES
+from datamodules.shards.writing import BadRow
 
 # (represented, adds) of each class, in the order of "relation"
 CLASSES = ("represented", "represented+adds", "not_represented", "not_represented+adds")
@@ -34,8 +34,8 @@ def labels_of(relation: int) -> dict[str, int]:
 
 def read_tir(
     source: str | Path,
-    texts: str | Path,
     *,
+    texts: str | Path,
     language: str = "en",
     text_id: str = TIR_ID,
     text: str = "text",
@@ -48,7 +48,7 @@ def read_tir(
 
     Args:
         source: The CSV.
-        texts: A folder of <tweet_id>.txt, or a CSV or TSV.
+        texts: A folder of <tweet_id>.txt files, or a CSV or TSV.
         language: Of the texts.
         text_id: Column of the tweet's id in the table of texts.
         text: Column of its text there.
@@ -129,20 +129,20 @@ def read_four_classes(
     coding: Sequence[str] = CLASSES,
     image: str = "image",
     id: str | None = None,
-    split: str | None = None,
+    split_column: str | None = None,
     separator: str | None = None,
 ) -> Iterator[Row | BadRow]:
     """A table of posts with one class 0 to 3 each, as the Latvian set has it, and its text in one language or more.
 
     Args:
         source: CSV or TSV.
-        captions: Language -> column, for texts in the table.
-        texts: Language -> folder of <id>.txt, for texts beside it.
+        captions: The column of each language, or columns where it has several texts.
+        texts: The folder of each language's <id>.txt, where the table has no texts.
         label: Column of the class.
-        coding: What 0, 1, 2 and 3 mean in this file, in the words of CLASSES.
+        coding: What 0 to 3 mean; default: represented,represented+adds,not_represented,not_represented+adds.
         image: Column of the picture's path; a bare id also finds <id>.jpg, .jpeg, .png or .webp.
         id: Column of the id; default: id, else the picture's path.
-        split: Column of the split; default: split, where there is one.
+        split_column: Column of the split; default: split, where there is one.
         separator: Default: a tab for .tsv, else a comma.
 
     Raises:
@@ -157,7 +157,7 @@ def read_four_classes(
             raise ValueError(f"texts: {language}={folder} is no folder of <id>.txt")
     if sorted(coding) != sorted(CLASSES):
         raise ValueError(f"coding: {', '.join(coding)}; the four in the file's order: {', '.join(CLASSES)}")
-    named = {"image": image, "id": id, "split": split, "labels": {"relation": label}}
+    named = {"image": image, "id": id, "split_column": split_column, "labels": {"relation": label}}
     rows = read_table(source, captions=captions or None, separator=separator, **named)
     for row in rows:
         if isinstance(row, BadRow):

@@ -13,8 +13,8 @@ from typing import Literal, NamedTuple, TypedDict
 
 from datamodules.packing.pictures import reencoded
 from datamodules.packing.texts import lines
-from datamodules.samples import FEATURE_SUFFIX
-from datamodules.writing import LISTED_SKIPS, BadRow, encoded_record, encoded_sample, write_shards
+from datamodules.shards.samples import FEATURE_SUFFIX
+from datamodules.shards.writing import LISTED_SKIPS, BadRow, encoded_record, encoded_sample, write_shards
 
 SAMPLES_PER_SHARD = 1000
 MOST_SPLITS = 20  # an error names no more
@@ -65,16 +65,15 @@ def pack_rows(
     Args:
         rows: The reader's rows, and BadRows for what it could not make into one. A record's "split" travels with it.
         out: Folder for the shards and shards.json.
-        images: Folder that the rows' pictures are named from; the first name that is a file counts.
-        split: Pack only rows whose record says this split; None packs all. BadRows belong to every split.
-        exclude_ids: A text file, one a line, of ids or picture names (with or without suffix) to leave out.
+        images: The folder of the pictures; default on the command line: that of the source.
+        split: Pack only rows of this split, and BadRows, which belong to every split; default: all.
+        exclude_ids: A text file of ids or picture names (with or without suffix) to leave out, one a line.
         only_ids: The same of those to pack: a split that is given as a list.
-        image_size: Pictures whose shorter side is longer, in pixels, are resized to it and encoded anew.
-        image_format: Encode every picture anew as jpeg or webp; None keeps the bytes of pictures that are not
-            resized, and writes the others as jpeg.
+        image_size: Shorter side of pictures at most, in pixels; larger ones are resized and encoded anew.
+        image_format: Encode every picture anew; default: only those that are resized, as jpeg.
         quality: Of pictures encoded anew, 1 to 100.
-        deduplicate: Leave out rows whose picture's bytes an earlier packed row has. Reads each picture once more, and
-            holds about 100 bytes of memory for each.
+        deduplicate: Leave out pictures that were packed before. Each is read once more; memory holds about 100 bytes of
+            each.
         samples_per_shard: Rows that make one shard.
         workers: Processes; the bytes written do not depend on it.
         title: What the progress bar says.

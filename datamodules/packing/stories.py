@@ -8,13 +8,13 @@ from pathlib import Path
 
 from datamodules.packing.manifests import read_jsonl
 from datamodules.packing.rows import Row
-from datamodules.writing import BadRow
+from datamodules.shards.writing import BadRow
 
 MATCHES = ("page", "story", "other")  # label "match" 0 to 2
 LITERAL = "-x-literal"  # a private subtag of BCP 47: what the picture shows in plain words, which no story says
 
 
-def read_stories(source: str | Path, seed: int = 0) -> Iterator[Row | BadRow]:
+def read_stories(source: str | Path, *, seed: int = 0) -> Iterator[Row | BadRow]:
     """Three posts of every page of a manifest of stories: its picture with its own text, with that of another page of
     its story, and with that of a page of another story; label "match" 0, 1 and 2.
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from datamodules.packing.rows import Row
 from datamodules.packing.texts import open_text
-from datamodules.writing import BadRow
+from datamodules.shards.writing import BadRow
 
 FIELD_LIMIT = 2**24  # characters; whole articles stand in one field, and Python's limit is 128 KiB
 
@@ -20,23 +20,22 @@ def read_table(
     captions: Mapping[str, str | Sequence[str]] | None,
     image: str = "image",
     id: str | None = None,
-    split: str | None = None,
+    split_column: str | None = None,
     labels: Mapping[str, str] | None = None,
     separator: str | None = None,
-    quoted: bool = True,
+    unquoted: bool = False,
 ) -> Iterator[Row | BadRow]:
     """A table with a row of column names, and one picture a row.
 
     Args:
         source: CSV or TSV, .gz or not.
-        captions: Language -> column, or columns where the language has several captions. An empty field is no caption.
-            None where the texts are not in the table.
+        captions: The column of each language, or columns where it has several captions; an empty field is no caption.
         image: Column of the picture's path.
-        id: Column of the id; None takes the column "id", or where there is none the path without suffix.
-        split: Column of the split; None takes the column "split", where there is one.
-        labels: Task -> column; digits become whole numbers, an empty field is no label.
-        separator: One character; None takes a tab for .tsv and a comma otherwise.
-        quoted: Whether fields in double quotes may hold separators and line ends; False takes quotes as they stand.
+        id: Column of the id; default: id, else the picture's path without suffix.
+        split_column: Column of the split; default: split, where there is one.
+        labels: The column of each task's label; digits become whole numbers, an empty field is no label.
+        separator: One character, or tab; default: tab for .tsv, else a comma.
+        unquoted: Take " as it stands: for files written without quoting.
 
     Other columns travel in the record as strings. Raises ValueError for a column that is not there.
     """
@@ -48,18 +47,18 @@ def read_table(
         raise ValueError("captions: no column is named; a column for each language, such as en=caption")
     if separator is None:
         separator = "\t" if ".tsv" in Path(source).suffixes else ","
-    rows = fields_of(source, separator, quoted)
+    rows = fields_of(source, "\t" if separator in ("tab", "\\t") else separator, not unquoted)
     _, header = next(rows, (0, []))
     if isinstance(header, BadRow):
         header = []
     needed = {image, *labels.values(), *(name for names in columns.values() for name in names)}
-    for named in sorted(needed | {id, split} - {None}):
+    for named in sorted(needed | {id, split_column} - {None}):
         if named not in header:
             there = ", ".join(header)[:300] or "none"  # a file that is no table may be one long line
             raise ValueError(
                 f"source: {source} has no column {named!r} (separator {separator!r}); its columns: {there}"
             )
-    id, split = id or "id", split or "split"
+    id, split = id or "id", split_column or "split"
     used = needed | {id, split, "", "captions", "labels"}
     for number, fields in rows:
         number -= 1  # the header is no row

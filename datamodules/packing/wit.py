@@ -9,7 +9,7 @@ from urllib.parse import unquote
 
 from datamodules.packing.rows import Row
 from datamodules.packing.tables import fields_of
-from datamodules.writing import BadRow
+from datamodules.shards.writing import BadRow
 
 COLUMNS = (
     "language",
@@ -42,7 +42,10 @@ RENAMED = {"iw": "he"}  # codes that BCP 47 has retired -> the ones other source
 
 
 def read_wit(
-    source: str | Path, caption_fields: Sequence[str] = ("reference", "attribution", "alt"), first: bool = False
+    source: str | Path,
+    *,
+    caption_fields: Sequence[str] = ("reference", "attribution", "alt"),
+    first: bool = False,
 ) -> Iterator[Row | BadRow]:
     """WIT's TSV files: 17 columns, one picture on one page a row, with the captions of the page's language.
 
@@ -51,7 +54,7 @@ def read_wit(
             wit_v1.val.all-00000-of-00005.tsv.gz says the rows' split.
         caption_fields: Fields that become captions, in this order: reference (under the picture), attribution (from
             the picture's own page), alt, page and section (the text around it), title.
-        first: Keep only the first field that is filled, not all.
+        first: Only the first of these fields that is filled.
 
     The attribution is a caption only where WIT found it to be in the page's language (attribution_passes_lang_id). A
     picture lies under its address as a mirror has it (upload.wikimedia.org/...), or under its last part, with or

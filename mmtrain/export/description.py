@@ -3,8 +3,8 @@
 from pathlib import Path
 from typing import Any
 
-from mmtrain.encoder import Encoder
-from mmtrain.spec import spec_of
+from mmtrain.models.encoder import Encoder
+from mmtrain.models.spec import spec_of
 
 # arguments of tokenizers that name files, and where those lie in an export
 TOKENIZER_FILES = {"name_or_folder": "./tokenizer", "vocabulary": "./tokenizer/words.json"}

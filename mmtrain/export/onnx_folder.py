@@ -13,12 +13,15 @@ from onnxruntime.quantization import QuantType, quantize_dynamic
 from torch import Tensor, nn
 from torch.nn import functional
 
-from mmtrain.embedding import embed, open_split
-from mmtrain.encoder import Encoder
+from mmtrain.embedding.one_pass import embed
+from mmtrain.embedding.splits import open_split
 from mmtrain.evaluation import retrieval_metrics
 from mmtrain.export.description import describe_preprocessing
-from mmtrain.loading import PREPROCESSING, load, load_onnx
-from mmtrain.model import ImageTextModel
+from mmtrain.export.writer import Writer
+from mmtrain.models.description import PREPROCESSING
+from mmtrain.models.encoder import Encoder
+from mmtrain.models.image_text import ImageTextModel
+from mmtrain.models.loading import load, load_onnx
 from mmtrain.towers import WordGRU
 
 INPUTS = {
@@ -48,7 +51,7 @@ class TextGraph(nn.Module):
         return functional.normalize(self.model.text_projection(self.model.text(tokens, mask, None)[0]).float(), dim=-1)
 
 
-def write(encoder: Encoder, folder: Path, target: Path) -> None:
+def write(encoder: Encoder, folder: Path) -> None:
     """
     Raises:
         ValueError: for towers that are not one graph.
@@ -128,4 +131,4 @@ def _recall(network: Encoder, encoder: Encoder, shards: str) -> dict:
     return retrieval_metrics(embedded.images, embedded.texts, embedded.image_of_text, names, similarity=encoder.metric)
 
 
-read = load
+WRITER = Writer(write, load, write_int8=write_int8)

@@ -10,9 +10,10 @@ import torch
 from open_clip.tokenizer import get_clean_fn
 from safetensors.torch import save_file
 
-from datamodules.tokenizers import TransformersTokenizer
-from mmtrain.encoder import Encoder
-from mmtrain.loading import load
+from datamodules.tokenizers.tokenizer import TransformersTokenizer
+from mmtrain.export.writer import Writer
+from mmtrain.models.encoder import Encoder
+from mmtrain.models.loading import load
 from mmtrain.towers import TimmTower, TransformersTower
 
 # our pooling -> open_clip's pooler
@@ -21,12 +22,8 @@ POOLERS = {"mean": "mean_pooler", "cls": "cls_last_hidden_state_pooler"}
 SCALE = 1 / 0.07
 
 
-def write(encoder: Encoder, folder: Path, target: Path) -> None:
+def write(encoder: Encoder, folder: Path) -> None:
     """
-    Args:
-        target: Where the folder will lie in the end: open_clip reads the text tower's config by its path, which
-            cannot be relative to the folder.
-
     Raises:
         ValueError: for towers that open_clip has no names for.
     """
@@ -70,7 +67,9 @@ def write(encoder: Encoder, folder: Path, target: Path) -> None:
 
 
 def place(folder: Path, target: Path) -> None:
-    """Names the paths that the folder will have at `target`."""
+    """Names the paths that the folder will have at `target`: open_clip reads the text tower's config by its path, which
+    cannot be relative to the folder.
+    """
     config = json.loads((folder / "open_clip_config.json").read_text(encoding="utf-8"))
     for field in ("hf_model_name", "hf_tokenizer_name"):
         config["model_cfg"]["text_cfg"][field] = str(target.resolve())
@@ -123,3 +122,6 @@ def read(folder: Path) -> Encoder:
     # it says on the way what it takes by default
     logging.getLogger(open_clip.__name__).setLevel(logging.ERROR)
     return load(f"open_clip:{folder}")
+
+
+WRITER = Writer(write, read, cleaned=cleaned, place=place)

@@ -5,28 +5,27 @@ from pathlib import Path
 
 from safetensors.torch import save_file
 
-from mmtrain.encoder import Encoder
 from mmtrain.export.description import describe_preprocessing
-from mmtrain.loading import DESCRIPTION, WEIGHTS, load
-from mmtrain.spec import spec_of
+from mmtrain.export.writer import Writer
+from mmtrain.models.description import DESCRIPTION, FORMAT, WEIGHTS
+from mmtrain.models.encoder import Encoder
+from mmtrain.models.image_text import ImageTextModel
+from mmtrain.models.loading import load
+from mmtrain.models.spec import spec_of
 
 
-def write(encoder: Encoder, folder: Path, target: Path) -> None:
+def write(encoder: Encoder, folder: Path) -> None:
     """
     Raises:
         ValueError: for another library's model, which has no description of ours.
     """
     network = encoder.model
-    parts = {
-        "image": spec_of(network.image),
-        "text": spec_of(network.text),
-        "dimension": network.dimension,
-        "projection": network.projection,
-    }
-    description = {"model": parts} | describe_preprocessing(encoder, folder)
+    if not isinstance(network, ImageTextModel):
+        raise ValueError(f"--format safetensors: {encoder.source} is another library's model; export it there")
+    description = {"format": FORMAT, "model": spec_of(network)} | describe_preprocessing(encoder, folder)
     (folder / DESCRIPTION).write_text(json.dumps(description, ensure_ascii=False, indent=2), encoding="utf-8")
     weights = {name: tensor.contiguous().clone() for name, tensor in network.state_dict().items()}
     save_file(weights, folder / WEIGHTS, metadata={"format": "pt"})
 
 
-read = load
+WRITER = Writer(write, load)

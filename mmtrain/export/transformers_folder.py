@@ -7,9 +7,10 @@ import torch
 from torch import nn
 from transformers import TimmWrapperConfig, VisionTextDualEncoderConfig, VisionTextDualEncoderModel
 
-from datamodules.tokenizers import TransformersTokenizer
-from mmtrain.encoder import Encoder
-from mmtrain.loading import load
+from datamodules.tokenizers.tokenizer import TransformersTokenizer
+from mmtrain.export.writer import Writer
+from mmtrain.models.encoder import Encoder
+from mmtrain.models.loading import load
 from mmtrain.towers import TimmTower, TransformersTower
 
 # Where a model's pooler is tanh(W x), W is this times one, and the projection behind it is divided by it: tanh(y) is y
@@ -18,7 +19,7 @@ SMALL = 2.0**-12
 SCALE = 1 / 0.07
 
 
-def write(encoder: Encoder, folder: Path, target: Path) -> None:
+def write(encoder: Encoder, folder: Path) -> None:
     """
     Raises:
         ValueError: for towers that transformers has no dual encoder for.
@@ -97,3 +98,6 @@ def _pictures(encoder: Encoder) -> dict[str, Any]:
 
 def read(folder: Path) -> Encoder:
     return load(f"hf:{folder}")
+
+
+WRITER = Writer(write, read)

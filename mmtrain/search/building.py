@@ -1,100 +1,30 @@
-"""`mmtrain index`: pictures of SHARDS as an index folder, written whole or not at all."""
+"""The files of an index folder."""
 
 import json
-import shutil
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from datamodules import ShardDataModule
-from mmtrain.embedding import open_shards
-from mmtrain.embedding_parts import EmbeddingParts, Processes
-from mmtrain.encoder import Encoder
-from mmtrain.evaluation.nearest import import_faiss
-from mmtrain.fingerprint import fingerprint
-from mmtrain.foreign import is_foreign
-from mmtrain.loading import load
+from mmtrain.display.tables import print_table
+from mmtrain.embedding.parts import EmbeddingParts
+from mmtrain.models.foreign import is_foreign
 from mmtrain.search.index import DESCRIPTION, FAISS, FORMAT, ROWS, SearchIndex
 from mmtrain.search.joining import join
-from mmtrain.search.kinds import Kind, build_index, describe_kind
+from mmtrain.search.kinds import build_index, describe_kind
 from mmtrain.search.recall import Queries, recall_lost, table_rows
 
 MEASURED = 1000  # at most so many pictures, and their captions, ask when an index is measured
 
 
-def index(
-    model: str,
-    data: str,
-    out: str | Path,
-    *,
-    kind: Kind = "flat",
-    candidates: int = 100,
-    languages: list[str] | None = None,
-    batch_size: int = 64,
-    part_size: int = 1024,
-    workers: int = 2,
-    device: str | None = None,
-) -> Path:
-    """Embeds the pictures of SHARDS and writes the folder `out`: a FAISS index, rows, ids, captions and thumbnails.
-
-    Under torchrun, srun or as a SLURM array every process embeds its share; process 0 joins the parts, which lie in
-    `out`.parts until the index is written. An embedding that was stopped goes on with them.
-
-    Args:
-        kind: flat (exact), ivf, hnsw or pq; what these lose is measured, printed and written to index.json.
-        candidates: Pictures that an index which is not exact proposes, to be scored in full.
-        languages: Languages whose captions are shown with a picture; default: all. Samples with none are left out.
-        part_size: Samples of a part: what a kill costs each process at most.
-
-    Raises:
-        ValueError: when `out` holds something else, nothing can be read, or there are too few pictures for the kind.
-    """
-    target = Path(out)
+def check_target(target: Path) -> None:
+    """Raises ValueError when the folder holds something else than an older index."""
     if target.is_file() or (target.is_dir() and any(target.iterdir()) and not (target / DESCRIPTION).is_file()):
-        raise ValueError(f"--out: {out} holds other files; give an empty folder, or an older index")
-    if candidates < 1 or part_size < 1:
-        raise ValueError(f"--candidates and --part_size: got {candidates} and {part_size}, expected at least 1")
-    import_faiss()
-    processes = Processes.launched()
-    encoder = load(model, device=processes.device(device))
-    shards = open_shards(encoder, data, languages, batch_size, workers)
-    marked = fingerprint(encoder)
-    if processes.rank and _is_done(target, marked, data):
-        return target  # the others needed no help: this one came late
-    exact = kind == "flat" and encoder.metric == "cosine"
-    samples = len(shards.test_dataloader().dataset)
-    describe_kind(kind, samples, encoder.model.dimension)
-    parts = EmbeddingParts(
-        target.with_name(target.name + ".parts"),
-        encoder,
-        shards,
-        fingerprint=marked,
-        batch_size=batch_size,
-        part_size=part_size,
-        text_every=None if exact else -(-samples // MEASURED),
-    )
-    parts.embed(processes, workers)
-    if processes.rank:
-        return target
-    temporary = target.with_name(target.name + ".tmp")
-    shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir(parents=True)
-    try:
-        description = {"model": _lasting(model), "fingerprint": marked, "similarity": encoder.metric, "data": data}
-        description |= {"kind": kind, "candidates": candidates}
-        written = _write(temporary, description, encoder, shards, parts)
-        if target.exists():
-            shutil.rmtree(target)
-        temporary.rename(target)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
-    parts.remove(processes)
-    _print(target, written)
-    return target
+        raise ValueError(f"--out: {target} holds other files; give an empty folder, or an older index")
 
 
-def _is_done(target: Path, fingerprint: str, data: str) -> bool:
+def is_done(target: Path, fingerprint: str, data: str) -> bool:
     path = target / DESCRIPTION
     if not path.is_file():
         return False
@@ -102,13 +32,13 @@ def _is_done(target: Path, fingerprint: str, data: str) -> bool:
     return (written["fingerprint"], written["data"]) == (fingerprint, data)
 
 
-def _write(
-    folder: Path, description: dict[str, Any], encoder: Encoder, shards: ShardDataModule, parts: EmbeddingParts
+def write_index(
+    folder: Path, description: dict[str, Any], width: int, shards: ShardDataModule, parts: EmbeddingParts
 ) -> dict[str, Any]:
-    """All files of an index; returns index.json."""
+    """All files of an index; returns index.json, of which `description` is what is known before."""
     import faiss
 
-    joined = join(parts, folder, shards, encoder.model.dimension)
+    joined = join(parts, folder, shards, width)
     rows = np.load(folder / ROWS, mmap_mode="c")
     kind, similarity = description["kind"], description["similarity"]
     faiss.write_index(build_index(rows, kind, similarity), str(folder / FAISS))
@@ -135,17 +65,14 @@ def _write_json(path: Path, description: dict[str, Any]) -> None:
     path.write_text(json.dumps(description, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
 
 
-def _lasting(model: str) -> str:
+def lasting(model: str) -> str:
     """MODEL as it can be loaded from another folder."""
     prefix, name = ("", model) if not is_foreign(model) else (model.split(":", 1)[0] + ":", model.split(":", 1)[1])
     path = Path(name).expanduser()
     return f"{prefix}{path.resolve()}" if path.exists() else model
 
 
-def _print(folder: Path, description: dict[str, Any]) -> None:
-    from rich.console import Console
-    from rich.table import Table
-
+def print_index(folder: Path, description: dict[str, Any]) -> None:
     kind, recall = description["kind"], description["recall"]
     languages = len(description["captions"])
     print(
@@ -155,14 +82,12 @@ def _print(folder: Path, description: dict[str, Any]) -> None:
     )
     if recall is None:
         return
-    table = Table(title="of the ten best by exact search, percent found")
-    table.add_column("queries")
     scored = f"{description['candidates']} candidates\nscored in full"
-    for name in ("number", f"{kind} alone", scored, "lost", "R@10\nexact", "R@10"):
-        table.add_column(name, justify="right")
+    columns = ("queries", "number", f"{kind} alone", scored, "lost", "R@10\nexact", "R@10")
+    shares = ("found_alone", "found", "lost", "R@10_exact", "R@10")
+    rows = []
     for name, figures in table_rows(recall):
         figures = figures | {"lost": 100 - figures["found"]}
-        shares = ("found_alone", "found", "lost", "R@10_exact", "R@10")
         values = [f"{figures[share]:.1f}" if share in figures else "" for share in shares]
-        table.add_row(name, f"{figures['queries']:,}", *values)
-    Console().print(table)
+        rows.append([name, f"{figures['queries']:,}", *values])
+    print_table("of the ten best by exact search, percent found", columns, rows)

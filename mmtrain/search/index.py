@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from mmtrain.evaluation.nearest import import_faiss
-from mmtrain.evaluation.tiles import Similarity, score_tile
+from mmtrain.evaluation.ranking.nearest import import_faiss
+from mmtrain.evaluation.ranking.tiles import Similarity, score_tile
 from mmtrain.search.items import Items
 from mmtrain.search.kinds import comparable
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from datamodules import ShardDataModule
-from mmtrain.embedding_parts import EmbeddingParts
+from mmtrain.embedding.parts import EmbeddingParts
 from mmtrain.search.index import ITEMS, ROWS
 from mmtrain.search.items import ItemWriter
 from mmtrain.search.recall import Queries

@@ -4,8 +4,8 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
-from mmtrain.evaluation.nearest import import_faiss
-from mmtrain.evaluation.tiles import Similarity
+from mmtrain.evaluation.ranking.nearest import import_faiss
+from mmtrain.evaluation.ranking.tiles import Similarity
 
 if TYPE_CHECKING:
     import faiss

@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from mmtrain.evaluation.nearest import flat_top_k
-from mmtrain.evaluation.tiles import TIE_TOLERANCE
+from mmtrain.evaluation.ranking.nearest import flat_top_k
+from mmtrain.evaluation.ranking.tiles import TIE_TOLERANCE
 from mmtrain.search.index import SearchIndex
 
 AT = 10  # the figures are of the ten best

@@ -2,6 +2,7 @@
 
 from mmtrain.towers.image import FeatureTower, TimmTower
 from mmtrain.towers.pooling import Pooling
+from mmtrain.towers.shared import SharedText
 from mmtrain.towers.text import ByteGRU, TransformersTower, WordGRU
 from mmtrain.towers.tower import ImageTower, TextTower, Tower
 
@@ -10,6 +11,7 @@ __all__ = [
     "FeatureTower",
     "ImageTower",
     "Pooling",
+    "SharedText",
     "TextTower",
     "TimmTower",
     "Tower",

@@ -151,6 +151,8 @@ class WordGRU(TextTower):
         frozen: Keep the weights as they are.
     """
 
+    reads_by_language = True
+
     def __init__(
         self, languages: int, vocabulary_size: int, width: int = 1024, embedding: int = 300, frozen: bool = False
     ) -> None:

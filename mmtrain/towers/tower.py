@@ -3,8 +3,8 @@
 from torch import Tensor, nn
 
 # Both kinds of tower keep each constructor argument under its own name (as scikit-learn's estimators do), with
-# `pretrained` reset once the weights are in: `mmtrain.spec.spec_of` then describes a tower that can be built again
-# anywhere, with random weights to be filled from a checkpoint.
+# `pretrained` reset once the weights are in: `mmtrain.models.spec.spec_of` then describes a tower that can be built
+# again anywhere, with random weights to be filled from a checkpoint.
 
 
 class Tower(nn.Module):
@@ -47,10 +47,12 @@ class ImageTower(Tower):
 class TextTower(Tower):
     """forward(tokens int64 [N, L], mask bool [N, L], languages int64 [N]) -> (pooled [N, W], features [N, L, W]).
 
-    `vocabulary_size` is the number of token ids it knows: the tokenizer must not have more.
+    `vocabulary_size` is the number of token ids it knows: the tokenizer must not have more. One that has a network for
+    each language `reads_by_language`.
     """
 
     vocabulary_size: int
+    reads_by_language: bool = False
 
     def forward(self, tokens: Tensor, mask: Tensor, languages: Tensor | None = None) -> tuple[Tensor, Tensor]:
         raise NotImplementedError

@@ -4,7 +4,7 @@ import pytest
 from tiny_shards import made, write_tar
 
 from datamodules import ByteTokenizer, ImagePipeline, ShardDataModule
-from datamodules.writing import write_shards
+from datamodules.shards.writing import write_shards
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from tiny_shards import png_bytes, sample_files, write_tar
 
-from datamodules.shards import index_shard
+from datamodules.shards.reader import index_shard
 
 BLOCK = 512
 

@@ -5,10 +5,10 @@ import os
 import pytest
 from tiny_shards import png_bytes, sample_files, write_tar
 
-import datamodules.survey
-from datamodules.index_cache import IndexCache
-from datamodules.shards import ShardReader, index_shard
-from datamodules.survey import survey
+import datamodules.shards.survey
+from datamodules.shards.index_cache import IndexCache
+from datamodules.shards.reader import ShardReader, index_shard
+from datamodules.shards.survey import survey
 
 
 def shard(path, samples=120, **options):
@@ -31,8 +31,10 @@ def aged(path, seconds=60):
 @pytest.fixture
 def read(monkeypatch):
     """The paths that surveys read through, in order."""
-    paths, really = [], datamodules.survey._found
-    monkeypatch.setattr(datamodules.survey, "_found", lambda path, *more: paths.append(path) or really(path, *more))
+    paths, really = [], datamodules.shards.survey._found
+    monkeypatch.setattr(
+        datamodules.shards.survey, "_found", lambda path, *more: paths.append(path) or really(path, *more)
+    )
     return paths
 
 
@@ -122,7 +124,7 @@ def test_a_reader_takes_the_kept_index(tmp_path, monkeypatch):
     path = str(shard(tmp_path / "a.tar"))
     plain, first = ShardReader(), ShardReader(cache=IndexCache(tmp_path / "cache"))
     assert first.index(path) == plain.index(path)
-    monkeypatch.setattr("datamodules.shards.index_shard", None)  # would be called to read the headers
+    monkeypatch.setattr("datamodules.shards.reader.index_shard", None)  # would be called to read the headers
     later = ShardReader(cache=IndexCache(tmp_path / "cache"))
     assert later.index(path) == plain.index(path)
     assert later.read(path, 7) == plain.read(path, 7)

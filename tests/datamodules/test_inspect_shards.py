@@ -3,7 +3,7 @@
 import pytest
 from tiny_shards import png_bytes, sample_files
 
-from datamodules.inspection import inspect_shards
+from datamodules.shards.inspection import inspect_shards
 
 
 def test_good_shards_are_summed_up(listed_shards):

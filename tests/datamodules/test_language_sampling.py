@@ -6,8 +6,8 @@ from test_mixture import trained
 from tiny_shards import sample_files
 
 from datamodules import Source
-from datamodules.order import Interleave
-from datamodules.streams import language_shares
+from datamodules.stream.order import Interleave
+from datamodules.stream.streams import language_shares
 
 # en on all of 60 samples, de on 20, lv on 5
 CAPTIONS = [{"en": "e"} | ({"de": "d"} if n % 3 == 0 else {}) | ({"lv": "l"} if n % 12 == 7 else {}) for n in range(60)]

@@ -5,8 +5,8 @@ import resource
 import pytest
 from tiny_shards import png_bytes, write_tar
 
-from datamodules.order import PassOrder
-from datamodules.shards import ShardReader
+from datamodules.shards.reader import ShardReader
+from datamodules.stream.order import PassOrder
 
 
 def peak_kib():

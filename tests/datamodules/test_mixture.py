@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from datamodules import ImagePipeline, Pivot, Source, TextTransform
-from datamodules.loaders import TrainingBatches
+from datamodules.reading.loaders import TrainingBatches
 
 
 class Shout(TextTransform):

@@ -10,8 +10,9 @@ import torch
 from PIL import Image
 from sklearn.datasets import load_digits
 
-from datamodules.numbers import LANGUAGES, SCANS, numbers_of, pack_numbers, picture, words
-from datamodules.posts import pack_posts, post
+from datamodules.numbers import LANGUAGES, numbers_of, pack_numbers, picture, words
+from datamodules.numbers.corpus import SCANS
+from datamodules.numbers.posts import pack_posts, post
 
 
 def test_the_splits_share_neither_numbers_nor_scans():

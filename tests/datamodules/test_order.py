@@ -4,8 +4,8 @@ from itertools import pairwise
 
 import pytest
 
-from datamodules.cursor import Cursor
-from datamodules.order import Interleave, PassOrder, batches_left
+from datamodules.stream.cursor import Cursor
+from datamodules.stream.order import Interleave, PassOrder, batches_left
 
 COUNTS = [5, 0, 7, 3, 10, 8]
 

@@ -97,7 +97,11 @@ def test_a_folder_of_pictures_packs_beside_its_texts(tmp_path, capsys):
         (["csv", "a.csv", "--out", "out"], 2, "--captions"),
         (["csv", "a.csv", "--out", "out", "--captions", "[en]"], 2, "got 'en', expected a name and a column"),
         (["csv", "a.csv", "--out", "out", "--captions", "[en=x]"], 1, "has no column 'x'"),
-        (["csv", "a.csv", "--out", "out", "--captions", "[en=en]", "--labels", "[m=en,m=lv]"], 1, "one a task"),
+        (
+            ["csv", "a.csv", "--out", "out", "--captions", "[en=en]", "--labels", "[m=en,m=lv]"],
+            2,
+            "one column for each",
+        ),
         (["csv", "a.csv", "--out", "out", "--captions", "[en=en]", "--split", "dev"], 1, "its splits are train, val"),
         (["karpathy", "a.csv", "--out", "out"], 1, "a.csv is no Karpathy split"),
         (["multi30k", "none", "--out", "out"], 1, "none holds no list with texts"),

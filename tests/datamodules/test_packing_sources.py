@@ -20,7 +20,7 @@ from datamodules.packing import (
     read_xtd10,
 )
 from datamodules.packing.wit import COLUMNS
-from datamodules.writing import BadRow
+from datamodules.shards.writing import BadRow
 
 
 def rows_of(reader):
@@ -73,7 +73,7 @@ def test_a_quote_that_is_never_closed_is_told_and_not_swallowed(tmp_path):
     found, bad = rows_of(read_table(source, captions={"en": "text"}))
     assert list(found) == ["1", "5"]
     assert bad == ["a.csv, lines 3 to 5: broken quotes"]
-    found, bad = rows_of(read_table(source, captions={"en": "text"}, quoted=False))
+    found, bad = rows_of(read_table(source, captions={"en": "text"}, unquoted=True))
     assert list(found) == ["1", "2", "3", "4", "5"] and not bad
     assert found["2"][0] == {"en": ['"b']}
 
@@ -132,7 +132,7 @@ def test_karpathy_splits(tmp_path):
     assert rows[0] == Row(0, record, (f"val2014/{name}.jpg", f"{name}.jpg"))
     assert rows[1].record["split"] == "train"
     assert str(rows[3]) == "row 4: no filename"
-    assert list(next(read_karpathy(source, "lv")).record["captions"]) == ["lv"]
+    assert list(next(read_karpathy(source, language="lv")).record["captions"]) == ["lv"]
 
 
 @pytest.mark.parametrize("text", ["{", "[]", "{}", '{"images": {}}', '"images"'])
@@ -280,7 +280,7 @@ def test_wit_captions_are_a_choice_and_an_order_of_fields(tmp_path):
     source = write_wit(tmp_path / "a.tsv", rows)
 
     def captions(*fields, first=False):
-        return [row.record["captions"]["en"] for row in read_wit(source, fields, first)]
+        return [row.record["captions"]["en"] for row in read_wit(source, caption_fields=fields, first=first)]
 
     assert captions("page", "alt") == [["p", "t"], ["t"]]
     assert captions("alt", "reference") == [["t", "r"], ["t"]]
@@ -388,7 +388,7 @@ def test_a_folder_of_pictures_with_sidecars(tmp_path):
     write(tmp_path / "b.zh-Hant.txt", "蜜蜂")
     write(tmp_path / "sub/c.txt", "see")
     write(tmp_path / "my.cat.txt", "a cat")  # the caption of my.cat.jpg, not the Catalan (cat) of my.jpg
-    found, _ = rows_of(read_folder(tmp_path, "en"))
+    found, _ = rows_of(read_folder(tmp_path, language="en"))
     assert found == {
         "a": ({"en": ["one\ntwo\n"]}, ("a.JPG",)),
         "alone": ({}, ("alone.png",)),

@@ -8,8 +8,8 @@ import pytest
 from PIL import Image
 
 from datamodules.packing import Row, read_stories
-from datamodules.shards import ShardReader
-from datamodules.writing import BadRow
+from datamodules.shards.reader import ShardReader
+from datamodules.shards.writing import BadRow
 from mmtrain.cli import main
 
 DATA = Path(__file__).parents[3] / "shared" / "data" / "storybooks" / "storybooks.jsonl"
@@ -50,7 +50,9 @@ def test_three_posts_of_a_page(manifest: Path) -> None:
 
 def test_draws_depend_on_the_seed_and_not_on_the_order(manifest: Path, tmp_path: Path) -> None:
     def drawn(path: Path, seed: int = 0) -> dict[str, str]:
-        return {row.record["id"]: row.record["text_of"] for row in read_stories(path, seed) if isinstance(row, Row)}
+        return {
+            row.record["id"]: row.record["text_of"] for row in read_stories(path, seed=seed) if isinstance(row, Row)
+        }
 
     turned = tmp_path / "turned.jsonl"
     turned.write_text("".join(reversed(manifest.read_text().splitlines(keepends=True))))

@@ -7,9 +7,9 @@ import pytest
 from tiny_shards import png_bytes
 
 from datamodules.packing import pack_rows, read_four_classes, read_tir
-from datamodules.samples import read_record
-from datamodules.shards import ShardReader
-from datamodules.writing import BadRow
+from datamodules.shards.reader import ShardReader
+from datamodules.shards.samples import read_record
+from datamodules.shards.writing import BadRow
 from mmtrain.cli import main
 
 HEADER = (
@@ -42,7 +42,7 @@ def tir(tmp_path):
 
 
 def test_tir_has_four_classes_and_names_its_faults(tir):
-    rows = list(read_tir(tir / "textimage.csv", tir / "texts.csv"))
+    rows = list(read_tir(tir / "textimage.csv", texts=tir / "texts.csv"))
     good = [row for row in rows if not isinstance(row, BadRow)]
     assert [row.record["labels"]["relation"] for row in good] == [0, 1, 2, 3, 1]
     assert good[0].record == {
@@ -63,7 +63,7 @@ def test_tir_has_four_classes_and_names_its_faults(tir):
 
 
 def test_tir_is_packed_with_what_is_there(tir):
-    facts = pack_rows(read_tir(tir / "textimage.csv", tir / "texts.csv"), tir / "out", images=tir)
+    facts = pack_rows(read_tir(tir / "textimage.csv", texts=tir / "texts.csv"), tir / "out", images=tir)
     assert facts["samples"] == 4
     assert facts["skipped"]["missing image"] == 1 and facts["skipped"]["no label"] == 1
 
@@ -91,16 +91,20 @@ def packed_records(folder):
 def test_texts_may_be_files(tir):
     (tir / "texts").mkdir()
     (tir / "texts" / "102.txt").write_text("par attēlu\n", encoding="utf-8")
-    rows = [row for row in read_tir(tir / "textimage.csv", tir / "texts", language="lv") if not isinstance(row, BadRow)]
+    rows = [
+        row
+        for row in read_tir(tir / "textimage.csv", texts=tir / "texts", language="lv")
+        if not isinstance(row, BadRow)
+    ]
     assert [(row.record["id"], row.record["captions"]) for row in rows] == [("102", {"lv": "par attēlu"})]
 
 
 def test_another_table_is_refused(tir):
     (tir / "other.csv").write_text("id,label\n1,2", encoding="utf-8")
     with pytest.raises(ValueError, match="has no column 'tweet_id'"):
-        list(read_tir(tir / "other.csv", tir / "texts.csv"))
+        list(read_tir(tir / "other.csv", texts=tir / "texts.csv"))
     with pytest.raises(ValueError, match="texts: .* has no column 'text'"):
-        list(read_tir(tir / "textimage.csv", tir / "other.csv", text_id="id"))
+        list(read_tir(tir / "textimage.csv", texts=tir / "other.csv", text_id="id"))
 
 
 def test_four_classes_say_what_their_numbers_mean(tmp_path):

@@ -7,7 +7,7 @@ from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 from tiny_shards import sample_files
 
-from datamodules.sources import expand
+from datamodules.shards.locations import expand
 
 
 @pytest.fixture

@@ -9,8 +9,8 @@ import torch
 from tiny_shards import made, sample_files
 
 from datamodules import ShardDataModule
-from datamodules.loaders import EvaluationBatches, TrainingBatches
-from datamodules.writing import write_shards
+from datamodules.reading.loaders import EvaluationBatches, TrainingBatches
+from datamodules.shards.writing import write_shards
 
 
 def flat(batches):

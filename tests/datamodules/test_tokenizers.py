@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from datamodules import ByteTokenizer, TransformersTokenizer, WordTokenizer
-from datamodules.words import split_words
+from datamodules.tokenizers.words import split_words
 
 
 def test_bytes_are_utf8_between_start_and_end():

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from torch.nn import functional
 
 import losses
-from losses import tiles
+from losses.engine import tiles
 
 DTYPES = st.sampled_from([torch.float32, torch.float64])
 

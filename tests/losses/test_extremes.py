@@ -6,8 +6,8 @@ from torch import Tensor
 from torch.nn import functional
 
 import losses
-from losses.pairs import Pairs
-from losses.tiles import lowest, tiled_logsumexp
+from losses.engine.pairs import Pairs
+from losses.engine.tiles import lowest, tiled_logsumexp
 
 LOSSES = {
     "one_to_k": lambda i, t, s, p, ids: losses.one_to_k_loss(i, t, s, p, image_ids=ids),

@@ -10,7 +10,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 import losses
-from losses import asymmetric, pivot, tiles
+from losses import asymmetric, pivot
+from losses.engine import tiles
 
 B, K, D = 256, 4, 8
 

@@ -58,18 +58,17 @@ def batch(B: int = 5, K: int = 3, **more: Tensor) -> losses.Embeddings:
     return losses.Embeddings(
         image=functional.normalize(torch.randn(B, 4, generator=random), dim=1),
         texts=functional.normalize(torch.randn(B, K, 4, generator=random), dim=2),
-        tokens={
-            "image": number.view(B, 1, 1).expand(B, 2, 4),
-            "text": number.view(B, 1, 1, 1).expand(B, K, 3, 4),
-            "text_mask": torch.ones(B, K, 3, dtype=torch.bool),
-        },
+        image_tokens=losses.TokenFeatures(number.view(B, 1, 1).expand(B, 2, 4)),
+        text_tokens=losses.TokenFeatures(
+            number.view(B, 1, 1, 1).expand(B, K, 3, 4), torch.ones(B, K, 3, dtype=torch.bool)
+        ),
         **more,
     )
 
 
 def test_labels_belong_to_their_pairs():
     objective = losses.ItmLoss(Matches())
-    assert objective.needs_tokens
+    assert objective.needs_tokens and objective.needs == {"image", "texts", "tokens"}
     assert objective(batch()) < 1e-6  # the network that knows is always right
     judged = list(zip(objective.fusion.image.tolist(), objective.fusion.text.tolist(), strict=True))
     assert len(judged) == 15  # 5 pairs, 5 wrong captions, 5 wrong images
@@ -114,6 +113,6 @@ def test_images_without_caption_or_negative_are_left_out(negatives):
 
 def test_missing_tokens_are_named():
     embeddings = batch()
-    del embeddings.tokens["text_mask"]
-    with pytest.raises(ValueError, match="tokens: got .*expected text_mask as well"):
+    embeddings.text_tokens.leading_mask = None
+    with pytest.raises(ValueError, match="text_tokens: expected both, the texts' with a mask"):
         losses.ItmLoss(Matches())(embeddings)

@@ -2,6 +2,7 @@
 
 import copy
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -52,9 +53,12 @@ def test_clip_averages_over_the_slots_that_hold_captions():
 @pytest.mark.parametrize("start", [0.1, 1000.0])
 def test_the_temperature_stays_in_range_and_keeps_its_gradient(start):
     objective = losses.OneToKLoss(scale=start)
+    assert objective(embeddings()) == losses.OneToKLoss(scale=min(max(start, 1), 100))(embeddings())
     objective(embeddings()).backward()
-    assert objective.log_scale.exp().item() == pytest.approx(min(max(start, 1), 100))
+    assert objective.log_scale.exp().item() == pytest.approx(start)  # forward changes no parameter
     assert objective.log_scale.grad.abs() > 0
+    objective.after_step()
+    assert objective.log_scale.exp().item() == pytest.approx(min(max(start, 1), 100))
     assert objective.logged()["scale"].item() == pytest.approx(min(max(start, 1), 100))
 
 
@@ -104,7 +108,9 @@ def test_matryoshka_sums_over_normalised_prefixes():
 
 def test_matryoshka_wraps_what_wants_more_than_two_modalities():
     batch = embeddings(K=1)
-    batch.modalities["audio"] = batch.image.flip(0)
+    batch = replace(batch, modalities={"audio": batch.image.flip(0)})
+    with pytest.raises(TypeError):
+        batch.modalities["video"] = batch.image  # a view: what is written into it would be lost
     objective = losses.MatryoshkaLoss(losses.SymileLoss(), [4, 8])
     objective(batch).backward()
     assert objective.objective.log_scale.grad.isfinite()

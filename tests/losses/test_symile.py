@@ -11,7 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import losses
-from losses import symile, tiles
+from losses import symile
+from losses.engine import tiles
 
 
 @pytest.fixture(autouse=True, scope="module")

@@ -11,7 +11,7 @@ from torch.nn import functional
 from torch.nn.parallel import DistributedDataParallel
 
 import losses
-from losses.distributed import gather, global_sum
+from losses.engine.distributed import gather, global_sum
 
 B, K, D = 8, 3, 5
 
@@ -212,11 +212,13 @@ def itm_pairs(whole: Batch) -> list[tuple[int, int, bool]]:
             present=part.present,
             image_ids=part.image_ids,
             text_ids=part.text_ids,
-            tokens={
-                "image": (torch.arange(b) + rank * b).float().view(b, 1, 1).expand(b, 2, 4).clone().requires_grad_(),
-                "text": number.float()[..., None, None].expand(b, K, length, 4).clone().requires_grad_(),
-                "text_mask": torch.arange(length) <= (number % 2)[..., None],
-            },
+            image_tokens=losses.TokenFeatures(
+                (torch.arange(b) + rank * b).float().view(b, 1, 1).expand(b, 2, 4).clone().requires_grad_()
+            ),
+            text_tokens=losses.TokenFeatures(
+                number.float()[..., None, None].expand(b, K, length, 4).clone().requires_grad_(),
+                torch.arange(length) <= (number % 2)[..., None],
+            ),
         )
     )
     loss.backward()

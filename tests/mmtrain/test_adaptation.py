@@ -8,10 +8,10 @@ import pytest
 import torch
 
 import mmtrain
-from mmtrain.adaptation import add_lora, average, merge_lora
-from mmtrain.checkpoints import read_checkpoint
 from mmtrain.cli import main
-from mmtrain.model import ImageTextModel
+from mmtrain.models.image_text import ImageTextModel
+from mmtrain.models.run_folder import read_checkpoint
+from mmtrain.models.weights import mean_of
 from mmtrain.towers import ByteGRU, TimmTower
 from tests.mmtrain.small import fit
 
@@ -33,7 +33,7 @@ def weights(run: Path, name: str = "last.ckpt") -> dict[str, torch.Tensor]:
 def test_adapters_begin_as_nothing_and_merge_into_the_weights() -> None:
     model, plain = tower().eval(), tower().eval()
     pixels = torch.randint(0, 255, (4, 3, 32, 32), dtype=torch.uint8)
-    add_lora(model, {"image": 4})
+    model.add_lora({"image": 4})
     with torch.no_grad():
         assert torch.equal(model.encode_image(pixels), plain.encode_image(pixels))
         for name, parameter in model.named_parameters():
@@ -41,7 +41,7 @@ def test_adapters_begin_as_nothing_and_merge_into_the_weights() -> None:
                 parameter.normal_()
         adapted = model.encode_image(pixels)
         assert not torch.allclose(adapted, plain.encode_image(pixels), atol=1e-3)
-        merge_lora(model)
+        model.merge_lora()
         torch.testing.assert_close(model.encode_image(pixels), adapted, atol=1e-5, rtol=0)
     assert set(model.state_dict()) == set(plain.state_dict())
 
@@ -105,10 +105,10 @@ def test_phases_out_of_order(shards: Path, tmp_path: Path, capsys) -> None:
 def test_the_average_of_two_is_between_them() -> None:
     first, second = tower().state_dict(), {name: value + 2 for name, value in tower().state_dict().items()}
     name = "image_projection.weight"
-    torch.testing.assert_close(average([first, second], [3, 1])[name], first[name] + 0.5)
-    assert all(torch.equal(value, first[name]) for name, value in average([first, first], [0.3, 0.7]).items())
+    torch.testing.assert_close(mean_of([first, second], [3, 1])[name], first[name] + 0.5)
+    assert all(torch.equal(value, first[name]) for name, value in mean_of([first, first], [0.3, 0.7]).items())
     with pytest.raises(ValueError, match="models 1 and 2 differ in"):
-        average([first, {**second, name: torch.zeros(2)}], [1, 1])
+        mean_of([first, {**second, name: torch.zeros(2)}], [1, 1])
 
 
 def test_average_and_push(shards: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from mmtrain.cli import main
-from mmtrain.compare import compare
+from mmtrain.commands.compare import compare
 from tests.mmtrain.conftest import WORDS
 from tests.mmtrain.small import fit
 
@@ -52,7 +52,7 @@ def test_on_the_languages_that_both_know(runs, shards, tmp_path, capsys):
 
 
 def test_a_model_does_not_differ_from_itself(runs, shards):
-    three = compare([runs[0]] * 3, str(shards), recall_at=(5, 10), workers=0, device="cpu")
+    three = compare(*[runs[0]] * 3, data=str(shards), recall_at=(5, 10), workers=0, device="cpu")
     assert three["left_out"] == [] and len(three["against_first"]) == 2
     for against in three["against_first"]:
         for direction in ("text_to_image", "image_to_text"):
@@ -62,7 +62,7 @@ def test_a_model_does_not_differ_from_itself(runs, shards):
 
 def test_languages_may_be_named(runs, shards):
     three = runs[0]
-    result = compare([three, three], str(shards), languages=["ar", "en"], workers=0, device="cpu")
+    result = compare(three, three, data=str(shards), languages=["ar", "en"], workers=0, device="cpu")
     assert sorted(result["languages"]) == ["ar", "en"] and result["left_out"] == []
 
 

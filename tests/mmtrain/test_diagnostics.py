@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from losses import Embeddings
-from mmtrain.diagnostics import gradient_norm, space_diagnostics
+from mmtrain.training.monitoring.diagnostics import gradient_norm, space_diagnostics
 
 
 def test_a_perfect_batch_of_two_by_hand() -> None:

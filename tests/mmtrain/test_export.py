@@ -15,10 +15,10 @@ from transformers import PreTrainedTokenizerFast
 import mmtrain
 from datamodules import ByteTokenizer, ImagePipeline, TransformersTokenizer
 from mmtrain.cli import main
-from mmtrain.encoder import Encoder
 from mmtrain.export import safetensors_folder
-from mmtrain.export.probes import captions, pictures
-from mmtrain.model import ImageTextModel
+from mmtrain.export.parity import captions, pictures
+from mmtrain.models.encoder import Encoder
+from mmtrain.models.image_text import ImageTextModel
 from mmtrain.towers import ByteGRU, FeatureTower, TextTower, TimmTower, TransformersTower, WordGRU
 from tests.mmtrain.small import ENVIRONMENT
 
@@ -52,7 +52,7 @@ def saved(folder: Path, text: TextTower, tokenizer, image=None, projection: str 
     images = None if isinstance(image, FeatureTower) else ImagePipeline(size=160)
     encoder = Encoder(model, tokenizer, images, ["en", "lv"], "cosine", "a test", scale=20.0)
     folder.mkdir()
-    safetensors_folder.write(encoder, folder, folder)
+    safetensors_folder.write(encoder, folder)
     return str(folder)
 
 

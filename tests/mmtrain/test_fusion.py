@@ -5,8 +5,9 @@ import torch
 from torch import Tensor
 
 import losses
-from mmtrain.fusion import ConcatFusion, CrossAttentionFusion, Fusion, MatchingHead, TextToImageAttention, fuse
-from mmtrain.spec import build, spec_of
+from mmtrain.fusion.encoders import ConcatFusion, CrossAttentionFusion, Fusion, TextToImageAttention, fuse
+from mmtrain.fusion.heads import MatchingHead
+from mmtrain.models.spec import build, spec_of
 
 KINDS = [CrossAttentionFusion, ConcatFusion, TextToImageAttention]
 
@@ -99,11 +100,10 @@ def test_a_matching_head_learns_to_match(kind: type[Fusion], negatives: str) -> 
         embeddings = losses.Embeddings(
             image=rows,
             texts=rows.unsqueeze(1),
-            tokens={
-                "image": latent.unsqueeze(1).expand(-1, 3, -1),
-                "text": (latent @ view).view(16, 1, 1, 12).expand(-1, 1, 3, -1),
-                "text_mask": torch.ones(16, 1, 3, dtype=torch.bool),
-            },
+            image_tokens=losses.TokenFeatures(latent.unsqueeze(1).expand(-1, 3, -1)),
+            text_tokens=losses.TokenFeatures(
+                (latent @ view).view(16, 1, 1, 12).expand(-1, 1, 3, -1), torch.ones(16, 1, 3, dtype=torch.bool)
+            ),
         )
         loss = objective(embeddings)
         optimiser.zero_grad()

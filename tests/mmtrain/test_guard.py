@@ -7,9 +7,8 @@ from pathlib import Path
 import torch
 from PIL import Image
 
-from losses import ClipLoss, OneToKLoss, SiglipLoss
+from losses import ClipLoss, MatryoshkaLoss, OneToKLoss, SiglipLoss
 from mmtrain.cli import main
-from mmtrain.guard import chance_loss
 from tests.mmtrain.small import fit
 from tests.mmtrain.test_checkpoints import step, with_callback
 from tests.mmtrain.test_training import column, weights
@@ -50,9 +49,10 @@ def test_a_run_that_learns_nothing_is_told_so(tmp_path: Path, recwarn) -> None:
 
 
 def test_the_loss_of_ignorance() -> None:
-    assert chance_loss(ClipLoss(), 16, 1.0) == math.log(16)
-    assert chance_loss(OneToKLoss(), 16, 4.0) == math.log(16) + math.log(4) / 2
-    assert chance_loss(SiglipLoss(), 16, 1.0) is None
+    assert ClipLoss().chance(16, 1.0) == math.log(16)
+    assert OneToKLoss().chance(16, 4.0) == math.log(16) + math.log(4) / 2
+    assert MatryoshkaLoss(ClipLoss(), [4, 8], [1, 0.5]).chance(16, 1.0) == 1.5 * math.log(16)
+    assert SiglipLoss().chance(16, 1.0) is None
 
 
 def test_speed_is_logged(shards: Path, tmp_path: Path) -> None:

@@ -14,12 +14,14 @@ import numpy as np
 import pytest
 
 import mmtrain
-from mmtrain import embedding_parts
 from mmtrain.cli import main
-from mmtrain.embedding import embed, open_shards
-from mmtrain.embedding_parts import EmbeddingParts, Processes
-from mmtrain.evaluation.nearest import flat_top_k
-from mmtrain.fingerprint import fingerprint
+from mmtrain.embedding import parts as embedding_parts
+from mmtrain.embedding.one_pass import embed
+from mmtrain.embedding.parts import EmbeddingParts
+from mmtrain.embedding.processes import Processes
+from mmtrain.embedding.splits import open_shards
+from mmtrain.evaluation.ranking.nearest import flat_top_k
+from mmtrain.models.fingerprint import fingerprint
 from mmtrain.search.index import SearchIndex
 from mmtrain.search.items import ItemWriter
 from mmtrain.search.kinds import build_index, describe_kind
@@ -97,9 +99,10 @@ def test_two_processes_make_what_one_makes(
 
 KILLED = """
 import os, signal, sys
-from mmtrain import cli, embedding_parts
+from mmtrain import cli
+from mmtrain.embedding import parts
 
-write, written = embedding_parts._write, []
+write, written = parts._write, []
 
 def write_two_parts(path, encoded):
     if len(written) == 2:
@@ -107,7 +110,7 @@ def write_two_parts(path, encoded):
     written.append(path)
     write(path, encoded)
 
-embedding_parts._write = write_two_parts
+parts._write = write_two_parts
 cli.main(sys.argv[1:])
 """
 

@@ -5,14 +5,14 @@ import math
 import pytest
 import torch
 
-from mmtrain.optimisation import parameter_groups, warmup_cosine
 from mmtrain.towers import TimmTower
+from mmtrain.training.optimisation import parameter_groups, rate_factor
 
 
 def test_the_learning_rate_rises_then_falls() -> None:
-    at = [warmup_cosine(n, warmup_samples=100, total_samples=1100) for n in (0, 50, 100, 600, 1100, 2000)]
+    at = [rate_factor(n, "cosine", warmup_samples=100, total_samples=1100) for n in (0, 50, 100, 600, 1100, 2000)]
     assert at == pytest.approx([0.0, 0.5, 1.0, 0.5, 0.0, 0.0])
-    assert warmup_cosine(10**9, warmup_samples=100, total_samples=math.inf) == 1.0
+    assert rate_factor(10**9, "cosine", warmup_samples=100, total_samples=math.inf) == 1.0
 
 
 def test_gains_and_biases_are_not_decayed() -> None:

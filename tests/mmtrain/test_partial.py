@@ -6,11 +6,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from mmtrain.checkpoints import read_checkpoint
 from mmtrain.cli import main
-from mmtrain.model import ImageTextModel
-from mmtrain.partial import load_partially
+from mmtrain.models.image_text import ImageTextModel
+from mmtrain.models.run_folder import read_checkpoint
 from mmtrain.towers import ByteGRU, FeatureTower, TimmTower
+from mmtrain.training.starting_weights import load_partially
 from tests.mmtrain.small import fit
 
 VIT = {"patch_size": 16, "embed_dim": 32, "depth": 1, "num_heads": 2}

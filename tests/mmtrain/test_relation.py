@@ -4,6 +4,7 @@ import csv
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -13,16 +14,19 @@ import torch
 from PIL import Image
 
 import mmtrain
-from datamodules import Batch
+from datamodules import Batch, RelationDataModule
+from datamodules.numbers.posts import pack_posts
 from datamodules.packing.relations import CLASSES, labels_of
-from datamodules.posts import pack_posts
+from losses import Embeddings
 from mmtrain.cli import main
+from mmtrain.commands.evaluate import evaluate
+from mmtrain.embedding.predictions import Predictions
+from mmtrain.evaluation.measuring.relation import add_four_classes
+from mmtrain.evaluation.measuring.reranking import sorted_again
 from mmtrain.fusion import ConcatFusion, CrossAttentionFusion
-from mmtrain.relation import RelationModule
-from mmtrain.relation_evaluation import add_four_classes
-from mmtrain.relation_validation import Predictions
-from mmtrain.reranking import _first_right, _recalls
+from mmtrain.objectives import TaskLoss
 from mmtrain.towers import ByteGRU, TimmTower
+from mmtrain.training.relation import RelationModule
 from tests.mmtrain.small import ENVIRONMENT, ROOT, SMALL, fit
 
 WORDS = {"en": ["red", "green", "blue"], "lv": ["sarkans", "zaļš", "zils"]}
@@ -122,7 +126,7 @@ def test_a_manifest_and_prompts(
     assert "zero-shot by prompt" in page
     (tmp_path / "prompts.json").write_text(json.dumps({"sad": "blue", "angry": "red"}), encoding="utf-8")
     assert main(["evaluate", str(trained), *options, *prompts]) == 1
-    assert "task mood holds the label 'calm'; sad, angry" in capsys.readouterr().err
+    assert "--prompts: no prompt for class 'calm' of mood; it has sad, angry" in capsys.readouterr().err
     assert main(["evaluate", str(trained), *options, "--prompts", str(tmp_path / "prompts.json")]) == 1
     assert "it needs --zero_shot TASK" in capsys.readouterr().err
     assert main(["evaluate", str(trained), "--data", "rows.csv", "--out", str(tmp_path / "out")]) == 1
@@ -216,9 +220,8 @@ def test_itc_sees_no_modality_through_the_other() -> None:
     torch.testing.assert_close(before.image, after.image, rtol=0, atol=0)
     torch.testing.assert_close(before.texts.flip(0), after.texts)
     posts, slots = batch.present.nonzero(as_tuple=True)
-    assert not torch.allclose(
-        module._logits(before, posts, slots)["relation"], module._logits(after, posts, slots)["relation"]
-    )
+    fused = [module.head.judge(embeddings, posts, slots)["relation"] for embeddings in (before, after)]
+    assert not torch.allclose(*fused)
     # no gradient flows from a picture's row into the text tower, nor back
     before.image.sum().backward(retain_graph=True)
     assert all(parameter.grad is None or not parameter.grad.any() for parameter in module.model.text.parameters())
@@ -228,34 +231,39 @@ def test_itc_sees_no_modality_through_the_other() -> None:
 
 
 def test_cross_entropy_is_weighted_over_labelled_pairs_only() -> None:
-    module = small_module(itm=0.0)
-    module._class_weights["relation"] = torch.tensor([2.0, 1.0, 0.5])
+    weights = torch.tensor([2.0, 1.0, 0.5])
     logits = torch.randn(5, 3, requires_grad=True)
-    labels = torch.tensor([0, -1, 2, 1, -1])
-    expected = torch.nn.functional.cross_entropy(
-        logits[[0, 2, 3]], labels[[0, 2, 3]], weight=torch.tensor([2.0, 1.0, 0.5])
-    )
-    torch.testing.assert_close(module._cross_entropy("relation", logits, labels), expected)
-    nothing = module._cross_entropy("relation", logits, torch.full((5,), -1))
+    objective = TaskLoss("relation", lambda embeddings: {"relation": logits}, weights)
+
+    def loss(labels: list[int]) -> torch.Tensor:
+        rows = torch.nn.functional.normalize(torch.randn(5, 1, 4), dim=-1)
+        found = {"relation": torch.tensor(labels)}
+        embeddings = Embeddings(rows[:, 0], rows, torch.ones(5, 1, dtype=torch.bool), labels=found)
+        return objective.loss(None, embeddings, None)
+
+    labelled = [0, 2, 3]
+    expected = torch.nn.functional.cross_entropy(logits[labelled], torch.tensor([0, 2, 1]), weight=weights)
+    torch.testing.assert_close(loss([0, -1, 2, 1, -1]), expected)
+    nothing = loss([-1] * 5)
     assert nothing == 0 and not torch.autograd.grad(nothing, logits)[0].any()
 
 
 def configured(counts: list[int], balanced_task: str | None = None) -> RelationModule:
     """A module whose layers were made for one task with so many training samples of each class."""
     module = small_module(itm=0.0)
-    names = [str(number) for number in range(len(counts))]
-    facts = {"classes": {"relation": len(counts)}, "label_counts": {"relation": counts}, "balanced_task": balanced_task}
-    data = SimpleNamespace(**facts, class_names=lambda task: names)
+    data = RelationDataModule()
+    data.classes, data.label_counts, data.balanced_task = {"relation": len(counts)}, {"relation": counts}, balanced_task
     module._trainer = SimpleNamespace(datamodule=data)
     module.configure_model()
     return module
 
 
 def test_classes_are_weighed_by_their_samples() -> None:
-    assert configured([6, 0, 2])._class_weights["relation"].tolist() == pytest.approx([8 / 12, 0, 8 / 4])
-    # drawn alike, they are not weighed again
-    assert configured([6, 0, 2], "relation")._class_weights["relation"].tolist() == [1, 1, 1]
-    assert configured([6, 0, 2], "mood")._class_weights["relation"].tolist() == pytest.approx([8 / 12, 0, 8 / 4])
+    def weights(balanced_task: str | None) -> list[float]:
+        return configured([6, 0, 2], balanced_task).objectives["task/relation"].class_weights.tolist()
+
+    assert weights(None) == weights("mood") == pytest.approx([8 / 12, 0, 8 / 4])
+    assert weights("relation") == [1, 1, 1]  # drawn alike, they are not weighed again
 
 
 def test_a_class_without_a_training_sample_is_never_predicted() -> None:
@@ -264,9 +272,10 @@ def test_a_class_without_a_training_sample_is_never_predicted() -> None:
     batch = small_batch()
     posts, slots = batch.present.nonzero(as_tuple=True)
     for _ in range(5):
-        logits = module._logits(module.embed(batch), posts, slots)["relation"]
-        assert not logits.softmax(1)[:, 1].any()
-        loss = module._cross_entropy("relation", logits, 2 * batch.labels["relation"][posts])
+        embeddings = module.embed(batch)
+        assert not module.head.judge(embeddings, posts, slots)["relation"].softmax(1)[:, 1].any()
+        embeddings = replace(embeddings, labels={"relation": 2 * batch.labels["relation"]})
+        loss = module.objectives["task/relation"].loss(batch, embeddings, module.model)
         optimizer.zero_grad()
         loss.backward()
         assert torch.isfinite(loss) and module.head.out[0].bias.grad[1] == 0
@@ -356,10 +365,8 @@ def test_what_cannot_be_trained_is_said_in_one_line(
     with pytest.raises(ValueError, match="give both towers, or model.pretrained"):
         RelationModule()
     with pytest.raises(ValueError, match="has no matching head"):
-        from mmtrain.evaluate import evaluate
-
         assert finetune(posts, tmp_path / "without", step, "--model.itm=0") == 0
-        evaluate(str(tmp_path / "without"), str(posts), tmp_path / "out", rerank=5, workers=0)
+        evaluate(str(tmp_path / "without"), data=str(posts), out=str(tmp_path / "out"), rerank=5, workers=0)
 
 
 @pytest.mark.system
@@ -393,10 +400,4 @@ def test_sorting_the_best_again_by_hand() -> None:
     first = np.array([1, 0, 7])  # ranks by similarity
     right = np.array([[False, True, False], [True, False, False], [False, False, False]])
     again = np.array([[0.1, 0.9, 0.2], [0.5, 0.5, 0.4], [0.3, 0.2, 0.1]])  # a tie counts against the right answer
-    found = _recalls(first, right, again, (1, 3))
-    assert found == pytest.approx(
-        {"R@1": 100 / 3, "R@1_before": 100 / 3, "R@3": 200 / 3, "R@3_before": 200 / 3, "queries": 3}
-    )
-    np.testing.assert_array_equal(
-        _first_right(np.array([[5], [6]]), np.array([5, 6, 5]), np.array([[0.1, 0.3, 0.2], [0.4, 0.4, 0.1]])), [1, 1]
-    )
+    np.testing.assert_array_equal(sorted_again(first, right, again), [0, 1, 7])

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mmtrain.relation_zero_shot import prompt_probabilities, read_prompts, similarity_probabilities
+from mmtrain.evaluation.measuring.relation_zero_shot import prompt_probabilities, read_prompts, similarity_probabilities
 
 
 def test_the_most_similar_pairs_of_each_language_get_the_first_class() -> None:

@@ -13,12 +13,14 @@ import torch
 import mmtrain
 from datamodules import WordTokenizer
 from mmtrain.cli import main
-from mmtrain.encoder import Encoder
-from mmtrain.model import ImageTextModel
+from mmtrain.display.html import direction
+from mmtrain.display.thumbnails import thumbnail
+from mmtrain.models.encoder import Encoder
+from mmtrain.models.image_text import ImageTextModel
 from mmtrain.search.items import Item
-from mmtrain.search.page import direction, write_page
-from mmtrain.search.queries import Query, Result, encode_picture, encode_words
-from mmtrain.thumbnails import thumbnail
+from mmtrain.search.page import write_results
+from mmtrain.search.queries import encode_picture, encode_words
+from mmtrain.search.results import Query, Result
 from mmtrain.towers.image import FeatureTower
 from mmtrain.towers.text import ByteGRU, WordGRU
 from tests.mmtrain.evaluation.conftest import WORDS
@@ -90,10 +92,10 @@ def test_a_model_is_known_by_its_weights_wherever_it_lies(
 @pytest.mark.parametrize(
     ("arguments", "code", "says"),
     [
-        (["INDEX"], 2, "text --image"),
-        (["INDEX", "red", "--image", "x.png"], 2, "not allowed"),
+        (["INDEX"], 2, "give either a text"),
+        (["INDEX", "red", "--image", "x.png"], 2, "give either a text"),
         (["INDEX", "  "], 1, "text: got ' ', expected words"),
-        (["INDEX", "red", "-k", "0"], 2, "-k: got '0', expected a whole number from 1"),
+        (["INDEX", "red", "-k", "0"], 2, "-k: got 0, expected a whole number from 1"),
         (["EMPTY", "red"], 1, "holds no index"),
         (
             ["INDEX", "--image", "EMPTY/none.png"],
@@ -173,7 +175,7 @@ def page(tmp_path: Path) -> Path:
         for number in range(5)
     ]
     description = {"images": 4321, "similarity": "cosine", "kind": "hnsw", "candidates": 50, "recall": {}, "model": "m"}
-    write_page(tmp_path / "page.html", Query("عدد <script>", "ar"), results, description, first=["ar", "bo"])
+    write_results(tmp_path / "page.html", Query("عدد <script>", "ar"), results, description, first=["ar", "bo"])
     return tmp_path / "page.html"
 
 

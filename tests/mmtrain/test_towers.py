@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import save_file
 from transformers import AutoModel, XLMRobertaConfig
 
-from mmtrain.spec import build, spec_of
+from mmtrain.models.spec import build, spec_of
 from mmtrain.towers import ByteGRU, FeatureTower, ImageTower, Pooling, TextTower, TimmTower, TransformersTower, WordGRU
 
 TINY_VIT = {"patch_size": 8, "embed_dim": 32, "depth": 2, "num_heads": 2}

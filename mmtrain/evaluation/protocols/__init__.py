@@ -19,7 +19,7 @@ recalled and still to be checked. R@K is any-positive throughout; MTEB's main sc
 """
 
 from mmtrain.evaluation.protocols import mscoco, multi30k, wit, xflickrco, xm3600, xtd10
-from mmtrain.evaluation.protocols.form import Protocol, Reference, Split
+from mmtrain.evaluation.protocols.protocol import Protocol, Reference, Split
 
 PROTOCOLS: dict[str, Protocol] = {
     str(protocol): protocol

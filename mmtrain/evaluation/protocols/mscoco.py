@@ -9,9 +9,9 @@ from dataclasses import replace
 from pathlib import Path
 
 from datamodules.packing import Row, read_karpathy
-from datamodules.writing import BadRow
-from mmtrain.evaluation.pools import folds
-from mmtrain.evaluation.protocols.form import Protocol, Reference
+from datamodules.shards.writing import BadRow
+from mmtrain.evaluation.protocols.protocol import Protocol, Reference
+from mmtrain.evaluation.ranking.pools import folds
 
 FOLD = 1000
 

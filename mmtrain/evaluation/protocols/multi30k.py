@@ -7,7 +7,7 @@ English and German. Figures on the two do not compare.
 from dataclasses import replace
 
 from datamodules.packing import read_multi30k
-from mmtrain.evaluation.protocols.form import Protocol, Reference
+from mmtrain.evaluation.protocols.protocol import Protocol, Reference
 
 YEAR_2016 = Protocol(
     name="multi30k",

@@ -12,9 +12,9 @@ from urllib.parse import unquote
 
 from datamodules.packing import Row
 from datamodules.packing.texts import lines
-from datamodules.writing import BadRow
-from mmtrain.evaluation.pools import own_images
-from mmtrain.evaluation.protocols.form import Protocol, Reference
+from datamodules.shards.writing import BadRow
+from mmtrain.evaluation.protocols.protocol import Protocol, Reference
+from mmtrain.evaluation.ranking.pools import own_images
 
 CAPTION = "caption_reference_description"
 

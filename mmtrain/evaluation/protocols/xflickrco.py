@@ -8,9 +8,9 @@ from pathlib import Path
 
 from datamodules.packing import Row
 from datamodules.packing.texts import lines
-from datamodules.writing import BadRow
-from mmtrain.evaluation.pools import own_images
-from mmtrain.evaluation.protocols.form import Protocol, Reference
+from datamodules.shards.writing import BadRow
+from mmtrain.evaluation.protocols.protocol import Protocol, Reference
+from mmtrain.evaluation.ranking.pools import own_images
 
 
 def read(source: Path) -> Iterator[Row | BadRow]:

@@ -10,8 +10,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from datamodules.packing import Row, read_crossmodal3600
-from datamodules.writing import BadRow
-from mmtrain.evaluation.protocols.form import Protocol, Reference
+from datamodules.shards.writing import BadRow
+from mmtrain.evaluation.protocols.protocol import Protocol, Reference
 
 LANGUAGES = (
     *("ar", "bn", "cs", "da", "de", "el", "en", "es", "fa", "fi", "fil", "fr", "he", "hi", "hr", "hu", "id", "it"),

@@ -10,8 +10,8 @@ import numpy as np
 
 from datamodules.packing import read_xtd10
 from datamodules.packing.aligned import COCO_TRAINING
-from mmtrain.evaluation.pools import Pool
-from mmtrain.evaluation.protocols.form import Protocol, Reference, Split
+from mmtrain.evaluation.protocols.protocol import Protocol, Reference, Split
+from mmtrain.evaluation.ranking.pools import Pool
 
 
 def unseen_pictures(split: Split) -> list[Pool]:

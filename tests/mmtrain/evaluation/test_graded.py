@@ -9,9 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.sparse import csr_array
 
-from mmtrain.evaluation.graded import rank_graded
-from mmtrain.evaluation.pools import Pool
 from mmtrain.evaluation.protocols import named_protocol
+from mmtrain.evaluation.ranking.graded import rank_graded
+from mmtrain.evaluation.ranking.pools import Pool
 
 
 def oracle(items, query, grades, depth):

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from mmtrain.evaluation import paired_bootstrap, rank_retrieval, summarise
-from mmtrain.evaluation.pools import Pool, folds, mean_over_pools, own_images, rank_pools
+from mmtrain.evaluation.ranking.pools import Pool, folds, mean_over_pools, own_images, rank_pools
 
 
 def collection(images=30, seed=0, noise=1.0):

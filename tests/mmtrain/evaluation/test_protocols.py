@@ -9,11 +9,12 @@ from PIL import Image
 
 from datamodules.packing import Row
 from mmtrain.cli import main
-from mmtrain.embedding import embed, open_split
-from mmtrain.evaluate import measure_split
+from mmtrain.embedding.one_pass import embed
+from mmtrain.embedding.splits import open_split
+from mmtrain.evaluation.measuring.retrieval import measure_split
 from mmtrain.evaluation.protocols import PROTOCOLS, Split, named_protocol
 from mmtrain.evaluation.protocols.xm3600 import LANGUAGES
-from mmtrain.loading import load
+from mmtrain.models.loading import load
 from tests.mmtrain.small import fit
 
 NAMES = [f"{number:016x}" for number in range(8)]

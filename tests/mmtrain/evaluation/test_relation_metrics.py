@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import f1_score
 
-from mmtrain.evaluation.relation import calibration_error, language_gap, relation_metrics
+from mmtrain.evaluation.metrics.relation import calibration_error, language_gap, relation_metrics
 
 
 def guesses(N: int = 200, C: int = 4, skill: float = 1.0, seed: int = 0) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from mmtrain.evaluation import report_parts, summarise, write_metrics, write_report
-from mmtrain.evaluation.figures import read_curves
+from mmtrain.evaluation.report.figures import read_curves
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 

@@ -8,8 +8,8 @@ from PIL import Image
 from scipy.stats import rankdata
 
 from mmtrain.cli import main
-from mmtrain.evaluation.sts import correlations, read_sts
-from mmtrain.evaluation.zero_shot import (
+from mmtrain.evaluation.metrics.sts import correlations, read_sts
+from mmtrain.evaluation.metrics.zero_shot import (
     Classes,
     class_ranks,
     encode_classes,

@@ -1,0 +1,1 @@
+"""Which captions of a sample are drawn, and how they are rewritten."""

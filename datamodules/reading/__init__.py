@@ -1,0 +1,1 @@
+"""Splits, data sets, loaders and labels: samples to batches."""

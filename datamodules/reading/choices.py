@@ -1,0 +1,54 @@
+"""What the data module takes from its surveys: languages in use, and the numbers of labels."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Collection, Iterable, Mapping, Sequence
+
+from datamodules.stream.mixture import SurveyedSource, shown
+
+
+def choose_languages(
+    splits: Mapping[str, Sequence[SurveyedSource]], chosen: list[str] | None, elsewhere: Collection[str] = ()
+) -> list[str]:
+    """The languages to use: those chosen, or all of the training split, or all there are where nothing is trained.
+
+    Raises ValueError when a chosen language is in no split, unless it is one of those `elsewhere`, which belong to
+    splits of their own; or when a split has none of them.
+    """
+    counts = {name: sum((source.captions for source in sources), Counter()) for name, sources in splits.items()}
+    every = sum(counts.values(), Counter())
+    languages = list(chosen) if chosen else sorted(counts.get("train") or every)
+    for language in languages:
+        if language not in every and language not in elsewhere:
+            raise ValueError(f"data.languages: no caption is in {language!r}; the shards have {shown(every)}")
+    for name, sources in splits.items():
+        told = counts[name]
+        if not any(len(source) for source in sources) or (told and not any(told[language] for language in languages)):
+            raise ValueError(
+                f"data.{name}: no sample has a caption in {', '.join(languages) or 'any language'}; "
+                f"the shards have {shown(told)}"
+            )
+    return languages
+
+
+def missing_languages(sources: Iterable[SurveyedSource], languages: Iterable[str]) -> list[str]:
+    """Those of the languages that no caption of the sources is in."""
+    found = set().union(*(source.captions for source in sources))
+    return [language for language in languages if language not in found]
+
+
+def choose_labels(
+    sources: Iterable[SurveyedSource], names: dict[str, list[str]]
+) -> tuple[list[str], dict[str, list[str]]]:
+    """(tasks, names of the labels of those labelled by strings): `names` where given, else all there are, sorted."""
+    values: dict[str, set[int | str]] = {}
+    for shard in (shard for source in sources for shard in source.shards):
+        for task, counts in shard.labels.items():
+            values.setdefault(task, set()).update(counts)
+    named = {
+        task: sorted(map(str, labels))
+        for task, labels in values.items()
+        if any(isinstance(label, str) for label in labels)
+    }
+    return sorted(values), named | names

@@ -1,0 +1,294 @@
+"""Draws to batches: reading, choosing captions, decoding and tokenising, in whichever process it happens.
+
+A draw names a sample and the place it takes in the stream. All randomness of a sample is seeded by (seed, position), so
+a batch is the same in any worker, on any rank, before and after a resume.
+"""
+
+from __future__ import annotations
+
+import io
+import random
+from bisect import bisect_right
+from collections import Counter
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from datamodules.batch import Batch, Skip, text_id
+from datamodules.captions.drawing import Drawing, Uniform
+from datamodules.images import BrokenImage, ImageTooLarge
+from datamodules.shards.index_cache import IndexCache
+from datamodules.shards.locations import local_path
+from datamodules.shards.reader import ShardReader
+from datamodules.shards.samples import FEATURE_SUFFIX, BrokenSample, Sample, read_sample
+from datamodules.stream.mixture import SurveyedSource
+from datamodules.tokenizers.tokenizer import Tokenizer
+
+ATTEMPTS = 16  # samples tried for one place in a batch before the data counts as unusable
+
+
+class Draw(NamedTuple):
+    """Sample `sample` (among the usable ones) of shard `shard` at `position`; shard -1 is padding.
+
+    With a `language`, the sample is drawn for its caption in it, which comes whatever else is drawn.
+    """
+
+    position: int
+    shard: int
+    sample: int
+    end: int = 0  # of the global batch, in training
+    language: int = -1
+
+
+class ShardDataset(Dataset):
+    """The samples of one split. `dataset[list of draws]` is a Batch.
+
+    Args:
+        sources: Sources that were surveyed; draws number the shards through all of them.
+        languages: Languages in the order of their indices.
+        captions_per_image: K captions of K different languages in training; None takes all captions (evaluation).
+            When K is the number of languages, slot k is language k; otherwise the filled slots come first, in the
+            order in which they were drawn.
+        drawing: Which K languages of a sample are drawn.
+        streams: How many streams draw from the shards at once, each somewhere else: so many stay indexed.
+        label_names: For tasks labelled by strings, the strings in the order of their indices.
+        seed: Of everything random about a sample.
+    """
+
+    def __init__(
+        self,
+        sources: Sequence[SurveyedSource],
+        *,
+        languages: Sequence[str],
+        tokenizer: Tokenizer,
+        captions_per_image: int | None = None,
+        drawing: Drawing | None = None,
+        label_names: dict[str, list[str]] | None = None,
+        tasks: Sequence[str] = (),
+        text_language: str = "und",
+        cache_dir: str | None = None,
+        seed: int = 0,
+        streams: int = 1,
+    ) -> None:
+        self.sources = list(sources)
+        self.shards = [shard for source in sources for shard in source.shards]
+        self.languages = list(languages)
+        self.captions_per_image = captions_per_image
+        self.label_names, self.tasks = label_names or {}, list(tasks)
+        self._tokenizer, self._drawing = tokenizer, Uniform() if drawing is None else drawing
+        self._text_language, self._cache_dir, self._seed = text_language, cache_dir, seed
+        largest = max(shard.samples for shard in self.shards)
+        most = max(200_000, 2 * streams * largest)
+        self._reader = ShardReader(most, max(64, 2 * streams), IndexCache(cache_dir))
+        self._index = {language: i for i, language in enumerate(self.languages)}
+        # row at which each shard starts, and the shard at which each source does
+        self._starts = np.concatenate(([0], np.cumsum([len(shard) for shard in self.shards]))).tolist()
+        self._firsts = np.concatenate(([0], np.cumsum([len(source.shards) for source in sources]))).tolist()
+        self._paths: dict[int, str] = {}
+        self._shape: tuple[int, ...] = (3, sources[0].images.size, sources[0].images.size)
+        self._shape = self._probe()
+
+    def __len__(self) -> int:
+        return self._starts[-1]
+
+    def at(self, row: int, position: int | None = None) -> Draw:
+        """The draw of a row of the split, in the order of the shards."""
+        shard = bisect_right(self._starts, row) - 1
+        return Draw(row if position is None else position, shard, row - self._starts[shard])
+
+    def __getitems__(self, draws: Sequence[Draw]) -> Batch:
+        """One batch. Broken samples are replaced in training, and are padding (row -1) in evaluation."""
+        skipped: list[Skip] = []
+        loaded = [self._load(draw, skipped) for draw in draws]
+        slots = self.captions_per_image
+        if slots is None:
+            slots = max([1, *(len(item.texts) for item in loaded if item)])
+        batch = self._batch(loaded, slots)
+        batch.skipped, batch.end = skipped, draws[0].end
+        if self.captions_per_image is not None:
+            batch.drawn = Counter((item.source, text[0]) for item in loaded for text in item.texts if text)
+            batch.drawn.update((item.source, -1) for item in loaded)
+        return batch
+
+    def _load(self, draw: Draw, skipped: list[Skip]) -> _Loaded | None:
+        if draw.shard < 0:
+            return None
+        training = self.captions_per_image is not None
+        source = self._source(draw)
+        first, end = self._starts[self._firsts[source]], self._starts[self._firsts[source + 1]]
+        place = draw
+        for attempt in range(ATTEMPTS + 1):
+            rng = random.Random(f"{self._seed}/{draw.position}/{attempt}")
+            if attempt:
+                place = self.at(rng.randrange(first, end), draw.position)._replace(language=draw.language)
+            try:
+                return self._read(place, rng if training else None)
+            except BrokenSample as error:
+                shard = self.shards[place.shard]
+                skipped.append(Skip(shard.shard, error.cause, self._key(place)))
+                if not training:
+                    return None
+        causes = ", ".join(sorted({skip.cause for skip in skipped}))
+        raise ValueError(
+            f"data.train: {ATTEMPTS} samples drawn for one place were all broken ({causes}); mend the shards"
+        )
+
+    def _source(self, draw: Draw) -> int:
+        return bisect_right(self._firsts, draw.shard) - 1
+
+    def _read(self, place: Draw, rng: random.Random | None) -> _Loaded:
+        path, number = self._place(place)
+        index = self._source(place)
+        source = self.sources[index]
+        try:
+            sample = read_sample(*self._reader.read(path, number), self._text_language)
+            view = self._features(sample) if sample.suffix == FEATURE_SUFFIX else self._view(sample, source, rng)
+        except BrokenSample:
+            if self._reader.cut(path, number):
+                raise BrokenSample("truncated shard") from None
+            raise
+        if view.shape != self._shape:
+            mixed = view.ndim != len(self._shape)
+            raise BrokenSample("pictures and features mixed" if mixed else "features of another size")
+        if rng is None:
+            texts = self._all_texts(sample, source)
+        else:
+            texts = self._drawn_texts(sample, source, place.language, rng)
+        return _Loaded(sample, view, texts, self._starts[place.shard] + place.sample, index)
+
+    def _place(self, place: Draw) -> tuple[str, int]:
+        if place.shard not in self._paths:
+            try:
+                self._paths[place.shard] = local_path(self.shards[place.shard].shard, self._cache_dir)
+            except OSError:
+                raise BrokenSample("missing shard") from None
+        usable = self.shards[place.shard].usable
+        return self._paths[place.shard], place.sample if usable is None else int(usable[place.sample])
+
+    def _key(self, place: Draw) -> str:
+        try:
+            return self._reader.key(*self._place(place))
+        except BrokenSample:
+            return f"#{place.sample}"
+
+    def _view(self, sample: Sample, source: SurveyedSource, rng: random.Random | None) -> Tensor:
+        try:
+            image = source.images.open(sample.image)
+            return source.images.evaluate(image) if rng is None else source.images.train(image, rng)
+        except ImageTooLarge:
+            raise BrokenSample("image too large") from None
+        except BrokenImage:
+            raise BrokenSample("broken image") from None
+
+    def _features(self, sample: Sample) -> Tensor:
+        try:
+            features = np.load(io.BytesIO(sample.image), allow_pickle=False)
+        except (OSError, ValueError, EOFError):
+            raise BrokenSample("broken features") from None
+        if features.ndim != 1 or features.dtype.kind != "f" or not np.isfinite(features).all():
+            raise BrokenSample("broken features")
+        return torch.from_numpy(features.astype(np.float32))
+
+    def _all_texts(self, sample: Sample, source: SurveyedSource) -> list[tuple[int, str] | None]:
+        return [
+            (index, text)
+            for index, language in enumerate(self.languages)
+            if source.languages is None or language in source.languages
+            for text in sample.captions.get(language, ())
+        ]
+
+    def _drawn_texts(
+        self, sample: Sample, source: SurveyedSource, language: int, rng: random.Random
+    ) -> list[tuple[int, str] | None]:
+        own = [
+            name
+            for name in sample.captions
+            if name in self._index and (source.languages is None or name in source.languages)
+        ]
+        count = self.captions_per_image
+        if language >= 0 and (first := self.languages[language]) in own:
+            own.remove(first)
+            drawn = [first, *self._drawing.draw(own, count - 1, rng)]
+        else:
+            drawn = self._drawing.draw(own, count, rng)
+        texts: list[tuple[int, str] | None] = []
+        for name in drawn:
+            caption = rng.choice(sample.captions[name])
+            texts.append((self._index[name], source.text(caption, name, rng)))
+        if len(self.languages) != count:
+            return texts
+        by_language = dict(texts)
+        return [(i, by_language[i]) if i in by_language else None for i in range(count)]
+
+    def _batch(self, loaded: Sequence[_Loaded | None], slots: int) -> Batch:
+        size = len(loaded)
+        languages = [[-1] * slots for _ in range(size)]
+        text_ids = [[-1] * slots for _ in range(size)]
+        captions = [[""] * slots for _ in range(size)]
+        filled: list[tuple[int, int]] = []
+        for b, item in enumerate(loaded):
+            for k, text in enumerate(item.texts if item else ()):
+                if text is not None:
+                    languages[b][k], captions[b][k] = text
+                    text_ids[b][k] = text_id(text[1])
+                    filled.append((b, k))
+        present = torch.tensor(languages) >= 0
+        # without any caption, an empty one says what tokens look like
+        texts = [(captions[b][k], self.languages[languages[b][k]]) for b, k in filled] or [("", "und")]
+        ids, mask = self._tokenizer([text for text, _ in texts], [language for _, language in texts])
+        tokens = ids.new_zeros(size, slots, *ids.shape[1:])
+        token_mask = mask.new_zeros(size, slots, mask.shape[1])
+        if filled:
+            tokens[present], token_mask[present] = ids, mask
+        dtype = torch.uint8 if len(self._shape) == 3 else torch.float32
+        blank = torch.zeros(self._shape, dtype=dtype)
+        return Batch(
+            images=torch.stack([item.view if item else blank for item in loaded]),
+            tokens=tokens,
+            token_mask=token_mask,
+            present=present,
+            languages=torch.tensor(languages),
+            image_ids=torch.tensor([item.sample.image_id if item else -1 for item in loaded]),
+            text_ids=torch.tensor(text_ids),
+            rows=torch.tensor([item.row if item else -1 for item in loaded]),
+            sources=torch.tensor([item.source if item else -1 for item in loaded]),
+            ids=[item.sample.id if item else "" for item in loaded],
+            captions=captions,
+            labels={task: torch.tensor([self._label(item, task) for item in loaded]) for task in self.tasks},
+        )
+
+    def _label(self, item: _Loaded | None, task: str) -> int:
+        label = item.sample.labels.get(task) if item else None
+        if label is None:
+            return -1
+        names = self.label_names.get(task)
+        if names is None:
+            return label if isinstance(label, int) else -1
+        return names.index(str(label)) if str(label) in names else -1
+
+    def _probe(self) -> tuple[int, ...]:
+        """Shape of one image: that of the pipeline, or of the first features that can be read."""
+        for shard, found in enumerate(self.shards):
+            for sample in range(min(len(found), 3)):
+                try:
+                    path, number = self._place(Draw(0, shard, sample))
+                    _, members = self._reader.read(path, number)
+                    if FEATURE_SUFFIX not in members:
+                        return self._shape
+                    content = Sample("", {}, {}, members[FEATURE_SUFFIX], FEATURE_SUFFIX, 0)
+                    return tuple(self._features(content).shape)
+                except BrokenSample:
+                    continue
+        return self._shape
+
+
+class _Loaded(NamedTuple):
+    sample: Sample
+    view: Tensor
+    texts: list[tuple[int, str] | None]  # one a slot: language index and text
+    row: int
+    source: int

@@ -1,0 +1,127 @@
+"""Which draws make which batch, and the DataLoader that Lightning sees."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+
+import torch
+from torch.utils.data import DataLoader
+
+from datamodules.batch import Batch
+from datamodules.reading.dataset import Draw, ShardDataset
+from datamodules.stream.cursor import Cursor
+from datamodules.stream.order import Interleave, PassOrder, batches_left
+from datamodules.stream.streams import Stream
+
+
+class TrainingStream:
+    """position -> draw, over one stream or a mixture of several by their weights.
+
+    Args:
+        streams: What is mixed.
+        seed: Of the order.
+        window: Shuffle window in samples of the shards.
+    """
+
+    def __init__(self, streams: Sequence[Stream], seed: int, window: int) -> None:
+        self._streams = list(streams)
+        # a language's window spans as many shards as everybody's would, or each draw might open another file
+        self._orders = [
+            PassOrder(stream.counts, seed, max(1, round(window * stream.density)), salt)
+            for salt, stream in enumerate(streams)
+        ]
+        self._mix = Interleave([stream.weight for stream in streams]) if len(streams) > 1 else None
+
+    def draw(self, position: int, end: int = 0) -> Draw:
+        number, place = (0, position) if self._mix is None else self._mix(position)
+        stream = self._streams[number]
+        shard, place = self._orders[number](place)
+        return Draw(position, stream.first + shard, stream.sample(shard, place), end, stream.language)
+
+
+class TrainingBatches:
+    """This rank's part of each global batch of the epoch that holds the cursor, from the cursor on.
+
+    Global batch = world x batch_size consecutive positions; rank r takes the r-th part. The tail that fills no global
+    batch is carried into the next epoch.
+    """
+
+    def __init__(
+        self, stream: TrainingStream, cursor: Cursor, batch_size: int, epoch_length: int, rank: int = 0, world: int = 1
+    ) -> None:
+        self._stream, self._cursor = stream, cursor
+        self._batch_size, self._epoch_length = batch_size, epoch_length
+        self._rank, self._group = rank, batch_size * world
+
+    def __len__(self) -> int:
+        """Batches of the whole current epoch, those already trained included."""
+        return self._cursor.batches(self._group, self._epoch_length)
+
+    def __iter__(self) -> Iterator[list[Draw]]:
+        start = self._cursor.position
+        for _ in range(batches_left(start, self._group, self._epoch_length)):
+            end = start + self._group
+            mine = start + self._rank * self._batch_size
+            yield [self._stream.draw(position, end) for position in range(mine, mine + self._batch_size)]
+            start = end
+
+
+class EvaluationBatches:
+    """This rank's consecutive rows, each once, padded so that every rank has the same number of batches."""
+
+    def __init__(self, dataset: ShardDataset, batch_size: int, rank: int = 0, world: int = 1) -> None:
+        self._dataset, self._batch_size = dataset, batch_size
+        self._share = -(-len(dataset) // world)
+        self._first = rank * self._share
+
+    def __len__(self) -> int:
+        return -(-self._share // self._batch_size)
+
+    def __iter__(self) -> Iterator[list[Draw]]:
+        end = self._first + self._share
+        for start in range(self._first, end, self._batch_size):
+            rows = range(start, min(start + self._batch_size, end))
+            yield [self._dataset.at(row) if row < len(self._dataset) else Draw(-1, -1, -1) for row in rows]
+
+
+class TrainLoader(DataLoader):
+    """A DataLoader that starts where the cursor is.
+
+    Its iterator is made at the first batch, because Lightning makes each epoch's iterator twice and the readers would
+    decode for nothing. Lightning takes a loader with state_dict for one that can resume; the state itself is the data
+    module's, since a loader's own place is ahead of what was trained.
+    """
+
+    def __iter__(self) -> Iterator[Batch]:
+        yield from super().__iter__()
+
+    def state_dict(self) -> dict:
+        return {}
+
+    def load_state_dict(self, state: dict) -> None:
+        return None
+
+
+def make_loader(
+    kind: Callable[..., DataLoader], dataset: ShardDataset, batches: TrainingBatches | EvaluationBatches, workers: int
+) -> DataLoader:
+    """A loader of whole batches; workers stay alive between epochs."""
+    return kind(
+        dataset,
+        batch_sampler=batches,
+        num_workers=workers,
+        collate_fn=_whole,
+        pin_memory=torch.cuda.is_available(),
+        persistent_workers=workers > 0,
+        worker_init_fn=_quiet_tokenizers,
+    )
+
+
+def _whole(batch: Batch) -> Batch:
+    return batch
+
+
+def _quiet_tokenizers(worker: int) -> None:
+    # the Rust tokenizers would start threads of their own in each reader
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"

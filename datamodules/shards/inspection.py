@@ -1,0 +1,217 @@
+"""What is in shards, and what is broken: every sample read once, every picture decoded."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections import Counter
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+
+from datamodules.batch import stable_id
+from datamodules.images import BrokenImage, ImagePipeline, ImageTooLarge
+from datamodules.shards.locations import expand, listing_of, local_path, read_listing
+from datamodules.shards.progress import Progress
+from datamodules.shards.reader import ShardReader
+from datamodules.shards.samples import FEATURE_SUFFIX, BrokenSample, Sample, read_sample
+
+LISTED_BROKEN = 200
+FIRST_BROKEN = 20  # of them in the facts
+EXAMPLES = {"sample": 48, "language": 6}  # of all samples; of each language
+
+
+class Broken(NamedTuple):
+    """What training would skip; `key` is empty, or says how many, where a whole shard is meant."""
+
+    shard: str
+    cause: str
+    key: str
+
+    def __str__(self) -> str:
+        return f"{self.shard}: {self.cause}{f' ({self.key})' if self.key else ''}"
+
+
+class Place(NamedTuple):
+    """A whole sample; `draw` is drawn from shard and key, so that the same samples come first in any order."""
+
+    draw: int
+    shard: str
+    path: str
+    number: int
+
+
+@dataclass
+class Inspection:
+    """What was found: `facts` as `inspect_shards` returns them, the first broken samples, and samples to look at.
+
+    `examples` holds places by language, most samples first, or all under "" when they were not grouped.
+    """
+
+    facts: dict[str, Any]
+    broken: list[Broken]
+    examples: dict[str, list[Place]]
+    text_language: str = "und"
+
+    def samples(self, group: str) -> Iterator[tuple[Place, Sample]]:
+        """The examples of a group, read again."""
+        reader = ShardReader()
+        for place in sorted(self.examples[group], key=lambda place: (place.shard, place.number)):
+            yield place, read_sample(*reader.read(place.path, place.number), self.text_language)
+        reader.close()
+
+
+def inspect_shards(
+    spec: str,
+    *,
+    text_language: str = "und",
+    cache_dir: str | None = None,
+    allow_pipe: bool = False,
+    workers: int | None = None,
+    examples: Literal["sample", "language"] = "sample",
+) -> Inspection:
+    """Reads SHARDS through and counts.
+
+    The facts are a dict: "shards", "samples" (all in the tars), "images", "bytes", "captions" and "samples by language"
+    (language -> count, most first), "labels" (task -> value -> count), "image sizes" ({"smallest", "median", "largest"}
+    as "W x H" by area), "image formats", "duplicate images" (samples whose picture an earlier one shows), "broken"
+    (cause -> count) and "broken samples" (the first few: shard, cause, key). A sample is broken when training would
+    skip it. The examples are whole samples drawn from all of them, or from those of each language. Raises ValueError,
+    one line, when SHARDS names nothing.
+    """
+    shards = [
+        shard
+        for source in expand(spec, field="SHARDS", cache_dir=cache_dir, allow_pipe=allow_pipe)
+        for shard in source.shards
+    ]
+    whole = _Tally(examples)
+    # decoding leaves the interpreter, so threads do
+    with ThreadPoolExecutor(workers or os.cpu_count() or 1) as threads:
+        with Progress("reading shards", len(shards), "shards") as progress:
+            for tally in threads.map(lambda shard: _tally(shard, text_language, cache_dir, examples), shards):
+                whole.add(tally)
+                progress.advance()
+    chosen = whole.examples if examples == "sample" else {name: whole.examples[name] for name in whole.ordered()}
+    return Inspection(whole.summary(len(shards)), whole.listed, chosen, text_language)
+
+
+class _Tally:
+    """Counts of one shard, or of several added up."""
+
+    def __init__(self, examples: str) -> None:
+        self.examples_by = examples
+        self.samples = self.images = self.features = self.bytes = 0
+        self.captions: Counter[str] = Counter()
+        self.languages: Counter[str] = Counter()
+        self.formats: Counter[str] = Counter()
+        self.sizes: Counter[tuple[int, int]] = Counter()
+        self.labels: dict[str, Counter[str]] = {}
+        self.image_ids: Counter[int] = Counter()
+        self.broken: Counter[str] = Counter()
+        self.listed: list[Broken] = []
+        self.examples: dict[str, list[Place]] = {}
+
+    def add(self, other: _Tally) -> None:
+        for name, value in vars(other).items():
+            mine = getattr(self, name)
+            if isinstance(value, int):
+                setattr(self, name, mine + value)
+            elif isinstance(value, Counter):
+                mine.update(value)
+        for task, counts in other.labels.items():
+            self.labels.setdefault(task, Counter()).update(counts)
+        for group, places in other.examples.items():
+            self.examples[group] = sorted(self.examples.get(group, []) + places)[: EXAMPLES[self.examples_by]]
+        self.listed += other.listed[: LISTED_BROKEN - len(self.listed)]
+
+    def example(self, place: Place, languages: list[str]) -> None:
+        for group in languages if self.examples_by == "language" else [""]:
+            places = self.examples.setdefault(group, [])
+            most = EXAMPLES[self.examples_by]
+            if len(places) < most or place < places[-1]:
+                self.examples[group] = sorted([*places, place])[:most]
+
+    def ordered(self) -> list[str]:
+        return [name for name, _ in self.languages.most_common()]
+
+    def fault(self, shard: str, cause: str, key: str, count: int = 1) -> None:
+        self.broken[cause] += count
+        if len(self.listed) < LISTED_BROKEN:
+            self.listed.append(Broken(shard, cause, key))
+
+    def summary(self, shards: int) -> dict[str, Any]:
+        facts = {
+            "shards": shards,
+            "samples": self.samples,
+            "images": self.images,
+            "features": self.features,
+            "bytes": self.bytes,
+            "languages": len(self.languages),
+            "captions": dict(self.captions.most_common()),
+            "samples by language": dict(self.languages.most_common()),
+            "labels": {task: dict(sorted(counts.items())) for task, counts in sorted(self.labels.items())},
+            "image sizes": self._sizes(),
+            "image formats": dict(self.formats.most_common()),
+            "duplicate images": sum(count - 1 for count in self.image_ids.values()),
+            "broken": dict(self.broken.most_common()),
+            "broken samples": [str(broken) for broken in self.listed[:FIRST_BROKEN]],
+        }
+        return {name: value for name, value in facts.items() if value or name in ("samples", "images", "broken")}
+
+    def _sizes(self) -> dict[str, str]:
+        if not self.sizes:
+            return {}
+        ordered = sorted(self.sizes, key=lambda size: (size[0] * size[1], size))
+        counted = np.cumsum([self.sizes[size] for size in ordered])
+        median = ordered[int(np.searchsorted(counted, (counted[-1] + 1) // 2))]
+        places = {"smallest": ordered[0], "median": median, "largest": ordered[-1]}
+        return {name: f"{width} x {height}" for name, (width, height) in places.items()}
+
+
+def _tally(shard: str, text_language: str, cache_dir: str | None, examples: str) -> _Tally:
+    tally, reader, images = _Tally(examples), ShardReader(), ImagePipeline()
+    listing = listing_of(shard, cache_dir)
+    entry = ((read_listing(listing) if listing else None) or {}).get(shard.rsplit("/", 1)[-1])
+    promised = entry["samples"] if entry else 0
+    try:
+        path = local_path(shard, cache_dir)
+        index = reader.index(path)
+    except (BrokenSample, OSError) as error:
+        tally.fault(shard, error.cause if isinstance(error, BrokenSample) else "missing shard", "", promised or 1)
+        return tally
+    tally.bytes, tally.samples = Path(path).stat().st_size, len(index)
+    if promised > len(index):
+        cause = "truncated shard" if index.truncated else "missing from the shard"
+        tally.fault(shard, cause, f"{promised - len(index)} samples", promised - len(index))
+    elif not entry:
+        for cause in index.faults:
+            tally.fault(shard, cause, "")
+    for number in range(len(index)):
+        try:
+            sample = read_sample(*reader.read(path, number), text_language)
+            if sample.suffix == FEATURE_SUFFIX:
+                tally.features += 1
+            else:
+                image = images.open(sample.image)
+                tally.formats[image.format] += 1
+                tally.sizes[image.size] += 1
+                images.evaluate(image)
+                tally.images += 1
+        except (BrokenSample, BrokenImage, ImageTooLarge) as error:
+            causes = {BrokenImage: "broken image", ImageTooLarge: "image too large"}
+            cause = causes.get(type(error)) or error.cause
+            tally.fault(shard, "truncated shard" if reader.cut(path, number) else cause, index.keys[number])
+            continue
+        tally.image_ids[sample.image_id] += 1
+        draw = stable_id(f"{shard.rsplit('/', 1)[-1]}/{index.keys[number]}".encode(errors="surrogateescape"))
+        tally.example(Place(draw, shard, path, number), list(sample.captions))
+        tally.languages.update(sample.captions.keys())
+        tally.captions.update({language: len(texts) for language, texts in sample.captions.items()})
+        for task, value in sample.labels.items():
+            tally.labels.setdefault(task, Counter())[json.dumps(value, ensure_ascii=False)] += 1
+    reader.close()
+    return tally

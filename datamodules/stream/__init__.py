@@ -1,0 +1,1 @@
+"""The endless training stream: its order, its place, its sources."""

@@ -1,0 +1,85 @@
+"""What a place in the stream belongs to: the data and options that a resumed run, and every process, must share."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+
+import torch.distributed
+from pytorch_lightning.utilities import rank_zero_info
+from torch import nn
+
+from datamodules.stream.mixture import SurveyedSource
+
+SHOWN = 60
+
+
+def shards_digest(sources: Sequence[SurveyedSource]) -> str:
+    """Names and sizes of the shards and the weights of the sources, as a few characters."""
+    shards = [[[shard.shard.rsplit("/", 1)[-1], len(shard)] for shard in source.shards] for source in sources]
+    weights = None if sources[0].weight is None else [source.weight for source in sources]
+    return hashlib.sha256(json.dumps([shards, weights]).encode()).hexdigest()[:16]
+
+
+def described(thing: object) -> str:
+    """An option, or an object with its public attributes, as text that is equal for equal options."""
+    if isinstance(thing, dict):
+        return "{" + ", ".join(f"{key}: {described(thing[key])}" for key in sorted(thing)) + "}"
+    if isinstance(thing, (list, tuple)):
+        return "[" + ", ".join(map(described, thing)) + "]"
+    if isinstance(thing, nn.Module) or not hasattr(thing, "__dict__"):
+        return repr(thing)
+    public = {name: value for name, value in vars(thing).items() if not name.startswith("_")}
+    return f"{type(thing).__qualname__}({', '.join(f'{name}={described(public[name])}' for name in sorted(public))})"
+
+
+def check_resumed(before: dict[str, dict], now: dict[str, dict]) -> None:
+    """Compares two descriptions {"data": {...}, "options": {...}} of a run.
+
+    Raises ValueError, one line, where the data differ, for then a place in the stream means another sample. Other
+    options that differ are said.
+    """
+    for part in now["data"] | before["data"]:
+        was, this = (one["data"].get(part) for one in (before, now))
+        if was != this:
+            raise ValueError(
+                f"data.train: the checkpoint's place belongs to other data ({part} was {_short(was)}, is "
+                f"{_short(this)}); resume with the same shards, languages, seed and shuffle_window"
+            )
+    for part, this in now["options"].items():
+        was = before["options"].get(part)
+        if was != this:
+            rank_zero_info(f"train: {part} was {_short(was)} in the checkpoint and is now {_short(this)}")
+
+
+def check_all_alike(mine: dict | ValueError) -> None:
+    """Collective: every process that found other shards, or an error, would make the others wait for ever.
+
+    Args:
+        mine: What this process found, or the error that it met.
+
+    Raises:
+        ValueError: on every process, in one line, when one met an error or found other than process 0.
+    """
+    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+        if isinstance(mine, ValueError):
+            raise mine
+        return
+    found: list = [None] * torch.distributed.get_world_size()
+    torch.distributed.all_gather_object(found, str(mine) if isinstance(mine, ValueError) else mine)
+    if isinstance(mine, ValueError):
+        raise mine
+    for rank, theirs in enumerate(found):
+        if isinstance(theirs, str):
+            raise ValueError(f"{theirs} (met by process {rank})")
+        for part, value in found[0].items():
+            if theirs.get(part) != value:
+                raise ValueError(
+                    f"data: process {rank} found other shards than process 0 ({part} is {_short(theirs.get(part))}, "
+                    f"not {_short(value)}); every process must see the same files"
+                )
+
+
+def _short(value: object) -> str:
+    return f"{str(value)[:SHOWN]}..." if len(str(value)) > SHOWN else str(value)

@@ -1,0 +1,169 @@
+"""The sources of a training mixture: as a config lists them, and as they are once their shards were read."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from datamodules.captions.rewriting import TextTransform
+from datamodules.images import ImagePipeline
+from datamodules.shards.locations import ShardList, expand
+from datamodules.shards.survey import ShardSurvey, survey
+
+SHOWN = 20
+
+
+@dataclass
+class Source:
+    """One source of a mixture, an entry of the list that data.train may be.
+
+    Args:
+        shards: A folder, a tar, a brace pattern, or several joined with `::`, without weights.
+        weight: Its share of the samples drawn, relative to the other sources'. Where some sources have a weight the
+            others weigh 1; where none has, every sample of all sources is drawn equally often.
+        languages: Languages drawn from this source; default: all that the run uses.
+        images: Its own way from pictures to pixels, of the same size; default: data.images.
+        text: Its own rewriting of captions; default: data.text.
+        objectives: Names of the objectives that its captions count for; default: all. For any other objective they
+            are absent, while its pictures stay negatives.
+        name: In the log and the account; default: the folder's name.
+    """
+
+    shards: str
+    weight: float | None = None
+    languages: list[str] | None = None
+    images: ImagePipeline | None = None
+    text: TextTransform | None = None
+    objectives: list[str] | None = None
+    name: str | None = None
+
+
+@dataclass
+class SurveyedSource:
+    """Shards that were read and what is done with their samples."""
+
+    name: str
+    shards: list[ShardSurvey]
+    images: ImagePipeline
+    text: TextTransform
+    weight: float | None = None  # None in every source: all samples are drawn equally often
+    languages: list[str] | None = None  # None: all that the run uses
+    objectives: list[str] | None = None  # None: all
+
+    def __len__(self) -> int:
+        return sum(len(shard) for shard in self.shards)
+
+    @property
+    def captions(self) -> Counter[str]:
+        """Samples with a caption in each of the languages that this source may bring."""
+        found = sum((shard.languages for shard in self.shards), Counter())
+        return found if self.languages is None else Counter({name: found[name] for name in self.languages})
+
+
+def survey_sources(
+    spec: str | Sequence[Source],
+    *,
+    field: str,
+    images: ImagePipeline,
+    text: TextTransform,
+    languages: list[str] | None = None,
+    text_language: str = "und",
+    cache_dir: str | None = None,
+    allow_pipe: bool = False,
+) -> list[SurveyedSource]:
+    """Reads the shards of SHARDS, or of a list of sources. Raises ValueError, one line, for what cannot be used."""
+
+    def lists(shards: str) -> list[ShardList]:
+        return expand(shards, field=field, cache_dir=cache_dir, allow_pipe=allow_pipe)
+
+    if isinstance(spec, str):
+        asked = [(Source(spec, part.weight), part.shards) for part in lists(spec)]
+    else:
+        asked = [(source, _unweighted(lists(source.shards), source.shards, field)) for source in spec]
+    if not asked:
+        raise ValueError(f"{field}: an empty list of sources; at least one, with its shards")
+    weighted = any(source.weight is not None for source, _ in asked)
+    surveyed: list[SurveyedSource] = []
+    for source, shards in asked:
+        name = _unused_name(source.name or _folder(shards[0]), {other.name for other in surveyed})
+        _check(source, f"{field}: source {name}", images, languages)
+        found = SurveyedSource(
+            name,
+            survey(shards, source.languages or languages, text_language, cache_dir),
+            source.images or images,
+            source.text or text,
+            (source.weight or 1.0) if weighted else None,
+            source.languages,
+            source.objectives,
+        )
+        for language in source.languages or ():
+            if not found.captions[language]:
+                every = sum((shard.languages for shard in found.shards), Counter())
+                raise ValueError(f"{field}: source {name}: no caption is in {language!r}; it has {shown(every)}")
+        surveyed.append(found)
+    return surveyed
+
+
+def _check(source: Source, where: str, images: ImagePipeline, languages: list[str] | None) -> None:
+    if source.weight is not None and not (math.isfinite(source.weight) and source.weight > 0):
+        raise ValueError(f"{where}: weight {source.weight} is no share of the samples; a number above 0")
+    if source.images is not None and source.images.size != images.size:
+        raise ValueError(
+            f"{where}: images.size is {source.images.size}, data.images.size is {images.size}; one size for all"
+        )
+    for field in ("languages", "objectives"):
+        named = getattr(source, field)
+        if named is not None and (not named or len(set(named)) < len(named)):
+            raise ValueError(f"{where}: {field} {named} is empty or names one twice; different ones, or leave it out")
+    for language in source.languages or ():
+        if languages is not None and language not in languages:
+            raise ValueError(f"{where}: language {language!r} is not in data.languages, {shown(languages)}")
+
+
+def _unweighted(parts: list[ShardList], shards: str, field: str) -> list[str]:
+    if any(part.weight is not None for part in parts):
+        raise ValueError(f"{field}: {shards!r} has a weight inside; in a list of sources it is the source's `weight`")
+    return [shard for part in parts for shard in part.shards]
+
+
+def _folder(shard: str) -> str:
+    return "pipe" if shard.startswith("pipe:") else Path(shard).parent.name or Path(shard).stem
+
+
+def _unused_name(name: str, used: set[str]) -> str:
+    number = next(n for n in range(1, len(used) + 2) if (name if n == 1 else f"{name}-{n}") not in used)
+    return name if number == 1 else f"{name}-{number}"
+
+
+def count_for(sources: Sequence[SurveyedSource], objectives: Sequence[str]) -> dict[str, list[bool]]:
+    """For each objective whether each source's captions count for it; objectives that all count for are left out.
+
+    Raises ValueError, one line, when a source names an objective that is not there or an objective has no source.
+    """
+    for source in sources:
+        for name in source.objectives or ():
+            if name not in objectives:
+                raise ValueError(
+                    f"data.train: source {source.name}: no objective is called {name!r}; the model has "
+                    f"{', '.join(objectives)}"
+                )
+    counts = {
+        name: [source.objectives is None or name in source.objectives for source in sources] for name in objectives
+    }
+    for name, sourced in counts.items():
+        if not any(sourced):
+            raise ValueError(
+                f"model.objectives: {name!r} has no captions, for no source of data.train names it; "
+                "name it under a source's objectives, or leave it out"
+            )
+    return {name: sourced for name, sourced in counts.items() if not all(sourced)}
+
+
+def shown(languages: Iterable[str]) -> str:
+    """Languages for an error's line: the first of them."""
+    languages = sorted(languages)
+    more = f" and {len(languages) - SHOWN} more" if len(languages) > SHOWN else ""
+    return ", ".join(languages[:SHOWN]) + more if languages else "none"

@@ -1,0 +1,155 @@
+"""Which streams a training mixture is read as: one for all, one a source, or one a language.
+
+Drawing languages by p ~ n^alpha makes a language a stream of its own: the samples that have a caption in it, read pass
+after pass, and mixed with the other languages' by exact quotas. So the share of each language is the one asked for in
+any stretch of the run, whatever languages a sample has besides, and the place in all streams is still one number.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+import numpy as np
+
+from datamodules.shards.locations import local_path
+from datamodules.shards.progress import Progress
+from datamodules.shards.reader import ShardReader
+from datamodules.shards.samples import BrokenSample, read_record
+from datamodules.shards.survey import TEXT_FILES, ShardSurvey
+from datamodules.stream.mixture import SurveyedSource, shown
+
+
+@dataclass
+class Stream:
+    """Samples that are read pass after pass by themselves; with a language, those that have a caption in it."""
+
+    counts: list[int]  # samples in each of its shards
+    first: int = 0  # number of its first shard among all shards
+    weight: float = 1.0
+    language: int = -1  # index of the language that each of its samples brings
+    having: list[np.ndarray] | None = None  # for each shard one bit a usable sample: whether it has the language
+    density: float = 1.0  # share of the shards' samples that it reads
+
+    def sample(self, shard: int, place: int) -> int:
+        """The number, among the usable samples of the shard, of the stream's sample at `place` of it."""
+        return place if self.having is None else int(np.flatnonzero(np.unpackbits(self.having[shard]))[place])
+
+
+def streams_of(
+    sources: Sequence[SurveyedSource],
+    languages: Sequence[str],
+    alpha: float | None = None,
+    caps: Mapping[str, int] | None = None,
+    text_language: str = "und",
+    cache_dir: str | None = None,
+) -> list[Stream]:
+    """The streams of a mixture: by language where alpha or caps are given. Raises ValueError for an unknown one."""
+    for language in caps or ():
+        if language not in languages:
+            raise ValueError(f"data.language_caps: {language!r} is not among the languages in use, {shown(languages)}")
+    if alpha is None and not caps:
+        return plain_streams(sources)
+    return language_streams(sources, languages, 1.0 if alpha is None else alpha, caps or {}, text_language, cache_dir)
+
+
+def plain_streams(sources: Sequence[SurveyedSource]) -> list[Stream]:
+    """One stream of all samples, or one a source where they have weights."""
+    return [
+        Stream([len(shard) for source in group for shard in source.shards], first, group[0].weight or 1.0)
+        for first, group in _groups(sources)
+    ]
+
+
+def language_streams(
+    sources: Sequence[SurveyedSource],
+    languages: Sequence[str],
+    alpha: float,
+    caps: Mapping[str, int],
+    text_language: str = "und",
+    cache_dir: str | None = None,
+) -> list[Stream]:
+    """One stream a language (and source, where they have weights), weighted by `language_shares`.
+
+    Reads the captions of all shards once, those left out that have a language on all samples or on none. A sample that
+    cannot be read is met in the stream of the most frequent language, and counted there.
+    """
+    streams = []
+    for first, group in _groups(sources):
+        shards = [shard for source in group for shard in source.shards]
+        allowed = [source.languages for source in group for _ in source.shards]
+        having = _having(shards, allowed, languages, text_language, cache_dir)
+        counts = np.array([table.sum(1) for table in having]).T  # [languages, shards]
+        most = int(counts.sum(1).argmax())
+        for shard, table in enumerate(having):
+            table[most] |= ~table.any(0)
+            counts[most, shard] = table[most].sum()
+        captions = dict(zip(languages, counts.sum(1).tolist(), strict=True))
+        for name, share in language_shares(captions, alpha, caps).items():
+            i = languages.index(name)
+            bits = [np.packbits(table[i]) for table in having]
+            density = captions[name] / sum(len(shard) for shard in shards)
+            streams.append(Stream(counts[i].tolist(), first, share * (group[0].weight or 1.0), i, bits, density))
+    return streams
+
+
+def language_shares(captions: Mapping[str, int], alpha: float, caps: Mapping[str, int]) -> dict[str, float]:
+    """p ~ min(n, cap)^alpha over the languages that have captions, summing to 1.
+
+    The exponent is that of multilingual language models (Conneau and Lample 2019, section 3.1: 0.5 and 0.7; XLM-R: 0.3;
+    1 is the data as it is, 0 all languages alike); the cap is T5's artificial size limit (Raffel et al. 2020, section
+    3.5.2), for each language by itself.
+
+    Args:
+        captions: n, for each language the samples with a caption in it.
+        alpha: Exponent, 0 to 1.
+        caps: The most captions of a language that count.
+    """
+    sizes = {name: min(n, caps.get(name, n)) ** alpha for name, n in captions.items() if n}
+    return {name: size / sum(sizes.values()) for name, size in sizes.items()}
+
+
+def _groups(sources: Sequence[SurveyedSource]) -> list[tuple[int, list[SurveyedSource]]]:
+    """(number of its first shard, sources) of what is drawn as one: all sources, or each one that has a weight."""
+    if sources[0].weight is None:
+        return [(0, list(sources))]
+    firsts = np.cumsum([0, *(len(source.shards) for source in sources)]).tolist()
+    return [(first, [source]) for first, source in zip(firsts, sources, strict=False)]
+
+
+def _having(
+    shards: Sequence[ShardSurvey],
+    allowed: Sequence[list[str] | None],
+    languages: Sequence[str],
+    text_language: str,
+    cache_dir: str | None,
+) -> list[np.ndarray]:
+    """For each shard bool [languages, usable samples]: which may be drawn in which language."""
+
+    def one(task: tuple[ShardSurvey, list[str] | None]) -> np.ndarray:
+        shard, only = task
+        names = [name if only is None or name in only else None for name in languages]
+        if all(name is None or shard.languages[name] in (0, shard.samples) for name in names):
+            column = [name is not None and shard.languages[name] > 0 for name in names]
+            return np.repeat(np.array(column)[:, None], len(shard), 1)
+        table = np.zeros((len(names), len(shard)), bool)
+        try:
+            path, reader = local_path(shard.shard, cache_dir), ShardReader()
+        except OSError:
+            return table  # to be met and counted
+        for place, number in enumerate(range(shard.samples) if shard.usable is None else shard.usable.tolist()):
+            try:
+                captions = read_record(reader.read(path, number, TEXT_FILES)[1], text_language)[1]
+            except BrokenSample:
+                continue
+            table[:, place] = [name in captions for name in names]
+        reader.close()
+        return table
+
+    with ThreadPoolExecutor(8) as threads, Progress("counting languages", len(shards), "shards") as progress:
+        tables = []
+        for table in threads.map(one, zip(shards, allowed, strict=True)):
+            tables.append(table)
+            progress.advance()
+    return tables

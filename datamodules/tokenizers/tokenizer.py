@@ -1,0 +1,160 @@
+"""Captions to token ids. Each tokenizer answers the same call: captions and their languages in, ids and mask out."""
+
+from __future__ import annotations
+
+import json
+import os
+import unicodedata
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+
+class Tokenizer(ABC):
+    """What a data module and an exported model ask of a tokenizer; implement these three to bring your own."""
+
+    vocabulary_size: int
+
+    @property
+    def mask_id(self) -> int | None:
+        """The id that stands for a masked token; None where there is none."""
+        return None
+
+    @abstractmethod
+    def __call__(self, captions: Sequence[str], languages: Sequence[str]) -> tuple[Tensor, Tensor]:
+        """int64 [N, L] ids and bool [N, L] mask, padded on the right; `languages` names each caption's language.
+
+        A token may be more than a number: [N, L, ...] of any type, whose second dimension the mask describes.
+        """
+
+    @abstractmethod
+    def save(self, folder: str | Path) -> None:
+        """Writes what is needed to make this tokenizer again."""
+
+
+class ByteTokenizer(Tokenizer):
+    """UTF-8 bytes: no vocabulary, no download, every language alike.
+
+    Ids: 0 padding, 1 start, 2 end, then byte + 3.
+
+    Args:
+        max_length: Longest row including start and end; a caption is cut between characters.
+    """
+
+    PADDING, START, END, FIRST_BYTE = 0, 1, 2, 3
+    vocabulary_size = 259
+
+    def __init__(self, max_length: int = 128) -> None:
+        if max_length < 3:
+            raise ValueError(f"tokenizer.max_length: {max_length} leaves no room for text; at least 3")
+        self.max_length = max_length
+
+    @property
+    def mask_id(self) -> int:
+        """The id of padding, which under a True mask is met nowhere else; so the vocabulary stays what it was."""
+        return self.PADDING
+
+    def __call__(self, captions: Sequence[str], languages: Sequence[str]) -> tuple[Tensor, Tensor]:
+        return padded([self._row(caption) for caption in captions])
+
+    def _row(self, caption: str) -> np.ndarray:
+        content = unicodedata.normalize("NFC", caption.strip()).encode()
+        room = self.max_length - 2
+        if len(content) > room:
+            content = content[:room].decode(errors="ignore").encode()  # no half character at the cut
+        row = np.empty(len(content) + 2, np.int64)
+        row[0], row[-1] = self.START, self.END
+        row[1:-1] = np.frombuffer(content, np.uint8)
+        row[1:-1] += self.FIRST_BYTE
+        return row
+
+    def save(self, folder: str | Path) -> None:
+        Path(folder).mkdir(parents=True, exist_ok=True)
+        settings = {"tokenizer": "ByteTokenizer", "max_length": self.max_length}
+        (Path(folder) / "tokenizer.json").write_text(json.dumps(settings))
+
+
+class TransformersTokenizer(Tokenizer):
+    """Any tokenizer of transformers, by hub name or local folder.
+
+    SigLIP and SigLIP 2 were trained on exactly 64 tokens, with no mask: their text towers read the padding and take the
+    last position (pooling "last"). SigLIP 2's text was lower-cased before. The tokenizers on the hub do neither by
+    themselves, so these models need max_length 64, padding "max_length", attend_padding, and SigLIP 2 lowercase too.
+
+    Args:
+        name_or_folder: What AutoTokenizer.from_pretrained takes, e.g. "xlm-roberta-base" or a folder.
+        max_length: Longest row including special tokens; longer captions are cut.
+        lowercase: Lower-case the text first.
+        padding: "longest" pads to the batch's longest row, "max_length" always to max_length.
+        attend_padding: Padding counts as text in the mask; needs padding "max_length".
+    """
+
+    def __init__(
+        self,
+        name_or_folder: str,
+        max_length: int = 64,
+        lowercase: bool = False,
+        padding: Literal["longest", "max_length"] = "longest",
+        attend_padding: bool = False,
+    ) -> None:
+        from transformers import AutoTokenizer  # seconds to import, so only who uses it pays
+
+        if padding not in ("longest", "max_length"):
+            raise ValueError(f"tokenizer.padding: {padding!r} is unknown; longest or max_length")
+        if attend_padding and padding != "max_length":
+            raise ValueError(
+                "tokenizer.attend_padding: with padding longest a text would depend on its batch; max_length"
+            )
+        if max_length < 1:
+            raise ValueError(f"tokenizer.max_length: {max_length} leaves no room for text; at least 1")
+        # forked readers must not share the Rust tokenizer's threads
+        os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+        try:
+            self.tokenizer = AutoTokenizer.from_pretrained(name_or_folder)
+        except (OSError, ValueError, ImportError, KeyError) as error:
+            first = (str(error).strip().splitlines() or [type(error).__name__])[0]
+            raise ValueError(
+                f"tokenizer.name_or_folder: {str(name_or_folder)!r} could not be loaded ({first}); "
+                "a folder with tokenizer files or a hub name"
+            ) from None
+        if self.tokenizer.pad_token is None:
+            raise ValueError(f"tokenizer.name_or_folder: {str(name_or_folder)!r} has no padding token; one that has")
+        self.name_or_folder, self.max_length = str(name_or_folder), max_length
+        self.lowercase, self.padding, self.attend_padding = lowercase, padding, attend_padding
+        self.vocabulary_size = len(self.tokenizer)
+
+    @property
+    def mask_id(self) -> int | None:
+        return self.tokenizer.mask_token_id
+
+    def __call__(self, captions: Sequence[str], languages: Sequence[str]) -> tuple[Tensor, Tensor]:
+        texts = [caption.lower() if self.lowercase else caption for caption in captions]
+        encoded = self.tokenizer(
+            texts,
+            truncation=True,
+            max_length=self.max_length,
+            padding=self.padding,
+            padding_side="right",
+            return_attention_mask=True,
+            return_tensors="pt",
+        )
+        # the mask, not `ids != padding`: some vocabularies use one token for both padding and end of text
+        mask = encoded["attention_mask"].bool()
+        return encoded["input_ids"], torch.ones_like(mask) if self.attend_padding else mask
+
+    def save(self, folder: str | Path) -> None:
+        self.tokenizer.save_pretrained(str(folder))
+
+
+def padded(rows: Sequence[np.ndarray]) -> tuple[Tensor, Tensor]:
+    """Rows of different lengths as int64 [N, L] with zeros behind, and the bool [N, L] mask of what is text."""
+    lengths = np.array([len(row) for row in rows], np.int64)
+    ids = np.zeros((len(rows), int(lengths.max(initial=0))), np.int64)
+    for i, row in enumerate(rows):
+        ids[i, : len(row)] = row
+    return torch.from_numpy(ids), torch.from_numpy(np.arange(ids.shape[1]) < lengths[:, None])

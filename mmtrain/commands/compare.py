@@ -1,0 +1,164 @@
+"""`mmtrain compare`: models side by side on the same queries, with intervals and paired tests against the first."""
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+from mmtrain.commands.usage import Folder, Model, Shards
+
+if TYPE_CHECKING:
+    from mmtrain.evaluation.protocols import Protocol
+    from mmtrain.models.encoder import Encoder
+
+
+def compare(
+    model: Model,
+    *models: Model,
+    data: Shards,
+    out: Folder | None = None,
+    protocol: Annotated[str, "NAME"] | None = None,
+    images: Folder | None = None,
+    languages: list[str] | None = None,
+    recall_at: tuple[int, ...] = (1, 5, 10),
+    batch_size: int = 64,
+    workers: int = 2,
+    device: str | None = None,
+) -> dict[str, Any]:
+    """Measures MODELs on SHARDS and prints them side by side; with `out` also compare.json and compare.html there.
+
+    Tokenizers, widths and similarities may differ. The languages are those that every model was trained on and the
+    shards have; the others are listed. Differences are those of R@k, k the smallest of recall_at, on the same
+    queries (of all folds together, where a protocol has folds), with 95 % intervals and p from the paired bootstrap;
+    they are not corrected for how many are tested.
+
+    Args:
+        model: MODEL: a run folder, a checkpoint, an exported folder, open_clip:NAME or hf:NAME.
+        models: What to compare with it.
+        data: SHARDS: a folder, a tar, a brace pattern, or several joined with ::.
+        out: Gets compare.json and compare.html; default: only the table.
+        protocol: A published test set, as for evaluate.
+        images: With --protocol: where the data set's own pictures lie.
+        languages: Default: those that all the models share.
+        recall_at: Ranks to report; the first is tested.
+        batch_size: Samples that go through the model together.
+        workers: Reading processes.
+        device: Default: cuda where there is one.
+
+    Returns:
+        {"models", "languages", "left_out", "metrics": [metrics.json of each model], "against_first": [what
+        `paired_bootstrap` says of each other model]}.
+
+    Raises:
+        ValueError: for fewer than two models, or no language in common.
+    """
+    from mmtrain.embedding.one_pass import embed
+    from mmtrain.embedding.processes import default_device
+    from mmtrain.embedding.splits import open_shards
+    from mmtrain.evaluation.measuring.retrieval import measure_split, skipped
+    from mmtrain.evaluation.metrics.bootstrap import paired_bootstrap
+    from mmtrain.evaluation.protocols import named_protocol
+    from mmtrain.models.loading import load
+
+    names = [model, *models]
+    if len(names) < 2:
+        raise ValueError(f"MODEL: got {len(names)}, expected at least two to compare")
+    published = None if protocol is None else named_protocol(protocol)
+    if published is not None:
+        data = published.shards(data, images)
+    encoders = [load(name) for name in names]
+    in_shards = open_shards(encoders[0], data, languages, batch_size, workers).languages
+    shared, left_out = shared_languages(encoders, data, in_shards, languages, published)
+    ranks, metrics = [], []
+    for name, encoder in zip(names, encoders, strict=True):
+        # one at a time on the device; of its embeddings nothing but the ranks is kept
+        encoder.to(device or default_device())
+        shards = open_shards(encoder, data, shared, batch_size, workers)
+        split = embed(encoder, shards)
+        of_model, figures = measure_split(
+            encoder, shards, split, published, similarity=encoder.metric, recall_at=recall_at
+        )
+        encoder.to("cpu")
+        figures["protocol"] |= {"model": name, "data": data, "skipped": skipped(shards)}
+        ranks.append(of_model)
+        metrics.append(figures)
+    k = ranks[0].recall_at[0]
+    result = {
+        "models": names,
+        "languages": ranks[0].languages,
+        "left_out": left_out,
+        "metrics": metrics,
+        "against_first": [paired_bootstrap(ranks[0], other, k=k) for other in ranks[1:]],
+    }
+    _print(result, k)
+    if out is not None:
+        _write(Path(out), result, k)
+    return result
+
+
+def shared_languages(
+    encoders: "Sequence[Encoder]",
+    data: str,
+    in_shards: Sequence[str],
+    languages: list[str] | None,
+    protocol: "Protocol | None",
+) -> tuple[list[str], list[str]]:
+    """The languages to measure, in the order of the shards, and those of the shards that some model does not know.
+
+    Models of other libraries do not say what they know and count as knowing all. Raises ValueError where none is left.
+    """
+    measured = list(in_shards) if protocol is None else protocol.chosen_languages(in_shards)
+    if languages is not None:
+        return measured, []
+    shared = [
+        each for each in measured if all(not encoder.languages or each in encoder.languages for encoder in encoders)
+    ]
+    if not shared:
+        trained = "; ".join(f"{encoder.source}: {', '.join(encoder.languages[:10])}" for encoder in encoders)
+        raise ValueError(f"--languages: the models share none that {data} has ({trained}); name some to measure them")
+    return shared, [each for each in measured if each not in shared]
+
+
+def _print(result: dict[str, Any], k: int) -> None:
+    from mmtrain.evaluation.ranking.ranks import DIRECTIONS
+    from mmtrain.evaluation.report.tables import letter, print_compared
+
+    for direction in DIRECTIONS:
+        print_compared(result, direction, k)
+    for number, (model, metrics) in enumerate(zip(result["models"], result["metrics"], strict=True)):
+        variance = metrics["mean_rank_variance"]["text_to_image"]["var"]
+        consistency = "" if variance is None else f", mean rank variance {variance:,.2f}"
+        print(f"{letter(number)} = {model}: mean recall {metrics['mean_recall']:.2f} %{consistency}")
+    if result["left_out"]:
+        print(f"left out, because not every model was trained on it: {', '.join(result['left_out'])}")
+    print("Differences are in percentage points on the same queries; * marks p < 0.05, before any correction.")
+
+
+def _write(folder: Path, result: dict[str, Any], k: int) -> None:
+    """compare.json and compare.html."""
+    from mmtrain.display.html import write_page
+    from mmtrain.evaluation.ranking.ranks import DIRECTIONS
+    from mmtrain.evaluation.report.report import TEMPLATES, TITLES, write_metrics
+    from mmtrain.evaluation.report.tables import letter
+
+    folder.mkdir(parents=True, exist_ok=True)
+    write_metrics(folder / "compare.json", result)
+    gains = result["against_first"]
+    furthest = max(
+        abs(end) for against in gains for way in DIRECTIONS for gain in against[way].values() for end in gain["ci95"]
+    )
+    models = enumerate(zip(result["models"], result["metrics"], strict=True))
+    write_page(
+        folder / "compare.html",
+        TEMPLATES / "compare.html.jinja",
+        title="Models side by side",
+        models=[(letter(number), model, metrics) for number, (model, metrics) in models],
+        protocol=result["metrics"][0]["protocol"],
+        languages=result["languages"],
+        left_out=result["left_out"],
+        directions=TITLES,
+        gains=gains,
+        reach=5 * max(1, math.ceil(furthest / 5)),  # one scale for all, in steps of five points
+        k=k,
+    )
+    print(f"{folder / 'compare.json'}, {folder / 'compare.html'}")

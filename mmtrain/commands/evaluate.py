@@ -1,0 +1,210 @@
+"""`mmtrain evaluate`: a model over shards, once; then figures and a report."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from mmtrain.commands.usage import File, Folder, Model, Shards, UsageError
+
+if TYPE_CHECKING:
+    from mmtrain.evaluation.protocols import Protocol
+
+INSTEAD = ("protocol", "captions", "text_to_text", "rerank", "zero_shot")  # options that say nothing there
+
+
+def evaluate(
+    model: Model,
+    *,
+    data: Shards,
+    out: Folder | None = None,
+    languages: list[str] | None = None,
+    protocol: Annotated[str, "NAME"] | None = None,
+    images: Folder | None = None,
+    captions: Literal["all", "first"] | None = None,
+    similarity: Literal["cosine", "asymmetric"] | None = None,
+    recall_at: tuple[int, ...] = (1, 5, 10),
+    text_to_text: list[tuple[str, str]] | None = None,
+    rerank: Annotated[int, "K"] | None = None,
+    zero_shot: Annotated[str, "TASK"] | None = None,
+    prompts: File | None = None,
+    classes: File | None = None,
+    sts: bool = False,
+    templates: File | None = None,
+    task: str | None = None,
+    batch_size: int = 64,
+    workers: int = 2,
+    device: str | None = None,
+) -> dict[str, Any]:
+    """Measures MODEL on SHARDS; writes metrics.json and report.html, prints the tables, returns the metrics.
+
+    The checkpoint is read once, the shards are surveyed once, and each picture is decoded and encoded once. A model of
+    `mmtrain.RelationModule` is measured on the tasks it was trained for too, where the shards label them.
+
+    Args:
+        model: MODEL: a run folder, a checkpoint, an exported folder, open_clip:NAME or hf:NAME.
+        data: SHARDS: a folder, a tar, a brace pattern, or several joined with ::; or a manifest in JSON Lines.
+        out: Gets metrics.json and report.html; default: report/ in the run folder.
+        languages: Default: the languages of the run.
+        protocol: A published test set: xm3600, xm3600/first, xtd10, multi30k, mscoco/1k, mscoco/5k, xflickrco, wit ...;
+            --data may then be the data set's own files.
+        images: With --protocol: where those files' pictures lie.
+        captions: Captions of an image and language that count; default: all.
+        similarity: Default: as the model was trained.
+        recall_at: Ranks to report.
+        text_to_text: Caption retrieval between languages.
+        rerank: Sort the best K again by the model's matching head.
+        zero_shot: A task that the shards label, by similarity alone.
+        prompts: For --zero_shot: JSON {class: "... {text} ..."}.
+        classes: Classify the pictures instead, by a JSON file of class names: {language: {label: name}}, or
+            Babel-ImageNet's; writes zero_shot.json.
+        sts: Correlate the similarity of sentences instead: --data names TSV files with the columns sentence1,
+            sentence2, score; writes sts.json.
+        templates: For --classes: JSON {language: ["a photo of a {}", ...]}.
+        task: For --classes: which of the samples' labels; default: the only one.
+        batch_size: Samples that go through the model together.
+        workers: Reading processes.
+        device: Default: cuda where there is one.
+
+    Raises:
+        ValueError: when the shards have none of the languages, or nothing in them can be read; a model without a
+            matching head, a task that nobody labelled.
+    """
+    folder = _folder(model, out)
+    if classes is not None or sts:
+        if classes is not None and sts:
+            raise UsageError("--sts: not allowed with argument --classes")
+        for name, value in zip(INSTEAD, (protocol, captions, text_to_text, rerank, zero_shot), strict=True):
+            if value:
+                raise ValueError(f"--{name}: says nothing about {'--sts' if sts else '--classes'}; without it")
+        if classes is None:
+            from mmtrain.evaluation.measuring.sts import evaluate_sts
+
+            return evaluate_sts(model, data, folder, languages=languages, device=device)
+        from mmtrain.evaluation.measuring.classes import evaluate_classes
+
+        options = {"task": task, "languages": languages, "batch_size": batch_size, "workers": workers}
+        return evaluate_classes(model, data, folder, classes, templates=templates, device=device, **options)
+    published = _protocol(protocol, captions, images)
+    if published is not None and rerank is not None:
+        raise ValueError(f"--rerank: {rerank} sorts the answers of the whole collection; it goes without --protocol")
+    if rerank is not None and rerank < 2:
+        raise ValueError(f"--rerank: got {rerank}, expected at least 2")
+    if prompts is not None and zero_shot is None:
+        raise ValueError(f"--prompts: {prompts} says classes of a task; it needs --zero_shot TASK")
+
+    from mmtrain.embedding.one_pass import Collector, Features, Thumbnails, embed
+    from mmtrain.embedding.predictions import PredictedSplit
+    from mmtrain.embedding.processes import default_device
+    from mmtrain.embedding.splits import open_split
+    from mmtrain.evaluation.measuring.relation import relation_results
+    from mmtrain.evaluation.measuring.relation_zero_shot import read_prompts, zero_shot_results
+    from mmtrain.evaluation.measuring.reranking import checked_head, rerank_retrieval
+    from mmtrain.evaluation.measuring.retrieval import measure_split, report_values, skipped
+    from mmtrain.fusion import RelationHead
+    from mmtrain.models.loading import load
+
+    encoder = load(model, device=device or default_device())
+    if rerank is not None:
+        checked_head(encoder)
+    told = None if prompts is None else read_prompts(prompts)
+    names = dict(encoder.classes)
+    if told is not None and zero_shot not in names:
+        names[str(zero_shot)] = sorted(told, key=lambda name: (len(name), name))
+    data = _shards(data, published, images)
+    labelled = bool(encoder.classes) or zero_shot is not None
+    shards = open_split(encoder, data, languages, batch_size, workers, labelled=labelled, label_names=names)
+
+    thumbnails, features = Thumbnails(), Features()
+    predicted = PredictedSplit(encoder.head) if isinstance(encoder.head, RelationHead) else None
+    collectors: list[Collector] = [thumbnails, *([predicted] if predicted else []), *([features] if rerank else [])]
+    split = embed(encoder, shards, collectors, tokens=predicted is not None or rerank is not None)
+
+    ranking = {"similarity": similarity or encoder.metric, "text_to_text": text_to_text or (), "recall_at": recall_at}
+    ranks, metrics = measure_split(encoder, shards, split, published, captions=captions or "all", **ranking)
+    relation = None if predicted is None else relation_results(predicted, split, shards, thumbnails)
+    relations = {}
+    if relation is not None:
+        metrics |= relation.metrics
+        relations = dict(relation.systems)
+    if zero_shot is not None:
+        metrics["zero_shot"] = zero_shot_results(encoder, shards, split, zero_shot, told)
+        tables = {f"zero-shot by {name}": each for name, each in metrics["zero_shot"].items()}
+        relations[zero_shot] = relations.get(zero_shot, {}) | tables
+    if rerank is not None:
+        metrics["rerank"] = rerank_retrieval(encoder, ranks, split, features, rerank)
+    metrics["protocol"] |= {"model": str(model), "data": data, "skipped": skipped(shards)}
+    values = report_values(ranks, split, thumbnails) | {"relations": relations, "relation": relation}
+    _write(Path(model), folder, metrics, published, values)
+    _print(metrics, recall_at, relations)
+    print(f"report: {folder / 'report.html'}")
+    return metrics
+
+
+def _folder(model: str, out: str | None) -> Path:
+    if out is None:
+        if not Path(model, "checkpoints").is_dir():
+            raise UsageError(f"--out: needed, for {model} is no run folder")
+        return Path(model, "report")
+    if Path(out).exists() and not Path(out).is_dir():
+        raise ValueError(f"--out: {out} is a file; a folder for metrics.json and report.html")
+    return Path(out)
+
+
+def _protocol(name: str | None, captions: str | None, images: str | None) -> "Protocol | None":
+    if name is None:
+        if images is not None:
+            raise ValueError(f"--images: {images} says where a data set's own pictures lie; it needs --protocol")
+        return None
+    from mmtrain.evaluation.protocols import named_protocol
+
+    protocol = named_protocol(name)
+    if captions not in (None, protocol.captions):
+        raise ValueError(f"--captions: {protocol} counts {protocol.captions} captions, not {captions}; another variant")
+    return protocol
+
+
+def _shards(data: str, protocol: "Protocol | None", images: str | None) -> str:
+    """SHARDS as they are; what is no shards is packed into the cache once."""
+    from datamodules.packing.as_shards import as_shards
+
+    if protocol is not None:
+        return protocol.shards(data, images)
+    if Path(data).suffix in (".csv", ".tsv"):
+        raise ValueError(f"--data: {data} is a table, not shards; mmtrain pack csv makes shards of it")
+    return as_shards(data, "--data", None)
+
+
+def _write(
+    run: Path, folder: Path, metrics: dict[str, Any], protocol: "Protocol | None", values: dict[str, Any]
+) -> None:
+    """metrics.json, report.html, and both in the run's wandb where it has one."""
+    from datetime import date
+
+    from mmtrain.evaluation.report.figures import report_figures
+    from mmtrain.evaluation.report.report import write_metrics, write_report
+    from mmtrain.training.monitoring.loggers import log_report
+
+    write_metrics(folder / "metrics.json", metrics)
+    facts = {"model": str(run), "data": metrics["protocol"]["data"], "date": date.today().isoformat()}
+    curves, count = run / "metrics.csv", metrics["protocol"]["languages"]
+    what = "Relations and retrieval" if values["relations"] else "Retrieval"
+    write_report(
+        folder / "report.html",
+        metrics,
+        title=f"{what} in {count} language{'s' * (count != 1)}",
+        run=facts | ({} if protocol is None else {"protocol": str(protocol)}),
+        curves=curves if curves.is_file() else None,
+        **values,
+    )
+    log_report(run, metrics, report_figures(metrics))
+
+
+def _print(metrics: dict[str, Any], recall_at: tuple[int, ...], relations: dict[str, Any]) -> None:
+    from mmtrain.evaluation.report.tables import print_protocol, print_relation, print_reranked, print_retrieval
+
+    print_retrieval(metrics, recall_at)
+    if "name" in metrics["protocol"]:
+        print_protocol(metrics["protocol"])
+    for task, systems in relations.items():
+        print_relation(task, systems)
+    if "rerank" in metrics:
+        print_reranked(metrics["rerank"], recall_at)

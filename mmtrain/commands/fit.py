@@ -1,0 +1,216 @@
+"""`mmtrain fit`: LightningCLI with this project's habits."""
+
+import difflib
+import inspect
+import logging
+import os
+import re
+import sys
+import warnings
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pytorch_lightning import LightningDataModule, LightningModule, Trainer
+from pytorch_lightning.callbacks import Callback
+from pytorch_lightning.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
+from pytorch_lightning.loggers.logger import Logger
+from pytorch_lightning.plugins.environments import SLURMEnvironment
+from pytorch_lightning.utilities import rank_zero_info, rank_zero_only
+
+from datamodules import ShardDataModule
+from mmtrain.display.messages import one_line
+from mmtrain.models.run_folder import newest_readable, read_checkpoint
+from mmtrain.training.checkpoints.callback import Checkpoint
+from mmtrain.training.checkpoints.stopping import RESUMABLE, Stopped
+from mmtrain.training.contrastive import ContrastiveModule
+from mmtrain.training.monitoring.guard import Guard
+from mmtrain.training.monitoring.loggers import MetricsFile, Wandb
+from mmtrain.training.monitoring.throughput import Throughput
+
+TRAINER_DEFAULTS = {
+    "default_root_dir": "runs/unnamed",
+    # validation by steps, or --trainer.val_check_interval; passes over the data have no meaning for the model
+    "log_every_n_steps": 10,
+    "num_sanity_val_steps": 0,
+    # the data module splits samples over processes itself, and counts its epochs by position
+    "use_distributed_sampler": False,
+    "reload_dataloaders_every_n_epochs": 1,
+}
+
+
+class Parser(LightningArgumentParser):
+    """Answers wrong usage with one line and exit code 2."""
+
+    def error(self, message: str, ex: Exception | None = None) -> None:
+        message = one_line(message)
+        if message.startswith("the following arguments are required"):
+            message = message.replace("fit.", "--") + "; --config FILE, such as configs/pretrain/tiny.yaml, has them"
+        print(f"mmtrain fit: error: {message}{_suggestion(message)}", file=sys.stderr)
+        sys.exit(2)
+
+
+def _suggestion(message: str) -> str:
+    """The nearest names that do exist, when the message is about one that does not."""
+    unknown = re.search(r"unrecognized arguments: --?([\w.]+)|Option '([\w.]+)'|[Kk]ey '([\w.]+)'", message)
+    if unknown is None:
+        return ""
+    wrong = next(group for group in unknown.groups() if group).split(".")[-1]
+    known: dict[str, str] = {}
+    for prefix, cls in (("trainer", Trainer), ("model", ContrastiveModule), ("data", ShardDataModule)):
+        known |= {name: f"--{prefix}.{name}" for name in inspect.signature(cls.__init__).parameters if name != "self"}
+    known |= {name: f"--checkpoint.{name}" for name in inspect.signature(Checkpoint.__init__).parameters}
+    known |= {name: f"--guard.{name}" for name in inspect.signature(Guard.__init__).parameters}
+    near = [known[name] for name in difflib.get_close_matches(wrong, known, n=3)]
+    return f"; nearest: {', '.join(near)}" if near else "; mmtrain fit --help lists what is accepted"
+
+
+class RunFolder(SaveConfigCallback):
+    """Keeps the run folder: the complete config, and nothing of an older run once a new one trains."""
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        # Only now: a run that fails before its first step must not cost the older one its checkpoints.
+        metrics = next(logger for logger in trainer.loggers if isinstance(logger, MetricsFile))
+        if pl_module.samples_seen:
+            metrics.continue_from(trainer.global_step - 1, trainer.checkpoint_callback.row)
+        elif trainer.is_global_zero:
+            metrics.start_anew()
+            old = sorted((Path(trainer.default_root_dir) / "checkpoints").glob("*.ckpt"))
+            if old:
+                names = ", ".join(path.name for path in old)
+                rank_zero_info(f"{trainer.default_root_dir} held an older run: its {names} are replaced")
+            for path in old:
+                path.unlink()
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        if trainer.is_global_zero and not self.already_saved:
+            folder = Path(trainer.default_root_dir)
+            folder.mkdir(parents=True, exist_ok=True)
+            temporary = folder / "config.yaml.tmp"
+            temporary.write_text(self.text(), encoding="utf-8")
+            os.replace(temporary, folder / "config.yaml")
+            for logger in trainer.loggers:
+                if isinstance(logger, Wandb):
+                    logger.log_config(yaml.safe_load(self.text()))
+            self.already_saved = True
+
+    def text(self) -> str:
+        return self.parser.dump(self.config, skip_none=False, skip_link_targets=False)
+
+
+class Fit(LightningCLI):
+    """Parses, builds, and fits; `--ckpt_path last` goes on from the run folder's last checkpoint."""
+
+    @staticmethod
+    def subcommands() -> dict[str, set[str]]:
+        return {"fit": {"model", "train_dataloaders", "val_dataloaders", "datamodule"}}
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        parser.add_lightning_class_args(Checkpoint, "checkpoint")
+        parser.add_lightning_class_args(Guard, "guard")
+        parser.add_lightning_class_args(Throughput, "throughput")
+
+    def instantiate_trainer(self, **kwargs: Any) -> Trainer:
+        options = self._get(self.config_init, "trainer")
+        folder = Path(options["default_root_dir"])
+        if SLURMEnvironment.detect():
+            # the batch script requeues; Lightning would do it a second time
+            options["plugins"] = [*_listed(options.get("plugins")), SLURMEnvironment(auto_requeue=False)]
+        asked = options.get("logger")
+        loggers: list[Logger] = [item for item in _listed(asked) if isinstance(item, Logger)]
+        self._resumed = self._checkpoint(folder)
+        for logger in loggers:
+            if isinstance(logger, Wandb):
+                logger.attach(folder, self._resumed and read_checkpoint(self._resumed)["mmtrain"].get("wandb"))
+        trainer = super().instantiate_trainer(logger=[MetricsFile(folder), *loggers], **kwargs)
+        if 0 < trainer.max_steps < trainer.log_every_n_steps:  # a run however short has a row in metrics.csv
+            trainer.log_every_n_steps = trainer.max_steps
+        checkpoint = next(callback for callback in trainer.callbacks if isinstance(callback, Checkpoint))
+        saver = next((callback for callback in trainer.callbacks if isinstance(callback, RunFolder)), None)
+        checkpoint.config = saver.text() if saver else ""
+        return trainer
+
+    def _parse_ckpt_path(self) -> None:
+        """Nothing: LightningCLI would read hyperparameters from the checkpoint here; ours are in the config."""
+
+    def _checkpoint(self, folder: Path) -> Path | None:
+        """What --ckpt_path means: the file to go on from, None to start anew. Raises ValueError when it is no file."""
+        asked = self.config_init[self.subcommand].ckpt_path
+        if asked is None:
+            return None
+        if asked == "last":
+            return newest_readable(folder)
+        if not Path(asked).exists():
+            raise ValueError(f"--ckpt_path: {asked} is no file; give a checkpoint, or last")
+        if Path(asked).is_file():
+            read_checkpoint(asked)  # says in one line what is wrong with it
+        return Path(asked)
+
+    def before_fit(self) -> None:
+        folder = Path(self.trainer.default_root_dir)
+        arguments = self.config_init[self.subcommand]
+        if self._resumed is not None:
+            rank_zero_info(f"going on from {self._resumed}")
+        elif arguments.ckpt_path == "last":
+            rank_zero_info(f"--ckpt_path last: there is no {folder / 'checkpoints' / 'last.ckpt'}; starting anew")
+        arguments.ckpt_path = None if self._resumed is None else str(self._resumed)
+
+
+def _listed(items: Any) -> list:
+    """Nothing, one or several as a list, as the Trainer takes its loggers and plugins."""
+    return [] if items is None else list(items) if isinstance(items, (list, tuple)) else [items]
+
+
+def run(arguments: list[str]) -> None:
+    """Runs `fit` with the arguments behind the verb.
+
+    Raises:
+        ValueError: for what the run finds wrong, in one line.
+        SystemExit: with code 2 for wrong usage, 75 when a signal ended the training behind a checkpoint.
+    """
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # tokenizers warn after every fork of a loader otherwise
+    _quieten()
+    try:
+        _fit(arguments)
+    except Stopped as stopped:
+        print(f"mmtrain fit: {stopped}, behind a checkpoint of it; --ckpt_path last goes on", file=sys.stderr)
+        # one process says so: a launcher takes another's code for a crash
+        raise SystemExit(RESUMABLE if rank_zero_only.rank == 0 else 0) from None
+
+
+def _fit(arguments: list[str]) -> None:
+    Fit(
+        model_class=LightningModule,
+        datamodule_class=LightningDataModule,
+        subclass_mode_model=True,
+        subclass_mode_data=True,
+        save_config_callback=RunFolder,
+        trainer_defaults=TRAINER_DEFAULTS,
+        seed_everything_default=0,
+        parser_class=Parser,
+        auto_configure_optimizers=False,
+        load_from_checkpoint_support=False,
+        args=["fit", *arguments],
+    )
+
+
+def _quieten() -> None:
+    """Drops what Lightning says at every start and nobody can act on."""
+    for message in (
+        "LightningCLI's args parameter",
+        "The `srun` command is available",
+        ".*LeafSpec",
+        "The number of training batches",
+        "The '.*_dataloader' does not have many workers",
+        "Total length of `list` across ranks is zero",  # no validation shards were named
+        "It is recommended to use `self.log.*sync_dist=True",  # what is logged was gathered: the same on all ranks
+        "Found .* module.s. in eval mode at the start of training",  # frozen towers are meant to be
+    ):
+        warnings.filterwarnings("ignore", message=message)
+    for name in ("pytorch_lightning.utilities.rank_zero", "lightning_fabric.utilities.rank_zero"):
+        logging.getLogger(name).addFilter(lambda record: not any(word in record.getMessage() for word in _CHATTER))
+
+
+_CHATTER = ("litlogger", "litmodels", "TPU available", "`weights_only` was not set")
+
+__all__ = ["Callback", "ContrastiveModule", "Fit", "ShardDataModule", "run"]

@@ -1,0 +1,84 @@
+"""`mmtrain index`: the pictures of SHARDS as an index folder."""
+
+from pathlib import Path
+from typing import Literal
+
+from mmtrain.commands.usage import Folder, Model, Shards
+
+
+def index(
+    model: Model,
+    *,
+    data: Shards,
+    out: Folder,
+    kind: Literal["flat", "ivf", "hnsw", "pq"] = "flat",
+    candidates: int = 100,
+    languages: list[str] | None = None,
+    batch_size: int = 64,
+    part_size: int = 1024,
+    workers: int = 2,
+    device: str | None = None,
+) -> Path:
+    """Embeds the pictures of SHARDS and writes a folder: a FAISS index, rows, ids, captions and thumbnails.
+
+    Under torchrun, srun or as a SLURM array every process embeds its share; process 0 joins the parts, which lie in
+    `out`.parts until the index is written. An embedding that was stopped goes on with them.
+
+    Args:
+        model: MODEL: a run folder, a checkpoint, an exported folder, open_clip:NAME or hf:NAME.
+        data: SHARDS: a folder, a tar, a brace pattern, or several joined with ::.
+        out: Gets a FAISS index, ids, thumbnails and captions.
+        kind: Default: flat, which is exact; what the others lose is measured, printed and written to index.json.
+        candidates: Pictures that an inexact index proposes, to be scored in full.
+        languages: Captions to show; default: all. Samples with none are left out.
+        batch_size: Pictures that go through the model together.
+        part_size: Samples embedded between two files; a kill costs no more.
+        workers: Reading processes.
+        device: Default: cuda where there is one.
+
+    Raises:
+        ValueError: when `out` holds something else, nothing can be read, or there are too few pictures for the kind.
+    """
+    from datamodules.files import whole_folder
+    from mmtrain.embedding.parts import EmbeddingParts
+    from mmtrain.embedding.processes import Processes
+    from mmtrain.embedding.splits import open_shards
+    from mmtrain.evaluation.ranking.nearest import import_faiss
+    from mmtrain.models.fingerprint import fingerprint, stamp
+    from mmtrain.models.loading import load
+    from mmtrain.search.building import MEASURED, check_target, is_done, lasting, print_index, write_index
+    from mmtrain.search.kinds import describe_kind
+
+    target = Path(out)
+    check_target(target)
+    if candidates < 1 or part_size < 1:
+        raise ValueError(f"--candidates and --part_size: got {candidates} and {part_size}, expected at least 1")
+    import_faiss()
+    processes = Processes.launched()
+    encoder = load(model, device=processes.device(device))
+    shards = open_shards(encoder, data, languages, batch_size, workers)
+    marked = fingerprint(encoder)
+    if processes.rank and is_done(target, marked, data):
+        return target  # the others needed no help: this one came late
+    exact = kind == "flat" and encoder.metric == "cosine"
+    samples = len(shards.test_dataloader().dataset)
+    describe_kind(kind, samples, encoder.model.dimension)
+    parts = EmbeddingParts(
+        target.with_name(target.name + ".parts"),
+        encoder,
+        shards,
+        fingerprint=marked,
+        batch_size=batch_size,
+        part_size=part_size,
+        text_every=None if exact else -(-samples // MEASURED),
+    )
+    parts.embed(processes, workers)
+    if processes.rank:
+        return target
+    description = {"model": lasting(model), "fingerprint": marked, "weights": stamp(model)}
+    description |= {"similarity": encoder.metric, "data": data, "kind": kind, "candidates": candidates}
+    with whole_folder(target) as folder:
+        written = write_index(folder, description, encoder.model.dimension, shards, parts)
+    parts.remove(processes)
+    print_index(target, written)
+    return target

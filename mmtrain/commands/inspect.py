@@ -1,0 +1,125 @@
+"""`mmtrain inspect`: what is in a checkpoint, an exported folder or shards, and what is broken."""
+
+import json
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from mmtrain.commands.usage import File
+
+
+def inspect(
+    what: Annotated[str, "SHARDS|MODEL"],
+    *,
+    html: File | None = None,
+    group_by: Literal["sample", "language"] = "sample",
+) -> dict[str, Any]:
+    """Prints and returns the facts.
+
+    Args:
+        what: Shards, a run folder, a checkpoint or an exported folder.
+        html: Write a picture sheet of shards there; it opens offline.
+        group_by: Whether the sheet shows samples with all their captions, or a few samples of each language.
+
+    Raises:
+        ValueError: when `what` is neither shards nor a model, or a model has no pictures for a sheet.
+    """
+    from mmtrain.display.tables import print_facts
+    from mmtrain.models.description import DESCRIPTION, upgraded
+
+    path = Path(what)
+    run = path.suffix == ".ckpt" or (path / "checkpoints").is_dir()
+    if html is not None:
+        if run or (path / DESCRIPTION).is_file():
+            raise ValueError(f"--html: {what} is a model and has no pictures; shards")
+        _check_writable(Path(html))
+    if run:
+        facts = _checkpoint(path)
+    elif (path / DESCRIPTION).is_file():
+        facts = _summary(upgraded(json.loads((path / DESCRIPTION).read_text(encoding="utf-8")), what))
+    else:
+        from datamodules.shards.inspection import inspect_shards
+
+        inspection = inspect_shards(what, examples=group_by)
+        facts = inspection.facts
+        if html is not None:
+            from mmtrain.display.picture_sheet import write_sheet
+
+            write_sheet(Path(html), what, inspection)
+            facts = facts | {"picture sheet": html}
+    print_facts(facts)
+    return facts
+
+
+def _check_writable(path: Path) -> None:
+    """Before shards are read for an hour. Raises ValueError."""
+    import tempfile
+
+    try:
+        if path.is_dir():
+            raise IsADirectoryError(None, "it is a folder")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=path.parent).close()
+    except OSError as error:
+        raise ValueError(f"--html: {path} cannot be written ({error.strerror}); the name of a file to write") from None
+
+
+def _checkpoint(path: Path) -> dict[str, Any]:
+    from mmtrain.models.run_folder import describe, read_checkpoint, resolve_run
+
+    path = resolve_run(path) if path.is_dir() else path
+    checkpoint = read_checkpoint(path)
+    trained = {name: each for name, each in checkpoint["state_dict"].items() if name.startswith(("model.", "head."))}
+    return {
+        "file": str(path),
+        "bytes": path.stat().st_size,
+        "step": checkpoint["global_step"],
+        "samples seen": checkpoint["samples_seen"],
+        "parameters": sum(tensor.numel() for tensor in trained.values()),
+        "loss parameters": _loss_parameters(checkpoint["state_dict"]),
+        "optimiser": f"moments of {len(checkpoint['optimizer_states'][0]['state'])} tensors",
+        "average of weights": "yes" if checkpoint.get("averaging_state") else "no",
+        "data": _data(checkpoint),
+        "processes": checkpoint["mmtrain"]["world_size"],
+        "wandb run": checkpoint["mmtrain"]["wandb"],
+        "best so far": checkpoint["callbacks"]["Checkpoint"]["best"],
+        "versions": checkpoint["mmtrain"]["versions"],
+    } | _summary(describe(checkpoint))
+
+
+def _loss_parameters(state: dict[str, Any]) -> dict[str, float]:
+    """Of the objectives; a multiplier is stored as its logarithm, and shown as it multiplies the cosines."""
+    scalars = {
+        name.removeprefix("objectives."): value
+        for name, value in state.items()
+        if name.startswith("objectives.") and value.numel() == 1
+    }
+    return {
+        name.replace("log_scale", "scale"): round(float(value.exp() if name.endswith("log_scale") else value), 4)
+        for name, value in scalars.items()
+    }
+
+
+def _data(checkpoint: dict[str, Any]) -> dict[str, Any]:
+    """The place in the data that training goes on from, and which shards those are."""
+    state = next((part for part in checkpoint.values() if isinstance(part, dict) and "cursor" in part), None)
+    if state is None:
+        return {}
+    cursor = {name: state["cursor"][name] for name in ("position", "epoch")}
+    return cursor | {"samples an epoch": state["data"]["samples"], "shards": state["data"]["shards"]}
+
+
+def _summary(description: dict[str, Any]) -> dict[str, Any]:
+    model = description["model"]["init_args"]
+    facts = {
+        "image tower": model["image"],
+        "text tower": model["text"],
+        "dimension": model["dimension"],
+        "tokenizer": description.get("tokenizer"),
+        "images": description.get("images"),
+        "languages": description["languages"],
+    }
+    head = (description.get("head") or {}).get("init_args")
+    if head is None:
+        return facts
+    tasks = {task: f"({', '.join(names)})" for task, names in head.get("names", {}).items()}
+    return facts | ({"tasks": tasks} if tasks else {}) | {"fusion": head["fusion"]}

@@ -1,0 +1,107 @@
+"""`mmtrain pack`: shards from a source. What a reader of `datamodules.packing` takes by name are a format's options."""
+
+import argparse
+import os
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+from datamodules import packing
+from mmtrain.commands.usage import Folder, OneLineParser, add_arguments, add_command, call
+
+
+class Format(NamedTuple):
+    """A kind of source."""
+
+    read: Callable[..., Any]
+    text: str
+    source: str = "FILE"
+    splits: bool = False  # whether its rows say a split
+    aliases: tuple[str, ...] = ()
+
+
+FORMATS = {
+    "jsonl": Format(packing.read_jsonl, 'JSON Lines: a sample\'s record and "image", a path', splits=True),
+    "csv": Format(packing.read_table, "CSV or TSV with a row of column names", splits=True, aliases=("tsv",)),
+    "karpathy": Format(packing.read_karpathy, "Karpathy's split of COCO, Flickr30k ...", "JSON", True),
+    "multi30k": Format(packing.read_multi30k, "Multi30k's text files beside lists of pictures", "FOLDER", True),
+    "xm3600": Format(packing.read_crossmodal3600, "Crossmodal-3600's captions.jsonl"),
+    "wit": Format(packing.read_wit, "WIT's TSV files, with pictures in a local folder", "FILE|FOLDER", True),
+    "xtd10": Format(packing.read_xtd10, "XTD10's text files in eleven languages", "FOLDER"),
+    "folder": Format(packing.read_folder, "a folder of pictures, each with a .txt beside it", "FOLDER"),
+    "tir": Format(packing.read_tir, "labels of tweets' image-text relations (textimage.csv)"),
+    "four_classes": Format(packing.read_four_classes, "a table of posts with a relation 0 to 3", splits=True),
+    "stories": Format(packing.read_stories, "picture stories: whose text is it, the page's or another's", splits=True),
+}
+WORKERS = os.cpu_count() or 1
+
+
+def add_formats(pack: OneLineParser) -> None:
+    """One sub-command a format."""
+    formats = pack.add_subparsers(dest="format", metavar="FORMAT", required=True, parser_class=OneLineParser)
+    for name, format in FORMATS.items():
+        described = f"{format.text[0].upper()}{format.text[1:]}."
+        parser = formats.add_parser(name, aliases=format.aliases, help=format.text, description=described)
+        parser.add_argument("source", metavar=format.source)
+        parser.add_argument("--out", required=True, metavar="DIR", help="gets the shards and shards.json")
+        add_arguments(parser, format.read, without=("source",))
+        without = ("rows", "out", "title") + (() if format.splits else ("split",))
+        add_arguments(parser, packing.pack_rows, without=without, defaults={"workers": WORKERS, "images": None})
+        parser.set_defaults(run=partial(_pack, format))
+    text = "the embedded corpus: handwritten numbers in many languages"
+    add_command(formats, "numbers", numbers, text)
+
+
+def _pack(format: Format, options: argparse.Namespace) -> None:
+    source = Path(options.source)
+    images = options.images or (source if source.is_dir() else source.parent)
+    rows = call(format.read, options)
+    _print(options.out, call(packing.pack_rows, options, rows=rows, images=images, title=f"packing {source.name}"))
+
+
+def numbers(
+    *,
+    out: Folder,
+    split: Literal["train", "val", "test"],
+    languages: list[str] | None = None,
+    renderings: int | None = None,
+    posts: bool = False,
+    samples_per_shard: int = packing.SAMPLES_PER_SHARD,
+    workers: int = WORKERS,
+) -> None:
+    """Packs handwritten numbers.
+
+    Args:
+        out: Gets the shards and shards.json.
+        split: The numbers of one split are in no other.
+        languages: Default: every language there is.
+        renderings: Pictures of each number; default: 16 to train on, else 1.
+        posts: Posts with relation labels: two sets of numbers each.
+        samples_per_shard: Rows that make one shard.
+        workers: Processes; the bytes written do not depend on it.
+
+    Raises:
+        ValueError: for renderings of posts, and what the packers find.
+    """
+    from datamodules.numbers.corpus import pack_numbers
+    from datamodules.numbers.posts import pack_posts
+
+    sharding = {"samples_per_shard": samples_per_shard, "workers": workers}
+    if not posts:
+        _print(out, pack_numbers(out, split, languages, renderings=renderings, **sharding))
+    elif renderings is not None:
+        raise ValueError(f"renderings: {renderings} says nothing about posts; without --posts")
+    else:
+        _print(out, pack_posts(out, split, languages, **sharding))
+
+
+def _print(out: str, facts: dict[str, Any]) -> None:
+    """What was written, and what was not, by cause."""
+    languages, causes = facts["captions"], facts["skipped"]
+    left_out = ", ".join(f"{rows:,} {cause}" for cause, rows in causes.items())
+    print(
+        f"{out}: {facts['samples']:,} samples, {facts['images']:,} images, {sum(languages.values()):,} captions"
+        f" in {len(languages)} languages, {facts['bytes'] / 2**20:.1f} MiB in {len(facts['shards'])} shards"
+        + (f"; {sum(causes.values()):,} rows left out ({left_out}), listed in shards.json" if causes else "")
+    )

@@ -1,0 +1,35 @@
+"""`mmtrain push`: an exported folder made ready for a model hub, and sent there when asked."""
+
+from typing import Annotated
+
+from mmtrain.commands.usage import Folder
+
+
+def push(
+    folder: Folder,
+    repository: Annotated[str, "OWNER/NAME"],
+    *,
+    licence: str,
+    upload: bool = False,
+    private: bool = False,
+) -> None:
+    """Completes the model card of an export, lists what would be sent, and sends it with `upload`.
+
+    Args:
+        folder: What mmtrain export wrote.
+        repository: OWNER/NAME on the hub.
+        licence: As the hub spells it, e.g. apache-2.0.
+        upload: Send it; without this nothing leaves the machine.
+        private: A new repository is private.
+
+    Raises:
+        ValueError: for a folder that is no export, files that can carry code, or a name that is no repository's.
+    """
+    from mmtrain.export.hub import prepare, send
+
+    prepare(folder, repository, licence)
+    if upload:
+        send(folder, repository, private)
+        print(f"sent to {repository}")
+    else:
+        print(f"{folder} is ready; --upload sends it to {repository}")

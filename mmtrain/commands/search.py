@@ -1,0 +1,68 @@
+"""`mmtrain search`: a text in any language, or a picture, and the pictures of an index that are nearest to it."""
+
+from typing import TYPE_CHECKING, Annotated
+
+from mmtrain.commands.usage import File, Folder, Model, UsageError
+
+if TYPE_CHECKING:
+    from mmtrain.search.results import Result
+
+
+def search(
+    index: Folder,
+    text: str | None = None,
+    *,
+    image: File | None = None,
+    language: Annotated[str, "L"] | None = None,
+    k: int = 10,
+    json: bool = False,
+    html: File | None = None,
+    model: Model | None = None,
+    device: str | None = None,
+) -> "list[Result]":
+    """Searches an index folder, prints the nearest pictures, and returns them, best first.
+
+    Args:
+        index: What mmtrain index wrote.
+        text: A text in any language.
+        image: A picture; features as .npy where the model reads those.
+        language: Of the text, for models that read each language by itself; its captions are shown first.
+        k: Pictures to find; default 10.
+        json: Print JSON instead of a table.
+        html: Also write a page with pictures, which opens offline.
+        model: Where the index's model is now, if it was moved.
+        device: Default: cuda where there is one.
+
+    Raises:
+        ValueError: when there is no index, the model is another one, or the query cannot be encoded.
+    """
+    from pathlib import Path
+
+    from mmtrain.search.index import SearchIndex
+    from mmtrain.search.queries import encode_picture, encode_words, open_model
+    from mmtrain.search.results import Query, Result, print_json, print_results
+
+    if (text is None) == (image is None):
+        raise UsageError('search: give either a text, as in search DIR "text", or --image FILE')
+    if k < 1:
+        raise UsageError(f"-k: got {k}, expected a whole number from 1")
+    opened = SearchIndex(index)
+    encoder = open_model(opened, model, device, text_only=text is not None)
+    query = Query(text, language, None if image is None else Path(image))
+    row = encode_picture(encoder, query.image) if query.image else encode_words(encoder, text or "", language)
+    first = [*filter(None, [language]), *encoder.languages]
+    scores, numbers = opened.search(row, k)
+    there = numbers[0] >= 0
+    items = opened.items.read(numbers[0][there])
+    results = [Result(float(score), item) for score, item in zip(scores[0][there], items, strict=True)]
+    if html is not None:
+        from mmtrain.search.page import write_results
+
+        write_results(Path(html), query, results, opened.description, first)
+    if json:
+        print_json(query, results)
+    else:
+        print_results(query, results, len(opened), first)
+        if html is not None:
+            print(f"page: {html}")
+    return results

@@ -1,0 +1,31 @@
+"""Messages for a person: one line each."""
+
+import os
+import re
+import sys
+
+_NOISE = re.compile(r"^(usage:|tip:|note:|-{3,}|\s*$)", re.IGNORECASE)
+
+
+def note(text: str) -> None:
+    """A line on stderr, from the first of several processes."""
+    ranks = (os.environ.get(name) for name in ("RANK", "LOCAL_RANK", "SLURM_PROCID"))
+    if next((rank for rank in ranks if rank is not None), "0") == "0":
+        print(text, file=sys.stderr)
+
+
+def first_line(error: Exception) -> str:
+    """The first line of what an error says; its kind where it says nothing."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
+def one_line(message: str) -> str:
+    """A message of many lines as one, without usage text."""
+    lines = [line.strip() for line in str(message).splitlines() if not _NOISE.match(line.strip())]
+    # jsonargparse lists what each type that an option may have said, the types within it indented below; None is
+    # never the interesting one, nor is the heading of a list within
+    tried = [line[2:] for line in lines if line.startswith("- ")]
+    tried = [line for line in tried if "<class 'NoneType'>" not in line and "Union subtypes" not in line]
+    if "Union subtypes" in message and tried:
+        return tried[0]
+    return re.sub(r"\s+", " ", " ".join(lines)) or "unknown error"

@@ -1,0 +1,48 @@
+"""Tables for a terminal."""
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+
+def print_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]], *, left: Sequence[str] = ()) -> None:
+    """Prints rows of text under the names of their columns.
+
+    What a cell says is text, not markup. The first column and those named in `left` are ragged on the right and folded,
+    all others are numbers; the row called mean is bold. Without a terminal lines are 160 wide.
+    """
+    table = Table(title=Text(title))
+    for place, name in enumerate(columns):
+        wide = name in left or (place == 0 and not left)
+        table.add_column(name, justify="left" if wide else "right", overflow="fold" if wide else "ellipsis")
+    for row in rows:
+        table.add_row(*map(Text, row), style="bold" if row[0] == "mean" else None)
+    console = Console(highlight=False)
+    if not console.is_terminal:
+        console.width = 160
+    console.print(table)
+
+
+def print_facts(facts: Mapping[str, Any]) -> None:
+    """Prints names and values beside each other, an object by its class and arguments."""
+    table = Table(show_header=False, box=None, pad_edge=False)
+    table.add_column(style="bold", no_wrap=True)
+    table.add_column(overflow="fold")
+    for name, value in facts.items():
+        table.add_row(name, Text("none" if value in (None, "") else _shown(value)))
+    Console().print(table)
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, dict) and set(value) == {"class_path", "init_args"}:
+        given = {key: option for key, option in value["init_args"].items() if option is not None}
+        return f"{value['class_path']} {json.dumps(given, ensure_ascii=False)}"
+    if isinstance(value, dict):
+        return ", ".join(f"{key} {_shown(item)}" for key, item in value.items())
+    if isinstance(value, list):
+        return ", ".join(map(str, value))
+    return f"{value:,}" if isinstance(value, int) else str(value)

@@ -1,0 +1,1 @@
+"""SHARDS through a model, once."""

@@ -1,0 +1,121 @@
+"""One pass over a split: each picture is decoded and encoded once, and every collector sees the same rows."""
+
+from collections.abc import Sequence
+from tempfile import TemporaryFile
+from typing import Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+
+from datamodules.batch import Batch
+from datamodules.module import ShardDataModule
+from losses import Embeddings
+from mmtrain.display.thumbnails import thumbnail
+from mmtrain.embedding.collected import Embedded, EmbeddedSplit, real_captions
+from mmtrain.embedding.splits import language_indices
+from mmtrain.models.batches import embed_batch
+from mmtrain.models.encoder import Encoder
+
+
+class Collector(Protocol):
+    """Keeps what it needs of a batch on the CPU and of its embeddings on the model's device."""
+
+    def add(self, batch: Batch, embeddings: Embeddings) -> None: ...
+
+
+def embed(
+    encoder: Encoder,
+    shards: ShardDataModule,
+    collectors: Sequence[Collector] = (),
+    *,
+    tokens: bool = False,
+    texts: bool = True,
+) -> Embedded:
+    """Every picture and caption of the test split; broken samples are counted and left out.
+
+    Args:
+        encoder: The model.
+        shards: Its test split, as `mmtrain.embedding.splits` opens it.
+        collectors: What else is kept of the pass.
+        tokens: Whether collectors want token features.
+        texts: Whether captions are encoded.
+
+    Raises:
+        ValueError: when no sample could be read.
+    """
+    from rich.progress import track
+
+    indices = language_indices(encoder, shards.languages).to(encoder.device)
+    rows = EmbeddedSplit()
+    loader = shards.test_dataloader()
+    with torch.inference_mode():
+        for batch in track(loader, description="embedding", total=len(loader), transient=True):
+            shards.evaluated(batch)
+            moved = batch.to(encoder.device)
+            chosen = None if texts else torch.zeros_like(moved.present)
+            embeddings = embed_batch(encoder.model, moved, tokens=tokens, chosen=chosen, languages=indices)
+            for collector in (rows, *collectors):
+                collector.add(batch, embeddings)
+    shards.account.check(epoch_end=True)
+    split = rows.gather()
+    if split is None:
+        raise ValueError("--data: no sample could be read")
+    return split
+
+
+class Thumbnails:
+    """The pictures as the model sees them, by their place in the split; small and encoded, in a file without a name."""
+
+    def __init__(self) -> None:
+        self._file = TemporaryFile()
+        self._places: dict[int, tuple[int, int]] = {}
+
+    def add(self, batch: Batch, embeddings: Embeddings) -> None:
+        for place, row in enumerate(batch.rows.tolist()):
+            if row >= 0:
+                content = thumbnail(batch.images[place], batch.ids[place])
+                self._places[row] = self._file.tell(), len(content)
+                self._file.write(content)
+
+    def __getitem__(self, row: int) -> bytes:
+        start, size = self._places[row]
+        self._file.seek(start)
+        return self._file.read(size)
+
+
+class Features:
+    """Token features in half precision: N P W + M L W numbers, for a fusion encoder to judge any pair of them."""
+
+    def __init__(self) -> None:
+        self._images: dict[int, Tensor] = {}
+        self._texts: list[tuple[Tensor, list[Tensor]]] = []
+
+    def add(self, batch: Batch, embeddings: Embeddings) -> None:
+        images, texts = embeddings.image_tokens, embeddings.text_tokens
+        assert images is not None and texts is not None
+        for row, features in zip(batch.rows.tolist(), images.leading.half().cpu(), strict=True):
+            if row >= 0:
+                self._images[row] = features
+        b, k = real_captions(batch)
+        lengths = (batch.token_mask[b, k].sum(1) + 1).tolist()
+        features = texts.leading[b, k].half().cpu()
+        own = [each[:length].clone() for each, length in zip(features, lengths, strict=True)]
+        self._texts.append((batch.rows[b], own))
+
+    def of(self, split: Embedded) -> tuple[Tensor, list[Tensor]]:
+        """Of the split's pictures [N, 1 + P, Wi], and of its captions, each [1 + L, Wt]; called once, since the
+        collector gives them away."""
+        rows = torch.cat([rows for rows, _ in self._texts])
+        texts = [each for _, part in self._texts for each in part]
+        images = torch.stack([self._images[int(row)] for row in split.rows])
+        self._images, self._texts = {}, []
+        return images, [texts[place] for place in rows.argsort(stable=True).tolist()]
+
+
+def padded(texts: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+    """float32 [n, 1 + L, W] of token features of different lengths, and the mask bool [n, 1 + L]."""
+    rows = pad_sequence([each.float() for each in texts], batch_first=True)
+    lengths = torch.from_numpy(np.array([len(each) for each in texts]))
+    return rows, torch.arange(rows.shape[1]) < lengths[:, None]

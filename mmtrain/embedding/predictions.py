@@ -1,0 +1,69 @@
+"""A split's predictions by a relation head, collected over batches and processes."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+
+from datamodules.batch import Batch
+from losses import Embeddings
+from mmtrain.embedding.collected import of_all_processes, real_captions
+from mmtrain.fusion import RelationHead
+
+
+@dataclass
+class Predictions:
+    """N pairs of a picture and a text, in the order of the split."""
+
+    rows: np.ndarray  # int64 [N], the sample's place in the split
+    languages: np.ndarray  # int64 [N], index into the data module's languages
+    ids: list[str]
+    captions: list[str]
+    labels: dict[str, np.ndarray]  # int64 [N], -1 where nobody labelled the pair
+    probabilities: dict[str, np.ndarray]  # float32 [N, C]
+
+
+@dataclass
+class PredictedSplit:
+    """Collects the pairs of batches, as `head` judges them."""
+
+    head: RelationHead
+    parts: list[dict[str, Any]] = field(default_factory=list)
+
+    def add(self, batch: Batch, embeddings: Embeddings) -> None:
+        posts, slots = real_captions(batch)
+        places = list(zip(posts.tolist(), slots.tolist(), strict=True))
+        unlabelled = torch.full((len(places),), -1)
+        self.parts.append(
+            {
+                "rows": batch.rows[posts].cpu().numpy(),
+                "languages": batch.languages[posts, slots].cpu().numpy(),
+                "ids": [batch.ids[b] for b, _ in places],
+                "captions": [batch.captions[b][k] for b, k in places],
+                "labels": {
+                    task: (batch.labels[task][posts] if task in batch.labels else unlabelled).cpu().numpy()
+                    for task in self.head.names
+                },
+                "probabilities": {
+                    task: logits.softmax(1).float().cpu().numpy()
+                    for task, logits in self.head.judge(embeddings, posts, slots).items()
+                },
+            }
+        )
+
+    def gather(self) -> Predictions | None:
+        """The whole split in its own order, on every process; None when it is empty."""
+        parts = of_all_processes(self.parts)
+        if not parts:
+            return None
+        rows, languages = (np.concatenate([part[name] for part in parts]) for name in ("rows", "languages"))
+        order = np.lexsort((languages, rows))
+        ids, captions = ([item for part in parts for item in part[name]] for name in ("ids", "captions"))
+        labels, probabilities = (
+            {task: np.concatenate([part[name][task] for part in parts])[order] for task in parts[0][name]}
+            for name in ("labels", "probabilities")
+        )
+        return Predictions(
+            rows[order], languages[order], [ids[i] for i in order], [captions[i] for i in order], labels, probabilities
+        )

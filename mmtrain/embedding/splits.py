@@ -1,0 +1,102 @@
+"""SHARDS as a test split, read as a model was trained."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from datamodules import RelationDataModule, ShardDataModule
+from datamodules.reading.splits import Splits
+from mmtrain.models.encoder import Encoder
+
+
+def open_shards(
+    encoder: Encoder, data: str, languages: list[str] | None, batch_size: int, workers: int
+) -> ShardDataModule:
+    """All samples and captions of SHARDS, or those in the languages."""
+    module = ShardDataModule(test=data, languages=languages, **_reading(encoder, batch_size, workers))
+    module.setup("test")
+    return module
+
+
+def open_split(
+    encoder: Encoder,
+    data: str,
+    languages: list[str] | None,
+    batch_size: int,
+    workers: int,
+    *,
+    labelled: bool = False,
+    label_names: Mapping[str, Sequence[str]] | None = None,
+) -> RelationDataModule:
+    """SHARDS to measure a model on: in its languages that the shards have, or those named. They are surveyed once.
+
+    Args:
+        encoder: The model.
+        data: SHARDS.
+        languages: Those to measure.
+        batch_size: Samples of a batch.
+        workers: Reading processes.
+        labelled: Whether labels are checked and their classes counted.
+        label_names: For tasks, the classes in the order in which a head was trained on them.
+
+    Raises:
+        ValueError: one line, for shards that cannot be used or are in none of the model's languages.
+    """
+    if languages is not None:
+        unknown = [language for language in languages if language not in encoder.languages]
+        if encoder.languages and unknown:
+            print(f"{', '.join(unknown)}: not trained on; measured by transfer")
+    module = MeasuredShards(
+        encoder.languages if languages is None else [],
+        labelled,
+        test=data,
+        languages=languages,
+        label_names={task: list(names) for task, names in (label_names or {}).items()},
+        **_reading(encoder, batch_size, workers),
+    )
+    module.setup("test")
+    return module
+
+
+class MeasuredShards(RelationDataModule):
+    """A test split, in those of its languages that a model was trained on.
+
+    Args:
+        trained: The model's languages; none takes all that the shards have.
+        labelled: Whether labels are checked and their classes counted.
+        options: Those of RelationDataModule.
+    """
+
+    def __init__(self, trained: Sequence[str], labelled: bool, **options: Any) -> None:
+        super().__init__(**options)
+        self._trained, self._labelled = list(trained), labelled
+
+    def surveyed(self, splits: Splits, new: Sequence[str]) -> None:
+        if self._labelled:
+            super().surveyed(splits, new)
+        if not self._trained:
+            return
+        known = [language for language in self._trained if language in splits.languages]
+        if not known:
+            raise ValueError(
+                f"--data: {self._named['test']} has {', '.join(splits.languages[:20])}, the model was trained on"
+                f" {', '.join(self._trained[:20])}; name some with --languages to measure them nevertheless"
+            )
+        absent = [language for language in self._trained if language not in known]
+        if absent and known != splits.languages:
+            print(f"{self._named['test']} has no captions in {', '.join(absent)}")
+        splits.languages = known
+
+
+def _reading(encoder: Encoder, batch_size: int, workers: int) -> dict[str, Any]:
+    images = {} if encoder.images is None else {"images": encoder.images}
+    return {"batch_size": batch_size, "workers": workers, "tokenizer": encoder.tokenizer, **images}
+
+
+def language_indices(encoder: Encoder, languages: list[str]) -> Tensor:
+    """int64: which of the tower's languages each one is, -1 for none of them; a tower with a network for each language
+    knows them by the run's order, the shards by their own.
+    """
+    return torch.tensor([encoder.languages.index(name) if name in encoder.languages else -1 for name in languages])

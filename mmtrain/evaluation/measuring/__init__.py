@@ -1,0 +1,1 @@
+"""What `mmtrain evaluate` and `mmtrain compare` measure, one file each."""

@@ -1,0 +1,113 @@
+"""What is said of image-text relations: a fine-tuned head beside what similarity alone tells."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from datamodules.packing.relations import CLASSES
+from datamodules.relation import RelationDataModule
+from mmtrain.embedding.collected import Embedded
+from mmtrain.embedding.one_pass import Thumbnails
+from mmtrain.embedding.predictions import PredictedSplit, Predictions
+from mmtrain.evaluation.measuring.relation_zero_shot import by_similarity
+from mmtrain.evaluation.metrics.relation import language_gap, relation_metrics
+from mmtrain.evaluation.report.examples import RelationExample, RelationResults
+
+MAIN = "relation"
+TWO_HEADS = ("represented", "adds")  # binary tasks that the four relations are made of
+EXAMPLES = 4  # of right and of wrong answers in each language
+
+
+def relation_results(
+    predicted: PredictedSplit, split: Embedded, shards: RelationDataModule, thumbnails: Thumbnails
+) -> RelationResults | None:
+    """The figures of every task of the head that the shards label; None, saying so, where they label none.
+
+    The metrics hold "relation" (the task of that name, or the four classes that two heads together say, or the first
+    task; by language and "mean"), "relation_task" (its name), "relation_tasks" (all of them), "relation_gap" (best
+    minus worst language) and "relation_zero_shot" (the same task by similarity in the same space, without any head).
+    """
+    classes = predicted.head.names
+    pairs = predicted.gather()
+    assert pairs is not None
+    if not classes.keys() & shards.classes.keys():
+        print(f"the shards label none of {', '.join(classes)}: relations are not measured")
+        return None
+    classes = classes | add_four_classes(pairs, classes)
+    languages = np.asarray(shards.languages)[pairs.languages]
+    tables = {
+        task: relation_metrics(
+            pairs.labels[task], pairs.probabilities[task], languages, groups=pairs.rows, classes=classes[task]
+        )
+        for task in pairs.labels
+        if (pairs.labels[task] >= 0).any()
+    }
+    guessed = {task: by_similarity(task, split, pairs.labels[task], languages, classes[task]) for task in tables}
+    main = next(task for task in (MAIN, " and ".join(TWO_HEADS), *tables) if task in tables)
+    metrics = {
+        "relation": tables[main],
+        "relation_task": main,
+        "relation_tasks": tables,
+        "relation_gap": language_gap(pairs.labels[main], pairs.probabilities[main], languages, pairs.rows),
+        "relation_zero_shot": {"similarity": guessed[main]},
+    }
+    first = [main, *(task for task in tables if task != main)]
+    systems = {task: {"fine-tuned": tables[task], "zero-shot by similarity": guessed[task]} for task in first}
+    return RelationResults(main, metrics, systems, _examples(pairs, languages, main, classes[main], thumbnails))
+
+
+def add_four_classes(split: Predictions, classes: Mapping[str, list[str]]) -> dict[str, list[str]]:
+    """Adds the task "represented and adds" where two binary heads say both; returns its classes, {} without them.
+
+    Its four classes are those of Vempala and Preotiuc-Pietro (ACL 2019): 2 (1 - represented) + adds, each with the
+    product of the two heads' probabilities. A pair that lacks either label has none.
+    """
+    if not all(classes.get(task) == ["0", "1"] for task in TWO_HEADS):
+        return {}
+    name = " and ".join(TWO_HEADS)
+    represented, adds = (split.labels[task] for task in TWO_HEADS)
+    split.labels[name] = np.where((represented >= 0) & (adds >= 0), 2 * (1 - represented) + adds, -1)
+    represented, adds = (split.probabilities[task] for task in TWO_HEADS)
+    split.probabilities[name] = (represented[:, ::-1, None] * adds[:, None, :]).reshape(-1, 4)
+    return {name: list(CLASSES)}
+
+
+def _examples(
+    pairs: Predictions, languages: np.ndarray, task: str, classes: Sequence[str], thumbnails: Thumbnails
+) -> list[RelationExample]:
+    labels, probabilities = pairs.labels[task], pairs.probabilities[task]
+    predicted = probabilities.argmax(1)
+    random = np.random.default_rng(0)
+    examples = []
+    for language in sorted(set(languages.tolist())):
+        for right in (True, False):
+            fitting = np.flatnonzero((languages == language) & (labels >= 0) & ((predicted == labels) == right))
+            for place in random.permutation(fitting)[:EXAMPLES]:
+                examples.append(
+                    RelationExample(
+                        thumbnails[int(pairs.rows[place])],
+                        pairs.captions[place],
+                        language,
+                        classes[labels[place]],
+                        classes[predicted[place]],
+                        float(probabilities[place].max()),
+                    )
+                )
+    return examples
+
+
+def relation_figures(split: Predictions | None, languages: Sequence[str]) -> dict[str, float]:
+    """Flat figures for the log: macro_f1, the mean over tasks and languages, and <task>/macro_f1/<language> of which it
+    is the mean; empty when nothing was labelled."""
+    if split is None:
+        return {}
+    names = np.asarray(languages)[split.languages]
+    figures: dict[str, Any] = {}
+    for task, rows in split.probabilities.items():
+        labels = split.labels[task]
+        if (labels >= 0).any():
+            table = relation_metrics(labels, rows, names, groups=split.rows, bootstrap=0)
+            figures |= {f"{task}/macro_f1/{language}": each["macro_f1"] for language, each in table.items()}
+    means = [value for name, value in figures.items() if name.endswith("/mean")]
+    return figures | ({"macro_f1": float(np.mean(means))} if means else {})

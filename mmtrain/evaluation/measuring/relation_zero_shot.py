@@ -1,0 +1,129 @@
+"""Relations without any training: by how similar picture and text are, and by prompts about both."""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from datamodules.relation import RelationDataModule
+from mmtrain.display.messages import first_line
+from mmtrain.embedding.collected import Embedded
+from mmtrain.evaluation.metrics.relation import relation_metrics
+from mmtrain.models.encoder import Encoder
+
+RISING = ("represented",)  # tasks whose last class is that of the most similar pairs
+
+
+def zero_shot_results(
+    encoder: Encoder, shards: RelationDataModule, split: Embedded, task: str, prompts: Mapping[str, str] | None = None
+) -> dict[str, Any]:
+    """A task by any space that no head was trained on: {"similarity": table, "prompt": table where there are prompts}.
+
+    Args:
+        encoder: The model.
+        shards: The labelled split.
+        split: Its rows.
+        task: The task.
+        prompts: Class -> a text about the picture in which {text} stands for the post's.
+
+    Raises:
+        ValueError: for a task that nobody labelled, or a class without a prompt.
+    """
+    if task not in shards.classes:
+        raise ValueError(
+            f"--zero_shot: nobody labelled {task!r}; labelled are {', '.join(shards.classes) or 'no tasks'}"
+        )
+    classes = shards.class_names(task)
+    languages, labels = np.asarray(shards.languages)[split.language_of_text], split.labels[task]
+    results = {"similarity": by_similarity(task, split, labels, languages, classes)}
+    if prompts is not None:
+        missing = [name for name in classes if name not in prompts]
+        if missing:
+            raise ValueError(f"--prompts: no prompt for class {missing[0]!r} of {task}; it has {', '.join(prompts)}")
+        templates = [prompts[name] for name in classes]
+        images = split.images[split.image_of_text]
+        told = prompt_probabilities(encoder, images, split.captions, languages, templates)
+        results["prompt"] = relation_metrics(labels, told, languages, groups=split.row_of_text, classes=classes)
+    return results
+
+
+def by_similarity(
+    task: str, split: Embedded, labels: np.ndarray, languages: np.ndarray, classes: Sequence[str]
+) -> dict[str, Any]:
+    """The table of a task told by similarity alone, among the labelled pairs; a guess has no confidence, and no ECE."""
+    known = labels >= 0
+    scores = (split.images[split.image_of_text[known]] * split.texts[known]).sum(1)
+    guessed = similarity_probabilities(scores, languages[known], len(classes), rising=task in RISING)
+    table = relation_metrics(labels[known], guessed, languages[known], groups=split.row_of_text[known], classes=classes)
+    return {language: figures | {"ece": None} for language, figures in table.items()}
+
+
+def similarity_probabilities(
+    scores: np.ndarray, languages: np.ndarray, classes: int, *, rising: bool = False
+) -> np.ndarray:
+    """Classes in the order of similarity: the most similar pairs of a language get class 0, the least the last one.
+
+    Without labels there is no threshold to learn; each class gets an equal share of the pairs.
+
+    Args:
+        scores: float [N], similarity of picture and text.
+        languages: [N]; scores are compared within a language, since languages differ in how similar anything is.
+        classes: C.
+        rising: The other way round: the most similar pairs get the last class.
+
+    Returns:
+        float64 [N, C], 1 at the class.
+    """
+    chosen = np.zeros(len(scores), np.int64)
+    scores = -scores if rising else scores
+    for language in set(languages.tolist()):
+        places = np.flatnonzero(languages == language)
+        order = places[np.argsort(-scores[places], kind="stable")]
+        chosen[order] = np.arange(len(order)) * classes // len(order)
+    return np.eye(classes)[chosen]
+
+
+def prompt_probabilities(
+    encoder: Encoder,
+    images: np.ndarray,
+    captions: Sequence[str],
+    languages: np.ndarray,
+    templates: Sequence[str],
+) -> np.ndarray:
+    """The softmax over the similarities of a picture and each class's prompt (CLIP's zero-shot, Radford et al. 2021).
+
+    Args:
+        images: float32 [N, D], rows of the space.
+        captions: N texts, which stand for {text} in a template.
+        languages: [N], codes.
+        templates: One a class.
+
+    Returns:
+        float32 [N, C].
+    """
+    scores = np.empty((len(captions), len(templates)), np.float32)
+    for language in set(languages.tolist()):
+        places = np.flatnonzero(languages == language)
+        for column, template in enumerate(templates):
+            texts = encoder.encode_text([template.replace("{text}", captions[i]) for i in places], language)
+            scores[places, column] = (images[places] * texts).sum(1)
+    scores *= encoder.scale or 100.0
+    scores = np.exp(scores - scores.max(1, keepdims=True))
+    return scores / scores.sum(1, keepdims=True)
+
+
+def read_prompts(path: str | Path) -> dict[str, str]:
+    """Class -> template of a JSON file.
+
+    Raises:
+        ValueError: one line, for a file that is no such object.
+    """
+    try:
+        prompts = json.loads(Path(path).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ValueError(f"--prompts: {path} cannot be read ({first_line(error)})") from error
+    if not isinstance(prompts, dict) or not all(isinstance(text, str) for text in prompts.values()):
+        raise ValueError(f'--prompts: {path} is no object of strings, such as {{"0": "a picture of {{text}}"}}')
+    return prompts

@@ -1,0 +1,131 @@
+"""`mmtrain evaluate --rerank K`: the best K answers by similarity, sorted again by the matching head.
+
+Letters: N pictures, M captions, Q queries, K answers of a query.
+"""
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mmtrain.embedding.collected import Embedded
+from mmtrain.embedding.one_pass import Features, padded
+from mmtrain.evaluation.ranking.nearest import flat_top_k
+from mmtrain.evaluation.ranking.ranks import DIRECTIONS, Direction, RetrievalRanks
+from mmtrain.evaluation.ranking.tiles import score_steps
+from mmtrain.fusion import MatchingHead, RelationHead
+from mmtrain.models.encoder import Encoder
+
+PAIRS_AT_ONCE = 256
+QUERIES_AT_ONCE = 4096
+
+
+def rerank_retrieval(
+    encoder: Encoder, ranks: RetrievalRanks, split: Embedded, features: Features, k: int
+) -> dict[str, Any]:
+    """{"k": K, direction: {language or "mean": {"R@1": after, "R@1_before": by similarity alone, ..., "queries": n}}},
+    in percent.
+
+    What lies behind the best K keeps its place, so R@k beyond K does not change. Both follow the tie rule of
+    `rank_retrieval`.
+
+    Args:
+        encoder: With the head.
+        ranks: Of the split, by similarity.
+        split: Its rows.
+        features: Its token features.
+        k: K.
+    """
+    matcher = Matcher(checked_head(encoder), *features.of(split), encoder.device)
+    k = min(k, len(split.images))
+    results: dict[str, Any] = {"k": k}
+    for direction in DIRECTIONS:
+        table = {}
+        for language, queries in ranks.of(direction).items():
+            after = np.empty_like(queries.rank)
+            for start in range(0, len(after), QUERIES_AT_ONCE):
+                part = slice(start, start + QUERIES_AT_ONCE)
+                after[part] = _reranked(direction, ranks, split, language, part, k, matcher)
+            table[language] = {
+                name: value
+                for at in ranks.recall_at
+                for name, value in (
+                    (f"R@{at}", 100 * float((after < at).mean())),
+                    (f"R@{at}_before", 100 * float((queries.rank < at).mean())),
+                )
+            } | {"queries": len(after)}
+        names = next(iter(table.values()))
+        table["mean"] = {name: float(np.mean([each[name] for each in table.values()])) for name in names}
+        results[direction] = table
+    return results
+
+
+def checked_head(encoder: Encoder) -> MatchingHead | RelationHead:
+    """The encoder's head with a layer for matching. Raises ValueError when it has none."""
+    head = encoder.head
+    if head is None or (isinstance(head, RelationHead) and head.matching is None):
+        raise ValueError(f"--rerank: {encoder.source} has no matching head; train one with an objective losses.ItmLoss")
+    return head
+
+
+def _reranked(
+    direction: Direction, ranks: RetrievalRanks, split: Embedded, language: str, part: slice, k: int, matcher: "Matcher"
+) -> np.ndarray:
+    """0-based ranks [Q] of some queries of a language after their best K answers were sorted again."""
+    of_language = ranks.of(direction)[language]
+    query, before = of_language.query[part], of_language.rank[part]
+    similarity, pool = ranks.statement.similarity, ranks.texts_of[language]
+    if direction == "text_to_image":
+        _, images = flat_top_k(split.texts[query], split.images, k, similarity, turned=True)
+        texts = np.broadcast_to(query[:, None], images.shape)
+    else:
+        texts = pool[flat_top_k(split.images[query], split.texts[pool], k, similarity)[1]]
+        images = np.broadcast_to(query[:, None], texts.shape)
+    return sorted_again(before, ranks.relevance.pairs(images, texts), matcher(images, texts))
+
+
+def sorted_again(before: np.ndarray, right: np.ndarray, scores: np.ndarray) -> np.ndarray:
+    """0-based ranks [Q] when the best K answers [Q, K] are sorted by new scores; a query without a right one among them
+    keeps its rank.
+    """
+    steps = score_steps(scores)
+    best = np.where(right, steps, np.iinfo(np.int64).min).max(1, keepdims=True)
+    return np.where(right.any(1), ((steps >= best) & ~right).sum(1), before)
+
+
+class Matcher:
+    """How much a head takes pictures and captions for pairs: the difference of its logits. No pair is judged twice.
+
+    Args:
+        head: A head with a layer for matching.
+        images: Token features [N, 1 + P, Wi].
+        texts: Of each caption [1 + L, Wt].
+        device: Where the head is.
+    """
+
+    def __init__(
+        self, head: MatchingHead | RelationHead, images: Tensor, texts: list[Tensor], device: torch.device
+    ) -> None:
+        self._head, self._images, self._texts, self._device = head, images, texts, device
+        self._pairs, self._scores = np.empty(0, np.int64), np.empty(0)
+
+    def __call__(self, images: np.ndarray, texts: np.ndarray) -> np.ndarray:
+        """float64 scores of pictures and captions, numbers of any one shape."""
+        pairs, place = np.unique(images.astype(np.int64) * len(self._texts) + texts, return_inverse=True)
+        new = np.setdiff1d(pairs, self._pairs, assume_unique=True)
+        judged, scores = np.r_[self._pairs, new], np.r_[self._scores, self._judged(new)]
+        order = np.argsort(judged)
+        self._pairs, self._scores = judged[order], scores[order]
+        return self._scores[np.searchsorted(self._pairs, pairs)][place].reshape(images.shape)
+
+    @torch.inference_mode()
+    def _judged(self, pairs: np.ndarray) -> np.ndarray:
+        scores = []
+        for start in range(0, len(pairs), PAIRS_AT_ONCE):
+            image, text = np.divmod(pairs[start : start + PAIRS_AT_ONCE], len(self._texts))
+            rows, mask = padded([self._texts[i] for i in text])
+            pictures = self._images[torch.from_numpy(image)].float()
+            logits = self._head.match(*(each.to(self._device) for each in (pictures, rows, mask)))
+            scores.append((logits[:, 1] - logits[:, 0]).double().cpu())
+        return torch.cat(scores).numpy() if scores else np.empty(0)

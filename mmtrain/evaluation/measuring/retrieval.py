@@ -1,0 +1,56 @@
+"""Ranks and figures of an embedded split, under a protocol or without one."""
+
+from typing import Any
+
+import numpy as np
+
+from datamodules.module import ShardDataModule
+from mmtrain.embedding.collected import Embedded
+from mmtrain.embedding.one_pass import Thumbnails
+from mmtrain.evaluation.metrics.retrieval import summarise
+from mmtrain.evaluation.protocols import Protocol
+from mmtrain.evaluation.ranking.ranks import RetrievalRanks, rank_retrieval
+from mmtrain.models.encoder import Encoder
+
+
+def measure_split(
+    encoder: Encoder,
+    shards: ShardDataModule,
+    split: Embedded,
+    protocol: Protocol | None = None,
+    *,
+    captions: str = "all",
+    **options: Any,
+) -> tuple[RetrievalRanks, dict[str, Any]]:
+    """Ranks and the contents of metrics.json of an embedded split; options are those of `rank_retrieval`."""
+    names = np.asarray(shards.languages)[split.language_of_text]
+    columns = (split.images, split.texts, split.image_of_text, names)
+    if protocol is not None:
+        return protocol.measure(*columns, split.ids, device=encoder.device, **options)
+    ranks = rank_retrieval(*columns, captions=captions, device=encoder.device, **options)
+    return ranks, summarise(ranks)
+
+
+def skipped(shards: ShardDataModule) -> dict[str, Any]:
+    """What could not be read, of all samples of the split; said in a line where there is any."""
+    account, lost = shards.account.summary(), shards.account.lost.total()
+    tried = len(shards.test_dataloader().dataset) + lost
+    if account["skipped"]:
+        causes = ", ".join(f"{count:,} {cause}" for cause, count in account["causes"].items())
+        print(f"{account['skipped']:,} of {tried:,} samples could not be read ({causes}) and are not measured")
+    return account | {"tried": tried, "rate": round(account["skipped"] / max(tried, 1), 6)}
+
+
+def report_values(ranks: RetrievalRanks, split: Embedded, thumbnails: Thumbnails) -> dict[str, Any]:
+    """What `write_report` shows besides the metrics."""
+    from mmtrain.evaluation.metrics.consistency import language_similarity
+    from mmtrain.evaluation.report.examples import report_parts, score_histogram
+
+    if ranks.statement.pools is None:
+        picture = lambda image: thumbnails[int(split.rows[image])]  # noqa: E731
+        return report_parts(ranks, split.images, split.texts, split.captions, picture)
+    # no query grids: they show answers from all images, while the ranks are among those of a pool
+    return {
+        "score_histogram": score_histogram(ranks, split.images, split.texts),
+        "similarity": language_similarity(ranks, split.texts),
+    }

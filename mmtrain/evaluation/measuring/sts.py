@@ -1,0 +1,47 @@
+"""`mmtrain evaluate --sts`: does the similarity of sentences agree with people's?"""
+
+from collections import defaultdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mmtrain.embedding.processes import default_device
+from mmtrain.evaluation.metrics.sts import Pair, correlations, read_sts
+from mmtrain.evaluation.report.report import write_metrics
+from mmtrain.evaluation.report.tables import print_sts
+from mmtrain.models.loading import load
+
+
+def evaluate_sts(
+    model: str, data: str, out: str | Path, *, languages: list[str] | None = None, device: str | None = None
+) -> dict[str, Any]:
+    """Correlates the similarity of sentences with people's; writes `out`/sts.json, prints the table.
+
+    Args:
+        data: TSV files joined with ::, see `read_sts`.
+        languages: Only pairs of these languages, where the files say; default: all.
+
+    Raises:
+        ValueError: one line, for a file that is not as it should be, or no pair in the languages.
+    """
+    groups: dict[str, list[Pair]] = defaultdict(list)
+    for path in data.split("::"):
+        for pair in read_sts(path):
+            if languages is None or set(pair.languages) <= set(languages):
+                name = "-".join(dict.fromkeys(pair.languages))
+                groups[f"{Path(path).stem} {name}".strip()].append(pair)
+    if not groups:
+        raise ValueError(f"--languages: no pair of {data} is in {', '.join(languages or [])} alone")
+    encoder = load(model, device=device or default_device())
+    figures = {}
+    for name, pairs in groups.items():
+        rows = [
+            encoder.encode_text([getattr(pair, side) for pair in pairs], pairs[0].languages[place] or None)
+            for place, side in enumerate(("first", "second"))
+        ]
+        figures[name] = correlations(*rows, np.array([pair.score for pair in pairs]), encoder.metric)
+    metrics = {"protocol": {"model": str(model), "data": data, "similarity": encoder.metric}, "sts": figures}
+    write_metrics(Path(out) / "sts.json", metrics)
+    print_sts(figures)
+    return metrics

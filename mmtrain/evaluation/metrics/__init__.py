@@ -1,0 +1,1 @@
+"""Figures from ranks and predictions."""

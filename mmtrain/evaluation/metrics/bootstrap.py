@@ -1,0 +1,102 @@
+"""95 % intervals by resampling images, each with all its queries.
+
+Captions of one image, and its captions in several languages, are hit or missed together; drawing images instead of
+single queries keeps that in the interval. With one caption an image the two are the same. (Efron and Tibshirani 1993,
+chapter 13.)
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from mmtrain.evaluation.ranking.queries import QueryRanks
+from mmtrain.evaluation.ranking.ranks import RetrievalRanks
+
+WEIGHTS_AT_ONCE = 2**21  # how often each image was drawn, in the draws that share a product
+DIRECTIONS = ("text_to_image", "image_to_text", "text_to_text")
+
+
+def resampled_recall(ranks: Sequence[QueryRanks], images: int, k: int, samples: int, seed: int) -> np.ndarray:
+    """R@k in percent [samples, len(ranks)] of draws of N images with replacement; NaN where a draw has no query.
+
+    The draws depend on images, samples and seed alone, so those of two models are pairs.
+    """
+    hits, queries = (np.zeros((images, len(ranks)), dtype=np.float32) for _ in range(2))
+    for column, each in enumerate(ranks):
+        queries[:, column] = np.bincount(each.image, minlength=images)
+        hits[:, column] = np.bincount(each.image, weights=each.rank < k, minlength=images)
+    random = np.random.default_rng(seed)
+    recalls = np.empty((samples, len(ranks)))
+    weights = np.empty((min(samples, max(1, WEIGHTS_AT_ONCE // images)), images), dtype=np.float32)
+    for start in range(0, samples, len(weights)):
+        weights = weights[: samples - start]
+        for weight in weights:
+            weight[:] = np.bincount(random.integers(0, images, images), minlength=images)
+        with np.errstate(invalid="ignore"):
+            recalls[start : start + len(weights)] = 100 * (weights @ hits) / (weights @ queries)
+    return recalls
+
+
+def interval95(draws: np.ndarray) -> list[float]:
+    """The 2.5th and 97.5th percentile of the draws [samples], those that are NaN left out."""
+    return [float(bound) for bound in np.nanpercentile(draws, [2.5, 97.5])]
+
+
+def mean_over_languages(draws: np.ndarray) -> np.ndarray:
+    """The mean over the languages present in each draw of draws [samples, K]; draws without any query are left out."""
+    return np.nanmean(draws[~np.isnan(draws).all(1)], axis=1)
+
+
+def paired_bootstrap(
+    first: RetrievalRanks, second: RetrievalRanks, *, k: int = 1, samples: int = 1000, seed: int = 0
+) -> dict[str, dict[str, dict[str, float | list[float]]]]:
+    """What `second` gains over `first` in R@k on the same queries.
+
+    Returns {direction: {language or "mean": {"first":, "second":, "difference":, "ci95": [lo, hi], "p":}}}, in percent
+    and percentage points. p is two-sided: twice the share of draws on the other side of zero, at least 1 / (samples +
+    1). Raises ValueError unless both hold the ranks of the same queries.
+    """
+    _check_same_queries(first, second)
+    result = {}
+    for direction in DIRECTIONS:
+        tables = getattr(first, direction), getattr(second, direction)
+        if not tables[0]:
+            continue
+        recalls = [{name: 100 * float(np.mean(each.rank < k)) for name, each in table.items()} for table in tables]
+        draws = [resampled_recall(list(table.values()), first.images, k, samples, seed) for table in tables]
+        columns = {name: (draws[1] - draws[0])[:, column] for column, name in enumerate(tables[0])}
+        if direction != "text_to_text":
+            columns["mean"] = mean_over_languages(draws[1] - draws[0])
+            for recall in recalls:
+                recall["mean"] = float(np.mean(list(recall.values())))
+        result[direction] = {
+            name: {
+                "first": recalls[0][name],
+                "second": recalls[1][name],
+                "difference": recalls[1][name] - recalls[0][name],
+                "ci95": interval95(gains),
+                "p": _two_sided(gains),
+            }
+            for name, gains in columns.items()
+        }
+    return result
+
+
+def _two_sided(gains: np.ndarray) -> float:
+    side = min(np.sum(gains <= 0), np.sum(gains >= 0))
+    return float(min(1.0, 2 * (side + 1) / (len(gains) + 1)))
+
+
+def _check_same_queries(first: RetrievalRanks, second: RetrievalRanks) -> None:
+    for direction in DIRECTIONS:
+        ours, theirs = getattr(first, direction), getattr(second, direction)
+        same = list(ours) == list(theirs) and all(
+            np.array_equal(ours[name].query, theirs[name].query)
+            and np.array_equal(ours[name].image, theirs[name].image)
+            for name in ours
+        )
+        if first.images != second.images or not same:
+            raise ValueError(
+                f"{direction}: the two models were ranked on different queries; "
+                "compare needs the same images, captions, languages and protocol"
+            )

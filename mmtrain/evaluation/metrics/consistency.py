@@ -1,0 +1,88 @@
+"""Do the languages agree? Rank variance, rank correlation, and the similarity of captions across languages."""
+
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mmtrain.evaluation.ranking.ranks import RetrievalRanks
+from mmtrain.evaluation.ranking.tiles import unit_rows
+
+IMAGE_BLOCK = 256
+
+
+def mean_rank_variance(ranks: np.ndarray, kind: Literal["var", "std", "mad"] = "var") -> float:
+    """How far an image's rank moves with the language, averaged over images; 0 is perfect agreement.
+
+    ranks [N, K]: 0-based, NaN for a missing language. For each image: "var" is the variance over its present languages
+    (ddof 0), "std" its square root, "mad" the mean absolute deviation from the mean. Images with fewer than two
+    languages say nothing and are left out (`consistent_rows` counts them); NaN when none is left. Nie et al. 2024
+    (CCRK) define "var"; their published figures are "std", as their code computes it.
+    """
+    if kind not in ("var", "std", "mad"):
+        raise ValueError(f"kind is {kind!r}; accepted are 'var', 'std' and 'mad'")
+    ranks = np.asarray(ranks, dtype=np.float64)
+    if ranks.ndim != 2:
+        raise ValueError(f"ranks has shape {list(ranks.shape)}; give [images, languages]")
+    ranks = ranks[consistent_rows(ranks)]
+    if not len(ranks):
+        return float("nan")
+    off = ranks - np.nanmean(ranks, axis=1, keepdims=True)
+    if kind == "mad":
+        return float(np.nanmean(np.abs(off), axis=1).mean())
+    variance = np.nanmean(off**2, axis=1)
+    return float((variance if kind == "var" else np.sqrt(variance)).mean())
+
+
+def consistent_rows(ranks: np.ndarray) -> np.ndarray:
+    """bool [N]: the rows of ranks [N, K] with at least two languages, which are those that a rank variance uses."""
+    return (~np.isnan(ranks)).sum(1) >= 2
+
+
+def rank_correlation(ranks: np.ndarray) -> np.ndarray:
+    """Spearman's correlation [K, K] of the ranks [N, K] of two languages over the images that have both.
+
+    NaN where fewer than three images have both or all their ranks are equal.
+    """
+    languages = ranks.shape[1]
+    present = ~np.isnan(ranks)
+    correlation = np.full((languages, languages), np.nan)
+    for a in range(languages):
+        for b in range(a, languages):
+            both = present[:, a] & present[:, b]
+            if both.sum() < 3:
+                continue
+            x, y = (_places(ranks[both, language].astype(np.int64)) for language in (a, b))
+            spread = x.std() * y.std()
+            if spread > 0:
+                correlation[a, b] = correlation[b, a] = np.mean((x - x.mean()) * (y - y.mean())) / spread
+    return correlation
+
+
+def _places(values: np.ndarray) -> np.ndarray:
+    """The place of each of these whole numbers in their sorted list, equal ones sharing the mean of their places."""
+    counts = np.bincount(values)
+    return (np.cumsum(counts) - (counts - 1) / 2)[values]
+
+
+def language_similarity(ranks: RetrievalRanks, text_embeddings: np.ndarray | Tensor) -> np.ndarray:
+    """Mean cosine [K, K] between the first captions of the same image in two languages; NaN where no image has both.
+
+    text_embeddings [M, D] are those that were ranked; rows and columns are ranks.languages.
+    """
+    texts = torch.as_tensor(text_embeddings)
+    languages = ranks.languages
+    first = np.full((len(languages), ranks.images), -1)
+    for row, language in enumerate(languages):
+        backwards = ranks.texts_of[language][::-1]
+        first[row, ranks.image_of_text[backwards]] = backwards  # the first caption is written last and stays
+    sums = torch.zeros(len(languages), len(languages), dtype=torch.float64)
+    for start in range(0, ranks.images, IMAGE_BLOCK):
+        chosen = torch.from_numpy(first[:, start : start + IMAGE_BLOCK])
+        rows = unit_rows(texts[chosen.clamp(min=0).flatten()], "cosine") * (chosen.flatten() >= 0)[:, None]
+        rows = rows.reshape(len(languages), -1)  # all images of the block in one long row: one product sums over them
+        sums += rows @ rows.T
+    present = (first >= 0).astype(np.float64)
+    with np.errstate(invalid="ignore"):
+        return sums.numpy() / (present @ present.T)

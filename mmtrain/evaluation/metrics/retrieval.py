@@ -1,0 +1,154 @@
+"""Retrieval figures of a shared image-text space, with the protocol they were measured under.
+
+Recall at k is any-positive: the share of queries with a right answer among the first k, which is how big_vision and
+CLIP_benchmark count it. All figures come from the exact ranks of `rank_retrieval`.
+"""
+
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mmtrain.evaluation.metrics.bootstrap import interval95, mean_over_languages, resampled_recall
+from mmtrain.evaluation.metrics.consistency import consistent_rows, mean_rank_variance, rank_correlation
+from mmtrain.evaluation.ranking.queries import QueryRanks
+from mmtrain.evaluation.ranking.ranks import RetrievalRanks, rank_retrieval
+from mmtrain.evaluation.ranking.tiles import Similarity
+
+MEAN_RECALL_AT = (1, 5, 10)  # whatever recalls are shown
+
+
+def retrieval_metrics(
+    image_embeddings: np.ndarray | Tensor,
+    text_embeddings: np.ndarray | Tensor,
+    image_of_text: Sequence[int] | np.ndarray | Tensor,
+    language_of_text: Sequence[str] | np.ndarray,
+    recall_at: Sequence[int] = (1, 5, 10),
+    captions: Literal["all", "first"] = "all",
+    similarity: Similarity = "cosine",
+    *,
+    pool: Literal["language", "all"] = "language",
+    text_to_text: Sequence[tuple[str, str]] = (),
+    languages: Sequence[str] | None = None,
+    image_groups: Sequence[int] | np.ndarray | None = None,
+    text_groups: Sequence[int] | np.ndarray | None = None,
+    bootstrap: int = 1000,
+    seed: int = 0,
+    device: torch.device | str = "cpu",
+) -> dict[str, Any]:
+    """Measure image_embeddings [N, D] against text_embeddings [M, D]; the arguments are those of `rank_retrieval`.
+
+    Returns the contents of metrics.json: protocol, text_to_image, image_to_text, text_to_text, mean_recall,
+    mean_rank_variance and rank_correlation. R@k, MRR, nDCG and intervals are in percent; median and mean ranks are
+    1-based. bootstrap is the number of resamples behind the 95 % intervals (0 leaves them out), seed makes them
+    repeatable.
+    """
+    ranks = rank_retrieval(
+        image_embeddings,
+        text_embeddings,
+        image_of_text,
+        language_of_text,
+        recall_at=recall_at,
+        captions=captions,
+        similarity=similarity,
+        pool=pool,
+        text_to_text=text_to_text,
+        languages=languages,
+        image_groups=image_groups,
+        text_groups=text_groups,
+        device=device,
+    )
+    return summarise(ranks, bootstrap=bootstrap, seed=seed)
+
+
+def summarise(ranks: RetrievalRanks, *, bootstrap: int = 1000, seed: int = 0) -> dict[str, Any]:
+    """The figures of `retrieval_metrics` from ranks already taken."""
+    directions = {name: getattr(ranks, name) for name in ("text_to_image", "image_to_text", "text_to_text")}
+    figures: dict[str, dict[str, Any]] = {
+        name: {language: _figures(each, ranks.recall_at) for language, each in direction.items()}
+        for name, direction in directions.items()
+    }
+    cross = {name: figures[name] for name in ("text_to_image", "image_to_text")}
+    for direction in cross.values():
+        names = direction[ranks.languages[0]].keys()
+        direction["mean"] = {
+            name: float(np.mean([direction[each][name] for each in ranks.languages])) for name in names
+        }
+    if bootstrap:
+        _add_intervals(figures, ranks, bootstrap, seed)
+    tables = {direction: ranks.by_image(direction) for direction in cross}
+    compared = {direction: int(consistent_rows(table).sum()) for direction, table in tables.items()}
+    protocol = ranks.protocol | {
+        "recall_at": list(ranks.recall_at),
+        "bootstrap": {"samples": bootstrap, "seed": seed, "resampled": "images"},
+        "mean_rank_variance": {
+            "ranks": "0-based, first caption of an image in each language, ddof 0",
+            "images_compared": compared,
+            "images_left_out": {direction: ranks.images - count for direction, count in compared.items()},
+        },
+    }
+    recalls = [
+        100 * float(np.mean(each.rank < k))
+        for direction in cross
+        for each in getattr(ranks, direction).values()
+        for k in MEAN_RECALL_AT
+    ]
+    return {
+        "protocol": protocol,
+        **cross,
+        "text_to_text": figures["text_to_text"],
+        "mean_recall": float(np.mean(recalls)),
+        "mean_rank_variance": {
+            direction: {kind: _known(mean_rank_variance(table, kind)) for kind in ("var", "std", "mad")}
+            for direction, table in tables.items()
+        },
+        "rank_correlation": {"languages": ranks.languages}
+        | {
+            direction: [[_known(value) for value in row] for row in rank_correlation(table)]
+            for direction, table in tables.items()
+        },
+    }
+
+
+def _add_intervals(figures: dict[str, dict[str, Any]], ranks: RetrievalRanks, samples: int, seed: int) -> None:
+    """Give every entry of figures the interval of its R@k, k the smallest asked for; all share the same draws."""
+    k = ranks.recall_at[0]
+    entries = [(name, key) for name, direction in figures.items() for key in direction if key != "mean"]
+    draws = resampled_recall([getattr(ranks, name)[key] for name, key in entries], ranks.images, k, samples, seed)
+    for column, (name, key) in enumerate(entries):
+        figures[name][key][f"R@{k}_ci95"] = interval95(draws[:, column])
+    for name in ("text_to_image", "image_to_text"):
+        columns = [column for column, entry in enumerate(entries) if entry[0] == name]
+        figures[name]["mean"][f"R@{k}_ci95"] = interval95(mean_over_languages(draws[:, columns]))
+
+
+def _figures(ranks: QueryRanks, recall_at: tuple[int, ...]) -> dict[str, Any]:
+    place = ranks.rank + 1
+    depth = recall_at[-1]
+    figures: dict[str, Any] = {f"R@{k}": 100 * float(np.mean(place <= k)) for k in recall_at}
+    return figures | {
+        f"MRR@{depth}": 100 * float(np.mean(np.where(place <= depth, 1 / place, 0))),
+        f"nDCG@{depth}": 100 * float(ranks.ndcg.mean()),
+        "median_rank": float(np.median(place)),
+        "mean_rank": float(place.mean()),
+        "queries": len(place),
+    }
+
+
+def _known(value: float) -> float | None:
+    """JSON has no NaN: a figure that cannot be taken is null."""
+    return None if np.isnan(value) else float(value)
+
+
+def flat_figures(metrics: dict, recall_at: tuple[int, ...] = (1, 5, 10)) -> dict[str, float]:
+    """mean_recall, <direction>/R@K/<language or mean> and mean_rank_variance/<direction> of a metrics.json."""
+    figures = {"mean_recall": metrics["mean_recall"]}
+    for direction in ("text_to_image", "image_to_text"):
+        for language, table in metrics[direction].items():
+            figures |= {f"{direction}/R@{k}/{language}": table[f"R@{k}"] for k in recall_at}
+        variance = metrics.get("mean_rank_variance", {}).get(direction, {}).get("var")
+        if variance is not None:
+            figures[f"mean_rank_variance/{direction}"] = variance
+    return figures

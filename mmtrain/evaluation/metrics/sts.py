@@ -1,0 +1,78 @@
+"""Semantic textual similarity: do captions lie as close together as people say they mean the same?"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from scipy.stats import pearsonr, spearmanr
+
+from datamodules.packing.tables import fields_of
+from datamodules.shards.writing import BadRow
+from mmtrain.evaluation.ranking.tiles import Similarity, pair_scores
+
+COLUMNS = ("sentence1", "sentence2", "score")
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Two sentences, their languages ("" where the file does not say), and how similar people found them."""
+
+    first: str
+    second: str
+    score: float
+    languages: tuple[str, str] = ("", "")
+
+
+def read_sts(path: str | Path) -> list[Pair]:
+    """The pairs of a TSV file with a row of column names: sentence1, sentence2, score.
+
+    Columns language, or language1 and language2, say the languages; others are passed over. Quotes are text. Raises
+    ValueError, one line, for a file without these columns, a score that is no number, or fewer than three pairs.
+    """
+    pairs = list(_pairs(Path(path)))
+    if len(pairs) < 3:
+        raise ValueError(f"--data: {path} has {len(pairs)} pairs; a correlation needs at least three")
+    return pairs
+
+
+def correlations(
+    first: np.ndarray, second: np.ndarray, scores: np.ndarray, similarity: Similarity = "cosine"
+) -> dict[str, float | int]:
+    """{"pearson", "spearman", "pairs"}, times 100, of the similarity of rows [P, D] with the scores [P].
+
+    Neither sentence is the more general one, so asymmetric similarity is the mean of both directions. Raises ValueError
+    where all scores, or all similarities, are the same: nothing correlates with a constant.
+    """
+    rows = torch.as_tensor(first), torch.as_tensor(second)
+    each = np.arange(len(scores))
+    found = (pair_scores(*rows, each, each, similarity) + pair_scores(*rows[::-1], each, each, similarity)) / 2
+    for name, values in (("scores", np.asarray(scores)), ("similarities", found)):
+        if np.ptp(values) < 1e-12:
+            raise ValueError(f"all {len(values)} {name} are {values[0]:g}; nothing correlates with a constant")
+    return {
+        "pearson": 100 * float(pearsonr(found, scores).statistic),
+        "spearman": 100 * float(spearmanr(found, scores).statistic),
+        "pairs": len(scores),
+    }
+
+
+def _pairs(path: Path) -> Iterator[Pair]:
+    if not path.is_file():
+        raise ValueError(f"--data: {path} is no file; TSV with the columns {', '.join(COLUMNS)}")
+    rows = fields_of(path, "\t", False)
+    _, header = next(rows, (0, []))
+    if isinstance(header, BadRow) or set(COLUMNS) - set(header):
+        there = "" if isinstance(header, BadRow) else ", ".join(header)[:200]
+        raise ValueError(f"--data: {path} has the columns {there or 'none'}; expected {', '.join(COLUMNS)}")
+    for number, fields in rows:
+        row = {} if isinstance(fields, BadRow) else dict(zip(header, fields, strict=False))
+        try:
+            score = float(row["score"])
+            languages = tuple(row.get(f"language{side}", row.get("language", "")) for side in (1, 2))
+            yield Pair(row["sentence1"], row["sentence2"], score, languages)
+        except (KeyError, ValueError):
+            raise ValueError(
+                f"--data: {path} line {number + 1} has no two sentences and a number; {', '.join(COLUMNS)}"
+            ) from None

@@ -1,0 +1,204 @@
+"""What a protocol is: how a data set's files become samples, what is ranked against what, and who did so before."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from scipy.sparse import csr_array
+
+from datamodules.packing import Row, pack_rows
+from datamodules.shards.locations import LISTING, default_cache
+from datamodules.shards.writing import BadRow
+from mmtrain.evaluation.metrics.retrieval import summarise
+from mmtrain.evaluation.ranking.graded import rank_graded
+from mmtrain.evaluation.ranking.pools import Pool, mean_over_pools, rank_pools
+from mmtrain.evaluation.ranking.ranks import RetrievalRanks, rank_retrieval
+
+Provenance = Literal["seen", "reported", "recalled"]
+
+
+@dataclass(frozen=True)
+class Reference:
+    """Published figures under this protocol.
+
+    Attributes:
+        source: Who measured.
+        figures: Which of their figures ours may stand beside, and what differs.
+        provenance: "seen" in the code or result files of the source, "reported" by somebody else, or "recalled" and
+            to be checked before it is quoted.
+    """
+
+    source: str
+    figures: str
+    provenance: Provenance
+
+
+@dataclass(frozen=True)
+class Split:
+    """What a protocol may divide by: ids [N], and each caption's image and language [M]."""
+
+    ids: Sequence[str]
+    image_of_text: np.ndarray
+    language_of_text: np.ndarray
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """A data set and one way to measure on it.
+
+    Attributes:
+        name, variant: As on the command line, NAME/VARIANT.
+        read: The data set's own files as rows for the packer.
+        images: How many pictures the complete test set has.
+        languages: Those that count, None for all there are.
+        captions: Whether all captions of an image and language take part, or the first.
+        split: Which split of the rows is the test set, None for all rows.
+        pools: Divides the split into pools that are ranked by themselves; None ranks everything together.
+        grades: How relevant each image is to each caption, sparse [M, N], for questions with several right pages of
+            different worth; text to image is then ranked and its nDCG weighed by them (`rank_graded`). None: a
+            caption's own image is right.
+        over_pools: Whether figures are means over pools (folds), or over the queries of all pools.
+        comparable: Whose figures these may stand beside.
+    """
+
+    name: str
+    variant: str
+    read: Callable[[Path], Iterator[Row | BadRow]]
+    images: int
+    languages: tuple[str, ...] | None
+    captions: Literal["all", "first"] = "all"
+    split: str | None = None
+    pools: Callable[[Split], list[Pool]] | None = None
+    grades: Callable[[Split], csr_array] | None = None
+    over_pools: Literal["queries", "mean"] = "queries"
+    comparable: tuple[Reference, ...] = ()
+
+    def __str__(self) -> str:
+        return f"{self.name}/{self.variant}"
+
+    def chosen_languages(self, there: Sequence[str]) -> list[str]:
+        """The languages of a split that the protocol measures. Raises ValueError when there is none."""
+        if self.languages is None:
+            return list(there)
+        chosen = [language for language in self.languages if language in there]
+        if not chosen:
+            raise ValueError(f"--protocol: {self} has {', '.join(self.languages)}, the data {', '.join(there[:20])}")
+        return chosen
+
+    def measure(
+        self,
+        images: np.ndarray,
+        texts: np.ndarray,
+        image_of_text: np.ndarray,
+        language_of_text: np.ndarray,
+        ids: Sequence[str],
+        *,
+        bootstrap: int = 1000,
+        **options: Any,
+    ) -> tuple[RetrievalRanks, dict[str, Any]]:
+        """Ranks and the contents of metrics.json of images [N, D] and texts [M, D] under this protocol.
+
+        options are those of `rank_retrieval`. The protocol's name and variant, whether all of the test set was there,
+        and what the figures are comparable with are written into "protocol".
+        """
+        languages = self.chosen_languages(options.pop("languages", None) or np.unique(language_of_text).tolist())
+        columns = (images, texts, image_of_text, language_of_text)
+        options |= {"languages": languages, "captions": self.captions}
+        split = Split(ids, image_of_text, language_of_text)
+        pools, parts = None if self.pools is None else self.pools(split), []
+        if pools is None:
+            ranks = rank_retrieval(*columns, **options)
+        else:
+            if options.pop("text_to_text", None):
+                raise ValueError(f"--text_to_text: {self} ranks within pools; measure it without --protocol")
+            ranks, parts = rank_pools(*columns, pools, **options)
+        if self.grades is not None:
+            ranks = _graded(ranks, images, texts, self.grades(split), pools, options.get("device", "cpu"))
+        metrics = summarise(ranks, bootstrap=bootstrap)
+        if self.over_pools == "mean":
+            metrics = mean_over_pools(metrics, [summarise(part, bootstrap=0) for part in parts])
+        absent = [language for language in self.languages or () if language not in languages]
+        metrics["protocol"] |= {
+            "name": self.name,
+            "variant": self.variant,
+            "figures": "mean over pools" if self.over_pools == "mean" else "over queries",
+            "complete": self.images == len(images) and not absent,
+            "expected": {"images": self.images, "languages": list(self.languages or languages)},
+            "languages_absent": absent,
+            "comparable": [vars(reference) for reference in self.comparable],
+        }
+        return ranks, metrics
+
+    def shards(self, data: str, images: str | Path | None = None) -> str:
+        """SHARDS as they are; the data set's own files packed into the cache, once.
+
+        Args:
+            data: SHARDS, or the file or folder that `read` takes.
+            images: Where the pictures lie; default: beside the file, or in the folder.
+
+        Raises:
+            ValueError: when the files cannot be read, or hold no picture of the split.
+        """
+        source = Path(data).expanduser()
+        if not source.exists() or source.suffix == ".tar" or (source.is_dir() and any(source.glob("*.tar"))):
+            return data
+        folder = Path(images) if images else source if source.is_dir() else source.parent
+        rows = list(self.read(source))
+        content = [[str(row)] if isinstance(row, BadRow) else [*row, _stamp(folder, row)] for row in rows]
+        key = json.dumps([str(self), str(folder.resolve()), content], sort_keys=True).encode()
+        out = (
+            default_cache()
+            / "protocols"
+            / f"{self.name}-{self.variant}-{hashlib.blake2b(key, digest_size=8).hexdigest()}"
+        )
+        if not (out / LISTING).is_file():
+            unfinished = out.with_name(f"{out.name}.{os.getpid()}")
+            pack_rows(rows, unfinished, images=folder, split=self.split, title=f"packing {self}")
+            try:
+                unfinished.rename(out)
+            except OSError:  # another process was faster
+                if not (out / LISTING).is_file():
+                    raise
+        print(f"{self}: {source} as shards in {out}")
+        return str(out)
+
+
+def _stamp(folder: Path, row: Row) -> list[int]:
+    """Size and time of the row's picture; [] while it is missing, so that it is packed anew once it is there."""
+    found = next((path for name in row.images if (path := folder / name).is_file()), None)
+    return [] if found is None else [found.stat().st_size, found.stat().st_mtime_ns]
+
+
+def _graded(
+    ranks: RetrievalRanks,
+    images: np.ndarray,
+    texts: np.ndarray,
+    grades: csr_array,
+    pools: Sequence[Pool] | None,
+    device: Any,
+) -> RetrievalRanks:
+    """The ranks with text to image by grades; queries without a right image in their pool are counted as excluded."""
+    group = np.zeros(len(images), dtype=np.int64)
+    for number, pool in enumerate(pools or ()):
+        group[pool.images] = number
+    table, excluded = {}, {}
+    for language, chosen in ranks.texts_of.items():
+        found, excluded[language] = rank_graded(
+            images,
+            texts[chosen],
+            grades[chosen],
+            depth=ranks.recall_at[-1],
+            similarity=ranks.statement.similarity,
+            groups=np.concatenate([group[ranks.image_of_text[chosen]], group]),
+            device=device,
+        )
+        table[language] = replace(found, query=chosen[found.query])
+    excluded = {**ranks.statement.excluded, "text_to_image": excluded}
+    return replace(ranks, text_to_image=table, statement=replace(ranks.statement, graded=True, excluded=excluded))

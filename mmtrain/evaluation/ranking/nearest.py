@@ -1,0 +1,55 @@
+"""The k best items of a few queries, by exact search: FAISS flat for cosine, tiles for asymmetric similarity."""
+
+from types import ModuleType
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mmtrain.evaluation.ranking.tiles import TILE, Similarity, score_tile, unit_rows
+
+
+def import_faiss() -> ModuleType:
+    """FAISS, which comes with the extra `cpu` or `gpu`; ValueError naming them where it is missing."""
+    try:
+        import faiss
+    except ImportError:
+        raise ValueError(
+            "faiss is not installed; install mmtrain[cpu], or mmtrain[gpu] where there is an NVIDIA GPU"
+        ) from None
+    return faiss
+
+
+def flat_top_k(
+    queries: np.ndarray | Tensor,
+    items: np.ndarray | Tensor,
+    k: int,
+    similarity: Similarity = "cosine",
+    *,
+    turned: bool = False,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Scores float32 [Q, k] and item numbers int64 [Q, k], best first, of queries [Q, D] among items [P, D]; k is at
+    most P.
+
+    `turned` says that the queries are the second argument of an asymmetric similarity (captions looking for images).
+    """
+    k = min(k, len(items))
+    if similarity == "cosine":
+        index = import_faiss().IndexFlatIP(items.shape[1])
+        for start in range(0, len(items), TILE):
+            index.add(_float32(items[start : start + TILE], similarity).numpy())
+        return index.search(_float32(queries, similarity).numpy(), k)
+    asked = _float32(queries, similarity)
+    scores, best = torch.empty(len(asked), 0), torch.empty(len(asked), 0, dtype=torch.int64)
+    for start in range(0, len(items), TILE):
+        block = _float32(items[start : start + TILE], similarity)
+        tile = score_tile(block, asked, similarity).T if turned else score_tile(asked, block, similarity)
+        scores = torch.cat([scores, tile], 1)
+        best = torch.cat([best, torch.arange(start, start + len(block)).expand(len(asked), -1)], 1)
+        scores, kept = scores.topk(min(k, scores.shape[1]), dim=1)
+        best = best.gather(1, kept)
+    return scores.numpy(), best.numpy()
+
+
+def _float32(rows: np.ndarray | Tensor, similarity: Similarity) -> Tensor:
+    return unit_rows(torch.as_tensor(rows).detach().cpu(), similarity).float().contiguous()

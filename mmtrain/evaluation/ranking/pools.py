@@ -1,0 +1,151 @@
+"""Grouped pools: images and captions ranked only among those of their own group.
+
+A fold of COCO, the images that one language describes, the pages of one document are all pools. The ranks of the pools
+are joined into one `RetrievalRanks`, so that intervals, rank variance and the paired bootstrap work as they do without.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from mmtrain.evaluation.ranking.queries import QueryRanks
+from mmtrain.evaluation.ranking.ranks import DIRECTIONS, RetrievalRanks, rank_retrieval
+from mmtrain.evaluation.ranking.relevance import Relevance
+from mmtrain.evaluation.ranking.statement import PoolCount
+
+
+@dataclass(frozen=True)
+class Pool:
+    """Images int64 [n], by their number in the split, with their captions in `languages` (None: in all languages)."""
+
+    name: str
+    images: np.ndarray
+    languages: tuple[str, ...] | None = None
+
+
+def folds(images: int, size: int) -> list[Pool]:
+    """The images in their order, `size` in each pool; the last pool is smaller where they do not divide."""
+    return [Pool(f"fold {1 + s // size}", np.arange(s, min(s + size, images))) for s in range(0, images, size)]
+
+
+def own_images(image_of_text: np.ndarray, language_of_text: np.ndarray) -> list[Pool]:
+    """One pool a language: its captions and the images they describe."""
+    return [
+        Pool(str(language), np.unique(image_of_text[language_of_text == language]), (str(language),))
+        for language in np.unique(language_of_text)
+    ]
+
+
+def rank_pools(
+    image_embeddings: np.ndarray | Tensor,
+    text_embeddings: np.ndarray | Tensor,
+    image_of_text: np.ndarray,
+    language_of_text: np.ndarray,
+    pools: Sequence[Pool],
+    *,
+    languages: Sequence[str] | None = None,
+    image_groups: np.ndarray | None = None,
+    text_groups: np.ndarray | None = None,
+    **options: Any,
+) -> tuple[RetrievalRanks, list[RetrievalRanks]]:
+    """`rank_retrieval` within each pool, with its arguments: all queries of all pools together, and pool by pool.
+
+    Queries keep their numbers in the split. Pools without any caption have no query; they are left out and counted in
+    the protocol. Raises ValueError for an empty pool, and when no pool has a caption.
+    """
+    if languages is None:
+        languages = np.unique(language_of_text).tolist()
+    parts: list[RetrievalRanks] = []
+    joined: dict[str, dict[str, list[QueryRanks]]] = {name: {each: [] for each in languages} for name in DIRECTIONS}
+    for pool in pools:
+        if not len(pool.images):
+            raise ValueError(f"pool {pool.name!r} is empty; a pool needs at least one image")
+        asked = np.isin(language_of_text, languages if pool.languages is None else pool.languages)
+        texts = np.flatnonzero(asked & np.isin(image_of_text, pool.images))
+        here = [language for language in languages if language in set(language_of_text[texts].tolist())]
+        if not here:
+            continue
+        images = np.sort(pool.images)
+        ranks = rank_retrieval(
+            image_embeddings[images],
+            text_embeddings[texts],
+            np.searchsorted(images, image_of_text[texts]),
+            language_of_text[texts],
+            languages=here,
+            image_groups=None if image_groups is None else image_groups[images],
+            text_groups=None if text_groups is None else text_groups[texts],
+            **options,
+        )
+        parts.append(ranks)
+        for language in here:
+            for direction, own in zip(DIRECTIONS, (texts, images), strict=True):
+                of_pool = ranks.of(direction)[language]
+                numbered = QueryRanks(own[of_pool.query], images[of_pool.image], of_pool.rank, of_pool.ndcg)
+                joined[direction][language].append(numbered)
+    missing = [language for language in languages if not joined["text_to_image"][language]]
+    if missing:
+        raise ValueError(f"no pool has a caption in {', '.join(missing)}; name other languages")
+    relevance = Relevance.of(image_of_text, len(image_embeddings), image_groups, text_groups)
+    directions = {
+        name: {language: _concatenated(ranks) for language, ranks in table.items()} for name, table in joined.items()
+    }
+    # "first" captions only are queries of text to image; their numbers say which took part
+    texts_of = {language: ranks.query for language, ranks in directions["text_to_image"].items()}
+    sizes = [len(pool.images) for pool in pools]
+    return (
+        RetrievalRanks(
+            images=len(image_embeddings),
+            languages=list(languages),
+            image_of_text=image_of_text,
+            language_of_text=language_of_text,
+            texts_of=texts_of,
+            relevance=relevance,
+            recall_at=parts[0].recall_at,
+            text_to_image=directions["text_to_image"],
+            image_to_text=directions["image_to_text"],
+            text_to_text={},
+            statement=replace(
+                parts[0].statement,
+                images=len(image_embeddings),
+                texts=len(image_of_text),
+                texts_used=sum(map(len, texts_of.values())),
+                languages=len(texts_of),
+                images_without_caption=len(image_embeddings) - len(np.unique(image_of_text)),
+                pools=PoolCount(len(pools), min(sizes), max(sizes), len(pools) - len(parts)),
+            ),
+        ),
+        parts,
+    )
+
+
+def mean_over_pools(metrics: dict[str, Any], parts: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """The figures of `summarise` with recall, MRR, nDCG and ranks replaced by their means over pools.
+
+    metrics are those of the joined ranks, parts those of each pool. Each language is averaged over the pools that have
+    it. Query counts and intervals stay those of all queries together: a mean over few folds has no interval of its own.
+    """
+    metrics = dict(metrics)
+    for direction in DIRECTIONS:
+        table = {}
+        for language, figures in metrics[direction].items():
+            of_pools = [part[direction][language] for part in parts if language in part[direction]]
+            averaged = [name for name in of_pools[0] if name != "queries"]
+            table[language] = figures | {
+                name: float(np.mean([each[name] for each in of_pools])) for name in averaged if language != "mean"
+            }
+        of_languages = [figures for language, figures in table.items() if language != "mean"]
+        averaged = [name for name in of_languages[0] if name != "queries" and not name.endswith("_ci95")]
+        table["mean"] |= {name: float(np.mean([figures[name] for figures in of_languages])) for name in averaged}
+        metrics[direction] = table
+    return metrics | {"mean_recall": float(np.mean([part["mean_recall"] for part in parts]))}
+
+
+def _concatenated(ranks: Sequence[QueryRanks]) -> QueryRanks:
+    fields = {
+        name: np.concatenate([getattr(each, name) for each in ranks]) for name in ("query", "image", "rank", "ndcg")
+    }
+    order = np.argsort(fields["query"], kind="stable")
+    return QueryRanks(**{name: values[order] for name, values in fields.items()})

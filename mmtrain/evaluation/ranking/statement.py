@@ -1,0 +1,120 @@
+"""What was ranked against what, and how it was counted: the protocol block of metrics.json, as data and in words."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from mmtrain.evaluation.ranking.tiles import TIE_TOLERANCE, Similarity
+
+
+@dataclass(frozen=True)
+class PoolCount:
+    """Pools that are ranked by themselves: how many, the images of the smallest and the largest, and how many of them
+    have no caption and so no query."""
+
+    count: int
+    smallest: int
+    largest: int
+    without_caption: int
+
+    def __str__(self) -> str:
+        sizes = f"{self.smallest:,}" if self.smallest == self.largest else f"{self.smallest:,} to {self.largest:,}"
+        return f"{self.count:,} pools of {sizes} images" if self.count > 1 else f"{sizes} chosen images"
+
+
+@dataclass(frozen=True)
+class Statement:
+    """How ranks were taken.
+
+    Attributes:
+        captions: Whether all captions of an image and language count, or the first.
+        images, texts, texts_used, languages: How many.
+        similarity: What rows were compared by.
+        one_pool: An image's captions of one language are ranked among the captions of all languages.
+        duplicates_of_images, duplicates_of_texts: Whether duplicates were declared.
+        images_without_caption: How many stay in the pool as wrong answers only.
+        excluded: Direction -> pair or language -> queries without a right answer in their pool.
+        pools: Where pools are ranked by themselves.
+        graded: Whether text to image is by grades of relevance.
+    """
+
+    captions: Literal["all", "first"]
+    images: int
+    texts: int
+    texts_used: int
+    languages: int
+    similarity: Similarity
+    one_pool: bool
+    duplicates_of_images: bool
+    duplicates_of_texts: bool
+    images_without_caption: int
+    excluded: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
+    pools: PoolCount | None = None
+    graded: bool = False
+
+    def as_json(self) -> dict[str, Any]:
+        answers = "captions of all languages" if self.one_pool else "captions of the language"
+        pools: dict[str, Any] = {"text_to_image": "all images", "image_to_text": answers}
+        if self.pools is not None:
+            pools = {
+                "text_to_image": f"the images of its own pool ({self.pools})",
+                "image_to_text": f"{answers} in its own pool",
+                "count": self.pools.count,
+                "without_caption": self.pools.without_caption,
+            }
+        return {
+            "captions": self.captions,
+            "images": self.images,
+            "texts": self.texts,
+            "texts_used": self.texts_used,
+            "languages": self.languages,
+            "index": "flat",
+            "ties": "pessimistic",
+            "tie_tolerance": TIE_TOLERANCE,
+            "similarity": self.similarity,
+            "relevance": "text to image by grades, image to text any positive" if self.graded else "any positive",
+            "pools": pools,
+            "duplicates": {"images": self.duplicates_of_images, "texts": self.duplicates_of_texts},
+            "images_without_caption": self.images_without_caption,
+            "excluded": {direction: dict(queries) for direction, queries in self.excluded.items()},
+        }
+
+
+def in_words(protocol: Mapping[str, Any]) -> list[str]:
+    """The "protocol" of metrics.json as sentences for a reader who wants to compare the figures with others."""
+    images, texts, used = protocol["images"], protocol["texts"], protocol["texts_used"]
+    count = protocol["languages"]
+    sentences = [
+        f"{images:,} images and {used:,} captions in {count} language{'s' * (count != 1)}"
+        + (f" ({texts - used:,} further captions left out)." if used < texts else "."),
+        "Every caption of an image counts, as query and as answer."
+        if protocol["captions"] == "all"
+        else "Only the first caption of an image in each language counts.",
+        f"Text to image: a caption is ranked against {protocol['pools']['text_to_image']}. Image to text: an image "
+        f"that has a caption in the language is ranked against the {protocol['pools']['image_to_text']}.",
+        "Recall is any-positive: a query is a hit at k when at least one right answer is among the first k.",
+        f"Search is exact ({protocol['index']} index), by {protocol['similarity']} similarity. Ties count against the "
+        f"model: a rank is 1 plus the wrong answers that score at least as high as the best right one, after rounding "
+        f"to {protocol['tie_tolerance']:.6f}.",
+    ]
+    if any(protocol["duplicates"].values()):
+        declared = " and ".join(kind for kind, given in protocol["duplicates"].items() if given)
+        sentences.append(f"Answers among the declared duplicates ({declared}) count as right.")
+    if protocol["images_without_caption"]:
+        sentences.append(f"{protocol['images_without_caption']:,} images have no caption; they stay in the pool.")
+    for pair, left_out in protocol["excluded"]["text_to_text"].items():
+        if left_out:
+            sentences.append(f"{pair}: {left_out:,} queries have no right answer in the pool and are left out.")
+    bootstrap = protocol["bootstrap"]
+    if bootstrap["samples"]:
+        sentences.append(
+            f"Intervals hold 95 % of {bootstrap['samples']:,} bootstrap resamples of the images "
+            f"(seed {bootstrap['seed']})."
+        )
+    variance = protocol["mean_rank_variance"]
+    compared, left_out = variance["images_compared"]["text_to_image"], variance["images_left_out"]["text_to_image"]
+    sentences.append(
+        f"Rank variance compares the 0-based ranks of one image in its languages (first caption of each, ddof 0): "
+        f"{compared:,} images have two languages or more, {left_out:,} do not and are left out."
+    )
+    return sentences

@@ -1,0 +1,1 @@
+"""metrics.json, the report and the tables."""

@@ -1,0 +1,125 @@
+"""metrics.json, and one HTML file that shows it: it opens offline, on a phone and on paper, and asks for nothing
+outside itself.
+"""
+
+import io
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import numpy as np
+from matplotlib.figure import Figure
+
+from datamodules.files import write_whole
+from mmtrain.display.html import data_uri, picture_uri, write_page
+from mmtrain.evaluation.ranking.ranks import DIRECTIONS
+from mmtrain.evaluation.ranking.statement import in_words
+from mmtrain.evaluation.report.examples import Example, Examples
+from mmtrain.evaluation.report.figures import SEQUENTIAL, Curves, report_figures
+
+PICTURE_SIDE = 104  # pixels; shown at about half of that, so that they stay sharp on a phone
+TEMPLATES = Path(__file__).parent
+COLUMNS_A_TABLE = 28  # languages beside each other in the table of ranks
+TITLES = {direction: direction.replace("_", " ").capitalize() for direction in DIRECTIONS}
+
+
+def write_metrics(path: Path | str, metrics: Mapping[str, Any]) -> None:
+    """Write metrics as JSON, NaN and infinity as null; the file appears whole or not at all."""
+    write_whole(Path(path), json.dumps(_plain_json(metrics), ensure_ascii=False, indent=1, allow_nan=False) + "\n")
+
+
+def write_report(
+    path: Path | str,
+    metrics: Mapping[str, Any],
+    *,
+    title: str,
+    run: Mapping[str, Any],
+    examples: Examples | None = None,
+    score_histogram: Mapping[str, Sequence[float]] | None = None,
+    similarity: np.ndarray | None = None,
+    curves: Path | str | Curves | None = None,
+    language_names: Mapping[str, str] | None = None,
+    relations: Mapping[str, Mapping[str, Any]] | None = None,
+    relation: Any = None,
+) -> None:
+    """Write the report of `retrieval_metrics` as one HTML file.
+
+    run says what was measured (model, data, date, command, ...) and is shown as it is. examples, score_histogram and
+    similarity come from `report_parts`; curves is a metrics.csv or {name: (x, y)}; language_names maps codes to names;
+    relations holds the tables of `relation_metrics` by task and system, and relation what
+    `mmtrain.evaluation.measuring.relation.evaluate_relation` returns, where a head was trained.
+    """
+    pictures = {image: picture_uri(data, PICTURE_SIDE) for image, data in examples.pictures.items()} if examples else {}
+    figures = report_figures(metrics, score_histogram, similarity, curves)
+    languages = [language for language in metrics["text_to_image"] if language != "mean"]
+    write_page(
+        path,
+        TEMPLATES / "report.html.jinja",
+        filters={"shade": shade, "picture": lambda content: picture_uri(content, PICTURE_SIDE)},
+        title=title,
+        run=run,
+        metrics=metrics,
+        directions=TITLES,
+        recall_at=metrics["protocol"]["recall_at"],
+        languages=languages,
+        names=language_names or {},
+        protocol=in_words(metrics["protocol"]),
+        figures=[(caption, _figure_uri(figure)) for caption, figure in figures.items()],
+        examples=_by_language(examples) if examples else {},
+        rank_tables=_rank_tables(examples, metrics["rank_correlation"]["languages"]) if examples else [],
+        rank_scale=metrics["protocol"]["images"],
+        pictures=pictures,
+        relations=relations or {},
+        relation=relation,
+        reranked=metrics.get("rerank"),
+    )
+
+
+def _by_language(examples: Examples) -> dict[str, list[list[Example]]]:
+    """Per language, its queries in each direction, those answered rightly first."""
+    ordered = sorted(examples.queries, key=lambda each: each.rank > 1)
+    return {
+        language: [
+            [each for each in ordered if each.language == language and each.direction == direction]
+            for direction in DIRECTIONS
+        ]
+        for language in dict.fromkeys(each.language for each in examples.queries)
+    }
+
+
+def _rank_tables(examples: Examples, languages: Sequence[str]) -> list[dict[str, Any]]:
+    """The table of ranks in parts that fit a page; each is {"languages", "rows": [(image, [rank or None])]}."""
+    parts = max(1, -(-len(languages) // COLUMNS_A_TABLE)) if examples.rank_images else 0
+    tables = []
+    for columns in np.array_split(np.arange(len(languages)), parts) if parts else ():
+        ranks = [[None if np.isnan(rank) else int(rank) for rank in row] for row in examples.rank_table[:, columns]]
+        rows = [(image, row) for image, row in zip(examples.rank_images, ranks, strict=True)]
+        tables.append({"languages": [languages[column] for column in columns], "rows": rows})
+    return tables
+
+
+def shade(rank: int, worst: int) -> str:
+    """CSS colours of a cell: white for rank 1, darker with the logarithm of the rank, up to the size of the pool."""
+    depth = np.log(rank) / np.log(max(worst, 2))
+    red, green, blue, _ = (round(255 * part) for part in SEQUENTIAL(min(1.0, float(depth))))
+    return f"background:rgb({red},{green},{blue});color:{'#fff' if depth > 0.55 else '#1f2933'}"
+
+
+def _figure_uri(figure: Figure) -> str:
+    picture = io.BytesIO()
+    # Text stays text, in the reader's fonts; without a date the same figures make the same file.
+    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "mmtrain", "font.family": "sans-serif"}):
+        figure.savefig(picture, format="svg", metadata={"Date": None, "Creator": None})
+    return data_uri(picture.getvalue(), "image/svg+xml")
+
+
+def _plain_json(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {str(key): _plain_json(each) for key, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain_json(each) for each in value]
+    if isinstance(value, np.generic):
+        value = value.item()
+    return None if isinstance(value, float) and not np.isfinite(value) else value

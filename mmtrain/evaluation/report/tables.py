@@ -1,0 +1,133 @@
+"""Figures as tables for a terminal."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from mmtrain.display.tables import print_table
+from mmtrain.evaluation.ranking.ranks import DIRECTIONS, Direction
+
+
+def print_retrieval(metrics: Mapping[str, Any], recall_at: Sequence[int]) -> None:
+    """Recall in both directions by language."""
+    protocol = metrics["protocol"]
+    columns = [f"{direction.replace('_', ' ')}\nR@{k}" for direction in DIRECTIONS for k in recall_at]
+    rows = [
+        [language, *(f"{metrics[direction][language][f'R@{k}']:.1f}" for direction in DIRECTIONS for k in recall_at)]
+        for language in metrics["text_to_image"]
+    ]
+    title = f"{protocol['images']:,} images, {protocol['texts']:,} captions, recall in percent"
+    print_table(title, ("language", *columns), rows)
+    print(f"mean recall {metrics['mean_recall']:.2f} %")
+
+
+def print_protocol(protocol: Mapping[str, Any]) -> None:
+    """Under which published protocol, and what its figures may stand beside."""
+    print(f"protocol {protocol['name']}/{protocol['variant']}, {protocol['captions']} captions, {protocol['figures']}")
+    if not protocol["complete"]:
+        absent = f", without {', '.join(protocol['languages_absent'])}" if protocol["languages_absent"] else ""
+        print(
+            f"not the {protocol['expected']['images']:,} pictures of the test set: {protocol['images']:,} here{absent};"
+            " published figures do not compare"
+        )
+    for reference in protocol["comparable"]:
+        print(f"comparable ({reference['provenance']}): {reference['source']}: {reference['figures']}")
+
+
+def print_relation(task: str, tables: Mapping[str, Mapping[str, Any]]) -> None:
+    """The figures of some systems by language."""
+    for system, by_language in tables.items():
+        rows = []
+        for language, each in by_language.items():
+            low, high = each["macro_f1_ci95"]
+            ece = "–" if each["ece"] is None else f"{each['ece']:.1f}"
+            f1, interval = f"{each['macro_f1']:.1f}", f"{low:.1f} to {high:.1f}"
+            weighted = f"{each['weighted_f1']:.1f}"
+            rows.append([language, f"{each['accuracy']:.1f}", f1, interval, weighted, ece, f"{each['n']:,}"])
+        columns = ("language", "accuracy", "macro F1", "95 %", "weighted F1", "ECE", "n")
+        print_table(f"{task}, {system}, in percent", columns, rows)
+    for language, each in next(iter(tables.values())).items():
+        if language != "mean" and each["missing_classes"]:
+            missing = ", ".join(each["missing_classes"])
+            print(f"{language}: no label of {missing}; macro F1 is the mean over the classes that occur")
+
+
+def print_reranked(results: Mapping[str, Any], recall_at: Sequence[int]) -> None:
+    """Recall before and after, by language."""
+    first = f"R@{recall_at[0]}"
+    columns = [
+        f"{direction.replace('_', ' ')}\n{first} {when}" for direction in DIRECTIONS for when in ("before", "after")
+    ]
+    rows = [
+        [
+            language,
+            *(
+                f"{results[direction][language][name]:.1f}"
+                for direction in DIRECTIONS
+                for name in (f"{first}_before", first)
+            ),
+        ]
+        for language in results[DIRECTIONS[0]]
+    ]
+    title = f"the best {results['k']} sorted again by the matching head, recall in percent"
+    print_table(title, ("language", *columns), rows)
+
+
+def print_classes(metrics: Mapping[str, Any]) -> None:
+    """The accuracies of zero-shot classification by language, each beside its number of classes."""
+    common = metrics["common"]
+    of_common = (f"{metrics['common_classes']} common classes\n@1 (95 %)",) if common else ()
+    rows = []
+    for language, each in metrics["accuracy"].items():
+        counts = [f"{each[name]:,}" for name in ("classes", "images", "prompts")]
+        beside = [_with_interval(common[language])] if common else []
+        rows.append([language, *counts, _with_interval(each), f"{each['accuracy@5']:.1f}", *beside])
+    if common:
+        rows.append(["mean", "", "", "", "", "", f"{common['mean']['accuracy@1']:.1f}"])
+    columns = ("language", "classes", "images", "prompts", "@1 (95 %)", "@5", *of_common)
+    print_table("zero-shot classification, accuracy in percent", columns, rows)
+    if not common:
+        print(f"{metrics['common_classes']} classes are common to all languages: their accuracies do not compare")
+
+
+def print_sts(figures: Mapping[str, Mapping[str, Any]]) -> None:
+    """Correlations by file and language."""
+    rows = [
+        [name, f"{each['pearson']:.1f}", f"{each['spearman']:.1f}", f"{each['pairs']:,}"]
+        for name, each in figures.items()
+    ]
+    print_table("similarity of sentences, correlation x 100", ("pairs of", "Pearson", "Spearman", "pairs"), rows)
+
+
+def print_compared(result: Mapping[str, Any], direction: Direction, k: int) -> None:
+    """Models side by side in one direction, with what each gains over the first."""
+    protocol = result["metrics"][0]["protocol"]
+    title = f"{direction.replace('_', ' ')}, R@{k} in percent, {protocol['images']:,} images"
+    if protocol.get("name"):
+        title += f", protocol {protocol['name']}/{protocol['variant']}"
+    columns = ["language"]
+    for number in range(len(result["models"])):
+        columns += [f"{letter(number)} (95 %)", *([f"{letter(number)} - A (95 %)", "p"] if number else [])]
+    rows = []
+    for language in (*result["languages"], "mean"):
+        cells = [language]
+        for number, metrics in enumerate(result["metrics"]):
+            figures = metrics[direction][language]
+            low, high = figures[f"R@{k}_ci95"]
+            cells.append(f"{figures[f'R@{k}']:.1f} ({low:.1f} to {high:.1f})")
+            if number:
+                gain = result["against_first"][number - 1][direction][language]
+                low, high = gain["ci95"]
+                cells.append(f"{gain['difference']:+.1f} ({low:+.1f} to {high:+.1f})")
+                cells.append(f"{gain['p']:.3f}" + ("*" if gain["p"] < 0.05 else " "))
+        rows.append(cells)
+    print_table(title, columns, rows)
+
+
+def letter(number: int) -> str:
+    """A, B, C ... of the models compared."""
+    return chr(ord("A") + number) if number < 26 else f"M{number + 1}"
+
+
+def _with_interval(each: Mapping[str, Any]) -> str:
+    low, high = each["accuracy@1_ci95"]
+    return f"{each['accuracy@1']:.1f} ({low:.0f} to {high:.0f})"

@@ -1,0 +1,56 @@
+"""An exported folder made ready for a model hub, and sent there."""
+
+from pathlib import Path
+
+from mmtrain.display.messages import first_line
+
+PICKLES = (".bin", ".ckpt", ".pkl", ".pickle", ".pt", ".pth")
+
+
+def prepare(folder: str | Path, repository: str, licence: str) -> None:
+    """Completes the model card of an export and lists what would be sent.
+
+    Args:
+        folder: What `mmtrain export` wrote.
+        repository: OWNER/NAME on the hub.
+        licence: As the hub spells licences, e.g. apache-2.0 or cc-by-4.0; goes into the card.
+
+    Raises:
+        ValueError: for a folder that is no export, files that can carry code, or a name that is no repository's.
+    """
+    from huggingface_hub import ModelCard
+    from huggingface_hub.errors import HFValidationError
+    from huggingface_hub.utils import validate_repo_id
+
+    folder = Path(folder)
+    card = folder / "README.md"
+    if not card.is_file():
+        raise ValueError(f"push: {folder} has no README.md; a folder that mmtrain export wrote")
+    try:
+        validate_repo_id(repository)
+    except HFValidationError as error:
+        raise ValueError(f"push: {repository} names no repository ({first_line(error)})") from error
+    if repository.count("/") != 1:
+        raise ValueError(f"push: {repository} names no repository; OWNER/NAME")
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    for path in files:
+        if path.suffix in PICKLES:
+            raise ValueError(f"push: {path} can carry code; export without pickles first")
+    written = ModelCard.load(card)
+    written.data.license = licence
+    written.save(card)
+    for path in files:
+        print(f"{path.relative_to(folder)}  {path.stat().st_size:,} bytes")
+
+
+def send(folder: str | Path, repository: str, private: bool) -> None:
+    """Sends the folder; the hub's token is taken from where its library keeps it. Raises ValueError when refused."""
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import HfHubHTTPError
+
+    api = HfApi()
+    try:
+        api.create_repo(repository, private=private, exist_ok=True)
+        api.upload_folder(repo_id=repository, folder_path=folder, commit_message="mmtrain push")
+    except (HfHubHTTPError, OSError) as error:
+        raise ValueError(f"push: the hub refused ({first_line(error)})") from error

@@ -1,0 +1,67 @@
+"""A model written for other programs, without any pickle in it, and read again before it is given away."""
+
+import importlib
+from pathlib import Path
+
+from datamodules.files import whole_folder
+from mmtrain.export.parity import TOLERANCE, largest_difference
+from mmtrain.export.writer import Writer
+from mmtrain.models.card import model_card
+from mmtrain.models.encoder import Encoder
+
+# Each is a module here with a WRITER, imported when it is used, since each needs the library it is for.
+FORMATS = ("safetensors", "onnx", "open_clip", "transformers")
+CARD = "README.md"
+
+
+def write(
+    encoder: Encoder, model: str, out: str | Path, format: str = "safetensors", *, int8: str | None = None
+) -> Path:
+    """Writes an encoder into the folder `out`, reads it again, compares, and only then gives it its name.
+
+    Args:
+        encoder: The model.
+        model: Its name on the card.
+        out: An empty folder, or an older export.
+        format: One of FORMATS.
+        int8: onnx only: SHARDS; graphs with 8-bit weights are written beside the exact ones, and the recall they cost
+            is measured on these shards.
+
+    Raises:
+        ValueError: when `out` holds something else already, the towers cannot be written in this format, a library is
+            missing, or what was written does not give the same embeddings.
+    """
+    writer = _writer(format)
+    if int8 is not None and writer.write_int8 is None:
+        raise ValueError(f"--int8: only onnx has it, not {format}")
+    target = Path(out)
+    if target.is_file() or (target.exists() and any(target.iterdir()) and not _is_export(target)):
+        raise ValueError(f"--out: {out} holds other files; give an empty folder, or an older export")
+    with whole_folder(target) as folder:
+        writer.write(encoder, folder)
+        (folder / CARD).write_text(model_card(encoder, model, format), encoding="utf-8")
+        difference = largest_difference(encoder, writer.read(folder), writer.cleaned)
+        if not difference <= TOLERANCE:
+            raise ValueError(f"--out: the export differs from the model by {difference:.1e}; nothing was kept")
+        if int8 is not None and writer.write_int8 is not None:
+            writer.write_int8(encoder, folder, int8)
+        if writer.place is not None:
+            writer.place(folder, target)
+    print(f"{target}: written, loaded again, largest difference {difference:.1e}")
+    return target
+
+
+def _is_export(folder: Path) -> bool:
+    card = folder / CARD
+    return card.is_file() and card.read_text(encoding="utf-8", errors="replace").startswith("---\nlibrary_name:")
+
+
+def _writer(format: str) -> Writer:
+    if format not in FORMATS:
+        raise ValueError(f"--format: got {format!r}, expected {', '.join(FORMATS)}")
+    try:
+        return importlib.import_module(f"mmtrain.export.{format}_folder").WRITER
+    except ImportError as error:
+        if (error.name or "").startswith("mmtrain"):
+            raise
+        raise ValueError(f"--format: {format} needs {error.name}: pip install 'mmtrain[export]'") from error

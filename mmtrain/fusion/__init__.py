@@ -1,0 +1,14 @@
+"""Networks behind both towers: fusion encoders and the heads on them."""
+
+from mmtrain.fusion.encoders import ConcatFusion, CrossAttentionFusion, Fusion, TextToImageAttention, fuse
+from mmtrain.fusion.heads import MatchingHead, RelationHead
+
+__all__ = [
+    "ConcatFusion",
+    "CrossAttentionFusion",
+    "Fusion",
+    "MatchingHead",
+    "RelationHead",
+    "TextToImageAttention",
+    "fuse",
+]

@@ -1,0 +1,174 @@
+"""Fusion encoders: from the features of a picture and of a text to one vector that knows both.
+
+Letters: N pairs, P image tokens, L text tokens, W the fusion's width.
+"""
+
+import torch
+from torch import Tensor, nn
+
+
+class Fusion(nn.Module):
+    """forward(image [N, Wi], image_tokens [N, P, Wi], text [N, Wt], text_tokens [N, L, Wt], mask [N, L]) -> [N, W].
+
+    `tokens` takes the same and gives [N, 1 + L, W]: a vector for the pooled text and one for each of its tokens, of
+    which `forward` is the first. `image` and `text` are the towers' pooled features, `mask` says which text tokens are
+    there. A fusion learns the towers' widths Wi and Wt when a training module connects it to them, so a config need not
+    repeat them.
+    """
+
+    def __init__(self, width: int, image_width: int | None, text_width: int | None) -> None:
+        super().__init__()
+        if width < 1:
+            raise ValueError(f"fusion.width: got {width}, expected at least 1")
+        self.width, self.image_width, self.text_width = width, image_width, text_width
+
+    def connect(self, image_width: int, text_width: int) -> "Fusion":
+        """Makes the layers for towers of these widths; a second time only checks.
+
+        Raises:
+            ValueError: when it was made for other widths.
+        """
+        for side, ours, theirs in (
+            ("image", self.image_width, image_width),
+            ("text", self.text_width, text_width),
+        ):
+            if ours not in (None, theirs):
+                raise ValueError(f"fusion.{side}_width: got {ours}, but the {side} tower gives features of {theirs}")
+        if not any(True for _ in self.parameters()):
+            self.image_width, self.text_width = image_width, text_width
+            self.build(image_width, text_width)
+        return self
+
+    def build(self, image_width: int, text_width: int) -> None:
+        """Makes the layers."""
+        raise NotImplementedError
+
+    def forward(self, image: Tensor, image_tokens: Tensor, text: Tensor, text_tokens: Tensor, mask: Tensor) -> Tensor:
+        raise NotImplementedError
+
+    def tokens(self, image: Tensor, image_tokens: Tensor, text: Tensor, text_tokens: Tensor, mask: Tensor) -> Tensor:
+        raise NotImplementedError
+
+    def _connect_if_known(self) -> None:
+        if self.image_width is not None and self.text_width is not None:
+            self.connect(self.image_width, self.text_width)
+
+
+class CrossAttentionFusion(Fusion):
+    """Text tokens attend to each other and to the image tokens, in every layer (ALBEF, Li et al. 2021, section 3.1;
+    X-VLM, Zeng et al. 2022). The pooled text goes in front of the tokens; its place is read at the end.
+
+    Args:
+        width: W.
+        layers: Transformer layers, each with self-attention, cross-attention and an MLP, normalised before each.
+        heads: Attention heads; they divide W.
+        dropout: In all of them.
+        image_width, text_width: The towers' widths where the fusion stands alone.
+    """
+
+    def __init__(
+        self,
+        width: int = 256,
+        layers: int = 2,
+        heads: int = 4,
+        dropout: float = 0.0,
+        image_width: int | None = None,
+        text_width: int | None = None,
+    ) -> None:
+        super().__init__(width, image_width, text_width)
+        if width % heads:
+            raise ValueError(f"fusion.heads: got {heads}, expected a divisor of the width {width}")
+        self.layers, self.heads, self.dropout = layers, heads, dropout
+        self._connect_if_known()
+
+    def build(self, image_width: int, text_width: int) -> None:
+        self.image_in = nn.Sequential(nn.LayerNorm(image_width), nn.Linear(image_width, self.width))
+        self.text_in = nn.Sequential(nn.LayerNorm(text_width), nn.Linear(text_width, self.width))
+        self.blocks = nn.ModuleList(
+            nn.TransformerDecoderLayer(
+                self.width, self.heads, 4 * self.width, self.dropout, "gelu", batch_first=True, norm_first=True
+            )
+            for _ in range(self.layers)
+        )
+        self.norm = nn.LayerNorm(self.width)
+
+    def forward(self, image: Tensor, image_tokens: Tensor, text: Tensor, text_tokens: Tensor, mask: Tensor) -> Tensor:
+        return self.norm(self._rows(image_tokens, text, text_tokens, mask)[:, 0])
+
+    def tokens(self, image: Tensor, image_tokens: Tensor, text: Tensor, text_tokens: Tensor, mask: Tensor) -> Tensor:
+        return self.norm(self._rows(image_tokens, text, text_tokens, mask))
+
+    def _rows(self, image_tokens: Tensor, text: Tensor, text_tokens: Tensor, mask: Tensor) -> Tensor:
+        rows = self.text_in(torch.cat([text.unsqueeze(1), text_tokens], 1))
+        absent = ~torch.cat([mask.new_ones(len(mask), 1), mask], 1)
+        pictures = self.image_in(image_tokens)
+        for block in self.blocks:
+            rows = block(rows, pictures, tgt_key_padding_mask=absent)
+        return rows
+
+
+class ConcatFusion(Fusion):
+    """Pooled features side by side, one linear layer and ReLU (Ber-ViT-Conc of Sanchez Villegas et al. 2024).
+
+    Args:
+        width: W; 768 in the paper.
+        image_width, text_width: The towers' widths where the fusion stands alone.
+    """
+
+    def __init__(self, width: int = 768, image_width: int | None = None, text_width: int | None = None) -> None:
+        super().__init__(width, image_width, text_width)
+        self._connect_if_known()
+
+    def build(self, image_width: int, text_width: int) -> None:
+        self.out = nn.Linear(image_width + text_width, self.width)
+
+    def forward(self, image: Tensor, image_tokens: Tensor, text: Tensor, text_tokens: Tensor, mask: Tensor) -> Tensor:
+        return self.out(torch.cat([text, image], 1)).relu()
+
+    def tokens(self, image: Tensor, image_tokens: Tensor, text: Tensor, text_tokens: Tensor, mask: Tensor) -> Tensor:
+        rows = torch.cat([text.unsqueeze(1), text_tokens], 1)
+        return self.out(torch.cat([rows, image.unsqueeze(1).expand(-1, rows.shape[1], -1)], 2)).relu()
+
+
+class TextToImageAttention(Fusion):
+    """The pooled text looks at the image tokens, in one head of scaled dot products; what it saw stands beside it
+    before a linear layer and ReLU (Ber-ViT-Att of Sanchez Villegas et al. 2024).
+
+    Args:
+        width: W; 768 in the paper.
+        image_width, text_width: The towers' widths where the fusion stands alone.
+    """
+
+    def __init__(self, width: int = 768, image_width: int | None = None, text_width: int | None = None) -> None:
+        super().__init__(width, image_width, text_width)
+        self._connect_if_known()
+
+    def build(self, image_width: int, text_width: int) -> None:
+        self.query = nn.Linear(text_width, self.width)
+        self.key = nn.Linear(image_width, self.width)
+        self.value = nn.Linear(image_width, self.width)
+        self.out = nn.Linear(text_width + self.width, self.width)
+
+    def forward(self, image: Tensor, image_tokens: Tensor, text: Tensor, text_tokens: Tensor, mask: Tensor) -> Tensor:
+        return self._beside_what_it_saw(text.unsqueeze(1), image_tokens)[:, 0]
+
+    def tokens(self, image: Tensor, image_tokens: Tensor, text: Tensor, text_tokens: Tensor, mask: Tensor) -> Tensor:
+        return self._beside_what_it_saw(torch.cat([text.unsqueeze(1), text_tokens], 1), image_tokens)
+
+    def _beside_what_it_saw(self, rows: Tensor, image_tokens: Tensor) -> Tensor:
+        """rows [N, n, Wt] -> [N, n, W]."""
+        seen = nn.functional.scaled_dot_product_attention(
+            self.query(rows), self.key(image_tokens), self.value(image_tokens)
+        )
+        return self.out(torch.cat([rows, seen], 2)).relu()
+
+
+def fuse(fusion: Fusion, image: Tensor, text: Tensor, mask: Tensor) -> Tensor:
+    """The fused vectors [N, W] of pairs whose pooled features lead their tokens.
+
+    Args:
+        image: [N, 1 + P, Wi], the form in which `losses.Embeddings.tokens` carries features.
+        text: [N, 1 + L, Wt].
+        mask: bool [N, 1 + L].
+    """
+    return fusion(image[:, 0], image[:, 1:], text[:, 0], text[:, 1:], mask[:, 1:])

@@ -1,0 +1,1 @@
+"""What MODEL means, and what it is."""

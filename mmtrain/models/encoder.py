@@ -1,0 +1,174 @@
+"""A model with its preprocessing: what `mmtrain.load` returns."""
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from datamodules.tokenizers import Tokenizer
+from mmtrain.fusion import MatchingHead, RelationHead
+from mmtrain.models.network import Network
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+    from datamodules.images import ImagePipeline
+
+
+class Encoder:
+    """A model with its preprocessing: pictures and captions in, rows of unit length out.
+
+    Attributes:
+        model: The network, in evaluation mode.
+        tokenizer, images: The preprocessing it was trained with.
+        languages: Languages it was trained on.
+        metric: The similarity it was trained for, cosine or asymmetric.
+        source: Where it came from.
+        scale: The multiplier of the cosines in its loss (the inverse temperature), None where that is not known.
+        dtype: What the networks compute in (autocast); rows are float32 in any case.
+        head: The network behind the towers that was trained with them, for relations or matching; None without one.
+    """
+
+    def __init__(
+        self,
+        model: Network,
+        tokenizer: Tokenizer,
+        images: "ImagePipeline | None",
+        languages: list[str],
+        similarity: str,
+        source: str,
+        scale: float | None = None,
+        dtype: torch.dtype = torch.float32,
+        head: RelationHead | MatchingHead | None = None,
+    ) -> None:
+        self.model = model.eval().requires_grad_(False)
+        self.tokenizer = tokenizer
+        self.images = images
+        self.languages = languages
+        self.metric = similarity
+        self.source = source
+        self.scale = scale
+        self.dtype = dtype
+        self.head = None if head is None else head.eval().requires_grad_(False)
+
+    @property
+    def device(self) -> torch.device:
+        return next((parameter.device for parameter in self.model.parameters()), torch.device("cpu"))
+
+    def to(self, device: str | torch.device) -> "Encoder":
+        self.model.to(device)
+        if self.head is not None:
+            self.head.to(device)
+        return self
+
+    @property
+    def classes(self) -> dict[str, list[str]]:
+        """Task -> names of its classes, of a relation head."""
+        return self.head.names if isinstance(self.head, RelationHead) else {}
+
+    def encode_image(
+        self,
+        images: "Sequence[Image.Image] | np.ndarray | Tensor",
+        *,
+        dim: int | None = None,
+        batch_size: int = 64,
+        progress: bool = False,
+    ) -> np.ndarray:
+        """Pictures, or precomputed features [N, F], as float32 [N, D], rows of unit length.
+
+        Args:
+            images: PIL images of any size and mode; or an array: uint8 [N, H, W, 3] pictures, or float [N, F] features.
+            dim: Keep the first so many dimensions and normalise again (Matryoshka).
+            batch_size: Pictures encoded at once.
+            progress: Show a bar.
+
+        Raises:
+            ValueError: for another kind of input, or a dim beyond the model's.
+        """
+
+        if hasattr(images, "convert"):
+            raise ValueError("encode_image: got one picture, expected a list of them, or an array")
+
+        def encode(part: Any) -> Tensor:
+            return self.model.encode_image(self.pixels(part).to(self.device))
+
+        return self._in_batches(images, encode, dim, batch_size, progress)
+
+    def encode_text(
+        self,
+        captions: Sequence[str],
+        language: str | None = None,
+        *,
+        dim: int | None = None,
+        batch_size: int = 256,
+        progress: bool = False,
+    ) -> np.ndarray:
+        """Captions as float32 [N, D], rows of unit length.
+
+        Args:
+            captions: Text; anything beyond the tokenizer's limit is cut.
+            language: Their language, where the tokenizer or tower needs it (words of one language).
+            dim: Keep the first so many dimensions and normalise again (Matryoshka).
+            batch_size: Captions encoded at once.
+            progress: Show a bar.
+
+        Raises:
+            ValueError: for captions that are no strings, a language that the model needs and does not know, or a dim
+                beyond the model's.
+        """
+        if isinstance(captions, str) or not all(isinstance(caption, str) for caption in captions):
+            raise ValueError("encode_text: expected a list of str")
+        index = self.languages.index(language) if language in self.languages else -1
+
+        def encode(part: Sequence[str]) -> Tensor:
+            tokens, mask = self.tokenizer(list(part), [language or ""] * len(part))
+            languages = torch.full((len(part),), index, device=self.device)
+            return self.model.encode_text(tokens.to(self.device), mask.to(self.device), languages)
+
+        return self._in_batches(captions, encode, dim, batch_size, progress)
+
+    def similarity(self, images: np.ndarray, texts: np.ndarray) -> np.ndarray:
+        """Scores float32 [N, M] of images [N, D] and texts [M, D]: cosine, or asymmetric where that was trained."""
+        if self.metric == "cosine":
+            return images @ texts.T
+        from losses import asymmetric_similarity
+
+        return asymmetric_similarity(torch.from_numpy(images), torch.from_numpy(texts)).numpy()
+
+    def pixels(self, images: Any) -> Tensor:
+        """What the image tower takes: pictures as uint8 [N, 3, H, W], or precomputed features [N, F]."""
+        from PIL import Image
+
+        if isinstance(images, Tensor):
+            images = images.cpu().numpy()
+        if self.images is None:
+            if not isinstance(images, np.ndarray) or images.ndim != 2:
+                raise ValueError(
+                    f"encode_image: {self.source} was trained on precomputed features: give an array [N, F]"
+                )
+            return torch.from_numpy(np.ascontiguousarray(images, dtype=np.float32))
+        if isinstance(images, np.ndarray):
+            if images.ndim != 4 or images.shape[-1] != 3 or images.dtype != np.uint8:
+                raise ValueError(f"encode_image: expected uint8 [N, H, W, 3], got {images.dtype} {list(images.shape)}")
+        images = [Image.fromarray(image) if isinstance(image, np.ndarray) else image for image in images]
+        return torch.stack([self.images.evaluate(image) for image in images])
+
+    def _in_batches(
+        self, items: Any, encode: Callable[[Any], Tensor], dim: int | None, batch_size: int, progress: bool
+    ) -> np.ndarray:
+        width = self.model.dimension
+        if dim is not None and not 1 <= dim <= width:
+            raise ValueError(f"dim: got {dim}, the rows of {self.source} have {width}; 1 to {width}")
+        starts: Any = range(0, len(items), batch_size)
+        if progress:
+            from rich.progress import track
+
+            starts = track(starts, description="encoding", transient=True)
+        lower = self.dtype != torch.float32
+        with torch.inference_mode(), torch.autocast(self.device.type, self.dtype, enabled=lower):
+            rows = [encode(items[start : start + batch_size]).float()[:, :dim] for start in starts]
+            rows = [functional.normalize(part, dim=1).cpu().numpy() for part in rows]
+        return np.concatenate(rows) if rows else np.zeros((0, dim or width), dtype=np.float32)

@@ -1,0 +1,37 @@
+"""Which weights a model has, in a few characters: rows of two models cannot be compared."""
+
+import hashlib
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from mmtrain.models.encoder import Encoder
+from mmtrain.models.run_folder import checkpoint_of
+
+
+def stamp(model: str) -> list[list[Any]] | None:
+    """Name, size and time of each file with weights of a local MODEL; None for any other. While they are the same, so
+    is the fingerprint, which reads all of them."""
+    path = Path(model)
+    checkpoint = checkpoint_of(path)
+    weights = [checkpoint] if checkpoint is not None else sorted({*path.glob("*.safetensors"), *path.glob("*.onnx*")})
+    places = [(str(file.resolve()), file.stat()) for file in weights]
+    return [[name, stat.st_size, stat.st_mtime_ns] for name, stat in places] or None
+
+
+def fingerprint(encoder: Encoder) -> str:
+    """16 hexadecimal digits, equal for equal weights wherever they were loaded from.
+
+    A model exported to ONNX keeps its weights in its graphs, whose files count instead.
+    """
+    digest = hashlib.sha256()
+    state = encoder.model.state_dict()
+    for name in sorted(state):
+        tensor = state[name].detach().cpu().contiguous()
+        digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}\n".encode())
+        digest.update(tensor.flatten().view(torch.uint8).numpy().data)
+    for graph in () if state else sorted(Path(encoder.source).glob("*.onnx*")):
+        with graph.open("rb") as file:
+            digest.update(f"{graph.name} {hashlib.file_digest(file, 'sha256').hexdigest()}\n".encode())
+    return digest.hexdigest()[:16]

@@ -1,0 +1,161 @@
+"""Two towers and their projections into the shared space."""
+
+from collections.abc import Callable, Mapping
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from losses import micro_batched
+from mmtrain.models.lora import add_adapters, merge_adapters
+from mmtrain.models.network import Network
+from mmtrain.towers import ImageTower, SharedText, TextTower
+
+Projection = Literal["linear", "mlp", "none"]
+SHARED: Literal["shared"] = "shared"
+
+
+class ImageTextModel(Network):
+    """Images and captions of any language as rows of unit length in one space.
+
+    It keeps its arguments, so that `mmtrain.models.spec.spec_of` describes it whole.
+
+    Args:
+        image: The image tower; None makes a model of texts alone.
+        text: The text tower; "shared" lets the image tower read texts that a tokenizer renders as pictures.
+        dimension: D, the width of the shared space.
+        projection: linear, mlp (one hidden layer of the tower's width) or none (both towers are D wide already).
+        modalities: Further towers by the name of the field that they read, each with a projection of its own.
+        lora: Ranks of low-rank adapters by tower, see `mmtrain.models.lora`.
+        buckets: Captions are sorted by length and encoded in this many parts, each cut to its longest caption, so that
+            no time goes into padding; the result is the same. 1 encodes them as they come.
+
+    Raises:
+        ValueError: when projection is none and a tower's width is not D, or a shared tower is missing.
+    """
+
+    def __init__(
+        self,
+        image: ImageTower | None,
+        text: TextTower | Literal["shared"],
+        dimension: int = 256,
+        projection: Projection = "linear",
+        modalities: Mapping[str, ImageTower] | None = None,
+        lora: Mapping[str, int] | None = None,
+        buckets: int = 4,
+    ) -> None:
+        super().__init__()
+        if isinstance(text, str) and (text != SHARED or image is None):
+            raise ValueError(f"model.text: got {text!r}, expected a text tower, or shared beside an image tower")
+        self.shared = isinstance(text, str)
+        self.image = image
+        self.text: TextTower = SharedText(image) if image is not None and isinstance(text, str) else text
+        self.dimension = dimension
+        self.projection = projection
+        self.buckets = buckets
+        self.image_projection = None if image is None else _projection(projection, "image", image.width, dimension)
+        self.text_projection = _projection(projection, "text", self.text.width, dimension)
+        self.modalities = nn.ModuleDict(dict(modalities or {}))
+        self.modality_projections = nn.ModuleDict(
+            {name: _projection(projection, name, tower.width, dimension) for name, tower in (modalities or {}).items()}
+        )
+        self.micro_batch: int | None = None
+        self.lora: dict[str, int] = {}
+        if lora:
+            self.add_lora(lora)
+
+    @property
+    def reads_by_language(self) -> bool:
+        return self.text.reads_by_language
+
+    def arguments(self) -> dict[str, object]:
+        """The constructor's arguments, for a description."""
+        return {
+            "image": self.image,
+            "text": SHARED if self.shared else self.text,
+            "dimension": self.dimension,
+            "projection": self.projection,
+            "modalities": dict(self.modalities.items()),
+            "lora": self.lora,
+            "buckets": self.buckets,
+        }
+
+    def add_lora(self, ranks: Mapping[str, int]) -> None:
+        """Freezes towers and puts adapters of these ranks into them, by side."""
+        add_adapters({"image": self.image, "text": self.text}, ranks)
+        self.lora = dict(ranks)
+
+    def merge_lora(self) -> None:
+        """Adds the adapters, where there are any, to the weights they stand beside."""
+        if self.lora:
+            merge_adapters(self)
+            self.lora = {}
+
+    def encode_image(self, images: Tensor) -> Tensor:
+        """images [N, ...] -> float [N, D], unit rows."""
+        return self._in_parts(self._image_rows, images)
+
+    def encode_text(self, tokens: Tensor, mask: Tensor, languages: Tensor | None = None) -> Tensor:
+        """tokens [N, L, ...], mask bool [N, L], languages int64 [N] -> float [N, D], unit rows."""
+        if languages is None:
+            languages = torch.full((len(tokens),), -1, device=tokens.device)
+        lengths = mask.sum(1)
+        order = lengths.argsort(stable=True)
+        rows = []
+        for part in order.chunk(self.buckets if len(tokens) > self.buckets else 1):
+            longest = max(int(lengths[part[-1]]), 1)
+            rows.append(self._in_parts(self._text_rows, tokens[part, :longest], mask[part, :longest], languages[part]))
+        return torch.cat(rows)[order.argsort()]
+
+    def encode_modality(self, name: str, values: Tensor) -> Tensor:
+        """values [N, ...] of a further modality -> float [N, D], unit rows."""
+        tower, projection = self.modalities[name], self.modality_projections[name]
+        return self._in_parts(lambda part: _unit(projection(tower(part)[0])), values)
+
+    def tokens(
+        self, images: Tensor, tokens: Tensor, mask: Tensor, languages: Tensor | None
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Rows and token features: images [N, D], texts [M, D], image tokens [N, 1+P, Wi], text tokens [M, 1+L, Wt].
+
+        The tower's pooled feature leads its tokens.
+        """
+        assert self.image is not None and self.image_projection is not None
+        pooled_image, image_tokens = self.image(images)
+        pooled_text, text_tokens = self.text(tokens, mask, languages)
+        return (
+            _unit(self.image_projection(pooled_image)),
+            _unit(self.text_projection(pooled_text)),
+            torch.cat([pooled_image.unsqueeze(1), image_tokens], 1),
+            torch.cat([pooled_text.unsqueeze(1), text_tokens], 1),
+        )
+
+    def _in_parts(self, encode: Callable[..., Tensor], *inputs: Tensor) -> Tensor:
+        if self.micro_batch is None or len(inputs[0]) <= self.micro_batch:
+            return encode(*inputs)
+        return micro_batched(encode, *inputs, micro_batch=self.micro_batch)
+
+    def _image_rows(self, images: Tensor) -> Tensor:
+        if self.image is None or self.image_projection is None:
+            raise ValueError("model.image: this model was built for texts alone")
+        return _unit(self.image_projection(self.image(images)[0]))
+
+    def _text_rows(self, tokens: Tensor, mask: Tensor, languages: Tensor) -> Tensor:
+        return _unit(self.text_projection(self.text(tokens, mask, languages)[0]))
+
+
+def _unit(rows: Tensor) -> Tensor:
+    # float32 at least: half precision leaves rows that are not of unit length
+    return functional.normalize(rows if rows.dtype == torch.float64 else rows.float(), dim=-1)
+
+
+def _projection(kind: Projection, side: str, width: int, dimension: int) -> nn.Module:
+    if kind == "linear":
+        return nn.Linear(width, dimension, bias=False)
+    if kind == "mlp":
+        return nn.Sequential(nn.Linear(width, width), nn.GELU(), nn.Linear(width, dimension))
+    if kind != "none":
+        raise ValueError(f"projection: got {kind!r}, expected linear, mlp or none")
+    if width != dimension:
+        raise ValueError(f"projection none needs {side} features of width {dimension}, the tower gives {width}")
+    return nn.Identity()

@@ -1,0 +1,26 @@
+"""What every model is behind its preprocessing, ours and other people's alike."""
+
+from torch import Tensor, nn
+
+
+class Network(nn.Module):
+    """Pictures and captions as rows of unit length.
+
+    Attributes:
+        dimension: D, the width of the rows.
+        reads_by_language: Whether there is a network for each language, so that a caption's language must be known.
+    """
+
+    dimension: int
+
+    @property
+    def reads_by_language(self) -> bool:
+        return False
+
+    def encode_image(self, images: Tensor) -> Tensor:
+        """uint8 pixels [N, 3, H, W] or float features [N, ...] -> float [N, D], unit rows."""
+        raise NotImplementedError
+
+    def encode_text(self, tokens: Tensor, mask: Tensor, languages: Tensor | None = None) -> Tensor:
+        """tokens [N, L, ...], mask bool [N, L], languages int64 [N] -> float [N, D], unit rows."""
+        raise NotImplementedError

@@ -1,0 +1,1 @@
+"""What `mmtrain fit` runs."""

@@ -1,0 +1,309 @@
+"""Pretraining: two towers, any weighted sum of objectives, samples seen as the clock."""
+
+import random
+from dataclasses import replace
+from typing import Any, Literal
+
+import numpy as np
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.utilities import rank_zero_info
+from torch import Tensor, nn
+
+from datamodules.batch import Batch
+from losses import Embeddings, Objective
+from losses.objective import needs_of
+from mmtrain.embedding.collected import EmbeddedSplit
+from mmtrain.fusion import MatchingHead, RelationHead
+from mmtrain.models.batches import embed_batch
+from mmtrain.models.image_text import ImageTextModel, Projection
+from mmtrain.towers import ImageTower, TextTower
+from mmtrain.training.data import TrainingData, check_needs, checked_data
+from mmtrain.training.monitoring.diagnostics import gradient_norm, space_diagnostics
+from mmtrain.training.optimisation import OptimizerClass, Schedule, make_optimizer, parameter_groups, rate_factor
+from mmtrain.training.starting_weights import load_partially
+from mmtrain.training.validation import broadcast, retrieval_figures
+
+
+class ContrastiveModule(pl.LightningModule):
+    """Trains a shared image-text space.
+
+    Args:
+        image: Image tower.
+        text: Text tower; "shared" lets the image tower read texts that the tokenizer renders as pictures.
+        objectives: Objectives by name; the name appears in the log as train/<name>.
+        weights: Weight of each objective in the sum; 1 where not given.
+        dimension: Width of the shared space.
+        projection: From each tower into the space: linear, mlp or none.
+        modalities: Further towers by the name of the field that they read.
+        learning_rate: Peak of the learning rate.
+        weight_decay: Decay; gains, biases and the temperature have none.
+        betas: Momenta of AdamW, where `optimizer` names no other.
+        optimizer: Class of another optimiser, torch's, timm's or your own; rate and decay are the two above.
+        schedule: Behind the warm-up: cosine or linear down to 0 at the end of training, constant, or rsqrt.
+        warmup_steps: Steps of linear warm-up.
+        cooldown_steps: Last steps, in which constant and rsqrt fall to 0.
+        layer_decay: Learning rate of a tower's block relative to the one above it (1: all alike).
+        pretrained: MODEL whose weights training starts from, where name and shape fit; position embeddings are resized,
+            and the log says what was loaded and what was not. Towers have a `pretrained` of their own.
+        lora: Ranks of low-rank adapters by tower, e.g. {text: 16}: that tower is frozen, the adapters are trained, and
+            whatever loads the checkpoint gets them merged. See `mmtrain.models.lora`.
+        micro_batch: Encode images and captions in parts of this many, recomputing each part in the backward pass: the
+            gradients of the whole batch in the memory of one part. Batch normalisation would see the parts, so towers
+            that have it are refused.
+        compile: Compile both towers with torch.compile.
+        checkpoint_activations: Recompute the towers' activations in the backward pass.
+        recall_at: Ranks reported by validation.
+
+    Raises:
+        ValueError: for weights of unknown objectives, no objective, or token-level objectives with micro_batch.
+    """
+
+    instead_of_accumulation = "--model.micro_batch"
+
+    def __init__(
+        self,
+        image: ImageTower,
+        text: TextTower | Literal["shared"],
+        objectives: dict[str, Objective],
+        weights: dict[str, float] | None = None,
+        dimension: int = 256,
+        projection: Projection = "linear",
+        modalities: dict[str, ImageTower] | None = None,
+        learning_rate: float = 1e-3,
+        weight_decay: float = 0.1,
+        betas: tuple[float, float] = (0.9, 0.98),
+        optimizer: OptimizerClass | None = None,
+        schedule: Schedule = "cosine",
+        warmup_steps: int = 100,
+        cooldown_steps: int = 0,
+        layer_decay: float = 1.0,
+        pretrained: str | None = None,
+        lora: dict[str, int] | None = None,
+        micro_batch: int | None = None,
+        compile: bool = False,
+        checkpoint_activations: bool = False,
+        recall_at: tuple[int, ...] = (1, 5, 10),
+    ) -> None:
+        super().__init__()
+        unknown = set(weights or {}) - set(objectives)
+        if unknown or not objectives:
+            raise ValueError(f"model.weights: {sorted(unknown)} not among the objectives {sorted(objectives)}")
+        on_tokens = [name for name, objective in objectives.items() if "tokens" in needs_of(objective)]
+        if micro_batch is not None and micro_batch < 1:
+            raise ValueError(f"model.micro_batch: got {micro_batch}, expected at least 1")
+        if micro_batch is not None and on_tokens:
+            raise ValueError(
+                f"model.micro_batch: objectives on tokens ({', '.join(on_tokens)}) need the whole batch at once"
+            )
+        if cooldown_steps and schedule in ("cosine", "linear"):
+            raise ValueError(f"model.cooldown_steps: got {cooldown_steps}; {schedule} falls to 0 without, expected 0")
+        self.model = ImageTextModel(image, text, dimension, projection, modalities)
+        self.model.micro_batch = micro_batch
+        if pretrained is not None:
+            rank_zero_info(load_partially(self.model, pretrained))
+        if lora:
+            self.model.add_lora(lora)
+        self.objectives = nn.ModuleDict(objectives)
+        for objective in objectives.values():
+            objective.connect(self.model)
+        self.weights = dict.fromkeys(objectives, 1.0) | (weights or {})
+        self.learning_rate, self.weight_decay, self.betas = learning_rate, weight_decay, betas
+        self.optimizer, self.schedule = optimizer, schedule
+        self.warmup_steps, self.cooldown_steps, self.layer_decay = warmup_steps, cooldown_steps, layer_decay
+        self.recall_at = tuple(recall_at)
+        self.samples_seen = 0
+        self._seed = torch.initial_seed()
+        self._counts_for: dict[str, list[bool]] = {}  # objectives that not all sources' captions count for
+        if micro_batch is not None:
+            for name, layer in self.model.named_modules():
+                if isinstance(layer, nn.modules.batchnorm._BatchNorm) and layer.training:
+                    raise ValueError(
+                        f"model.micro_batch: {name} normalises over the batch; use a tower without BatchNorm"
+                    )
+        if checkpoint_activations:
+            for tower in (image, self.model.text):
+                if any(parameter.requires_grad for parameter in tower.parameters()):
+                    tower.checkpoint_activations()
+        if compile:
+            image.compile()
+            self.model.text.compile(dynamic=True)
+        self._validation = EmbeddedSplit()
+
+    # ---- one step
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        embeddings = self.embed(batch)
+        losses = self.losses(batch, embeddings)
+        total = torch.as_tensor(sum(self.weights[name] * loss for name, loss in losses.items()))
+        if self._logs_this_step():
+            self._log_step(embeddings, losses, total)
+        return total
+
+    def losses(self, batch: Batch, embeddings: Embeddings) -> dict[str, Tensor]:
+        """The terms of the sum by name, without their weights."""
+        return {
+            name: objective.loss(batch, self._counted(name, batch, embeddings), self.model)
+            for name, objective in self._named_objectives()
+        }
+
+    def _counted(self, name: str, batch: Batch, embeddings: Embeddings) -> Embeddings:
+        """What an objective sees: captions of sources that do not name it are absent, their pictures stay negatives."""
+        if name not in self._counts_for or embeddings.present is None or embeddings.languages is None:
+            return embeddings
+        counts = torch.tensor(self._counts_for[name], device=embeddings.texts.device)[batch.sources]
+        present = embeddings.present & counts[:, None]
+        return replace(embeddings, present=present, languages=embeddings.languages.masked_fill(~present, -1))
+
+    def _named_objectives(self) -> list[tuple[str, Objective]]:
+        return [(name, each) for name, each in self.objectives.items() if isinstance(each, Objective)]
+
+    @property
+    def needs_tokens(self) -> bool:
+        """Whether an objective reads the towers' token features."""
+        return any("tokens" in needs_of(objective) for _, objective in self._named_objectives())
+
+    def embed(self, batch: Batch) -> Embeddings:
+        """Encodes the images, the present captions and the fields of a batch."""
+        return embed_batch(self.model, batch, tokens=self.needs_tokens)
+
+    def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
+        # The randomness of a step (dropout, patch dropout) follows from seed, samples seen and rank alone, so that a
+        # resumed run draws what the undisturbed one would have drawn.
+        self._batch = batch
+        self._step_samples = len(batch) * self.trainer.world_size
+        seed = hash((self._seed, self.samples_seen, self.global_rank)) % 2**63
+        torch.manual_seed(seed)
+        random.seed(seed)
+        np.random.seed(seed % 2**32)
+        # the middle of the step, so that neither the first nor the last is idle
+        factor = rate_factor(
+            self.samples_seen + self._step_samples / 2,
+            self.schedule,
+            warmup_samples=self.warmup_steps * self._step_samples,
+            total_samples=self.trainer.estimated_stepping_batches * self._step_samples,
+            cooldown_samples=self.cooldown_steps * self._step_samples,
+        )
+        for group in self.optimizers(use_pl_optimizer=False).param_groups:
+            group["lr"] = group["base_lr"] * factor
+
+    def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
+        super().optimizer_step(*args, **kwargs)
+        # Here and not in on_train_batch_end, which callbacks that write checkpoints reach before the module does.
+        self.samples_seen += self._step_samples
+        for _, objective in self._named_objectives():
+            objective.after_step()
+        self.data.trained(self._batch)
+
+    def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
+        if not self._logs_this_step():
+            return
+        parts = {"image": self.model.image, "text": self.model.text, "objectives": self.objectives}
+        norms = {f"gradient_norm/{name}": gradient_norm(module) for name, module in parts.items()}
+        self.log_dict({name: norm for name, norm in norms.items() if norm is not None})
+
+    # ---- before and around
+
+    @property
+    def data(self) -> TrainingData:
+        """The trainer's data module. Raises ValueError for one that is none of ours."""
+        return checked_data(self.trainer.datamodule, TrainingData)
+
+    def on_fit_start(self) -> None:
+        if self.trainer.accumulate_grad_batches != 1:
+            raise ValueError(
+                f"trainer.accumulate_grad_batches: got {self.trainer.accumulate_grad_batches}, expected 1: the summed"
+                f" losses of small batches are not the loss of the big one; use {self.instead_of_accumulation}"
+            )
+        check_needs(dict(self._named_objectives()), self.data)
+        self._counts_for = self.data.count_for(list(self.objectives))
+        ids = self.data.tokenizer.vocabulary_size
+        if ids > self.model.text.vocabulary_size:
+            raise ValueError(
+                f"data.tokenizer has {ids} token ids, the text tower knows"
+                f" {self.model.text.vocabulary_size}: set model.text.vocabulary_size or take the tower's own tokenizer"
+            )
+
+    def trained_modules(self) -> dict[str, nn.Module]:
+        """What the optimiser gets, by the names of its groups."""
+        return {
+            "image": self.model.image,
+            "text": self.model.text,
+            "image_projection": self.model.image_projection,
+            "text_projection": self.model.text_projection,
+            "modalities": self.model.modalities,
+            "modality_projections": self.model.modality_projections,
+            "objectives": self.objectives,
+        }
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        groups = parameter_groups(
+            self.trained_modules(),
+            learning_rate=self.learning_rate,
+            weight_decay=self.weight_decay,
+            layer_decay=self.layer_decay,
+        )
+        if not groups:
+            raise ValueError("model: nothing to train; every tower is frozen and there is no projection")
+        return make_optimizer(self.optimizer, groups, self.betas)
+
+    def checkpoint_head(self) -> tuple[str, RelationHead | MatchingHead] | None:
+        """The network behind the towers that a checkpoint describes, with its name in this module; None without one."""
+        heads = ((name, part) for name, part in self.objectives.named_modules() if isinstance(part, MatchingHead))
+        return next(((f"objectives.{name}", part) for name, part in heads), None)
+
+    @property
+    def similarity(self) -> str:
+        """How rows are compared: asymmetric where an objective trains that, else cosine."""
+        return (
+            "asymmetric" if any(each.similarity == "asymmetric" for _, each in self._named_objectives()) else "cosine"
+        )
+
+    # ---- validation
+
+    def on_validation_epoch_start(self) -> None:
+        self._validation = EmbeddedSplit()
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        self._validation.add(batch, embed_batch(self.model, batch))
+        self.data.evaluated(batch)
+
+    def on_validation_epoch_end(self) -> None:
+        split = self._validation.gather()
+        self._validation = EmbeddedSplit()
+        figures = broadcast(
+            self.trainer, lambda: retrieval_figures(split, self.data.languages, self.recall_at, self.similarity)
+        )
+        if figures:
+            self.log_dict({f"val/{name}": value for name, value in figures.items()})
+            self.log("samples_seen", float(self.samples_seen))
+            self.log("mean_recall", figures["mean_recall"], prog_bar=True, logger=False)
+
+    # ---- logging
+
+    def _logs_this_step(self) -> bool:
+        return (self.global_step + 1) % self.trainer.log_every_n_steps == 0
+
+    @torch.no_grad()
+    def _log_step(self, embeddings: Embeddings, losses: dict[str, Tensor], total: Tensor) -> None:
+        figures = {"train/loss": total} | {f"train/{name}": loss for name, loss in losses.items()}
+        figures |= {f"space/{name}": value for name, value in space_diagnostics(embeddings).items()}
+        figures |= {f"drawn/{name}": total.new_tensor(share) for name, share in self.data.drawn().items()}
+        names = sorted(figures)
+        # one collective for all of them; each process holds its part, their mean is the global figure
+        values = torch.stack([figures[name].detach().float() for name in names])
+        values = self.trainer.strategy.reduce(values, reduce_op="mean")
+        self.log_dict(dict(zip(names, values.unbind(), strict=True)))
+        for name, objective in self._named_objectives():
+            self.log_dict({f"{name}/{key}": value.detach().float() for key, value in objective.logged().items()})
+        self.log("learning_rate", self.optimizers(use_pl_optimizer=False).param_groups[0]["lr"])
+        self.log("samples_seen", float(self.samples_seen))
+        self.log("loss", values[names.index("train/loss")], prog_bar=True, logger=False)
+
+    # ---- checkpoints
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint["samples_seen"] = self.samples_seen
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        self.samples_seen = checkpoint["samples_seen"]

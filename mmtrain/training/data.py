@@ -1,0 +1,82 @@
+"""What the training modules ask of their data module."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Protocol, TypeVar, runtime_checkable
+
+from datamodules.account import SkipAccount
+from datamodules.batch import Batch
+from datamodules.images import ImagePipeline
+from datamodules.tokenizers import Tokenizer
+from losses import Objective
+from losses.objective import ALL_FIELDS, needs_of
+
+FROM_TOWERS = {"tokens", "multi"}  # what an objective may need that comes from the model and not from the data
+COMMON = {"image", "texts", "labels"}  # of the samples, no fields
+
+
+@runtime_checkable
+class TrainingData(Protocol):
+    """A LightningDataModule of batches; `datamodules.ShardDataModule` is one."""
+
+    tokenizer: Tokenizer
+    images: ImagePipeline
+    account: SkipAccount
+
+    @property
+    def languages(self) -> list[str]: ...
+
+    @property
+    def brings(self) -> frozenset[str]: ...
+
+    def count_for(self, objectives: Sequence[str]) -> dict[str, list[bool]]: ...
+
+    def trained(self, batch: Batch) -> None: ...
+
+    def evaluated(self, batch: Batch) -> None: ...
+
+    def drawn(self) -> dict[str, float]: ...
+
+
+@runtime_checkable
+class LabelledData(TrainingData, Protocol):
+    """One whose samples have labels; `datamodules.RelationDataModule` is one."""
+
+    classes: dict[str, int]
+    label_counts: dict[str, list[int]]
+    balanced_task: str | None
+
+    def class_names(self, task: str) -> list[str]: ...
+
+
+Kind = TypeVar("Kind", bound=TrainingData)
+
+
+def checked_data(data: Any, kind: type[Kind]) -> Kind:
+    """The data module of a trainer, as what the module needs. Raises ValueError, one line, for another kind."""
+    if isinstance(data, kind):
+        return data
+    name = "none" if data is None else type(data).__name__
+    accepted = "datamodules.RelationDataModule" if kind is LabelledData else "datamodules.ShardDataModule"
+    raise ValueError(f"data: got {name}, expected {accepted} or a class with its methods")
+
+
+def check_needs(objectives: Mapping[str, Objective], data: TrainingData) -> None:
+    """Refuses objectives that need what the data do not bring, and fields that no objective reads.
+
+    Raises:
+        ValueError: one line, naming both.
+    """
+    fields = data.brings - COMMON
+    for name, objective in objectives.items():
+        needs = needs_of(objective) - FROM_TOWERS
+        if missing := needs - data.brings - {ALL_FIELDS}:
+            raise ValueError(
+                f"model.objectives.{name}: needs {_listed(missing)}, the data bring {_listed(data.brings)}"
+            )
+    read = set().union(*(needs_of(objective) for objective in objectives.values()))
+    if ALL_FIELDS not in read and (unread := fields - read):
+        raise ValueError(f"data.fields: no objective reads {_listed(unread)}; the objectives read {_listed(read)}")
+
+
+def _listed(names: Iterable[str]) -> str:
+    return ", ".join(sorted(names))

@@ -1,0 +1,126 @@
+"""What to do when a run goes wrong: stop before it spoils its checkpoints, or say what it looks like."""
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.utilities import rank_zero_warn
+from torch import Tensor, distributed
+
+from datamodules.files import write_whole
+
+WARNED_AFTER = 20  # logging steps in a row
+
+
+class Guard(pl.Callback):
+    """Leaves out steps whose loss or gradient is not finite, and stops after too many of them in a row.
+
+    Their sample ids are written to `nonfinite.json` in the run folder. Such a step changes no weight, so the last
+    checkpoint stays good. Warns, once each and with the likely cause, of a loss stuck at its value for a model that
+    knows nothing, of a temperature at its bound, and of embeddings that have all become one.
+
+    Args:
+        nonfinite_steps: How many steps in a row end the run.
+    """
+
+    def __init__(self, nonfinite_steps: int = 3) -> None:
+        if nonfinite_steps < 1:
+            raise ValueError(f"guard.nonfinite_steps: got {nonfinite_steps}, expected at least 1")
+        self.nonfinite_steps = nonfinite_steps
+        self._loss: Tensor | None = None
+        self._ids: list[str] = []
+        self._in_a_row: list[dict[str, Any]] = []
+        self._counts: dict[str, int] = {}
+        self._warned: set[str] = set()
+
+    # ---- numbers that are none
+
+    def on_train_batch_start(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        self._ids = list(batch.ids)
+
+    def on_before_backward(self, trainer: pl.Trainer, pl_module: pl.LightningModule, loss: Tensor) -> None:
+        self._loss = loss.detach()
+
+    def on_before_optimizer_step(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, optimizer: torch.optim.Optimizer
+    ) -> None:
+        if getattr(trainer.precision_plugin, "scaler", None) is not None:
+            return  # float16's loss scaling meets infinite gradients by design, and leaves them out itself
+        gradients = [parameter.grad for parameter in pl_module.parameters() if parameter.grad is not None]
+        norm = torch.nn.utils.get_total_norm(gradients)
+        finite = bool(torch.isfinite(norm) & torch.isfinite(self._loss))
+        if trainer.world_size > 1:
+            finite = trainer.strategy.reduce_boolean_decision(finite)
+        if finite:
+            self._in_a_row.clear()
+            return
+        for parameter in pl_module.parameters():
+            parameter.grad = None  # AdamW passes over parameters without one
+        self._record(trainer, float(norm))
+
+    def _record(self, trainer: pl.Trainer, norm: float) -> None:
+        ids = self._ids
+        if trainer.world_size > 1:
+            gathered: list = [None] * trainer.world_size
+            distributed.all_gather_object(gathered, ids)
+            ids = [name for part in gathered for name in part]
+        row = {"step": trainer.global_step, "loss": str(float(self._loss)), "gradient_norm": str(norm), "ids": ids}
+        self._in_a_row.append(row)
+        path = Path(trainer.default_root_dir) / "nonfinite.json"
+        if trainer.is_global_zero:
+            write_whole(path, json.dumps(self._in_a_row, ensure_ascii=False, indent=1))
+        seen = f"loss {row['loss']}, gradient norm {row['gradient_norm']} in step {row['step']}"
+        if len(self._in_a_row) >= self.nonfinite_steps:
+            raise ValueError(
+                f"guard.nonfinite_steps: {seen}, not finite {self.nonfinite_steps} times in a row; the samples are in"
+                f" {path}, the last checkpoint is unharmed; try a lower model.learning_rate or bf16 instead of 16 bits"
+            )
+        rank_zero_warn(f"{seen}: not finite; the step is left out, its samples are in {path}")
+
+    # ---- numbers that look wrong
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        if trainer.global_step % trainer.log_every_n_steps:
+            return
+        figures = {name: float(value) for name, value in trainer.callback_metrics.items()}
+        captions = figures.get("space/captions_per_image", 1.0)
+        images = len(batch) * trainer.world_size
+        for name, objective in pl_module.objectives.items():
+            ignorance = None if images < 2 else objective.chance(images, captions)
+            loss = figures.get(f"train/{name}", math.nan)
+            self._warn(
+                f"loss/{name}",
+                f"{name}: the loss is stuck at {loss:.2f}, the value of a model that knows nothing",
+                "captions that do not belong to their pictures, a learning rate far too high or low, frozen towers",
+                ignorance is not None and abs(loss - ignorance) < 0.01 * ignorance,
+            )
+            scale = figures.get(f"{name}/scale", math.nan)
+            self._warn(
+                f"temperature/{name}",
+                f"{name}: the temperature is at its bound (scale {scale:.1f})",
+                "duplicates among the negatives, noisy pairs or a learning rate too high for the temperature",
+                scale >= 99.9 or scale <= 1.001,
+            )
+        for side in ("image", "text"):
+            uniformity = figures.get(f"space/uniformity_{side}", math.nan)
+            self._warn(
+                f"collapse/{side}",
+                f"{side} embeddings have collapsed: all nearly the same (uniformity {uniformity:.3f}, 0 at worst)",
+                "a learning rate too high, an objective without negatives, or a tower that sees blank input",
+                uniformity > -0.01,
+            )
+
+    def _warn(self, key: str, what: str, cause: str, seen: bool) -> None:
+        if key in self._warned:
+            return
+        self._counts[key] = self._counts.get(key, 0) + 1 if seen else 0
+        if self._counts[key] == WARNED_AFTER:
+            self._warned.add(key)
+            rank_zero_warn(f"{what} for {WARNED_AFTER} logging steps; likely: {cause}")

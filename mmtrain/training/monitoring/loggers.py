@@ -1,0 +1,200 @@
+"""metrics.csv in the run folder, always; wandb in one line: --trainer.logger mmtrain.loggers.Wandb."""
+
+import csv
+import json
+import os
+import secrets
+from pathlib import Path
+from typing import Any
+
+from pytorch_lightning.loggers import WandbLogger
+from pytorch_lightning.loggers.logger import Logger
+from pytorch_lightning.utilities import rank_zero_only, rank_zero_warn
+
+from mmtrain.display.messages import one_line
+
+IDENTITY = Path("wandb") / "run.json"  # in the run folder: which wandb run it is
+
+
+class MetricsFile(Logger):
+    """Appends a row a logging step to `<folder>/metrics.csv`.
+
+    Lightning's own CSV logger rewrites the file from memory, so a resumed run loses its beginning. This one appends;
+    `continue_from` drops only the rows behind the checkpoint, which the resumed run writes again.
+    """
+
+    def __init__(self, folder: str | Path) -> None:
+        super().__init__()
+        self.path = Path(folder) / "metrics.csv"
+        self._columns: list[str] = []
+
+    name = "metrics"
+    version = ""
+
+    @property
+    def save_dir(self) -> str:
+        return str(self.path.parent)
+
+    @rank_zero_only
+    def start_anew(self) -> None:
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        self.path.unlink(missing_ok=True)
+
+    @rank_zero_only
+    def continue_from(self, step: int, row: dict[str, Any] | None = None) -> None:
+        """Keep the complete rows up to `step`, and add `row`, the one of the checkpoint, where it was not written."""
+        rows: list[dict[str, Any]] = []
+        if self.path.exists():
+            with self.path.open(newline="", encoding="utf-8") as file:
+                rows = [row for row in csv.DictReader(file) if None not in row.values() and int(row["step"]) <= step]
+        if row is not None and not any(int(other["step"]) == row["step"] for other in rows):
+            rows.append(row)
+        if rows:
+            self._columns = list(dict.fromkeys(key for row in rows for key in row))
+            self._rewrite(rows)
+
+    def log_hyperparams(self, *args: Any, **kwargs: Any) -> None:
+        pass  # config.yaml holds them
+
+    @rank_zero_only
+    def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
+        row: dict[str, Any] = {"step": step, **metrics}
+        fresh = [key for key in row if key not in self._columns]
+        if fresh:
+            self._columns += fresh
+            rows: list[dict] = []
+            if self.path.exists():
+                with self.path.open(newline="", encoding="utf-8") as file:
+                    rows = list(csv.DictReader(file))
+            self._rewrite([*rows, row])
+            return
+        with self.path.open("a", newline="", encoding="utf-8") as file:
+            csv.DictWriter(file, self._columns).writerow(row)
+
+    def _rewrite(self, rows: list[dict]) -> None:
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = self.path.with_name("metrics.csv.tmp")
+        with temporary.open("w", newline="", encoding="utf-8") as file:
+            writer = csv.DictWriter(file, self._columns)
+            writer.writeheader()
+            writer.writerows(rows)
+        os.replace(temporary, self.path)
+
+
+class Wandb(WandbLogger):
+    """One wandb run for one run folder, through every restart.
+
+    The run's id is kept in `<run folder>/wandb/run.json`; samples seen are the x-axis, so that going back to a
+    checkpoint is legal. WANDB_MODE=offline works without a network.
+
+    Args:
+        project: wandb's project.
+        name: Name of the run; the run folder's name by default.
+        group: Group of runs.
+        tags: Tags.
+        notes: Free text.
+        log_model: Upload best.ckpt, config.yaml and a model card as an artifact when the training has ended.
+    """
+
+    def __init__(
+        self,
+        project: str = "mmtrain",
+        name: str | None = None,
+        group: str | None = None,
+        tags: list[str] | None = None,
+        notes: str | None = None,
+        log_model: bool = False,
+    ) -> None:
+        self._settings = {"project": project, "name": name, "group": group, "tags": tags, "notes": notes}
+        self._log_checkpoints = log_model
+        self.identity: str | None = None
+
+    def attach(self, folder: Path, identity: str | None = None) -> None:
+        """Called with the run folder, before anything is logged; `identity` is that of a checkpoint to go on from."""
+        settings = {key: value for key, value in self._settings.items() if value is not None}
+        settings.setdefault("name", folder.resolve().name)
+        super().__init__(
+            save_dir=str(folder),
+            id=self._identity(folder, identity),
+            resume="allow",
+            **settings,
+        )
+        self._wandb_init.pop("anonymous", None)  # Lightning passes it, wandb warns of it
+
+    @property
+    def experiment(self) -> Any:
+        if self._experiment is None and rank_zero_only.rank == 0:
+            run = self._init()
+            if hasattr(run, "define_metric"):
+                run.define_metric("samples_seen")
+                run.define_metric("*", step_metric="samples_seen")
+        return super().experiment
+
+    def _init(self) -> Any:
+        """The wandb run; an offline one, saying so, where the server does not answer."""
+        import wandb
+
+        try:
+            return super().experiment
+        except (wandb.errors.CommError, wandb.errors.UsageError) as error:
+            if self._wandb_init.get("mode") == "offline":
+                raise
+            rank_zero_warn(
+                f"wandb cannot be used ({one_line(str(error))}); the run is kept offline in"
+                f" {self._wandb_init['dir']}/wandb, `wandb sync` sends it later"
+            )
+            self._wandb_init["mode"] = "offline"
+            wandb.teardown()  # its service still holds the id of the run that could not begin
+            return super().experiment
+
+    @rank_zero_only
+    def log_config(self, config: dict[str, Any]) -> None:
+        self.experiment.config.update(config, allow_val_change=True)
+
+    @rank_zero_only
+    def finalize(self, status: str) -> None:
+        folder = Path(self._wandb_init["dir"])
+        checkpoint = next((path for path in (folder / "checkpoints").glob("best.ckpt")), None)
+        if status == "success" and self._log_checkpoints and self._experiment is not None and checkpoint:
+            import wandb
+
+            from mmtrain.models.card import model_card
+            from mmtrain.models.loading import load
+
+            artifact = wandb.Artifact(f"model-{self.identity}", type="model")
+            artifact.add_file(str(checkpoint))
+            artifact.add_file(str(folder / "config.yaml"))
+            with artifact.new_file("README.md", encoding="utf-8") as card:
+                card.write(model_card(load(checkpoint), str(folder), "safetensors"))
+            self._experiment.log_artifact(artifact)
+
+    def _identity(self, folder: Path, known: str | None) -> str | None:
+        if rank_zero_only.rank != 0:
+            return None
+        path = folder / IDENTITY
+        if not path.exists():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            identity = {"id": known or secrets.token_hex(4), "project": self._settings["project"]}
+            path.write_text(json.dumps(identity), encoding="utf-8")
+        self.identity = json.loads(path.read_text(encoding="utf-8"))["id"]
+        return self.identity
+
+
+def log_report(folder: Path, metrics: dict[str, Any], figures: dict[str, Any]) -> None:
+    """Adds an evaluation's figures and pictures to the wandb run of a run folder, where it has one.
+
+    Args:
+        figures: matplotlib figures by caption.
+    """
+    path = folder / IDENTITY
+    if not path.exists():
+        return
+    import wandb
+
+    from mmtrain.evaluation.metrics.retrieval import flat_figures
+
+    identity = json.loads(path.read_text(encoding="utf-8"))
+    pictures = {f"report/{caption}": wandb.Image(figure) for caption, figure in figures.items()}
+    numbers = {f"test/{name}": value for name, value in flat_figures(metrics).items()}
+    with wandb.init(id=identity["id"], project=identity["project"], resume="allow", dir=str(folder)) as run:
+        run.log(numbers | pictures)

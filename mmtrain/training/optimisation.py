@@ -1,0 +1,109 @@
+"""The optimiser, its parameter groups, and the learning rate as a function of samples seen."""
+
+import math
+import re
+from collections.abc import Callable, Iterable
+from typing import Any, Literal
+
+from torch import nn
+from torch.optim import AdamW, Optimizer
+
+Schedule = Literal["cosine", "linear", "rsqrt", "constant"]
+# made of parameter groups; in a config a class path, with init_args
+OptimizerClass = Callable[[Iterable], Optimizer]
+
+# "blocks.3.", "layer.11.", "layers.0.", "stages.2.", "h.5." and torch's own "forwards.1.": the depth of a parameter
+_DEPTH = re.compile(r"(?:^|\.)(?:blocks|layers?|stages|h|forwards|backwards)\.(\d+)\.")
+
+
+def block_of(name: str) -> int | None:
+    """The number of the block that a tower's parameter is in, None for one outside of all blocks."""
+    match = _DEPTH.search(name)
+    return int(match[1]) if match else None
+
+
+def parameter_groups(
+    modules: dict[str, nn.Module], *, learning_rate: float, weight_decay: float, layer_decay: float = 1.0
+) -> list[dict]:
+    """Trainable parameters of each module in groups.
+
+    Gains, biases, the temperature and every other parameter of fewer than two dimensions are not decayed (as in CLIP,
+    Radford et al. 2021). With `layer_decay` d < 1 a parameter of a tower at depth l of n has the learning rate times
+    d ** (n - l), embeddings being below the first block (BEiT, Bao et al. 2022); what lies outside the towers' blocks
+    keeps the full rate.
+
+    Args:
+        modules: By name; "image" and "text" are the towers, to which layer_decay applies.
+
+    Returns:
+        Groups with "name", "params", "lr", "base_lr" (the peak) and "weight_decay".
+    """
+    groups: dict[tuple, dict] = {}
+    for module_name, module in modules.items():
+        blocks = {name: block_of(name) for name, _ in module.named_parameters()}
+        deepest = max((block + 1 for block in blocks.values() if block is not None), default=0)
+        for name, parameter in module.named_parameters():
+            if not parameter.requires_grad:
+                continue
+            decay = weight_decay if parameter.ndim >= 2 and not name.endswith("bias") else 0.0
+            rate = learning_rate
+            if module_name in ("image", "text") and layer_decay != 1.0 and deepest:
+                below = 0 if "embed" in name or "token" in name else deepest + 1
+                depth = below if blocks[name] is None else blocks[name] + 1
+                rate = learning_rate * layer_decay ** (deepest + 1 - depth)
+            key = (module_name, decay, rate)
+            group = groups.setdefault(
+                key,
+                {
+                    "name": f"{module_name}/{len(groups)}",
+                    "params": [],
+                    "lr": rate,
+                    "base_lr": rate,
+                    "weight_decay": decay,
+                },
+            )
+            group["params"].append(parameter)
+    return list(groups.values())
+
+
+def make_optimizer(
+    optimizer: OptimizerClass | None, groups: list[dict[str, Any]], betas: tuple[float, float]
+) -> Optimizer:
+    """The optimiser of the groups, AdamW where none is chosen; rates and decay are those of the groups.
+
+    Raises:
+        ValueError: when it cannot be made of them, in one line.
+    """
+    if optimizer is None:
+        return AdamW(groups, betas=betas, eps=1e-6)
+    try:
+        return optimizer(groups)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise ValueError(f"model.optimizer: cannot be made of the model's parameter groups ({error})") from error
+
+
+def rate_factor(
+    samples_seen: float,
+    schedule: Schedule,
+    *,
+    warmup_samples: float,
+    total_samples: float,
+    cooldown_samples: float = 0,
+) -> float:
+    """The factor of the peak learning rate after `samples_seen` samples.
+
+    It rises from 0 to 1 over `warmup_samples`. After them "cosine" is half a cosine and "linear" a line, both down to 0
+    at `total_samples`; "constant" stays at 1, "rsqrt" is sqrt(warmup / samples seen) (Zhai et al. 2022, "Scaling Vision
+    Transformers"), and both fall in a line to 0 over the last `cooldown_samples`. Without an end (total_samples
+    infinite) cosine and linear stay at 1.
+    """
+    if samples_seen < warmup_samples:
+        return samples_seen / warmup_samples
+    if schedule in ("constant", "rsqrt"):
+        factor = 1.0 if schedule == "constant" else math.sqrt(warmup_samples / max(samples_seen, warmup_samples, 1))
+        left = max(total_samples - samples_seen, 0)
+        return factor * left / cooldown_samples if left < cooldown_samples else factor
+    if math.isinf(total_samples):
+        return 1.0
+    done = min((samples_seen - warmup_samples) / max(total_samples - warmup_samples, 1), 1.0)
+    return 1 - done if schedule == "linear" else 0.5 * (1 + math.cos(math.pi * done))

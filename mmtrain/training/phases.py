@@ -1,0 +1,89 @@
+"""Towers frozen and unfrozen by a schedule."""
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import pytorch_lightning as pl
+from pytorch_lightning.strategies import DDPStrategy
+from pytorch_lightning.utilities import rank_zero_info
+from torch import nn
+
+from mmtrain.models.lora import TOWERS
+from mmtrain.training.optimisation import block_of
+
+
+@dataclass
+class Phase:
+    """How much of each tower is trained from a step on.
+
+    Args:
+        from_step: First optimiser step, 0 for the beginning.
+        image: Blocks of the image tower that are trained, counted from the output; 0 freezes it, "all" trains it.
+        text: The same of the text tower.
+    """
+
+    from_step: int
+    image: int | Literal["all"] = "all"
+    text: int | Literal["all"] = "all"
+
+
+class Phases(pl.Callback):
+    """A callback that freezes and unfreezes towers, as LiT (Zhai et al. 2022: image 0 throughout) and CLIP-Italian
+    (Bianchi et al. 2021: first the projections alone, then everything) do.
+
+    A tower that is frozen whole is in evaluation mode too. The learning rate's schedule is that of the whole run.
+
+    Args:
+        phases: In the order of their steps, the first from step 0.
+
+    Raises:
+        ValueError: for phases out of order, a block a tower lacks, or a strategy that waits for frozen gradients.
+    """
+
+    def __init__(self, phases: list[Phase]) -> None:
+        starts = [phase.from_step for phase in phases]
+        if not starts or starts[0] != 0 or sorted(set(starts)) != starts:
+            raise ValueError(f"phases: from_step is {starts}, expected numbers that rise from 0")
+        self.phases = phases
+        self._current: Phase | None = None
+
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        strategy = trainer.strategy
+        waits = isinstance(strategy, DDPStrategy) and not strategy._ddp_kwargs.get("find_unused_parameters")
+        if stage == "fit" and waits and trainer.world_size > 1:
+            raise ValueError(
+                "phases: processes would wait for the gradients of frozen towers; --trainer.strategy"
+                " ddp_find_unused_parameters_true"
+            )
+
+    def on_train_batch_start(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        phase = [phase for phase in self.phases if phase.from_step <= trainer.global_step][-1]
+        for side in TOWERS:
+            tower, trained = getattr(pl_module.model, side), getattr(phase, side)
+            if phase is not self._current:
+                _train_blocks(tower, side, trained)
+                rank_zero_info(f"step {trainer.global_step}: {side} tower: {_said(trained)}")
+            if trained == 0:
+                tower.eval()  # each time: validation ends with all in training mode
+            elif tower.frozen is False and phase is not self._current:
+                tower.train()
+        self._current = phase
+
+
+def _train_blocks(tower: nn.Module, side: str, trained: int | str) -> None:
+    blocks = {name: block_of(name) for name, _ in tower.named_parameters()}
+    count = max((block + 1 for block in blocks.values() if block is not None), default=0)
+    if trained not in ("all", 0) and not 0 < int(trained) <= count:
+        raise ValueError(f"phases: {side}: {trained} blocks, {type(tower).__name__} has {count}; 0 to {count}, or all")
+    for name, parameter in tower.named_parameters():
+        block = blocks[name]
+        # what stands behind the blocks goes with the last of them, what stands before them only with all
+        behind = block is None and not ("embed" in name or "token" in name)
+        kept = behind or (block is not None and trained != "all" and block >= count - int(trained))
+        parameter.requires_grad_(trained == "all" or (trained != 0 and kept))
+
+
+def _said(trained: int | str) -> str:
+    return {"all": "trained", 0: "frozen"}.get(trained, f"its last {trained} blocks are trained")

@@ -1,0 +1,227 @@
+"""Fine-tuning: what a text says about its picture, with ITC and ITM beside the task."""
+
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from datamodules.batch import Batch
+from losses import Embeddings, ItmLoss, Objective, OneToKLoss
+from mmtrain.embedding.predictions import PredictedSplit
+from mmtrain.evaluation.measuring.relation import relation_figures
+from mmtrain.fusion import CrossAttentionFusion, Fusion, MatchingHead, RelationHead
+from mmtrain.models.batches import embed_batch
+from mmtrain.models.image_text import Projection
+from mmtrain.objectives import TaskLoss
+from mmtrain.towers import ImageTower, TextTower
+from mmtrain.training.contrastive import ContrastiveModule
+from mmtrain.training.data import LabelledData, checked_data
+from mmtrain.training.optimisation import OptimizerClass, Schedule
+from mmtrain.training.starting_weights import Pretrained
+from mmtrain.training.validation import broadcast
+
+
+class RelationModule(ContrastiveModule):
+    """Trains towers, a fusion encoder and one linear head a task, on each post's picture and text.
+
+    The loss is (1 - itc - itm) CE + itc ITC + itm ITM, or with `convex` off CE + itc ITC + itm ITM (Sanchez Villegas,
+    Preotiuc-Pietro and Aletras, Findings of EACL 2024, section 3.3; 0.8 / 0.1 / 0.1 is theirs). CE is the mean over the
+    tasks, of cross-entropy weighted by class; a post without a label of a task has no part in it. ITC compares the
+    towers' own rows, before the fusion, so that neither modality has seen the other. ITM judges the fused pair.
+
+    Args:
+        image: Image tower; None takes that of `pretrained`.
+        text: Text tower; None takes that of `pretrained`.
+        pretrained: MODEL (a run folder, checkpoint or export of ours) whose weights towers and projections start from.
+        fusion: Fusion encoder; that of `pretrained`, where it has one, else cross-attention. One of the same class and
+            shape starts from the weights in `pretrained`, and so does the layer for matching.
+        tasks: Tasks to train; default: all that the training split labels.
+        itc: Weight of ITC.
+        itm: Weight of ITM; 0 leaves it out.
+        convex: Whether the task's weight is what ITC and ITM leave of 1, or 1.
+        negatives: Of ITM: "random" replaces the text of half of the posts (as published), "hard" draws by similarity.
+        class_weights: "balanced" weighs class c with n / (C n_c) of the n labelled training samples, "none" all alike.
+            A task whose classes the data module draws alike already (sampling: balanced) is not weighed again.
+        dropout: On the fused vector.
+        frozen: Towers whose weights stay as they are.
+        tower_rate: Learning rate of towers and projections, as a multiple of learning_rate.
+        dimension: Width of the shared space; that of `pretrained`, where given.
+        projection: Into the shared space: linear, mlp or none; that of `pretrained`, where given.
+        learning_rate: Peak of the learning rate.
+        weight_decay: Decay; gains, biases and the temperature have none.
+        betas: Momenta of AdamW, where `optimizer` names no other.
+        optimizer: Class of another optimiser, torch's, timm's or your own; rate and decay are the two above.
+        schedule: Behind the warm-up: cosine or linear down to 0 at the end of training, constant, or rsqrt.
+        warmup_steps: Steps of linear warm-up.
+        cooldown_steps: Last steps, in which constant and rsqrt fall to 0.
+        layer_decay: Learning rate of a tower's block relative to the one above it (1: all alike).
+        compile: Compile both towers with torch.compile.
+        checkpoint_activations: Recompute the towers' activations in the backward pass.
+
+    Raises:
+        ValueError: weights that leave the task nothing, no towers, or a `pretrained` that does not fit them.
+    """
+
+    instead_of_accumulation = "--model.checkpoint_activations true"  # tokens need the whole batch at once
+
+    def __init__(
+        self,
+        image: ImageTower | None = None,
+        text: TextTower | None = None,
+        pretrained: str | None = None,
+        fusion: Fusion | None = None,
+        tasks: list[str] | None = None,
+        itc: float = 0.1,
+        itm: float = 0.1,
+        convex: bool = True,
+        negatives: Literal["random", "hard"] = "random",
+        class_weights: Literal["balanced", "none"] = "balanced",
+        dropout: float = 0.05,
+        frozen: Sequence[Literal["image", "text"]] = (),
+        tower_rate: float = 1.0,
+        dimension: int = 256,
+        projection: Projection = "linear",
+        learning_rate: float = 1e-3,
+        weight_decay: float = 2.5e-4,
+        betas: tuple[float, float] = (0.9, 0.999),
+        optimizer: OptimizerClass | None = None,
+        schedule: Schedule = "cosine",
+        warmup_steps: int = 20,
+        cooldown_steps: int = 0,
+        layer_decay: float = 1.0,
+        compile: bool = False,
+        checkpoint_activations: bool = False,
+    ) -> None:
+        if itc < 0 or itm < 0 or (convex and itc + itm >= 1):
+            rule = "from 0, with a sum below 1" if convex else "from 0"
+            raise ValueError(f"model.itc, model.itm: got {itc} and {itm}, expected weights {rule}")
+        if class_weights not in ("balanced", "none"):
+            raise ValueError(f"model.class_weights: got {class_weights!r}, expected balanced or none")
+        source = Pretrained(pretrained) if pretrained is not None else None
+        if source is not None:
+            image, text = image or source.model.image, text or source.model.text
+            dimension, projection = source.model.dimension, source.model.projection
+        if image is None or text is None:
+            raise ValueError("model.image, model.text: give both towers, or model.pretrained")
+        objectives: dict[str, Objective] = {"itc": OneToKLoss(scale=source.scale if source else 1 / 0.07)}
+        if itm:
+            objectives["itm"] = ItmLoss(self._match, negatives)
+        super().__init__(
+            image,
+            text,
+            objectives,
+            weights={"itc": itc} | ({"itm": itm} if itm else {}),
+            dimension=dimension,
+            projection=projection,
+            learning_rate=learning_rate,
+            weight_decay=weight_decay,
+            betas=betas,
+            optimizer=optimizer,
+            schedule=schedule,
+            warmup_steps=warmup_steps,
+            cooldown_steps=cooldown_steps,
+            layer_decay=layer_decay,
+            compile=compile,
+            checkpoint_activations=checkpoint_activations,
+        )
+        if source is not None:
+            source.fill(self.model)
+            if fusion is None and source.head is not None:
+                fusion = source.head.fusion
+        for name, tower in (("image", image), ("text", text)):
+            if name in frozen:
+                tower.frozen = True
+                tower.freeze_if_asked()
+        fusion = (fusion or CrossAttentionFusion()).connect(image.width, text.width)
+        self.head = RelationHead(fusion, matches=bool(itm), dropout=dropout)
+        if source is not None:
+            source.fill_head(self.head)
+        self.tasks, self.tower_rate, self.class_weights = tasks, tower_rate, class_weights
+        self._source = source
+        self._task_weight = 1 - itc - itm if convex else 1.0
+        self._judged: tuple[Embeddings, dict[str, Tensor]] | None = None
+        self._predicted = PredictedSplit(self.head)
+
+    def _match(self, image: Tensor, text: Tensor, mask: Tensor) -> Tensor:
+        return self.head.match(image, text, mask)
+
+    # ---- before the first step
+
+    def configure_model(self) -> None:
+        """Makes the tasks' layers and their losses, which the data decide on."""
+        if self.head.names:
+            return
+        data = checked_data(self.trainer.datamodule, LabelledData)
+        tasks = list(data.classes) if self.tasks is None else self.tasks
+        if not data.classes:
+            raise ValueError('data.train: no sample has a label; "labels": {"<task>": number or string} in the JSON')
+        for task in tasks:
+            if task not in data.classes:
+                raise ValueError(
+                    f"model.tasks: nobody labelled {task!r}; the training split labels {', '.join(data.classes)}"
+                )
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(self._seed)  # what was drawn before this differs with the number of processes
+            self.head.set_tasks({task: data.class_names(task) for task in tasks})
+        for task in tasks:
+            counts = torch.tensor(data.label_counts[task], dtype=torch.float32)
+            if not counts.sum():
+                raise ValueError(f"model.tasks: no training sample has a label of task {task!r}")
+            self.head.rule_out(task, (counts == 0).nonzero()[:, 0].tolist())
+            weights = torch.ones_like(counts)
+            if self.class_weights == "balanced" and task != data.balanced_task:
+                # a class without a sample weighs nothing, and is no part of C
+                weights = (counts.sum() / ((counts > 0).sum() * counts)).nan_to_num(posinf=0.0)
+            self.objectives[f"task/{task}"] = TaskLoss(task, self._judge, weights)
+            self.weights[f"task/{task}"] = self._task_weight / len(tasks)
+
+    def on_fit_start(self) -> None:
+        super().on_fit_start()
+        if self._source is not None:
+            self._source.check_data(self.data)
+
+    def trained_modules(self) -> dict[str, nn.Module]:
+        return super().trained_modules() | {"head": self.head}
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        optimizer = super().configure_optimizers()
+        for group in optimizer.param_groups:
+            if group["name"].split("/")[0] not in ("head", "objectives"):
+                group["base_lr"] = group["lr"] = self.tower_rate * group["lr"]
+        return optimizer
+
+    def checkpoint_head(self) -> tuple[str, RelationHead | MatchingHead]:
+        return "head", self.head
+
+    # ---- one step
+
+    def _judge(self, embeddings: Embeddings) -> dict[str, Tensor]:
+        """Task -> logits [N, C] of the present captions, fused once for all tasks."""
+        if self._judged is None or self._judged[0] is not embeddings:
+            assert embeddings.present is not None
+            posts, slots = embeddings.present.nonzero(as_tuple=True)
+            self._judged = embeddings, self.head.judge(embeddings, posts, slots)
+        return self._judged[1]
+
+    def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
+        super().optimizer_step(*args, **kwargs)
+        self._judged = None
+
+    # ---- validation
+
+    def on_validation_epoch_start(self) -> None:
+        self._predicted = PredictedSplit(self.head)
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        self._predicted.add(batch, embed_batch(self.model, batch, tokens=True))
+        self.data.evaluated(batch)
+
+    def on_validation_epoch_end(self) -> None:
+        pairs = self._predicted.gather()
+        self._predicted = PredictedSplit(self.head)
+        figures = broadcast(self.trainer, lambda: relation_figures(pairs, self.data.languages))
+        if figures:
+            self.log_dict({f"val/{name}": value for name, value in figures.items()})
+            self.log("samples_seen", float(self.samples_seen))
+            self.log("macro_f1", figures["macro_f1"], prog_bar=True, logger=False)

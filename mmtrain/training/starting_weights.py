@@ -1,0 +1,175 @@
+"""The weights that training starts from: those of another model, all of them or what fits."""
+
+from typing import Any
+
+import torch
+from pytorch_lightning.utilities import rank_zero_info
+from torch import Tensor, nn
+
+from mmtrain.fusion import RelationHead
+from mmtrain.models.foreign import ForeignModel
+from mmtrain.models.image_text import ImageTextModel
+from mmtrain.models.loading import load
+from mmtrain.models.spec import spec_of
+from mmtrain.training.data import TrainingData
+
+SHOWN = 6
+# open_clip's names of timm and transformers towers, and ours (`mmtrain export --format open_clip` writes them)
+OPEN_CLIP = {
+    "visual.trunk.": "image.network.",
+    "visual.head.proj.": "image_projection.",
+    "text.transformer.": "text.network.",
+    "text.proj.": "text_projection.",
+}
+
+
+def load_partially(model: ImageTextModel, name: str) -> str:
+    """Copies the weights of MODEL that fit `model` by name and shape, position embeddings resized.
+
+    Returns one line: what was loaded, resized, missing and left out.
+
+    Args:
+        name: A run, checkpoint or export of ours, or an open_clip model of timm and transformers towers.
+
+    Raises:
+        ValueError: when nothing fits.
+    """
+    encoder = load(name)
+    theirs = _renamed(encoder.model)
+    ours = model.state_dict()
+    fitting: dict[str, Tensor] = {}
+    resized: list[str] = []
+    for key, value in theirs.items():
+        if key not in ours:
+            continue
+        if value.shape == ours[key].shape:
+            fitting[key] = value
+        elif key.endswith("pos_embed") and value.ndim == ours[key].ndim == 3:
+            fitting[key] = _resized(value, ours[key], model.image.network)
+            resized.append(f"{key} {list(value.shape)} to {list(ours[key].shape)}")
+    if not any(value.ndim > 1 and key not in ("image.mean", "image.deviation") for key, value in fitting.items()):
+        raise ValueError(
+            f"model.pretrained: nothing of {name} fits: it has {_listed(list(theirs))}, the model has"
+            f" {_listed(list(ours))}"
+        )
+    model.load_state_dict(fitting, strict=False)
+    missing, unused = [key for key in ours if key not in fitting], [key for key in theirs if key not in fitting]
+    return (
+        f"pretrained: {name}: {len(fitting)} of {len(ours)} tensors loaded; resized: {_listed(resized)}; as they were:"
+        f" {_listed(missing)}; left out of it: {_listed(unused)}"
+    )
+
+
+class Pretrained:
+    """MODEL, to be trained further.
+
+    Attributes:
+        model: Towers and projections.
+        scale: The multiplier of the cosines in its loss.
+        head: The network behind its towers, None where it was trained without.
+
+    Raises:
+        ValueError: for another library's model, whose token features cannot be had, or graphs of ONNX.
+    """
+
+    def __init__(self, name: str) -> None:
+        encoder = load(name)
+        if not isinstance(encoder.model, ImageTextModel):
+            raise ValueError(f"model.pretrained: {name} gives no token features; a run, checkpoint or export of ours")
+        self.name, self.model = name, encoder.model
+        self.scale = min(max(encoder.scale or 1 / 0.07, 1.0), 100.0)
+        for tower in (self.model.image, self.model.text):
+            tower.frozen = False
+        self.model.requires_grad_(True).train()
+        self.head = None if encoder.head is None else encoder.head.requires_grad_(True).train()
+        self._languages = encoder.languages
+        self._preprocessing: dict[str, Any] = {
+            "tokenizer": spec_of(encoder.tokenizer),
+            "images": spec_of(encoder.images) if encoder.images else None,
+        }
+
+    def fill(self, model: ImageTextModel) -> None:
+        """Copies the weights into a model whose towers may be other objects.
+
+        Raises:
+            ValueError: naming the first parameter that does not fit.
+        """
+        ours, theirs = model.state_dict(), self.model.state_dict()
+        for name in [*ours, *theirs]:
+            if name not in ours or name not in theirs or ours[name].shape != theirs[name].shape:
+                raise ValueError(
+                    f"model.pretrained: {self.name} does not fit the towers: {name} is"
+                    f" {list(theirs[name].shape) if name in theirs else 'not there'}, expected"
+                    f" {list(ours[name].shape) if name in ours else 'nothing of that name'}; leave the towers out"
+                )
+        model.load_state_dict(theirs)
+
+    def fill_head(self, head: RelationHead) -> None:
+        """Copies the fusion encoder's weights and those of the layer for matching; says so where they do not fit."""
+        if self.head is None:
+            return
+        ours, theirs = head.fusion, self.head.fusion
+        if type(ours) is not type(theirs) or _shapes(ours) != _shapes(theirs):
+            rank_zero_info(
+                f"model.pretrained: the fusion of {self.name} is {_short(spec_of(theirs))}, which is no start for"
+                f" {_short(spec_of(ours))}; leave model.fusion out to take it"
+            )
+            return
+        ours.load_state_dict(theirs.state_dict())
+        matching = self.head.matching if isinstance(self.head, RelationHead) else self.head.out
+        if head.matching is not None and matching is not None:
+            head.matching.load_state_dict(matching.state_dict())
+
+    def check_data(self, data: TrainingData) -> None:
+        """Refuses data that the towers would misread.
+
+        Raises:
+            ValueError: for another tokenizer, another size of picture, or other languages where each has a network.
+        """
+        ours, theirs = spec_of(data.tokenizer), self._preprocessing["tokenizer"]
+        if ours != theirs:
+            raise ValueError(
+                f"data.tokenizer: {_short(ours)}, but {self.name} was trained with {_short(theirs)}; take the same"
+            )
+        size = (self._preprocessing["images"] or {}).get("init_args", {}).get("size")
+        if size is not None and data.images.size != size:
+            raise ValueError(f"data.images.size: {data.images.size}, but {self.name} was trained with {size}")
+        if self.model.reads_by_language and list(data.languages) != list(self._languages):
+            raise ValueError(
+                f"data.languages: {data.languages}, but {self.name} has one network each for {self._languages}"
+            )
+
+
+def _shapes(network: nn.Module) -> dict[str, torch.Size]:
+    return {name: tensor.shape for name, tensor in network.state_dict().items()}
+
+
+def _short(spec: dict[str, Any]) -> str:
+    given = ", ".join(f"{name}={value}" for name, value in spec["init_args"].items() if value is not None)
+    return f"{spec['class_path'].rsplit('.', 1)[-1]}({given})"
+
+
+def _renamed(network: nn.Module) -> dict[str, Tensor]:
+    if not isinstance(network, ForeignModel):
+        return network.state_dict()
+    renamed = {}
+    for key, value in network.model.state_dict().items():
+        theirs = next((prefix for prefix in OPEN_CLIP if key.startswith(prefix)), None)
+        renamed[OPEN_CLIP[theirs] + key.removeprefix(theirs) if theirs else key] = value
+    return renamed
+
+
+def _resized(value: Tensor, wanted: Tensor, network: nn.Module) -> Tensor:
+    """A square grid of position embeddings at another size, bicubic; class and register tokens stay in front."""
+    from timm.layers import resample_abs_pos_embed
+
+    prefix = getattr(network, "num_prefix_tokens", 0) if not getattr(network, "no_embed_class", False) else 0
+    side = round((wanted.shape[1] - prefix) ** 0.5)
+    return resample_abs_pos_embed(value, [side, side], num_prefix_tokens=prefix)
+
+
+def _listed(names: list[str]) -> str:
+    if not names:
+        return "none"
+    more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
+    return ", ".join(names[:SHOWN]) + more

@@ -27,7 +27,8 @@ quickstart: $(VENV)/installed
 
 test: $(VENV)/installed-dev
 	$(BIN)/ruff check . && $(BIN)/ruff format --check .
-	$(BIN)/python -m pytest -m "not system"
+	$(BIN)/mypy
+	$(BIN)/python -m pytest -m "not system" --numprocesses auto
 
 test-system: $(VENV)/installed-dev
 	$(BIN)/python -m pytest -m system

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -11,6 +10,7 @@ from pathlib import Path
 import torch.distributed
 
 from datamodules.batch import Skip
+from datamodules.files import write_whole
 from datamodules.shards.survey import ShardSurvey
 
 JUDGED_FROM = 100  # samples tried before a rate means anything; an epoch's end is judged whatever it had
@@ -106,7 +106,7 @@ class SkipAccount:
             "drawn": self.drawn,
             "examples": self.examples,
         }
-        parts = [own]
+        parts: list = [own]
         if torch.distributed.is_available() and torch.distributed.is_initialized():
             parts = [None] * torch.distributed.get_world_size()
             torch.distributed.all_gather_object(parts, own)
@@ -131,14 +131,15 @@ class SkipAccount:
         Of this process, what was restored being shared out evenly. Every process draws as many images, so the mean over
         processes is the figure of all.
         """
-        drawn = Counter(self.drawn)
-        for place, count in self._restored_drawn.items():
-            drawn[place] += count / world
-        images = sum(drawn[source, ""] for source in sources)
+
+        def drawn(source: str, language: str = "") -> float:
+            return self.drawn[source, language] + self._restored_drawn[source, language] / world
+
+        images = sum(drawn(source) for source in sources)
         if not images:
             return {}
-        figures = {f"captions/{name}": sum(drawn[source, name] for source in sources) / images for name in languages}
-        shares = {f"samples/{source}": drawn[source, ""] / images for source in sources}
+        figures = {f"captions/{name}": sum(drawn(source, name) for source in sources) / images for name in languages}
+        shares = {f"samples/{source}": drawn(source) / images for source in sources}
         return figures | (shares if len(sources) > 1 else {})
 
     def summary(self) -> dict:
@@ -147,7 +148,7 @@ class SkipAccount:
         shards: dict[str, dict[str, int]] = {}
         for (shard, cause), count in sorted(everything.items()):
             shards.setdefault(shard, {})[cause] = count
-        causes = Counter()
+        causes: Counter[str] = Counter()
         for (_, cause), count in everything.items():
             causes[cause] += count
         examples: dict[str, dict[str, list[str]]] = {}
@@ -174,11 +175,7 @@ class SkipAccount:
 
     def write(self, path: str | Path) -> None:
         """Writes skipped.json whole or not at all. Not collective; call it on `merged()` where there are ranks."""
-        path = Path(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(f".{path.name}.part")
-        temporary.write_text(json.dumps(self.summary(), ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
-        os.replace(temporary, path)
+        write_whole(path, json.dumps(self.summary(), ensure_ascii=False, indent=1) + "\n")
 
     def state_dict(self) -> dict:
         """Plain lists and numbers, for a checkpoint that is loaded as weights only."""

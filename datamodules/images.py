@@ -154,7 +154,7 @@ class ImagePipeline:
         image = functional.resize(image, [self.size], interpolation=method)
         return pixels(functional.center_crop(image, [self.size, self.size]))
 
-    def _crop(self, size: tuple[int, int], rng: random.Random) -> tuple[float, float, float, float]:
+    def _crop(self, size: tuple[int, int], rng: random.Random) -> tuple[float, ...]:
         """left, top, width, height of a crop of random area and shape, cut to what the picture holds."""
         area = size[0] * size[1] * rng.uniform(*self.scale)
         shape = math.exp(rng.uniform(math.log(self.ratio[0]), math.log(self.ratio[1])))

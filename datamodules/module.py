@@ -16,7 +16,7 @@ from datamodules.captions.drawing import Drawing, Uniform
 from datamodules.captions.rewriting import AsWritten, TextTransform
 from datamodules.images import ImagePipeline
 from datamodules.reading.dataset import ShardDataset
-from datamodules.reading.loaders import EvaluationBatches, TrainLoader, make_loader
+from datamodules.reading.loaders import EvaluationBatches, make_loader
 from datamodules.reading.splits import Splits
 from datamodules.reading.training import Training
 from datamodules.stream.identity import check_all_alike, shards_digest
@@ -178,6 +178,10 @@ class ShardDataModule(LightningDataModule):
         """Samples of all ranks in an epoch."""
         return self._training.epoch_length
 
+    def samples(self, split: str) -> int:
+        """How many samples a split has, once it is set up."""
+        return len(self._datasets[split])
+
     def trained(self, batch: Batch) -> None:
         """To be called after each optimiser step: moves the cursor, counts, raises when skips are too many."""
         self._training.trained(batch)
@@ -209,10 +213,15 @@ class ShardDataModule(LightningDataModule):
             found = error
         check_all_alike(found)
 
-    def train_dataloader(self) -> TrainLoader:
+    def teardown(self, stage: str | None = None) -> None:
+        """Ends the reading processes of the training."""
+        if stage in (None, "fit"):
+            self._training.close()
+
+    def train_dataloader(self) -> DataLoader:
         """Always the same loader; an iteration starts at `position` and ends with the epoch."""
         self._require("train")
-        return self._training.loader(self._workers, self.trainer and self.trainer.fit_loop.restarting)
+        return self._training.loader(self._workers, self.trainer.fit_loop.restarting if self.trainer else None)
 
     def val_dataloader(self) -> DataLoader | list:
         """Every sample once over all ranks, all captions of the chosen languages; nothing when no shards are named."""
@@ -241,7 +250,7 @@ class ShardDataModule(LightningDataModule):
         if new:
             splits.survey(new)
             self.surveyed(splits, new)
-        shared = {"tokenizer": self.tokenizer, "label_names": splits.label_names, "tasks": splits.tasks}
+        shared: dict = {"tokenizer": self.tokenizer, "label_names": splits.label_names, "tasks": splits.tasks}
         shared |= {"text_language": self._text_language, "cache_dir": self._cache_dir}
         for name in new:
             if name == "train":

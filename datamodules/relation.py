@@ -72,7 +72,7 @@ class RelationDataModule(ShardDataModule):
         if languages is None and any(own.values()):
             languages = list(dict.fromkeys(name for names in own.values() for name in names or ()))
         for split, names in own.items():
-            unknown = [name for name in names or () if name not in languages]
+            unknown = [name for name in names or () if name not in (languages or ())]
             if unknown:
                 raise ValueError(f"data.{split}_languages: {unknown[0]!r} is not in data.languages, {languages}")
         named = {"train": train, "val": val, "test": test}
@@ -105,10 +105,10 @@ class RelationDataModule(ShardDataModule):
                 continue
             shared = sum(other == named for other in self._named.values()) > 1
             shards = as_shards(named, f"data.{split}", self._manifest, split if shared else None, self._cache_dir)
-            if self._own[split] is None:
-                self._splits.specs[split] = shards
-            else:
-                self._splits.specs[split] = _in_languages(shards, self._own[split], f"data.{split}", self._cache_dir)
+            own = self._own[split]
+            self._splits.specs[split] = (
+                shards if own is None else _in_languages(shards, own, f"data.{split}", self._cache_dir)
+            )
 
     def surveyed(self, splits: Splits, new: Sequence[str]) -> None:
         check_labels(splits, self._declared)
@@ -125,11 +125,11 @@ class RelationDataModule(ShardDataModule):
     def _choose_examples(self, splits: Splits) -> None:
         sources = splits.sources["train"]
         chooses = self._examples is not None or self._sampling == "balanced"
-        task = self._main_task() if chooses or self._task is not None else None
-        reading = {"text_language": self._text_language, "cache_dir": self._cache_dir}
-        labels = [[labels_of(shard, **reading) for shard in source.shards] for source in sources]
+        task = self._main_task() if chooses or self._task is not None else ""
+        reading = self._text_language, self._cache_dir
+        labels = [[labels_of(shard, *reading) for shard in source.shards] for source in sources]
         if self._examples is not None:
-            labels = self._few(sources, labels, task)
+            labels = self._few(sources, labels, task, self._examples)
         self.label_counts = {name: self._count(labels, name) for name in self.classes}
         for name, counts in self.label_counts.items():
             if missing := [self.class_names(name)[c] for c, count in enumerate(counts) if not count]:
@@ -164,8 +164,8 @@ class RelationDataModule(ShardDataModule):
         )
         return [found[number] for number in range(self.classes[task])]
 
-    def _few(self, sources: list[SurveyedSource], labels: list, task: str) -> list:
-        """Leaves `examples_per_class` samples of each class in the sources; returns their labels."""
+    def _few(self, sources: list[SurveyedSource], labels: list, task: str, count: int) -> list:
+        """Leaves `count` samples of each class in the sources; returns their labels."""
         places: dict[int, list[tuple[int, int, int]]] = {number: [] for number in range(self.classes[task])}
         for s, source in enumerate(labels):
             for h, shard in enumerate(source):
@@ -174,12 +174,12 @@ class RelationDataModule(ShardDataModule):
                         places[number].append((s, h, place))
         kept: set[tuple[int, int, int]] = set()
         for number, candidates in places.items():
-            if len(candidates) < self._examples:
+            if len(candidates) < count:
                 raise ValueError(
-                    f"data.examples_per_class: {self._examples}, but class {self.class_names(task)[number]} of task"
+                    f"data.examples_per_class: {count}, but class {self.class_names(task)[number]} of task"
                     f" {task} has {len(candidates)} training samples"
                 )
-            kept.update(random.Random(f"{self._draws}/{number}").sample(candidates, self._examples))
+            kept.update(random.Random(f"{self._draws}/{number}").sample(candidates, count))
         chosen = []
         for s, source in enumerate(sources):
             picked = [

@@ -80,7 +80,7 @@ class ClipLoss(Objective):
             for k in range(texts.shape[1])
         ]
         used = len(losses) if present is None else (total(present.sum(0), group) > 0).sum().clamp(min=1)
-        return sum(losses) / used
+        return sum(losses[1:], losses[0]) / used
 
     def after_step(self) -> None:
         clamp_(self.log_scale)

@@ -95,10 +95,10 @@ class Embeddings:
         self.fields = added | self.fields
 
 
-def _modalities(embeddings: Embeddings) -> Mapping[str, Tensor]:
+def modalities_of(embeddings: Embeddings) -> Mapping[str, Tensor]:
     rows = {name: each.rows[:, 0] for name, each in embeddings.fields.items() if each.rows.shape[1] == 1}
     return MappingProxyType(rows)
 
 
 # A property of the argument's name: dataclasses take the argument, readers the view.
-Embeddings.modalities = property(_modalities)  # type: ignore[assignment]
+Embeddings.modalities = property(modalities_of)  # type: ignore[attr-defined]

@@ -94,7 +94,9 @@ class ItmLoss(Objective):
     needs = frozenset({"image", "texts", "tokens"})
     needs_tokens = True
 
-    def __init__(self, fusion: nn.Module, negatives: Negatives = "hard", scale: float = 1 / 0.07) -> None:
+    def __init__(
+        self, fusion: nn.Module | Callable[..., Tensor], negatives: Negatives = "hard", scale: float = 1 / 0.07
+    ) -> None:
         super().__init__()
         choice("negatives", negatives, ("hard", "random"))
         self.fusion, self.negatives, self.scale = fusion, negatives, scale
@@ -110,8 +112,8 @@ class ItmLoss(Objective):
         group = default_group()
         with torch.autocast(rows.device.type, enabled=False):  # hard negatives differ in the last digits
             image, caption, label = self._draw_pairs(rows, embeddings, group)
-        texts, mask = texts.leading.flatten(0, 1), texts.leading_mask.flatten(0, 1)
-        logits = self.fusion(*_tokens_of(images.leading, texts, mask, image, caption, group))
+        tokens, mask = texts.leading.flatten(0, 1), texts.leading_mask.flatten(0, 1)
+        logits = self.fusion(*_tokens_of(images.leading, tokens, mask, image, caption, group))
         return itm_loss(logits, label, group=group)
 
     def connect(self, model: Any) -> None:

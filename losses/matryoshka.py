@@ -36,12 +36,16 @@ class MatryoshkaLoss(Objective):
         self.similarity = objective.similarity
 
     def forward(self, embeddings: Embeddings) -> Tensor:
+        return self.loss(None, embeddings, None)
+
+    def loss(self, batch: Any, embeddings: Embeddings, model: Any) -> Tensor:
         self.check_rows(embeddings)
         width = image_of(embeddings).shape[-1]
         if max(self.dims) > width:
             raise ValueError(f"dims: got {max(self.dims)}, expected at most the embeddings' width {width}")
-        losses = [self.objective(_prefix(embeddings, d)) for d in self.dims]
-        return sum(weight * loss for weight, loss in zip(self.weights, losses, strict=True))
+        losses = [self.objective.loss(batch, _prefix(embeddings, d), model) for d in self.dims]
+        first, *others = (weight * loss for weight, loss in zip(self.weights, losses, strict=True))
+        return sum(others, first)
 
     def connect(self, model: Any) -> None:
         self.objective.connect(model)

@@ -126,8 +126,9 @@ class OneToKLoss(Objective):
         clamp_(self.log_scale)
 
     def chance(self, images: int, captions: float) -> float:
-        # log(B K), image to text, and log B, text to image
-        return math.log(images) + math.log(max(captions, 1.0)) / 2
+        # log(B K), image to text, and log B, text to image, which the published code divides by K
+        share = 1 / max(captions, 1.0) if self.weighting == "published" else 1.0
+        return (1 + share) / 2 * math.log(images) + math.log(max(captions, 1.0)) / 2
 
     def logged(self) -> dict[str, Tensor]:
         return {"scale": clamped_scale(self.log_scale).detach()}

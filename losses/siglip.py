@@ -78,6 +78,7 @@ class SiglipLoss(Objective):
         super().__init__()
         self.log_scale = log_scale_parameter(scale, learnable)
         self.bias = nn.Parameter(torch.tensor([0.0 if bias is None else bias]), requires_grad=learnable)
+        self.bias_is_set: Tensor
         self.register_buffer("bias_is_set", torch.tensor(bias is not None))
         self._bias_looked_at = False
 

@@ -10,7 +10,7 @@ from torch.distributed import ProcessGroup
 from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
-from losses.embeddings import Embeddings
+from losses.embeddings import Embeddings, modalities_of
 from losses.engine.checks import check_integers, choice, full_precision, positive_scale, working_precision
 from losses.engine.distributed import default_group, gather, global_sum, rank_and_size
 from losses.engine.pairs import Labels, Pairs, shared_labels
@@ -176,7 +176,7 @@ class SymileLoss(Objective):
             missing = int((~embeddings.present).sum())
             raise ValueError(f"present: {missing} captions missing, SymileLoss expects every modality of every sample")
         return symile_loss(
-            [image_of(embeddings), *embeddings.texts.unbind(1), *embeddings.modalities.values()],
+            [image_of(embeddings), *embeddings.texts.unbind(1), *modalities_of(embeddings).values()],
             self.log_scale.exp(),
             self.negatives,
             group=default_group(),

@@ -5,6 +5,8 @@ Exit codes: 0 success, 1 failure, 2 wrong usage. Every failure is one line; --de
 
 import sys
 from argparse import Namespace
+from collections.abc import Callable
+from typing import Any
 
 from mmtrain.commands.average import average
 from mmtrain.commands.compare import compare
@@ -17,7 +19,7 @@ from mmtrain.commands.search import search
 from mmtrain.commands.usage import OneLineParser, UsageError, add_command
 from mmtrain.display.messages import one_line
 
-VERBS = {
+VERBS: dict[str, tuple[Callable[..., Any], str]] = {
     "evaluate": (evaluate, "measure retrieval in every language"),
     "compare": (compare, "measure models side by side, with intervals"),
     "export": (export, "write a model for other programs"),
@@ -56,14 +58,14 @@ def main(arguments: list[str] | None = None) -> int:
 def _run(arguments: list[str]) -> None:
     if arguments[:1] == ["fit"]:
         # LightningCLI has its own parser; everything behind the verb is its
-        from mmtrain.commands.fit import run
+        from mmtrain.commands import fit
 
-        run(arguments[1:])
+        fit.run(arguments[1:])
     elif arguments[:1] == ["submit"]:
         # not argparse's: options that it does not know are sbatch's, and -- divides
-        from mmtrain.commands.submit import run
+        from mmtrain.commands import submit
 
-        run(arguments[1:], parse)
+        submit.run(arguments[1:], parse)
     else:
         options = parse(arguments)
         options.run(options)

@@ -46,7 +46,7 @@ class Weighted(Drawing):
 
     def draw(self, languages: Sequence[str], count: int, rng: random.Random) -> list[str]:
         pool = {language: self._weight(language) for language in languages if self._weight(language) > 0}
-        drawn = []
+        drawn: list[str] = []
         while pool and len(drawn) < count:
             drawn += rng.choices(list(pool), list(pool.values()))
             del pool[drawn[-1]]

@@ -39,10 +39,10 @@ def numbers_of(split: str) -> list[int]:
     """The numbers of a split, ascending: 700 train, 100 val, 200 test, disjoint."""
     _check_split(split)
     # 0 is always trained: its word is in no other number, so nothing could compose it
-    shuffled = np.random.RandomState(0).permutation(np.arange(1, 1000))
+    shuffled = np.random.RandomState(0).permutation(np.arange(1, 1000)).tolist()
     val, test = HELD_OUT["val"], HELD_OUT["test"]
     parts = {"test": shuffled[:test], "val": shuffled[test : test + val], "train": [0, *shuffled[test + val :]]}
-    return sorted(int(number) for number in parts[split])
+    return sorted(parts[split])
 
 
 @functools.cache

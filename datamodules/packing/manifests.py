@@ -65,7 +65,7 @@ def read_karpathy(source: str | Path, *, language: str = "en") -> Iterator[Row |
             continue
         sentences = image.get("sentences")
         raw = [one.get("raw") for one in sentences if isinstance(one, dict)] if isinstance(sentences, list) else []
-        record = {"id": PurePosixPath(name).stem}
+        record: dict = {"id": PurePosixPath(name).stem}
         record |= {key: image[key] for key in ("split", "cocoid", "imgid") if key in image}
         record |= {"split": "train"} if record.get("split") == "restval" else {}
         record["captions"] = {language: raw}

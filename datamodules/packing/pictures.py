@@ -27,23 +27,25 @@ def reencoded(
     when the picture cannot be decoded.
     """
     try:
-        with Image.open(io.BytesIO(content)) as image:
-            shorter = min(image.size)
-            shrinks = size is not None and size < shorter
+        with Image.open(io.BytesIO(content)) as opened:
+            shorter = min(opened.size)
+            wanted = min(size or shorter, shorter)
+            shrinks = wanted < shorter
             if not shrinks and image_format is None:
                 return content
             if shrinks:
                 # libjpeg may decode at 1/2, 1/4 or 1/8 as long as twice the wanted size is left for the resizing
-                image.draft("RGB", tuple(-(-2 * side * size // shorter) for side in image.size))
+                width, height = (-(-2 * side * wanted // shorter) for side in opened.size)
+                opened.draft("RGB", (width, height))
             # turned here, because the pictures are written without EXIF
-            image = ImageOps.exif_transpose(image)
+            image = ImageOps.exif_transpose(opened)
             if image_format == "webp" and image.has_transparency_data:
                 image = image.convert("RGBA")
             else:
                 image = opaque(image)
             if shrinks:
                 shorter = min(image.size)
-                sides = tuple(max(1, round(side * size / shorter)) for side in image.size)
+                sides = [max(1, round(side * wanted / shorter)) for side in image.size]
                 image = image.resize(sides, Image.Resampling.LANCZOS)
             encoded = io.BytesIO()
             image.save(encoded, image_format or "jpeg", quality=quality)

@@ -58,7 +58,8 @@ def read_tir(
     """
     rows = fields_of(source, ",")
     _, header = next(rows, (0, []))
-    columns = {} if isinstance(header, BadRow) else {name: place for place, name in enumerate(header)}
+    header = [] if isinstance(header, BadRow) else header
+    columns = {name: place for place, name in enumerate(header)}
     for name in (TIR_ID, *TIR_COLUMNS):
         if name not in columns:
             raise ValueError(f"source: {source} has no column {name!r}; textimage.csv has {', '.join(TIR_COLUMNS)}")
@@ -157,8 +158,10 @@ def read_four_classes(
             raise ValueError(f"texts: {language}={folder} is no folder of <id>.txt")
     if sorted(coding) != sorted(CLASSES):
         raise ValueError(f"coding: {', '.join(coding)}; the four in the file's order: {', '.join(CLASSES)}")
-    named = {"image": image, "id": id, "split_column": split_column, "labels": {"relation": label}}
-    rows = read_table(source, captions=captions or None, separator=separator, **named)
+    labels, captions = {"relation": label}, captions or None
+    rows = read_table(
+        source, captions=captions, image=image, id=id, split_column=split_column, labels=labels, separator=separator
+    )
     for row in rows:
         if isinstance(row, BadRow):
             yield row

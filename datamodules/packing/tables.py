@@ -52,7 +52,7 @@ def read_table(
     if isinstance(header, BadRow):
         header = []
     needed = {image, *labels.values(), *(name for names in columns.values() for name in names)}
-    for named in sorted(needed | {id, split_column} - {None}):
+    for named in sorted(needed | {name for name in (id, split_column) if name is not None}):
         if named not in header:
             there = ", ".join(header)[:300] or "none"  # a file that is no table may be one long line
             raise ValueError(
@@ -72,7 +72,7 @@ def read_table(
         if not row[image]:
             yield BadRow("missing image", f"row {number + 1}")
             continue
-        record = {"id": row[id] if id in row else os.path.splitext(row[image])[0]}
+        record: dict = {"id": row[id] if id in row else os.path.splitext(row[image])[0]}
         record |= {"split": row[split]} if split in row else {}
         record |= {name: text for name, text in row.items() if name not in used}
         texts = {language: [row[name] for name in names if row[name].strip()] for language, names in columns.items()}
@@ -87,14 +87,15 @@ def fields_of(source: str | Path, separator: str, quoted: bool = True) -> Iterat
     if len(separator) != 1:
         raise ValueError(f"separator: {separator!r} is no separator; one character, such as , or ;")
     csv.field_size_limit(FIELD_LIMIT)
-    quoting = csv.QUOTE_MINIMAL if quoted else csv.QUOTE_NONE
     with open_text(source, newline="") as text:
-        reader = csv.reader(text, delimiter=separator, quoting=quoting, strict=True)
+        reader = csv.reader(
+            text, delimiter=separator, quoting=csv.QUOTE_MINIMAL if quoted else csv.QUOTE_NONE, strict=True
+        )
         number = 0
         while True:
             begun = reader.line_num + 1
             try:
-                fields = next(reader, None)
+                fields: list[str] | BadRow | None = next(reader, None)
             except csv.Error:
                 # a quote that is never closed swallows lines up to the next one, or up to the limit of a field: said,
                 # or nobody would miss them

@@ -110,8 +110,8 @@ class ShardDataset(Dataset):
         batch = self._batch(loaded, slots)
         batch.skipped, batch.end = skipped, draws[0].end
         if self.captions_per_image is not None:
-            batch.drawn = Counter((item.source, text[0]) for item in loaded for text in item.texts if text)
-            batch.drawn.update((item.source, -1) for item in loaded)
+            batch.drawn = Counter((item.source, text[0]) for item in loaded if item for text in item.texts if text)
+            batch.drawn.update((item.source, -1) for item in loaded if item)
         return batch
 
     def _load(self, draw: Draw, skipped: list[Skip]) -> _Loaded | None:
@@ -193,7 +193,7 @@ class ShardDataset(Dataset):
             raise BrokenSample("broken features")
         return torch.from_numpy(features.astype(np.float32))
 
-    def _all_texts(self, sample: Sample, source: SurveyedSource) -> list[tuple[int, str] | None]:
+    def _all_texts(self, sample: Sample, source: SurveyedSource) -> Sequence[tuple[int, str] | None]:
         return [
             (index, text)
             for index, language in enumerate(self.languages)
@@ -203,19 +203,19 @@ class ShardDataset(Dataset):
 
     def _drawn_texts(
         self, sample: Sample, source: SurveyedSource, language: int, rng: random.Random
-    ) -> list[tuple[int, str] | None]:
+    ) -> Sequence[tuple[int, str] | None]:
         own = [
             name
             for name in sample.captions
             if name in self._index and (source.languages is None or name in source.languages)
         ]
-        count = self.captions_per_image
+        count = self.captions_per_image or len(self.languages)
         if language >= 0 and (first := self.languages[language]) in own:
             own.remove(first)
             drawn = [first, *self._drawing.draw(own, count - 1, rng)]
         else:
             drawn = self._drawing.draw(own, count, rng)
-        texts: list[tuple[int, str] | None] = []
+        texts: list[tuple[int, str]] = []
         for name in drawn:
             caption = rng.choice(sample.captions[name])
             texts.append((self._index[name], source.text(caption, name, rng)))
@@ -289,6 +289,6 @@ class ShardDataset(Dataset):
 class _Loaded(NamedTuple):
     sample: Sample
     view: Tensor
-    texts: list[tuple[int, str] | None]  # one a slot: language index and text
+    texts: Sequence[tuple[int, str] | None]  # one a slot: language index and text
     row: int
     source: int

@@ -64,7 +64,7 @@ def check_labels(splits: Splits, declared: Mapping[str, int]) -> None:
                 continue
             names = splits.label_names.get(task)
             for value in sorted(set(values) - {UNLABELLED}, key=str):
-                if names is None and not UNLABELLED <= value < classes[task]:
+                if names is None and not (isinstance(value, int) and UNLABELLED <= value < classes[task]):
                     accepted = f"0 to {classes[task] - 1}, or -1 for none (data.classes says how many there are)"
                     raise ValueError(f"data.{split}: task {task} holds the label {value}; {accepted}")
                 if names is not None and str(value) not in names:

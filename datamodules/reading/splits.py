@@ -45,7 +45,7 @@ class Splits:
         self.tasks: list[str] = []
         self.sources: dict[str, list[SurveyedSource]] = {}
         self._account, self._images, self._text = account, images, text
-        self._reading = {
+        self._reading: dict = {
             "languages": chosen,
             "text_language": text_language,
             "cache_dir": cache_dir,
@@ -66,6 +66,8 @@ class Splits:
 
     def _survey(self, name: str) -> list[SurveyedSource]:
         spec = self.specs[name]
+        if spec is None:
+            raise ValueError(f"data.{name}: no shards are named; a folder, a tar or a brace pattern")
         # in the test split a picture without a caption in the chosen languages stays: captions are ranked against all
         reading = self._reading | ({"languages": None} if name == "test" else {})
         sources = survey_sources(spec, field=f"data.{name}", images=self._images, text=self._text, **reading)

@@ -1,14 +1,15 @@
-"""The training split under way: its dataset, its streams, how far they were read, and what a resumed run needs."""
+"""The training split: its dataset, its streams, how far they were read, and the state that a resumed run needs."""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Mapping
-from typing import Literal
+from typing import Any, Literal
 
 from pytorch_lightning.utilities import rank_zero_info
+from torch.utils.data import DataLoader
 
-from datamodules.account import SkipAccount
+from datamodules.account import Counts, SkipAccount
 from datamodules.batch import Batch
 from datamodules.captions.drawing import Drawing
 from datamodules.reading.dataset import ShardDataset
@@ -42,12 +43,12 @@ class Training:
         processes: Callable[[], tuple[int, int]],
     ) -> None:
         self.cursor = Cursor()
-        self.dataset: ShardDataset | None = None
+        self.dataset: ShardDataset  # once it is set up
         self._account, self._captions_per_image, self._drawing = account, captions_per_image, drawing
         self._alpha, self._caps = language_alpha, dict(language_caps)
         self._batch_size, self._epoch_samples, self._seed = batch_size, epoch_samples, seed
         self._window, self._processes = shuffle_window, processes
-        self._loader: TrainLoader | None = None
+        self._loader: DataLoader | None = None
         self._restored: dict | None = None
 
     @property
@@ -64,7 +65,7 @@ class Training:
     def sources(self) -> list[SurveyedSource]:
         return self.dataset.sources
 
-    def set_up(self, sources: list[SurveyedSource], languages: list[str], **dataset: object) -> None:
+    def set_up(self, sources: list[SurveyedSource], languages: list[str], **dataset: Any) -> None:
         """Makes the dataset. Raises ValueError, one line, where data and options do not fit each other.
 
         Args:
@@ -105,7 +106,12 @@ class Training:
         if self._restored is not None:
             check_resumed(self._restored, self.identity())
 
-    def loader(self, workers: int, restarting: bool | None) -> TrainLoader:
+    def close(self) -> None:
+        """Ends the readers; the next loader has new ones."""
+        if isinstance(self._loader, TrainLoader):
+            self._loader.close()
+
+    def loader(self, workers: int, restarting: bool | None) -> DataLoader:
         """Always the same loader; an iteration starts at the cursor and ends with the epoch.
 
         Args:
@@ -131,7 +137,7 @@ class Training:
     def trained(self, batch: Batch) -> None:
         """Moves the cursor behind the batch and counts it. Raises ValueError when skips are too many."""
         self.cursor.position = batch.end
-        drawn = Counter()
+        drawn: Counts = Counter()
         for (source, language), count in batch.drawn.items():
             drawn[self.sources[source].name, self.dataset.languages[language] if language >= 0 else ""] += count
         self._account.add(len(batch) + len(batch.skipped), batch.skipped, drawn)
@@ -179,7 +185,7 @@ class Training:
         self.cursor.load_state_dict(state["cursor"])
         self._account.load_state_dict(state["account"])
         self._restored = state
-        if self.dataset is not None:
+        if hasattr(self, "dataset"):
             check_resumed(state, self.identity())
             if state["group"] != self.group:
                 rank_zero_info(

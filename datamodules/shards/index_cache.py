@@ -10,12 +10,12 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import tempfile
 import time
 import warnings
 from collections.abc import Callable
 from pathlib import Path
 
+from datamodules.files import write_whole
 from datamodules.shards.locations import default_cache
 
 FORMAT = 1
@@ -57,16 +57,9 @@ class IndexCache:
         return found
 
     def _write(self, target: Path, content: dict) -> None:
-        temporary = None
         try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            descriptor, temporary = tempfile.mkstemp(dir=self.folder, suffix=".part")
-            with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-                json.dump(content, file, separators=(",", ":"))
-            os.replace(temporary, target)
+            write_whole(target, json.dumps(content, separators=(",", ":")))
         except OSError as error:
-            if temporary is not None:
-                Path(temporary).unlink(missing_ok=True)
             warnings.warn(
                 f"{self.folder} cannot be written ({error.strerror}): shards without shards.json are read through at "
                 "each start",

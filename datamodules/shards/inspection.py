@@ -197,13 +197,13 @@ def _tally(shard: str, text_language: str, cache_dir: str | None, examples: str)
                 tally.features += 1
             else:
                 image = images.open(sample.image)
-                tally.formats[image.format] += 1
+                tally.formats[str(image.format)] += 1
                 tally.sizes[image.size] += 1
                 images.evaluate(image)
                 tally.images += 1
         except (BrokenSample, BrokenImage, ImageTooLarge) as error:
-            causes = {BrokenImage: "broken image", ImageTooLarge: "image too large"}
-            cause = causes.get(type(error)) or error.cause
+            undecoded = "broken image" if isinstance(error, BrokenImage) else "image too large"
+            cause = error.cause if isinstance(error, BrokenSample) else undecoded
             tally.fault(shard, "truncated shard" if reader.cut(path, number) else cause, index.keys[number])
             continue
         tally.image_ids[sample.image_id] += 1

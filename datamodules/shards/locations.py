@@ -8,12 +8,13 @@ import os
 import re
 import shutil
 import subprocess
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
 import fsspec
-from braceexpand import UnbalancedBracesError, braceexpand
+from braceexpand import braceexpand
+
+from datamodules.files import whole_file
 
 LISTING = "shards.json"
 WEIGHTED = re.compile(r"(\d+(?:\.\d*)?|\.\d+)@(.+)", re.DOTALL)
@@ -67,7 +68,7 @@ def _shards(part: str, field: str, cache_dir: str | Path | None, allow_pipe: boo
         part = part.removeprefix("file://")
     try:
         names = list(braceexpand(part))
-    except (UnbalancedBracesError, ValueError):
+    except ValueError:
         raise ValueError(f"{field}: {part!r} is no brace pattern; {ACCEPTED}") from None
     if REMOTE.match(part):
         return [shard for name in names for shard in _remote(name, field)]
@@ -115,7 +116,7 @@ def is_remote(shard: str) -> bool:
 def local_path(shard: str, cache_dir: str | Path | None = None) -> str:
     """The shard as a file here: itself, or a copy in the cache, fetched on first use and kept.
 
-    Written to a temporary name, then renamed, so that readers fetching at once do each other no harm. Raises OSError.
+    Readers fetching at once do each other no harm. Raises OSError.
     """
     if not is_remote(shard):
         return shard
@@ -124,19 +125,15 @@ def local_path(shard: str, cache_dir: str | Path | None = None) -> str:
     target = folder / f"{hashlib.sha256(shard.encode()).hexdigest()[:16]}-{name}"
     if target.exists():
         return str(target)
-    folder.mkdir(parents=True, exist_ok=True)
-    descriptor, temporary = tempfile.mkstemp(dir=folder, suffix=".part")
     try:
-        with os.fdopen(descriptor, "wb") as file:
+        with whole_file(target) as unfinished, unfinished.open("wb") as file:
             if shard.startswith("pipe:"):
                 if subprocess.run(["bash", "-c", shard.removeprefix("pipe:")], stdout=file).returncode:
                     raise OSError(f"{shard} failed")
             else:
                 with fsspec.open(shard, "rb") as remote:
                     shutil.copyfileobj(remote, file, 1 << 20)
-        os.replace(temporary, target)
     except Exception as error:
-        Path(temporary).unlink(missing_ok=True)
         raise OSError(f"{shard} cannot be fetched: {_first_line(error)}") from None
     return str(target)
 

@@ -78,7 +78,7 @@ def _headers(file, index: ShardIndex) -> Iterator[dict]:
                 break
             if member is None:
                 break
-            tar.members = []  # tarfile keeps every header it saw; memory must not grow with the shard
+            tar.members = []  # type: ignore[attr-defined]  # it keeps every header; memory must not grow
             if member.offset != expected:
                 index.faults.append("damaged bytes in the shard")
             expected = member.offset_data + (-(-member.size // BLOCK) * BLOCK if member.isreg() else 0)

@@ -18,6 +18,7 @@ from pathlib import Path
 from PIL import Image
 from webdataset import TarWriter
 
+from datamodules.files import whole_file, write_whole
 from datamodules.shards.locations import LISTING, read_listing
 from datamodules.shards.progress import Progress
 from datamodules.shards.samples import FEATURE_SUFFIX, IMAGE_SUFFIXES, BrokenSample, read_record
@@ -171,11 +172,12 @@ def _new(entries: dict[int, dict], finished: dict[str, dict]) -> list[dict]:
 
 def _end_with_parent() -> None:
     # who is killed with SIGKILL cannot stop a pool: its processes would write what is queued, then wait for ever
-    def watch() -> None:
-        multiprocessing.parent_process().join()
+    def watch(parent: multiprocessing.process.BaseProcess) -> None:
+        parent.join()
         os._exit(1)
 
-    threading.Thread(target=watch, daemon=True).start()
+    if (parent := multiprocessing.parent_process()) is not None:
+        threading.Thread(target=watch, args=(parent,), daemon=True).start()
 
 
 def _context() -> multiprocessing.context.BaseContext:
@@ -219,46 +221,39 @@ def _inputs(task: dict, files: NamesFiles) -> str:
 
 
 def _write_shard(out: Path, name: str, task: dict, make: MakeSamples, files: NamesFiles) -> dict:
-    captions, languages, labels = Counter(), Counter(), {}
+    captions, languages = Counter[str](), Counter[str]()
+    labels: dict[str, Counter[str]] = {}
     skipped: Counter[str] = Counter(task.get("left_out"))
     listed: list[str] = list(task.get("left_out_rows", ()))
     samples = images = 0
-    temporary = out / f".{name}.part"
-    try:
-        with open(temporary, "wb") as file:
-            with TarWriter(file, user="mmtrain", group="mmtrain", mtime=0, encoder=False) as tar:
-                for sample in make(task):
-                    if isinstance(sample, BadRow):
-                        skipped[sample.cause] += 1
-                        listed += [str(sample)] if len(listed) < LISTED_SKIPS else []
-                        continue
-                    tar.write(sample)
-                    record, texts = read_record(sample)
-                    samples += 1
-                    images += any(suffix in sample for suffix in IMAGE_SUFFIXES)
-                    languages.update(texts.keys())
-                    captions.update({language: len(kept) for language, kept in texts.items()})
-                    for label, value in (record.get("labels") or {}).items():
-                        labels.setdefault(label, Counter())[json.dumps(value, ensure_ascii=False)] += 1
-            file.flush()
-            os.fsync(file.fileno())
-        entry = {
+    with whole_file(out / name, sync=True) as path:
+        with path.open("wb") as file, TarWriter(file, user="mmtrain", group="mmtrain", mtime=0, encoder=False) as tar:
+            for sample in make(task):
+                if isinstance(sample, BadRow):
+                    skipped[sample.cause] += 1
+                    listed += [str(sample)] if len(listed) < LISTED_SKIPS else []
+                    continue
+                tar.write(sample)
+                record, texts = read_record(sample)
+                samples += 1
+                images += any(suffix in sample for suffix in IMAGE_SUFFIXES)
+                languages.update(texts.keys())
+                captions.update({language: len(kept) for language, kept in texts.items()})
+                for label, value in (record.get("labels") or {}).items():
+                    labels.setdefault(label, Counter())[json.dumps(value, ensure_ascii=False)] += 1
+        return {
             "name": name,
             "samples": samples,
             "images": images,
             "captions": dict(sorted(captions.items())),
             "languages": dict(sorted(languages.items())),
             "labels": {task: dict(sorted(values.items())) for task, values in sorted(labels.items())},
-            "bytes": temporary.stat().st_size,
-            "checksum": _checksum(temporary),
+            "bytes": path.stat().st_size,
+            "checksum": _checksum(path),
             "inputs": _inputs(task, files),
             "skipped": dict(sorted(skipped.items())),
             "skipped_rows": listed,
         }
-        os.replace(temporary, out / name)
-    finally:
-        temporary.unlink(missing_ok=True)
-    return entry
 
 
 def _checksum(path: Path) -> str | None:
@@ -279,7 +274,7 @@ def _finished(out: Path) -> dict[str, dict]:
 
 
 def _write_listing(out: Path, entries: list[dict]) -> dict:
-    captions, skipped = Counter(), Counter()
+    captions, skipped = Counter[str](), Counter[str]()
     for entry in entries:
         captions.update(entry["captions"])
         skipped.update(entry["skipped"])
@@ -292,7 +287,5 @@ def _write_listing(out: Path, entries: list[dict]) -> dict:
         "skipped": dict(sorted(skipped.items())),
         "shards": entries,
     }
-    temporary = out / f".{LISTING}.part"
-    temporary.write_text(json.dumps(listing, ensure_ascii=False, indent=1) + "\n")
-    os.replace(temporary, out / LISTING)
+    write_whole(out / LISTING, json.dumps(listing, ensure_ascii=False, indent=1) + "\n")
     return listing

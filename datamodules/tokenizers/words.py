@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import unicodedata
 from collections import Counter
@@ -13,6 +12,7 @@ from pathlib import Path
 import numpy as np
 from torch import Tensor
 
+from datamodules.files import write_whole
 from datamodules.shards.locations import expand, local_path
 from datamodules.shards.reader import ShardReader
 from datamodules.shards.samples import BrokenSample, read_record
@@ -124,7 +124,7 @@ class WordTokenizer(Tokenizer):
         }
         if not any(words.values()):
             raise ValueError(f"shards: no word of {shards} comes {minimum_count} times; lower minimum_count")
-        _write(words, Path(out))
+        _write(words, out)
         return cls(str(out), max_length)
 
 
@@ -133,8 +133,5 @@ def split_words(caption: str) -> list[str]:
     return _TOKEN.findall(unicodedata.normalize("NFC", caption).lower())
 
 
-def _write(words: dict[str, list[str]], path: Path) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.part")
-    temporary.write_text(json.dumps({"words": words}, ensure_ascii=False, indent=0) + "\n", encoding="utf-8")
-    os.replace(temporary, path)
+def _write(words: dict[str, list[str]], path: str | Path) -> None:
+    write_whole(path, json.dumps({"words": words}, ensure_ascii=False, indent=0) + "\n")

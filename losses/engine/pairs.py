@@ -59,7 +59,7 @@ class Pairs:
 
     def left_out(self, rows: slice, columns: slice) -> tuple[Tensor, Tensor] | None:
         """Row and column numbers inside the tile of the pairs that share ids; own pairs may be among them."""
-        if not self.labels:
+        if not self.labels or self.rows is None or self.columns is None:
             return None
         some_rows, some_columns = _inside(self.rows, rows), _inside(self.columns, columns)
         if not len(some_rows) or not len(some_columns):

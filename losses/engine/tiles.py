@@ -108,15 +108,14 @@ class _LogSumExp(torch.autograd.Function):
         # A sum that left the range of its type has lost digits: take the slow way with a maximum for each row.
         kept = torch.finfo(rows.dtype).tiny / torch.finfo(rows.dtype).eps
         sums = torch.cat([row_sums, column_sums])
-        if ((sums >= kept) & sums.isfinite()).all():
+        if in_range := bool(((sums >= kept) & sums.isfinite()).all()):
             row_sums, column_sums = row_sums.log_().add_(shift), column_sums.log_().add_(shift)
         else:
-            shift = None
             row_sums, column_sums = _safe_sums(rows, columns, s, pairs, both)
         if group is not None and both:
             column_sums = _over_processes(column_sums, group)
         ctx.save_for_backward(rows, columns, scale, row_sums, column_sums)
-        ctx.shift, ctx.pairs, ctx.both, ctx.group = shift, pairs, both, group
+        ctx.shift, ctx.pairs, ctx.both, ctx.group = shift if in_range else None, pairs, both, group
         return positives, row_sums, column_sums
 
     @staticmethod
@@ -130,13 +129,13 @@ class _LogSumExp(torch.autograd.Function):
         if shift is not None:
             a = g_rows * (shift - row_sums).exp()
             b = g_columns * (shift - column_sums).exp()
-        other = None
+        other = rows.new_empty(0)
 
         def weigh(logits: Tensor, r: slice, c: slice) -> Tensor:
             nonlocal other
-            if both and (other is None or other.numel() < logits.numel()):
+            if both and other.numel() < logits.numel():
                 other = torch.empty_like(logits).flatten()
-            second = other[: logits.numel()].view_as(logits) if both else None
+            second = other[: logits.numel()].view_as(logits) if both else other
             if shift is not None:
                 logits.sub_(shift).exp_()
                 return logits.mul_(torch.add(a[r, None], b[c], out=second) if both else a[r, None])

@@ -81,7 +81,7 @@ def evaluate(
             return evaluate_sts(model, data, folder, languages=languages, device=device)
         from mmtrain.evaluation.measuring.classes import evaluate_classes
 
-        options = {"task": task, "languages": languages, "batch_size": batch_size, "workers": workers}
+        options: dict[str, Any] = {"task": task, "languages": languages, "batch_size": batch_size, "workers": workers}
         return evaluate_classes(model, data, folder, classes, templates=templates, device=device, **options)
     published = _protocol(protocol, captions, images)
     if published is not None and rerank is not None:

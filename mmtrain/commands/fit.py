@@ -8,7 +8,7 @@ import re
 import sys
 import warnings
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import yaml
 from pytorch_lightning import LightningDataModule, LightningModule, Trainer
@@ -19,11 +19,13 @@ from pytorch_lightning.plugins.environments import SLURMEnvironment
 from pytorch_lightning.utilities import rank_zero_info, rank_zero_only
 
 from datamodules import ShardDataModule
+from datamodules.files import write_whole
 from mmtrain.display.messages import one_line
 from mmtrain.models.run_folder import newest_readable, read_checkpoint
 from mmtrain.training.checkpoints.callback import Checkpoint
 from mmtrain.training.checkpoints.stopping import RESUMABLE, Stopped
 from mmtrain.training.contrastive import ContrastiveModule
+from mmtrain.training.data import logging_interval
 from mmtrain.training.monitoring.guard import Guard
 from mmtrain.training.monitoring.loggers import MetricsFile, Wandb
 from mmtrain.training.monitoring.throughput import Throughput
@@ -42,7 +44,7 @@ TRAINER_DEFAULTS = {
 class Parser(LightningArgumentParser):
     """Answers wrong usage with one line and exit code 2."""
 
-    def error(self, message: str, ex: Exception | None = None) -> None:
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         message = one_line(message)
         if message.startswith("the following arguments are required"):
             message = message.replace("fit.", "--") + "; --config FILE, such as configs/pretrain/tiny.yaml, has them"
@@ -72,7 +74,8 @@ class RunFolder(SaveConfigCallback):
         # Only now: a run that fails before its first step must not cost the older one its checkpoints.
         metrics = next(logger for logger in trainer.loggers if isinstance(logger, MetricsFile))
         if pl_module.samples_seen:
-            metrics.continue_from(trainer.global_step - 1, trainer.checkpoint_callback.row)
+            checkpoint = next(callback for callback in trainer.checkpoint_callbacks if isinstance(callback, Checkpoint))
+            metrics.continue_from(trainer.global_step - 1, checkpoint.row)
         elif trainer.is_global_zero:
             metrics.start_anew()
             old = sorted((Path(trainer.default_root_dir) / "checkpoints").glob("*.ckpt"))
@@ -85,10 +88,7 @@ class RunFolder(SaveConfigCallback):
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         if trainer.is_global_zero and not self.already_saved:
             folder = Path(trainer.default_root_dir)
-            folder.mkdir(parents=True, exist_ok=True)
-            temporary = folder / "config.yaml.tmp"
-            temporary.write_text(self.text(), encoding="utf-8")
-            os.replace(temporary, folder / "config.yaml")
+            write_whole(folder / "config.yaml", self.text())
             for logger in trainer.loggers:
                 if isinstance(logger, Wandb):
                     logger.log_config(yaml.safe_load(self.text()))
@@ -121,13 +121,16 @@ class Fit(LightningCLI):
         self._resumed = self._checkpoint(folder)
         for logger in loggers:
             if isinstance(logger, Wandb):
-                logger.attach(folder, self._resumed and read_checkpoint(self._resumed)["mmtrain"].get("wandb"))
+                known = read_checkpoint(self._resumed)["mmtrain"].get("wandb") if self._resumed else None
+                logger.attach(folder, known)
         trainer = super().instantiate_trainer(logger=[MetricsFile(folder), *loggers], **kwargs)
-        if 0 < trainer.max_steps < trainer.log_every_n_steps:  # a run however short has a row in metrics.csv
-            trainer.log_every_n_steps = trainer.max_steps
-        checkpoint = next(callback for callback in trainer.callbacks if isinstance(callback, Checkpoint))
-        saver = next((callback for callback in trainer.callbacks if isinstance(callback, RunFolder)), None)
-        checkpoint.config = saver.text() if saver else ""
+        if 0 < trainer.max_steps < logging_interval(trainer):  # a run however short has a row in metrics.csv
+            vars(trainer)["log_every_n_steps"] = trainer.max_steps
+        callbacks = vars(trainer)["callbacks"]
+        saver = next((callback for callback in callbacks if isinstance(callback, RunFolder)), None)
+        for callback in callbacks:
+            if isinstance(callback, Checkpoint):
+                callback.config = saver.text() if saver else ""
         return trainer
 
     def _parse_ckpt_path(self) -> None:
@@ -166,16 +169,16 @@ def run(arguments: list[str]) -> None:
 
     Raises:
         ValueError: for what the run finds wrong, in one line.
-        SystemExit: with code 2 for wrong usage, 75 when a signal ended the training behind a checkpoint.
+        SystemExit: with code 2 for wrong usage, 75 when a signal ended the training after a checkpoint.
     """
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # tokenizers warn after every fork of a loader otherwise
     _quieten()
     try:
         _fit(arguments)
     except Stopped as stopped:
-        print(f"mmtrain fit: {stopped}, behind a checkpoint of it; --ckpt_path last goes on", file=sys.stderr)
+        print(f"mmtrain fit: {stopped}; its checkpoint is written, --ckpt_path last goes on", file=sys.stderr)
         # one process says so: a launcher takes another's code for a crash
-        raise SystemExit(RESUMABLE if rank_zero_only.rank == 0 else 0) from None
+        raise SystemExit(RESUMABLE if getattr(rank_zero_only, "rank", 0) == 0 else 0) from None
 
 
 def _fit(arguments: list[str]) -> None:

@@ -1,7 +1,7 @@
 """`mmtrain index`: the pictures of SHARDS as an index folder."""
 
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from mmtrain.commands.usage import Folder, Model, Shards
 
@@ -61,7 +61,7 @@ def index(
     if processes.rank and is_done(target, marked, data):
         return target  # the others needed no help: this one came late
     exact = kind == "flat" and encoder.metric == "cosine"
-    samples = len(shards.test_dataloader().dataset)
+    samples = shards.samples("test")
     describe_kind(kind, samples, encoder.model.dimension)
     parts = EmbeddingParts(
         target.with_name(target.name + ".parts"),
@@ -75,7 +75,7 @@ def index(
     parts.embed(processes, workers)
     if processes.rank:
         return target
-    description = {"model": lasting(model), "fingerprint": marked, "weights": stamp(model)}
+    description: dict[str, Any] = {"model": lasting(model), "fingerprint": marked, "weights": stamp(model)}
     description |= {"similarity": encoder.metric, "data": data, "kind": kind, "candidates": candidates}
     with whole_folder(target) as folder:
         written = write_index(folder, description, encoder.model.dimension, shards, parts)

@@ -143,8 +143,8 @@ def _fit(command: list[str], options: Options, array: Array | None) -> Job:
             f"--ckpt_path: got {ours['ckpt_path']}, expected last or nothing: a job that starts again has to go on"
             " from its own run folder"
         )
-    nodes = _agreed(number(options, "nodes"), "--nodes", ours, "trainer.num_nodes", 1)
-    tasks = _agreed(number(options, "ntasks-per-node"), "--ntasks-per-node", ours, "trainer.devices", None)
+    nodes = _agreed(number(options, "nodes"), "--nodes", ours, "trainer.num_nodes") or 1
+    tasks = _agreed(number(options, "ntasks-per-node"), "--ntasks-per-node", ours, "trainer.devices")
     tasks = tasks or gpus_per_node(options) or 1
     if "ntasks" in options and number(options, "ntasks") != nodes * tasks:
         raise ValueError(
@@ -161,13 +161,13 @@ def _fit(command: list[str], options: Options, array: Array | None) -> Job:
     return Job([*command, *added], _common(folder), workers, nodes, tasks, resumes=True)
 
 
-def _agreed(asked: int | None, option: str, ours: dict[str, Any], setting: str, default: int | None) -> int | None:
+def _agreed(told: int | None, option: str, ours: dict[str, Any], setting: str) -> int | None:
     """A number that both SLURM and the Trainer are told; what only one is told goes for both."""
-    configured = ours.get(setting)
-    configured = int(configured) if str(configured).isdecimal() else None  # devices may be auto
-    if asked and configured and asked != configured:
-        raise ValueError(f"{option} {asked}, but {setting} is {configured}; say it once, before the --")
-    return asked or configured or default
+    value = str(ours.get(setting))
+    configured = int(value) if value.isdecimal() else None  # devices may be auto
+    if told and configured and told != configured:
+        raise ValueError(f"{option} {told}, but {setting} is {configured}; say it once, before the --")
+    return told or configured
 
 
 def _other(

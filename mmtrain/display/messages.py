@@ -25,7 +25,9 @@ def one_line(message: str) -> str:
     # jsonargparse lists what each type that an option may have said, the types within it indented below; None is
     # never the interesting one, nor is the heading of a list within
     tried = [line[2:] for line in lines if line.startswith("- ")]
-    tried = [line for line in tried if "<class 'NoneType'>" not in line and "Union subtypes" not in line]
+    noise = ("<class 'NoneType'>", "Union subtypes", "Expected a path but")
+    tried = [line for line in tried if not any(each in line for each in noise)]
     if "Union subtypes" in message and tried:
-        return tried[0]
+        key = re.search(r'Parser key "([\w.]+)"', message)
+        return f"{key[1]}: {tried[0]}" if key else tried[0]
     return re.sub(r"\s+", " ", " ".join(lines)) or "unknown error"

@@ -26,6 +26,7 @@ from datamodules import Batch, ShardDataModule
 from datamodules.batch import Skip
 from datamodules.reading.dataset import Draw, ShardDataset
 from datamodules.reading.loaders import make_loader
+from mmtrain.display.messages import first_line
 from mmtrain.display.thumbnails import thumbnail
 from mmtrain.embedding.processes import Processes
 from mmtrain.embedding.splits import language_indices
@@ -74,7 +75,9 @@ class EmbeddingParts:
         text_every: int | None = 1,
     ) -> None:
         self.encoder, self.shards = encoder, shards
-        self.dataset: ShardDataset = shards.test_dataloader().dataset
+        loader = shards.test_dataloader()
+        assert isinstance(loader, DataLoader) and isinstance(loader.dataset, ShardDataset)
+        self.dataset = loader.dataset
         self.batch_size, self.text_every = batch_size, text_every
         self.part_size = -(-part_size // batch_size) * batch_size
         self.count = -(-len(self.dataset) // self.part_size)
@@ -142,7 +145,7 @@ class EmbeddingParts:
         if not numbers:
             return
         batches = _Batches(self.dataset, numbers, self.part_size, self.batch_size)
-        loader = iter(make_loader(DataLoader, self.dataset, batches, workers))
+        loader = iter(make_loader(DataLoader, self.dataset, batches, workers))  # type: ignore[arg-type]  # batches of draws
         indices = language_indices(self.encoder, self.shards.languages)
         shown = track(numbers, description="embedding", transient=True, disable=processes.rank > 0)
         with torch.inference_mode():
@@ -210,11 +213,11 @@ def _write(path: Path, encoded: Sequence[tuple[Batch, Tensor, Tensor, Tensor]]) 
             slots = batch.present[i].nonzero()[:, 0].tolist()
             captions.append([(int(batch.languages[i, slot]), batch.captions[i][slot]) for slot in slots])
         skipped += batch.skipped
-    texts = json.dumps({"ids": ids, "captions": captions, "skipped": skipped}, ensure_ascii=False)
+    listed = json.dumps({"ids": ids, "captions": captions, "skipped": skipped}, ensure_ascii=False)
     joined = {name: np.concatenate(parts) for name, parts in tensors.items()}
     joined["thumbnails"] = np.frombuffer(b"".join(pictures), np.uint8)
     joined["thumbnail_sizes"] = np.array([len(picture) for picture in pictures], np.int64)
-    joined["json"] = np.frombuffer(texts.encode(errors="replace"), np.uint8)  # half a pair is no text
+    joined["json"] = np.frombuffer(listed.encode(errors="replace"), np.uint8)  # half a pair is no text
     unfinished = path.with_name(f".{path.name}.{os.uname().nodename}.{os.getpid()}")
     try:
         save_file(joined, unfinished)
@@ -231,7 +234,7 @@ def _tensors(path: Path, *names: str) -> dict[str, np.ndarray]:
         with safe_open(path, framework="numpy") as file:
             return {name: file.get_tensor(name) for name in names or file.keys()}
     except (OSError, SafetensorError) as error:
-        raise ValueError(f"{path}: cannot be read ({str(error).splitlines()[0]}); remove it and start again") from error
+        raise ValueError(f"{path}: cannot be read ({first_line(error)}); remove it and start again") from error
 
 
 def _part(tensors: dict[str, np.ndarray]) -> Part:

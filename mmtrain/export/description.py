@@ -1,4 +1,4 @@
-"""What is said of a model beside its weights: tokenizer, pictures, languages, similarity."""
+"""The facts of a model beside its weights: tokenizer, pictures, languages, similarity."""
 
 from pathlib import Path
 from typing import Any

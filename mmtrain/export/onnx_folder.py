@@ -13,6 +13,7 @@ from onnxruntime.quantization import QuantType, quantize_dynamic
 from torch import Tensor, nn
 from torch.nn import functional
 
+from mmtrain.display.messages import first_line
 from mmtrain.embedding.one_pass import embed
 from mmtrain.embedding.splits import open_split
 from mmtrain.evaluation import retrieval_metrics
@@ -39,7 +40,7 @@ class ImageGraph(nn.Module):
         self.model = model
 
     def forward(self, pixels: Tensor) -> Tensor:
-        return functional.normalize(self.model.image_projection(self.model.image(pixels)[0]).float(), dim=-1)
+        return self.model.encode_image(pixels)
 
 
 class TextGraph(nn.Module):
@@ -60,13 +61,14 @@ def write(encoder: Encoder, folder: Path) -> None:
     if not isinstance(model, ImageTextModel):
         raise ValueError(f"--format onnx: {encoder.source} is another library's model; export it there")
     if isinstance(model.text, WordGRU):
-        raise ValueError("--format onnx: WordGRU is a network a language, not one graph; safetensors keeps it")
+        raise ValueError("--format onnx: WordGRU has a network for each language and is not one graph; safetensors holds it")
     description = {"inputs": INPUTS | ({"image.onnx": FEATURES} if encoder.images is None else {})}
     description |= describe_preprocessing(encoder, folder) | {"dimension": model.dimension}
     text = json.dumps(description, ensure_ascii=False, indent=2)
     (folder / PREPROCESSING).write_text(text, encoding="utf-8")
     # two of each, since an axis of length 1 in the example is taken for a constant
     if encoder.images is None:
+        assert model.image is not None
         pixels = torch.zeros(2, model.image.width)
     else:
         pixels = torch.zeros(2, 3, encoder.images.size, encoder.images.size, dtype=torch.uint8)
@@ -98,8 +100,7 @@ def _export(graph: nn.Module, inputs: tuple[Tensor, ...], dynamic: dict, path: P
                 verbose=False,
             )
     except Exception as error:  # whatever a stranger's network makes the exporter stumble over
-        first = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise ValueError(f"--format onnx: {path.stem} tower cannot be traced ({first})") from error
+        raise ValueError(f"--format onnx: {path.stem} tower cannot be traced ({first_line(error)})") from error
     finally:
         noisy.setLevel(level)
 

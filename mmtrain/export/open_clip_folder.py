@@ -11,10 +11,10 @@ from open_clip.tokenizer import get_clean_fn
 from safetensors.torch import save_file
 
 from datamodules.tokenizers.tokenizer import TransformersTokenizer
+from mmtrain.export.dual import Dual, towers
 from mmtrain.export.writer import Writer
 from mmtrain.models.encoder import Encoder
-from mmtrain.models.loading import load
-from mmtrain.towers import TimmTower, TransformersTower
+from mmtrain.models.loading import load, with_prefix
 
 # our pooling -> open_clip's pooler
 POOLERS = {"mean": "mean_pooler", "cls": "cls_last_hidden_state_pooler"}
@@ -27,40 +27,39 @@ def write(encoder: Encoder, folder: Path) -> None:
     Raises:
         ValueError: for towers that open_clip has no names for.
     """
-    check(encoder)
-    model = encoder.model
+    model, image, text, images, tokenizer = check(encoder)
     linear = model.projection == "linear"
     settings = {
         "embed_dim": model.dimension,
         "custom_text": True,
         "vision_cfg": {
-            "image_size": encoder.images.size,
-            "timm_model_name": model.image.name,
+            "image_size": images.size,
+            "timm_model_name": image.name,
             "timm_model_pretrained": False,
             "timm_pool": "",
             "timm_proj": "linear" if linear else "none",
         },
         "text_cfg": {
-            "context_length": encoder.tokenizer.max_length,
-            "vocab_size": model.text.vocabulary_size,
+            "context_length": tokenizer.max_length,
+            "vocab_size": text.vocabulary_size,
             "hf_model_name": str(folder.resolve()),
             "hf_model_pretrained": False,
             "hf_tokenizer_name": str(folder.resolve()),
-            "hf_pooler_type": POOLERS[model.text.pooling],
+            "hf_pooler_type": POOLERS[text.pooling],
             "hf_proj_type": "linear" if linear else None,
-            "tokenizer_kwargs": {"clean": "lower"} if encoder.tokenizer.lowercase else {},
+            "tokenizer_kwargs": {"clean": "lower"} if tokenizer.lowercase else {},
         },
     }
     preprocess = {
-        "size": encoder.images.size,
+        "size": images.size,
         "mode": "RGB",
-        "mean": model.image.mean.flatten().tolist(),
-        "std": model.image.deviation.flatten().tolist(),
-        "interpolation": encoder.images.interpolation,
-        "resize_mode": encoder.images.resize,
+        "mean": image.mean.flatten().tolist(),
+        "std": image.deviation.flatten().tolist(),
+        "interpolation": images.interpolation,
+        "resize_mode": images.resize,
     }
-    encoder.tokenizer.save(folder)
-    model.text.network.config.save_pretrained(folder)
+    tokenizer.save(folder)
+    text.network.config.save_pretrained(folder)
     config = {"model_cfg": settings, "preprocess_cfg": preprocess}
     _write_config(config, folder)
     save_file(_weights(encoder), folder / "open_clip_model.safetensors", metadata={"format": "pt"})
@@ -76,12 +75,9 @@ def place(folder: Path, target: Path) -> None:
     _write_config(config, folder)
 
 
-def check(encoder: Encoder) -> None:
-    model, refused = encoder.model, "--format open_clip: "
-    image, text = (getattr(model, side, None) for side in ("image", "text"))
-    if not isinstance(image, TimmTower) or not isinstance(text, TransformersTower):
-        names = " and ".join(type(tower).__name__ for tower in (image, text))
-        raise ValueError(f"{refused}it has timm and transformers towers, not {names}; use safetensors or onnx")
+def check(encoder: Encoder) -> Dual:
+    refused = "--format open_clip: "
+    model, image, text, images = towers(encoder, refused)
     if image.pooling != "timm" or image.image_size is not None or image.options:
         raise ValueError(
             f"{refused}it builds timm models by name alone; this tower has pooling {image.pooling}, image_size"
@@ -94,17 +90,18 @@ def check(encoder: Encoder) -> None:
     tokenizer = encoder.tokenizer
     if not isinstance(tokenizer, TransformersTokenizer) or tokenizer.attend_padding:
         raise ValueError(f"{refused}it masks padding of a transformers tokenizer; this is {type(tokenizer).__name__}")
-    if encoder.images.interpolation not in ("bilinear", "bicubic"):
-        raise ValueError(f"{refused}images.interpolation is {encoder.images.interpolation}, it has bilinear, bicubic")
+    if images.interpolation not in ("bilinear", "bicubic"):
+        raise ValueError(f"{refused}images.interpolation is {images.interpolation}, it has bilinear, bicubic")
+    return model, image, text, images, tokenizer
 
 
 def _weights(encoder: Encoder) -> dict[str, torch.Tensor]:
-    model = encoder.model
-    weights = {f"visual.trunk.{name}": value for name, value in model.image.network.state_dict().items()}
-    weights |= {f"text.transformer.{name}": value for name, value in model.text.network.state_dict().items()}
-    if model.projection == "linear":
-        weights["visual.head.proj.weight"] = model.image_projection.weight
-        weights["text.proj.weight"] = model.text_projection.weight
+    state = encoder.model.state_dict()
+    weights = {f"visual.trunk.{name}": value for name, value in with_prefix(state, "image.network.").items()}
+    weights |= {f"text.transformer.{name}": value for name, value in with_prefix(state, "text.network.").items()}
+    if "image_projection.weight" in state:
+        weights["visual.head.proj.weight"] = state["image_projection.weight"]
+        weights["text.proj.weight"] = state["text_projection.weight"]
     weights["logit_scale"] = torch.tensor(encoder.scale or SCALE).log()
     return {name: value.detach().contiguous().clone() for name, value in weights.items()}
 
@@ -115,7 +112,8 @@ def _write_config(config: dict[str, Any], folder: Path) -> None:
 
 def cleaned(encoder: Encoder, caption: str) -> str:
     """A caption as open_clip's tokenizers clean it: Unicode and HTML repaired, blanks joined, lower case if asked."""
-    return get_clean_fn("lower" if encoder.tokenizer.lowercase else "whitespace")(caption)
+    lower = isinstance(encoder.tokenizer, TransformersTokenizer) and encoder.tokenizer.lowercase
+    return get_clean_fn("lower" if lower else "whitespace")(caption)
 
 
 def read(folder: Path) -> Encoder:

@@ -8,11 +8,11 @@ from PIL import Image
 
 from datamodules.numbers.corpus import picture, png, words
 from mmtrain.models.encoder import Encoder
-from mmtrain.towers import WordGRU
+from mmtrain.towers import ImageTower, WordGRU
 
 TOLERANCE = 1e-4
 
-LANGUAGES = ("en", "lv", "de", "fr", "es", "ru", "ar", "he", "ja", "ko", "tr", "fi")
+LANGUAGES: tuple[str, ...] = ("en", "lv", "de", "fr", "es", "ru", "ar", "he", "ja", "ko", "tr", "fi")
 # nothing, blanks, joined emoji, right to left, no spaces, top to bottom, combining marks, beyond every limit
 ODD = ("", " ", "🙂🏽‍🚀", "العربية ١٢٣", "漢字かな交じり文", "ᠮᠣᠩᠭᠣᠯ", "e\u0301a\u0308", "word " * 500)
 
@@ -42,7 +42,9 @@ def pictures(encoder: Encoder) -> list[Image.Image] | np.ndarray:
     """100 pictures: the two photographs that scikit-learn carries, whole and in parts, and handwritten numbers; drawn
     vectors [100, F] for a model of precomputed features."""
     if encoder.images is None:
-        return np.random.default_rng(0).standard_normal((100, encoder.model.image.width)).astype(np.float32)
+        tower = encoder.model.get_submodule("image")
+        assert isinstance(tower, ImageTower)
+        return np.random.default_rng(0).standard_normal((100, tower.width)).astype(np.float32)
     from sklearn.datasets import load_sample_images
 
     photographs = [Image.fromarray(image) for image in load_sample_images().images]

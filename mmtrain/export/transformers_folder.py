@@ -7,11 +7,13 @@ import torch
 from torch import nn
 from transformers import TimmWrapperConfig, VisionTextDualEncoderConfig, VisionTextDualEncoderModel
 
+from datamodules.images import ImagePipeline
 from datamodules.tokenizers.tokenizer import TransformersTokenizer
+from mmtrain.export.dual import Dual, towers
 from mmtrain.export.writer import Writer
 from mmtrain.models.encoder import Encoder
 from mmtrain.models.loading import load
-from mmtrain.towers import TimmTower, TransformersTower
+from mmtrain.towers import TimmTower
 
 # Where a model's pooler is tanh(W x), W is this times one, and the projection behind it is divided by it: tanh(y) is y
 # to y^3 / 3, so the rows are those of the token itself to 1e-6. A power of two: nothing is rounded on the way.
@@ -24,10 +26,10 @@ def write(encoder: Encoder, folder: Path) -> None:
     Raises:
         ValueError: for towers that transformers has no dual encoder for.
     """
-    check(encoder)
-    model = encoder.model
-    image, text, width = model.image, model.text, model.dimension
-    vision = TimmWrapperConfig(architecture=image.name, num_labels=0, hidden_size=image.width)
+    model, image, text, images, tokenizer = check(encoder)
+    width = model.dimension
+    settings: dict[str, Any] = {"architecture": image.name, "num_labels": 0, "hidden_size": image.width}
+    vision = TimmWrapperConfig(**settings)
     vision.model_args = dict(image.options) | ({"img_size": image.image_size} if image.image_size else {})
     config = VisionTextDualEncoderConfig(
         vision_config=vision.to_dict(), text_config=text.network.config.to_dict(), projection_dim=width
@@ -44,18 +46,15 @@ def write(encoder: Encoder, folder: Path) -> None:
         dual.logit_scale.fill_(torch.tensor(encoder.scale or SCALE).log())
     # where AutoImageProcessor looks for a timm model's transforms
     dual.config.image_processor_type = "TimmWrapperImageProcessor"
-    dual.config.architecture, dual.config.pretrained_cfg = image.name, _pictures(encoder)
+    dual.config.architecture, dual.config.pretrained_cfg = image.name, _pictures(images, image)
     dual.save_pretrained(folder)
-    encoder.tokenizer.tokenizer.model_max_length = encoder.tokenizer.max_length
-    encoder.tokenizer.save(folder)
+    tokenizer.tokenizer.model_max_length = tokenizer.max_length
+    tokenizer.save(folder)
 
 
-def check(encoder: Encoder) -> None:
-    model, refused = encoder.model, "--format transformers: "
-    image, text = (getattr(model, side, None) for side in ("image", "text"))
-    if not isinstance(image, TimmTower) or not isinstance(text, TransformersTower):
-        names = " and ".join(type(tower).__name__ for tower in (image, text))
-        raise ValueError(f"{refused}it has timm and transformers towers, not {names}; use safetensors or onnx")
+def check(encoder: Encoder) -> Dual:
+    refused = "--format transformers: "
+    model, image, text, images = towers(encoder, refused)
     if image.pooling != "timm":
         raise ValueError(f"{refused}image pooling is {image.pooling}; it has timm's own")
     if text.pooling != "cls":
@@ -68,6 +67,7 @@ def check(encoder: Encoder) -> None:
     tokenizer = encoder.tokenizer
     if not isinstance(tokenizer, TransformersTokenizer) or tokenizer.lowercase or tokenizer.attend_padding:
         raise ValueError(f"{refused}its tokenizers neither lower-case nor attend to padding, as this model's does")
+    return model, image, text, images, tokenizer
 
 
 def _fill(theirs: nn.Module, ours: nn.Module) -> None:
@@ -78,14 +78,13 @@ def _fill(theirs: nn.Module, ours: nn.Module) -> None:
         raise ValueError(f"--format transformers: {type(theirs).__name__} and this tower differ in {name}")
 
 
-def _matrix(projection: nn.Module, width: int) -> torch.Tensor:
+def _matrix(projection: nn.Module | None, width: int) -> torch.Tensor:
     return projection.weight if isinstance(projection, nn.Linear) else torch.eye(width)
 
 
-def _pictures(encoder: Encoder) -> dict[str, Any]:
+def _pictures(images: ImagePipeline, tower: TimmTower) -> dict[str, Any]:
     """timm's own settings: its transforms on Pillow's pictures are ours, transformers' others cut the centre a pixel
     apart where a side is odd."""
-    images, tower = encoder.images, encoder.model.image
     return {
         "input_size": [3, images.size, images.size],
         "crop_pct": 1.0,

@@ -43,7 +43,7 @@ class RelationHead(nn.Module):
     @torch.no_grad()
     def rule_out(self, task: str, classes: list[int]) -> None:
         """Puts these classes out of reach: their probability, and with it every gradient of theirs, is 0."""
-        self.out[list(self.names).index(task)].bias[classes] = RULED_OUT
+        self.out[list(self.names).index(task)].get_parameter("bias")[classes] = RULED_OUT
 
     def forward(self, image: Tensor, text: Tensor, mask: Tensor) -> dict[str, Tensor]:
         """image [N, 1 + P, Wi], text [N, 1 + L, Wt], mask [N, 1 + L] -> task -> logits [N, classes]."""

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from PIL import Image
 
     from datamodules.images import ImagePipeline
+    from mmtrain.evaluation.ranking.tiles import Similarity
 
 
 class Encoder:
@@ -38,7 +39,7 @@ class Encoder:
         tokenizer: Tokenizer,
         images: "ImagePipeline | None",
         languages: list[str],
-        similarity: str,
+        similarity: "Similarity",
         source: str,
         scale: float | None = None,
         dtype: torch.dtype = torch.float32,
@@ -169,6 +170,6 @@ class Encoder:
             starts = track(starts, description="encoding", transient=True)
         lower = self.dtype != torch.float32
         with torch.inference_mode(), torch.autocast(self.device.type, self.dtype, enabled=lower):
-            rows = [encode(items[start : start + batch_size]).float()[:, :dim] for start in starts]
-            rows = [functional.normalize(part, dim=1).cpu().numpy() for part in rows]
+            encoded = [encode(items[start : start + batch_size]).float()[:, :dim] for start in starts]
+            rows = [functional.normalize(part, dim=1).cpu().numpy() for part in encoded]
         return np.concatenate(rows) if rows else np.zeros((0, dim or width), dtype=np.float32)

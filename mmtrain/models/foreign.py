@@ -6,7 +6,7 @@ ours is the shape around them. One difference is wanted: transparent pictures ar
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from PIL import Image
@@ -16,6 +16,7 @@ from torch.nn import functional
 from datamodules import ImagePipeline
 from datamodules.images import opaque
 from datamodules.tokenizers.tokenizer import Tokenizer
+from mmtrain.display.messages import first_line
 from mmtrain.models.encoder import Encoder
 from mmtrain.models.network import Network
 
@@ -43,12 +44,10 @@ def load_foreign(model: str) -> Encoder:
     reader = _open_clip if prefix == "open_clip" else _transformers
     try:
         return reader(model, name)
-    except ValueError as error:
-        if str(error).startswith(f"MODEL: {model}"):
+    except (ValueError, OSError, KeyError, RuntimeError, ImportError, TypeError) as error:
+        if isinstance(error, ValueError) and str(error).startswith(f"MODEL: {model}"):
             raise
-        raise ValueError(f"MODEL: {model} cannot be loaded ({_first_line(error)})") from error
-    except (OSError, KeyError, RuntimeError, ImportError, TypeError) as error:
-        raise ValueError(f"MODEL: {model} cannot be loaded ({_first_line(error)})") from error
+        raise ValueError(f"MODEL: {model} cannot be loaded ({first_line(error)[:300]})") from error
 
 
 class ForeignModel(Network):
@@ -61,6 +60,9 @@ class ForeignModel(Network):
         mean, std: Of the three channels, for pixels in [0, 1].
         size: Side of the pictures they take.
     """
+
+    mean: Tensor
+    std: Tensor
 
     def __init__(
         self,
@@ -198,7 +200,7 @@ def _transformers(model: str, name: str) -> Encoder:
 
 
 def _timm_pictures(model: str, settings: dict[str, Any]) -> tuple[ImagePipeline, Sequence[float], Sequence[float]]:
-    modes = {"center": "shortest", "squash": "squash"}
+    modes: dict[str, Literal["shortest", "squash"]] = {"center": "shortest", "squash": "squash"}
     if settings["crop_pct"] != 1 or settings["crop_mode"] not in modes:
         raise ValueError(
             f"MODEL: {model} has crop_mode {settings['crop_mode']}, crop_pct {settings['crop_pct']}; center or squash"
@@ -231,7 +233,3 @@ def _scale(network: nn.Module) -> float | None:
 
 def _pooled(output: Any) -> Tensor:
     return output if isinstance(output, Tensor) else output.pooler_output
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:300]

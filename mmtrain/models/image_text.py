@@ -46,11 +46,12 @@ class ImageTextModel(Network):
         buckets: int = 4,
     ) -> None:
         super().__init__()
-        if isinstance(text, str) and (text != SHARED or image is None):
-            raise ValueError(f"model.text: got {text!r}, expected a text tower, or shared beside an image tower")
         self.shared = isinstance(text, str)
-        self.image = image
-        self.text: TextTower = SharedText(image) if image is not None and isinstance(text, str) else text
+        if isinstance(text, str):
+            if text != SHARED or image is None:
+                raise ValueError(f"model.text: got {text!r}, expected a text tower, or shared beside an image tower")
+            text = SharedText(image)
+        self.image, self.text = image, text
         self.dimension = dimension
         self.projection = projection
         self.buckets = buckets

@@ -19,6 +19,7 @@ from mmtrain.models.spec import build
 
 if TYPE_CHECKING:
     from datamodules.images import ImagePipeline
+    from mmtrain.evaluation.ranking.tiles import Similarity
 
 
 def load(
@@ -94,11 +95,12 @@ def assemble(
     network = build(model, ImageTextModel)
     fill(network, weights, source)
     network.merge_lora()
-    behind = None
+    behind: RelationHead | MatchingHead | None = None
     if head and not text_only:
-        behind = build(description["head"], nn.Module)
-        fill(behind, head, source)
-        assert isinstance(behind, (RelationHead, MatchingHead))
+        made = build(description["head"], nn.Module)
+        fill(made, head, source)
+        assert isinstance(made, (RelationHead, MatchingHead))
+        behind = made
     return Encoder(network, *preprocessing(description), source, scale=description.get("scale"), head=behind)
 
 
@@ -126,7 +128,7 @@ def load_onnx(folder: Path, *, int8: bool = False) -> Encoder:
     return Encoder(network, *preprocessing(description), str(folder), scale=description["scale"])
 
 
-def preprocessing(description: dict[str, Any]) -> tuple[Tokenizer, "ImagePipeline | None", list[str], str]:
+def preprocessing(description: dict[str, Any]) -> tuple[Tokenizer, "ImagePipeline | None", list[str], "Similarity"]:
     """Tokenizer, pictures to pixels (None for features), languages and similarity."""
     images = None
     if description.get("images"):

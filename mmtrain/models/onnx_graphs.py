@@ -5,6 +5,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from mmtrain.display.messages import first_line
 from mmtrain.models.network import Network
 
 
@@ -32,7 +33,7 @@ class OnnxModel(Network):
         try:
             self._image, self._text = (onnxruntime.InferenceSession(graph, providers=providers) for graph in graphs)
         except Exception as error:  # onnxruntime's own classes, which are not public
-            raise ValueError(f"MODEL: {folder} is no complete export ({str(error).splitlines()[0]})") from error
+            raise ValueError(f"MODEL: {folder} is no complete export ({first_line(error)})") from error
 
     def encode_image(self, images: Tensor) -> Tensor:
         """uint8 pixels [N, 3, S, S] or float features [N, F] -> float32 [N, D], unit rows."""

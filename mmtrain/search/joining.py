@@ -43,7 +43,7 @@ def join(parts: EmbeddingParts, folder: Path, shards: ShardDataModule, width: in
     for part in parts.read():
         shards.account.add_once(part.skipped)
         items = np.array([item_of_image[image] for image in part.image_ids.tolist()], dtype=np.int64)
-        new = []  # items are numbered as they come first
+        new: list[int] = []  # items are numbered as they come first
         for place, item in enumerate(items.tolist()):
             if item == written + len(new):
                 new.append(place)

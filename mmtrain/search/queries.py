@@ -8,6 +8,7 @@ import numpy as np
 import torch
 
 from datamodules import TransformersTokenizer, WordTokenizer
+from mmtrain.display.messages import first_line
 from mmtrain.embedding.processes import default_device
 from mmtrain.models.encoder import Encoder
 from mmtrain.models.fingerprint import fingerprint, stamp
@@ -89,7 +90,7 @@ def encode_picture(encoder: Encoder, path: Path) -> np.ndarray:
             return encoder.encode_image(features.reshape(1, -1))
         except (ValueError, OSError, EOFError, RuntimeError) as error:
             raise ValueError(
-                f"--image: {path} is no .npy of features that the model reads ({str(error).splitlines()[0]})"
+                f"--image: {path} is no .npy of features that the model reads ({first_line(error)})"
             ) from error
     try:
         return encoder.encode_image([encoder.images.open(content)])
@@ -105,7 +106,7 @@ def _knows(encoder: Encoder, text: str, language: str | None) -> bool:
         return bool((ids >= tokenizer.FIRST_WORD).any())
     if isinstance(tokenizer, TransformersTokenizer):
         ids, mask = tokenizer([text], [language or ""])
-        special = torch.tensor([number for number in tokenizer.tokenizer.all_special_ids])
+        special = torch.tensor(tokenizer.tokenizer.all_special_ids)
         return bool((mask & ~torch.isin(ids, special)).any())
     return True
 

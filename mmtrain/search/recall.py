@@ -52,7 +52,7 @@ def _figures(index: SearchIndex, queries: Queries, own: bool) -> dict[str, float
         answers = [exact, index.propose(rows, k + own), index.search(rows, k + own)[1]]
         for query, item, three in zip(rows, items, zip(*answers, strict=True), strict=True):
             if own:
-                three = [numbers[numbers != item] for numbers in three]
+                three = tuple(numbers[numbers != item] for numbers in three)
             best, alone, used = (numbers[numbers >= 0][:k] for numbers in three)
             least = index.scores(query, best).min() - TIE_TOLERANCE
             counts[0] += (index.scores(query, alone) >= least).sum() / k

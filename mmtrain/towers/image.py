@@ -7,6 +7,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from mmtrain.display.messages import first_line
 from mmtrain.towers.pooling import Pooling
 from mmtrain.towers.tower import ImageTower
 
@@ -30,6 +31,10 @@ class TimmTower(ImageTower):
         ValueError: for a name timm does not know, or a folder that holds no timm model.
     """
 
+    network: Any
+    mean: Tensor
+    deviation: Tensor
+
     def __init__(
         self,
         name: str | None = None,
@@ -50,7 +55,7 @@ class TimmTower(ImageTower):
         try:
             self.network = timm.create_model(source, pretrained=pretrained is not None, num_classes=0, **options)
         except (RuntimeError, FileNotFoundError, OSError, TypeError, AssertionError) as error:
-            raise ValueError(f"image tower: timm cannot build {source!r}: {str(error).splitlines()[0]}") from error
+            raise ValueError(f"image tower: timm cannot build {source!r}: {first_line(error)}") from error
         self.name = _architecture(self.network, source)
         self.pretrained = None
         self.pooling = pooling

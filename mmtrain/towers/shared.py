@@ -26,5 +26,6 @@ class SharedText(TextTower):
 
     def forward(self, tokens: Tensor, mask: Tensor, languages: Tensor | None = None) -> tuple[Tensor, Tensor]:
         side = tokens.shape[2]
-        page = functional.pad(tokens, (0, 0, 0, side - tokens.shape[1]), value=self.blank)
+        rows = tokens.masked_fill(~mask[..., None], self.blank)  # what pads a batch is black
+        page = functional.pad(rows, (0, 0, 0, side - tokens.shape[1]), value=self.blank)
         return self._image[0](page[:, None].expand(-1, 3, -1, -1))

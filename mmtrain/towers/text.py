@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from mmtrain.display.messages import first_line
 from mmtrain.towers.pooling import Pool, Pooling
 from mmtrain.towers.tower import TextTower
 
@@ -36,6 +37,7 @@ class TransformersTower(TextTower):
 
         if (pretrained is None) == (config is None):
             raise ValueError("text tower: give either `pretrained` (hub name or folder) or `config` (with model_type)")
+        config = config or {}
         try:
             if pretrained is not None:
                 settings = AutoConfig.from_pretrained(pretrained)
@@ -49,7 +51,7 @@ class TransformersTower(TextTower):
             )
         except (OSError, ValueError, KeyError) as error:
             source = pretrained if pretrained is not None else config.get("model_type", "a config without model_type")
-            raise ValueError(f"text tower: transformers cannot load {source!r}: {_first_line(error)}") from error
+            raise ValueError(f"text tower: transformers cannot load {source!r}: {first_line(error)}") from error
         if getattr(self.network, "pooler", None) is not None:
             self.network.pooler = None  # never used here, and DDP waits for gradients of every parameter
         self.pretrained = None
@@ -180,7 +182,3 @@ class WordGRU(TextTower):
             else:
                 features = features + 0 * states.sum()
         return self.pool(features, mask), features
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]

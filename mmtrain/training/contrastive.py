@@ -12,13 +12,13 @@ from torch import Tensor, nn
 
 from datamodules.batch import Batch
 from losses import Embeddings, Objective
-from losses.objective import needs_of
+from losses.objective import Similarity, needs_of
 from mmtrain.embedding.collected import EmbeddedSplit
 from mmtrain.fusion import MatchingHead, RelationHead
 from mmtrain.models.batches import embed_batch
 from mmtrain.models.image_text import ImageTextModel, Projection
 from mmtrain.towers import ImageTower, TextTower
-from mmtrain.training.data import TrainingData, check_needs, checked_data
+from mmtrain.training.data import TrainingData, check_needs, logging_interval, training_data
 from mmtrain.training.monitoring.diagnostics import gradient_norm, space_diagnostics
 from mmtrain.training.optimisation import OptimizerClass, Schedule, make_optimizer, parameter_groups, rate_factor
 from mmtrain.training.starting_weights import load_partially
@@ -144,7 +144,7 @@ class ContrastiveModule(pl.LightningModule):
         """The terms of the sum by name, without their weights."""
         return {
             name: objective.loss(batch, self._counted(name, batch, embeddings), self.model)
-            for name, objective in self._named_objectives()
+            for name, objective in self.named_objectives()
         }
 
     def _counted(self, name: str, batch: Batch, embeddings: Embeddings) -> Embeddings:
@@ -155,13 +155,14 @@ class ContrastiveModule(pl.LightningModule):
         present = embeddings.present & counts[:, None]
         return replace(embeddings, present=present, languages=embeddings.languages.masked_fill(~present, -1))
 
-    def _named_objectives(self) -> list[tuple[str, Objective]]:
+    def named_objectives(self) -> list[tuple[str, Objective]]:
+        """The objectives in the order of the config."""
         return [(name, each) for name, each in self.objectives.items() if isinstance(each, Objective)]
 
     @property
     def needs_tokens(self) -> bool:
         """Whether an objective reads the towers' token features."""
-        return any("tokens" in needs_of(objective) for _, objective in self._named_objectives())
+        return any("tokens" in needs_of(objective) for _, objective in self.named_objectives())
 
     def embed(self, batch: Batch) -> Embeddings:
         """Encodes the images, the present captions and the fields of a batch."""
@@ -184,22 +185,22 @@ class ContrastiveModule(pl.LightningModule):
             total_samples=self.trainer.estimated_stepping_batches * self._step_samples,
             cooldown_samples=self.cooldown_steps * self._step_samples,
         )
-        for group in self.optimizers(use_pl_optimizer=False).param_groups:
+        for group in self.trainer.optimizers[0].param_groups:
             group["lr"] = group["base_lr"] * factor
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
         super().optimizer_step(*args, **kwargs)
         # Here and not in on_train_batch_end, which callbacks that write checkpoints reach before the module does.
         self.samples_seen += self._step_samples
-        for _, objective in self._named_objectives():
+        for _, objective in self.named_objectives():
             objective.after_step()
         self.data.trained(self._batch)
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
         if not self._logs_this_step():
             return
-        parts = {"image": self.model.image, "text": self.model.text, "objectives": self.objectives}
-        norms = {f"gradient_norm/{name}": gradient_norm(module) for name, module in parts.items()}
+        parts = self.trained_modules()
+        norms = {f"gradient_norm/{name}": gradient_norm(parts[name]) for name in ("image", "text", "objectives")}
         self.log_dict({name: norm for name, norm in norms.items() if norm is not None})
 
     # ---- before and around
@@ -207,7 +208,7 @@ class ContrastiveModule(pl.LightningModule):
     @property
     def data(self) -> TrainingData:
         """The trainer's data module. Raises ValueError for one that is none of ours."""
-        return checked_data(self.trainer.datamodule, TrainingData)
+        return training_data(self.trainer)
 
     def on_fit_start(self) -> None:
         if self.trainer.accumulate_grad_batches != 1:
@@ -215,7 +216,7 @@ class ContrastiveModule(pl.LightningModule):
                 f"trainer.accumulate_grad_batches: got {self.trainer.accumulate_grad_batches}, expected 1: the summed"
                 f" losses of small batches are not the loss of the big one; use {self.instead_of_accumulation}"
             )
-        check_needs(dict(self._named_objectives()), self.data)
+        check_needs(dict(self.named_objectives()), self.data)
         self._counts_for = self.data.count_for(list(self.objectives))
         ids = self.data.tokenizer.vocabulary_size
         if ids > self.model.text.vocabulary_size:
@@ -226,15 +227,8 @@ class ContrastiveModule(pl.LightningModule):
 
     def trained_modules(self) -> dict[str, nn.Module]:
         """What the optimiser gets, by the names of its groups."""
-        return {
-            "image": self.model.image,
-            "text": self.model.text,
-            "image_projection": self.model.image_projection,
-            "text_projection": self.model.text_projection,
-            "modalities": self.model.modalities,
-            "modality_projections": self.model.modality_projections,
-            "objectives": self.objectives,
-        }
+        parts = ("image", "text", "image_projection", "text_projection", "modalities", "modality_projections")
+        return {name: getattr(self.model, name) for name in parts} | {"objectives": self.objectives}
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         groups = parameter_groups(
@@ -253,11 +247,9 @@ class ContrastiveModule(pl.LightningModule):
         return next(((f"objectives.{name}", part) for name, part in heads), None)
 
     @property
-    def similarity(self) -> str:
+    def similarity(self) -> Similarity:
         """How rows are compared: asymmetric where an objective trains that, else cosine."""
-        return (
-            "asymmetric" if any(each.similarity == "asymmetric" for _, each in self._named_objectives()) else "cosine"
-        )
+        return "asymmetric" if any(each.similarity == "asymmetric" for _, each in self.named_objectives()) else "cosine"
 
     # ---- validation
 
@@ -282,7 +274,7 @@ class ContrastiveModule(pl.LightningModule):
     # ---- logging
 
     def _logs_this_step(self) -> bool:
-        return (self.global_step + 1) % self.trainer.log_every_n_steps == 0
+        return (self.global_step + 1) % logging_interval(self.trainer) == 0
 
     @torch.no_grad()
     def _log_step(self, embeddings: Embeddings, losses: dict[str, Tensor], total: Tensor) -> None:
@@ -294,9 +286,9 @@ class ContrastiveModule(pl.LightningModule):
         values = torch.stack([figures[name].detach().float() for name in names])
         values = self.trainer.strategy.reduce(values, reduce_op="mean")
         self.log_dict(dict(zip(names, values.unbind(), strict=True)))
-        for name, objective in self._named_objectives():
+        for name, objective in self.named_objectives():
             self.log_dict({f"{name}/{key}": value.detach().float() for key, value in objective.logged().items()})
-        self.log("learning_rate", self.optimizers(use_pl_optimizer=False).param_groups[0]["lr"])
+        self.log("learning_rate", self.trainer.optimizers[0].param_groups[0]["lr"])
         self.log("samples_seen", float(self.samples_seen))
         self.log("loss", values[names.index("train/loss")], prog_bar=True, logger=False)
 

@@ -1,7 +1,9 @@
 """What the training modules ask of their data module."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Protocol, TypeVar, runtime_checkable
+from typing import Protocol, runtime_checkable
+
+import pytorch_lightning as pl
 
 from datamodules.account import SkipAccount
 from datamodules.batch import Batch
@@ -48,16 +50,25 @@ class LabelledData(TrainingData, Protocol):
     def class_names(self, task: str) -> list[str]: ...
 
 
-Kind = TypeVar("Kind", bound=TrainingData)
+def training_data(trainer: pl.Trainer) -> TrainingData:
+    """The trainer's data module. Raises ValueError, one line, for one that lacks a method."""
+    data = getattr(trainer, "datamodule", None)
+    if not isinstance(data, TrainingData):
+        raise ValueError(f"data: got {type(data).__name__}, expected datamodules.ShardDataModule or its methods")
+    return data
 
 
-def checked_data(data: Any, kind: type[Kind]) -> Kind:
-    """The data module of a trainer, as what the module needs. Raises ValueError, one line, for another kind."""
-    if isinstance(data, kind):
-        return data
-    name = "none" if data is None else type(data).__name__
-    accepted = "datamodules.RelationDataModule" if kind is LabelledData else "datamodules.ShardDataModule"
-    raise ValueError(f"data: got {name}, expected {accepted} or a class with its methods")
+def labelled_data(trainer: pl.Trainer) -> LabelledData:
+    """The same, of samples with labels."""
+    data = training_data(trainer)
+    if not isinstance(data, LabelledData):
+        raise ValueError(f"data: {type(data).__name__} counts no labels; use datamodules.RelationDataModule")
+    return data
+
+
+def logging_interval(trainer: pl.Trainer) -> int:
+    """Steps from one row of the log to the next."""
+    return trainer.log_every_n_steps  # type: ignore[attr-defined]  # Lightning sets it in a connector
 
 
 def check_needs(objectives: Mapping[str, Objective], data: TrainingData) -> None:

@@ -49,7 +49,8 @@ def parameter_groups(
             rate = learning_rate
             if module_name in ("image", "text") and layer_decay != 1.0 and deepest:
                 below = 0 if "embed" in name or "token" in name else deepest + 1
-                depth = below if blocks[name] is None else blocks[name] + 1
+                block = blocks[name]
+                depth = below if block is None else block + 1
                 rate = learning_rate * layer_decay ** (deepest + 1 - depth)
             key = (module_name, decay, rate)
             group = groups.setdefault(

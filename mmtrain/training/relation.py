@@ -16,7 +16,7 @@ from mmtrain.models.image_text import Projection
 from mmtrain.objectives import TaskLoss
 from mmtrain.towers import ImageTower, TextTower
 from mmtrain.training.contrastive import ContrastiveModule
-from mmtrain.training.data import LabelledData, checked_data
+from mmtrain.training.data import labelled_data
 from mmtrain.training.optimisation import OptimizerClass, Schedule
 from mmtrain.training.starting_weights import Pretrained
 from mmtrain.training.validation import broadcast
@@ -152,7 +152,7 @@ class RelationModule(ContrastiveModule):
         """Makes the tasks' layers and their losses, which the data decide on."""
         if self.head.names:
             return
-        data = checked_data(self.trainer.datamodule, LabelledData)
+        data = labelled_data(self.trainer)
         tasks = list(data.classes) if self.tasks is None else self.tasks
         if not data.classes:
             raise ValueError('data.train: no sample has a label; "labels": {"<task>": number or string} in the JSON')

@@ -45,7 +45,7 @@ def load_partially(model: ImageTextModel, name: str) -> str:
         if value.shape == ours[key].shape:
             fitting[key] = value
         elif key.endswith("pos_embed") and value.ndim == ours[key].ndim == 3:
-            fitting[key] = _resized(value, ours[key], model.image.network)
+            fitting[key] = _resized(value, ours[key], model.image)
             resized.append(f"{key} {list(value.shape)} to {list(ours[key].shape)}")
     if not any(value.ndim > 1 and key not in ("image.mean", "image.deviation") for key, value in fitting.items()):
         raise ValueError(
@@ -79,7 +79,8 @@ class Pretrained:
         self.name, self.model = name, encoder.model
         self.scale = min(max(encoder.scale or 1 / 0.07, 1.0), 100.0)
         for tower in (self.model.image, self.model.text):
-            tower.frozen = False
+            if tower is not None:
+                tower.frozen = False
         self.model.requires_grad_(True).train()
         self.head = None if encoder.head is None else encoder.head.requires_grad_(True).train()
         self._languages = encoder.languages
@@ -159,10 +160,11 @@ def _renamed(network: nn.Module) -> dict[str, Tensor]:
     return renamed
 
 
-def _resized(value: Tensor, wanted: Tensor, network: nn.Module) -> Tensor:
+def _resized(value: Tensor, wanted: Tensor, tower: nn.Module | None) -> Tensor:
     """A square grid of position embeddings at another size, bicubic; class and register tokens stay in front."""
     from timm.layers import resample_abs_pos_embed
 
+    network = getattr(tower, "network", None)
     prefix = getattr(network, "num_prefix_tokens", 0) if not getattr(network, "no_embed_class", False) else 0
     side = round((wanted.shape[1] - prefix) ** 0.5)
     return resample_abs_pos_embed(value, [side, side], num_prefix_tokens=prefix)

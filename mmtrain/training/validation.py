@@ -9,6 +9,7 @@ from torch import Tensor
 
 from mmtrain.embedding.collected import Embedded
 from mmtrain.evaluation.metrics.retrieval import flat_figures, retrieval_metrics
+from mmtrain.evaluation.ranking.tiles import Similarity
 
 
 def broadcast(trainer: pl.Trainer, figures: Callable[[], dict[str, float]]) -> dict[str, Tensor]:
@@ -18,7 +19,7 @@ def broadcast(trainer: pl.Trainer, figures: Callable[[], dict[str, float]]) -> d
 
 
 def retrieval_figures(
-    split: Embedded | None, languages: Sequence[str], recall_at: Sequence[int], similarity: str
+    split: Embedded | None, languages: Sequence[str], recall_at: Sequence[int], similarity: Similarity
 ) -> dict[str, float]:
     """Flat figures for the log; empty when there was nothing to measure."""
     if split is None or not len(split.texts):

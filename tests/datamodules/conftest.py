@@ -43,6 +43,8 @@ def plain_shards(tmp_path):
 def data():
     """data(train=..., ...): a small data module without readers, set up for fitting."""
 
+    modules = []
+
     def build(stage="fit", **options):
         options = {"batch_size": 4, "workers": 0, "images": ImagePipeline(size=8), **options}
         options = {"tokenizer": ByteTokenizer(32), **options}
@@ -51,9 +53,12 @@ def data():
                 options[split] = str(options[split])
         module = ShardDataModule(**options)
         module.setup(stage)
+        modules.append(module)
         return module
 
-    return build
+    yield build
+    for module in modules:
+        module.teardown()
 
 
 @pytest.fixture

@@ -43,6 +43,18 @@ def test_one_caption_of_several_is_drawn_evenly(data, plain_shards):
     assert all(abs(texts[text] - 300) < 57 for text in "abc")
 
 
+def test_every_pass_draws_captions_and_crops_anew(data, plain_shards):
+    folder = plain_shards([[sample_files(n, {"en": ["a", "b"], "lv": ["c", "d"]}) for n in range(20)]])
+    module = data(train=folder, batch_size=20)
+    first, second = every(module, 2)
+    places = [second.ids.index(name) for name in first.ids]
+    captions = [second.captions[place] for place in places]
+    # of 20 samples with 4 captions each, 5 draw the same again by chance; a crop is hardly ever the same
+    assert sum(a == b for a, b in zip(first.captions, captions, strict=True)) < 15
+    same_crops = [torch.equal(view, second.images[place]) for view, place in zip(first.images, places, strict=True)]
+    assert sum(same_crops) < 10
+
+
 def test_missing_languages_leave_slots_absent_behind_the_filled_ones(data, plain_shards):
     captions = [{"lv": "viens"}, {"en": "two", "zh": "二"}, {"de": "drei", "en": "three", "lv": "trīs", "zh": "三"}]
     folder = plain_shards([[sample_files(n, captions[n % 3]) for n in range(12)]])

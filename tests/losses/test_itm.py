@@ -111,6 +111,28 @@ def test_images_without_caption_or_negative_are_left_out(negatives):
     assert same.logged()["images_without_negative"] == 5
 
 
+@pytest.mark.parametrize("negatives", ["hard", "random"])
+def test_any_present_caption_can_be_the_positive(negatives):
+    torch.manual_seed(0)
+    present = torch.tensor([True, False, True, True]).expand(300, 4)
+    embeddings = batch(B=300, K=4, present=present)
+    slots = torch.arange(4.0).view(1, 4, 1).expand(300, 4, 4)
+    embeddings.text_tokens.leading = torch.cat([embeddings.text_tokens.leading[:, :, :2], slots[:, :, None]], 2)
+
+    class Slots(Matches):
+        def forward(self, image: Tensor, text: Tensor, mask: Tensor) -> Tensor:
+            self.slot = text[:, 2, 0].long()
+            return super().forward(image, text, mask)
+
+    objective = losses.ItmLoss(Slots(), negatives)
+    objective(embeddings)
+    network = objective.fusion
+    drawn = network.slot[:300][network.image[:300] == network.text[:300]].bincount(minlength=4)
+    assert drawn[1] == 0 and drawn.sum() >= 100
+    # a third each, within five standard deviations
+    assert all(abs(drawn[k] - drawn.sum() / 3) < 5 * (drawn.sum() * 2 / 9).sqrt() for k in (0, 2, 3))
+
+
 def test_missing_tokens_are_named():
     embeddings = batch()
     embeddings.text_tokens.leading_mask = None

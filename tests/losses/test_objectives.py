@@ -44,6 +44,16 @@ def test_each_objective_is_its_function():
         torch.testing.assert_close(objective(batch), value, msg=str(objective))
 
 
+@pytest.mark.parametrize("parallel", [False, True])
+def test_pivot_compares_captions_of_one_language(parallel):
+    languages = torch.tensor([[0, 1], [1, 0]]).repeat(3, 1)
+    batch = replace(embeddings(), languages=languages)
+    expected = losses.pivot_ranking_loss(batch.image, batch.texts, parallel=parallel, languages=languages)
+    torch.testing.assert_close(losses.PivotRankingLoss(parallel=parallel)(batch), expected)
+    by_slot = losses.PivotRankingLoss(parallel=parallel)(embeddings())
+    assert not torch.allclose(expected, by_slot)  # slot k is not language k here
+
+
 def test_clip_averages_over_the_slots_that_hold_captions():
     present = torch.tensor([[True, False]]).expand(6, 2)
     batch = embeddings(present=present)

@@ -48,7 +48,8 @@ def contrastive_cases() -> dict[str, Callable]:
     def symile(negatives: str, with_ids: bool) -> Callable:
         def loss(image, texts, batch, scale, bias, group):
             kwargs = {"image_ids": batch.image_ids, "text_ids": batch.text_ids} if with_ids else {}
-            generator = torch.Generator().manual_seed(3)
+            # all processes take the first one's numbers, whatever theirs are
+            generator = torch.Generator().manual_seed(3 if group is None else 3 + dist.get_rank(group))
             return losses.symile_loss(
                 [image, *texts[:, :2].unbind(1)], scale, negatives, generator, group=group, **kwargs
             )

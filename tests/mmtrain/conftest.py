@@ -8,6 +8,9 @@ import pytest
 from PIL import Image
 
 from mmtrain.cli import main
+from tests.mmtrain.posts import posts, trained
+
+__all__ = ["posts", "trained"]
 
 WORDS = {
     "en": ["red", "green", "blue", "grey"],

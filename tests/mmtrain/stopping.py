@@ -43,6 +43,30 @@ class FullDisk(pl.Callback):
         resource.setrlimit(resource.RLIMIT_FSIZE, (20_000 if full else hard, hard))
 
 
+class Clock(pl.Callback):
+    """Lets each step take so many seconds of `Clock.now`, which a test reads in place of the system's clock."""
+
+    now = 0.0
+
+    def __init__(self, seconds: float) -> None:
+        self.seconds = seconds
+
+    def on_train_batch_start(self, *args: Any) -> None:
+        Clock.now += self.seconds
+
+
+class Measure(pl.Callback):
+    """Logs val/told: one number after the other, at each validation; NaN for None."""
+
+    def __init__(self, values: list[float | None]) -> None:
+        self.values = iter(values)
+
+    def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if not trainer.sanity_checking:
+            value = next(self.values)
+            pl_module.log("val/told", torch.tensor(torch.nan if value is None else value))
+
+
 class Poison(pl.Callback):
     """Makes the loss of the named steps not a number."""
 

@@ -46,6 +46,22 @@ def test_adapters_begin_as_nothing_and_merge_into_the_weights() -> None:
     assert set(model.state_dict()) == set(plain.state_dict())
 
 
+@pytest.mark.parametrize("rank", [1, 4])
+def test_an_adapter_counts_twice_whatever_its_rank(rank: int) -> None:
+    model = tower()
+    model.add_lora({"image": rank})
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if "lora_" in name:
+                parameter.normal_()
+    parts = dict(model.named_parameters())
+    layer = "image.network.blocks.1.mlp.fc1"
+    down, up = (parts[f"{layer}.lora_{side}.default.weight"].detach() for side in "AB")
+    expected = parts[f"{layer}.base_layer.weight"].detach() + 2 * up @ down
+    model.merge_lora()
+    torch.testing.assert_close(model.state_dict()[f"{layer}.weight"], expected)
+
+
 def test_only_adapters_are_trained_and_whoever_loads_gets_them_merged(shards: Path, tmp_path: Path) -> None:
     assert fit(shards, tmp_path, TWO_BLOCKS, "--trainer.max_steps=8", "--model.lora={image: 4}") == 0
     state, model = weights(tmp_path), mmtrain.load(tmp_path / "checkpoints" / "last.ckpt").model

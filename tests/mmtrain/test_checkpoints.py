@@ -7,24 +7,18 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 
 from mmtrain.models.run_folder import read_checkpoint
+from mmtrain.training.checkpoints import callback
+from tests.mmtrain.runs import column, log, step, weights, with_callback
 from tests.mmtrain.small import ENVIRONMENT, arguments, fit
-from tests.mmtrain.test_training import column, log, weights
+from tests.mmtrain.stopping import Clock
 
 NINE = ["--data.captions_per_image=2", "--data.batch_size=5", "--trainer.max_steps=9", "--checkpoint.every_n_steps=2"]
-
-
-def with_callback(which: str, **options: object) -> str:
-    callback = {"class_path": f"tests.mmtrain.stopping.{which}", "init_args": options}
-    return f"--trainer.callbacks={json.dumps([callback])}"
-
-
-def step(path: Path) -> int:
-    return read_checkpoint(path)["global_step"]
 
 
 @pytest.fixture(scope="module")
@@ -56,6 +50,27 @@ def test_the_newest_and_those_before_it_are_kept(whole: Path, shards: Path, tmp_
     assert fit(shards, tmp_path, *NINE, "--checkpoint.keep_last=3") == 0
     assert [step(tmp_path / "checkpoints" / f"previous-{number}.ckpt") for number in (1, 2)] == [8, 6]
     assert not list((tmp_path / "checkpoints").glob("*.tmp"))
+
+
+@pytest.mark.parametrize(
+    ("mode", "values", "best"), [("max", [2, 1, 3], 3), ("min", [2, 1, 3], 2), ("max", [None, 2, 1], 2)]
+)
+def test_the_best_is_the_largest_or_the_smallest(
+    mode: str, values: list[float | None], best: int, shards: Path, tmp_path: Path
+) -> None:
+    chosen = ["--checkpoint.monitor=val/told", f"--checkpoint.mode={mode}", "--trainer.val_check_interval=1"]
+    told = with_callback("Measure", values=values)
+    assert fit(shards, tmp_path, "--trainer.max_steps=3", *chosen, told) == 0
+    assert step(tmp_path / "checkpoints" / "best.ckpt") == best
+
+
+def test_minutes_are_minutes(shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(callback, "time", SimpleNamespace(monotonic=lambda: Clock.now))
+    every = ["--checkpoint.every_n_steps=null", "--checkpoint.every_minutes=1", "--checkpoint.keep_last=9"]
+    slow = with_callback("Clock", seconds=25.0)
+    assert fit(shards, tmp_path, "--trainer.max_steps=8", "--trainer.val_check_interval=8", *every, slow) == 0
+    written = sorted(step(path) for path in (tmp_path / "checkpoints").glob("[lp]*.ckpt"))
+    assert written == [3, 6, 8]  # after 75 seconds each, and the last
 
 
 def test_writing_beside_the_training_gives_the_same_files(whole: Path, shards: Path, tmp_path: Path) -> None:

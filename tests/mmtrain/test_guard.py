@@ -9,9 +9,8 @@ from PIL import Image
 
 from losses import ClipLoss, MatryoshkaLoss, OneToKLoss, SiglipLoss
 from mmtrain.cli import main
+from tests.mmtrain.runs import column, step, weights, with_callback
 from tests.mmtrain.small import fit
-from tests.mmtrain.test_checkpoints import step, with_callback
-from tests.mmtrain.test_training import column, weights
 
 
 def test_a_step_that_is_not_finite_is_left_out(shards: Path, tmp_path: Path, recwarn) -> None:

@@ -6,13 +6,31 @@ import pytest
 import torch
 
 from mmtrain.towers import TimmTower
-from mmtrain.training.optimisation import parameter_groups, rate_factor
+from mmtrain.training.optimisation import Schedule, parameter_groups, rate_factor
 
 
 def test_the_learning_rate_rises_then_falls() -> None:
     at = [rate_factor(n, "cosine", warmup_samples=100, total_samples=1100) for n in (0, 50, 100, 600, 1100, 2000)]
     assert at == pytest.approx([0.0, 0.5, 1.0, 0.5, 0.0, 0.0])
     assert rate_factor(10**9, "cosine", warmup_samples=100, total_samples=math.inf) == 1.0
+
+
+@pytest.mark.parametrize(
+    ("schedule", "expected"),
+    [
+        ("linear", [0.5, 1.0, 0.5, 0.0, 0.0]),
+        ("constant", [0.5, 1.0, 1.0, 0.0, 0.0]),
+        ("rsqrt", [0.5, 1.0, math.sqrt(100 / 600), 0.0, 0.0]),
+    ],
+)
+def test_other_schedules(schedule: Schedule, expected: list[float]) -> None:
+    def factor(n: int, cooldown: int = 0) -> float:
+        return rate_factor(n, schedule, warmup_samples=100, total_samples=1100, cooldown_samples=cooldown)
+
+    assert [factor(n, 200) for n in (50, 100, 600, 1100, 2000)] == pytest.approx(expected)
+    if schedule != "linear":
+        assert factor(1000, 200) == pytest.approx(factor(1000) / 2)  # half of the way down
+        assert rate_factor(10**9, schedule, warmup_samples=10**9, total_samples=math.inf) == 1.0
 
 
 def test_gains_and_biases_are_not_decayed() -> None:

@@ -11,6 +11,7 @@ from mmtrain.models.image_text import ImageTextModel
 from mmtrain.models.run_folder import read_checkpoint
 from mmtrain.towers import ByteGRU, FeatureTower, TimmTower
 from mmtrain.training.starting_weights import load_partially
+from tests.mmtrain.encoders import XLMR, saved, write_words
 from tests.mmtrain.small import fit
 
 VIT = {"patch_size": 16, "embed_dim": 32, "depth": 1, "num_heads": 2}
@@ -69,7 +70,6 @@ def test_a_run_begins_with_another(
 def test_an_open_clip_folder_of_timm_and_transformers_towers(tmp_path: Path) -> None:
     from datamodules import TransformersTokenizer
     from mmtrain.towers import TransformersTower
-    from tests.mmtrain.test_export import XLMR, saved, write_words
 
     words = write_words(tmp_path / "words")
     tokenizer = TransformersTokenizer(words, max_length=32)

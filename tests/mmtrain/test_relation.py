@@ -27,49 +27,8 @@ from mmtrain.fusion import ConcatFusion, CrossAttentionFusion
 from mmtrain.objectives import TaskLoss
 from mmtrain.towers import ByteGRU, TimmTower
 from mmtrain.training.relation import RelationModule
-from tests.mmtrain.small import ENVIRONMENT, ROOT, SMALL, fit
-
-WORDS = {"en": ["red", "green", "blue"], "lv": ["sarkans", "zaļš", "zils"]}
-COLOURS = [(220, 30, 30), (30, 200, 30), (30, 30, 220)]
-CONFIG = str(ROOT / "configs" / "finetune" / "relation_tiny.yaml")
-
-
-@pytest.fixture(scope="session")
-def posts(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """48 pictures of a colour beside a colour's name: `match` is whether they agree, `mood` the name's own class."""
-    folder = tmp_path_factory.mktemp("posts")
-    generator, rows = np.random.default_rng(0), []
-    for index in range(48):
-        shown, said = index % 3, (index % 3 + (index // 3) % 2 * (1 + index % 2)) % 3
-        pixels = (np.array(COLOURS[shown]) + generator.integers(-20, 20, (40, 48, 3))).clip(0, 255).astype("uint8")
-        Image.fromarray(pixels).save(folder / f"{index}.png")
-        labels = {"match": int(shown == said), "mood": ["angry", "calm", "sad"][said]}
-        if index % 8 == 7:
-            labels.pop("mood")
-        captions = {language: words[said] for language, words in WORDS.items()}
-        rows.append({"id": f"p{index}", "image": f"{index}.png", "captions": captions, "labels": labels})
-    (folder / "rows.jsonl").write_text("\n".join(json.dumps(row, ensure_ascii=False) for row in rows), encoding="utf-8")
-    assert main(["pack", "jsonl", str(folder / "rows.jsonl"), "--out", str(folder / "shards"), "--workers", "1"]) == 0
-    return folder / "shards"
-
-
-def arguments(shards: Path, run: Path, *options: str) -> list[str]:
-    places = [f"--data.train={shards}", f"--data.val={shards}", f"--trainer.default_root_dir={run}"]
-    return ["fit", "--config", CONFIG, *places, *SMALL, *options]
-
-
-def finetune(shards: Path, run: Path, *options: str) -> int:
-    return main(arguments(shards, run, *options))
-
-
-@pytest.fixture(scope="session")
-def trained(posts: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run on both tasks in English."""
-    run = tmp_path_factory.mktemp("relation")
-    options = ["--trainer.max_steps=120", "--trainer.val_check_interval=40", "--data.train_languages=[en]"]
-    options += ["--data.val_languages=[en]", "--model.learning_rate=0.003", "--model.warmup_steps=5"]
-    assert finetune(posts, run, *options, "--data.batch_size=16", "--model.negatives=hard") == 0
-    return run
+from tests.mmtrain.posts import COLOURS, WORDS, finetune, finetuning
+from tests.mmtrain.small import ENVIRONMENT, fit
 
 
 def test_a_run_learns_its_tasks_and_is_measured_in_every_language(
@@ -248,6 +207,22 @@ def test_cross_entropy_is_weighted_over_labelled_pairs_only() -> None:
     assert nothing == 0 and not torch.autograd.grad(nothing, logits)[0].any()
 
 
+def test_the_tower_rate_is_that_of_towers_and_projections() -> None:
+    module = small_module(learning_rate=0.5, tower_rate=0.1)
+    module.head.set_tasks({"relation": ["0", "1"]})
+    rates = {
+        parameter: (group["lr"], group["base_lr"])
+        for group in module.configure_optimizers().param_groups
+        for parameter in group["params"]
+    }
+    names = [name for name, parameter in module.named_parameters() if parameter.requires_grad]
+    assert {name.split(".")[0] for name in names} == {"model", "head", "objectives"}
+    for name, parameter in module.named_parameters():
+        if parameter.requires_grad:
+            rate = 0.05 if name.startswith("model.") else 0.5
+            assert rates[parameter] == pytest.approx((rate, rate)), name
+
+
 def configured(counts: list[int], balanced_task: str | None = None) -> RelationModule:
     """A module whose layers were made for one task with so many training samples of each class."""
     module = small_module(itm=0.0)
@@ -376,7 +351,7 @@ def test_two_processes_train_what_one_does(posts: Path, tmp_path: Path) -> None:
     options += ["--model.learning_rate=0.0001", "--data.captions_per_image=2"]
     assert finetune(posts, tmp_path / "one", *options, "--data.batch_size=8") == 0
     two = ["--data.batch_size=4", "--trainer.devices=2", "--trainer.strategy=ddp"]
-    command = [sys.executable, "-m", "mmtrain.cli", *arguments(posts, tmp_path / "two", *options, *two)]
+    command = [sys.executable, "-m", "mmtrain.cli", *finetuning(posts, tmp_path / "two", *options, *two)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=300, env=ENVIRONMENT)
     assert done.returncode == 0, done.stderr[-2000:]
     logs = []

@@ -23,8 +23,8 @@ from mmtrain.search.queries import encode_picture, encode_words
 from mmtrain.search.results import Query, Result
 from mmtrain.towers.image import FeatureTower
 from mmtrain.towers.text import ByteGRU, WordGRU
+from tests.chromium import CHROMIUM, PROBE, opened
 from tests.mmtrain.evaluation.conftest import WORDS
-from tests.mmtrain.evaluation.test_report import CHROMIUM, PROBE, opened
 from tests.mmtrain.small import fit
 
 

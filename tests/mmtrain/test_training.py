@@ -1,6 +1,5 @@
 """Training as users switch it on: precision, compilation, memory savers, two processes, wandb."""
 
-import csv
 import json
 import os
 import shutil
@@ -15,20 +14,8 @@ from PIL import Image
 
 import mmtrain
 from mmtrain.cli import main
+from tests.mmtrain.runs import column, log, weights
 from tests.mmtrain.small import ENVIRONMENT, arguments, fit
-
-
-def weights(run: Path) -> dict[str, torch.Tensor]:
-    return torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
-
-
-def log(run: Path) -> list[dict[str, str]]:
-    with (run / "metrics.csv").open(newline="", encoding="utf-8") as file:
-        return list(csv.DictReader(file))
-
-
-def column(run: Path, name: str) -> list[float]:
-    return [float(row[name]) for row in log(run) if row.get(name)]
 
 
 def test_training_learns_the_colours(shards: Path, tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """`mmtrain evaluate --classes`: pictures told by the names of their classes."""
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -55,7 +56,7 @@ def evaluate_classes(
             )
     encoded = {
         language: encode_classes(
-            lambda texts, language=language: encoder.encode_text(texts, language),
+            partial(encoder.encode_text, language=language),
             named[language],
             ("{}",) if prompts is None else prompts[language],
         )

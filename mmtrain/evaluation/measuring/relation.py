@@ -1,4 +1,4 @@
-"""What is said of image-text relations: a fine-tuned head beside what similarity alone tells."""
+"""Figures of image-text relations: a fine-tuned head beside similarity alone."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any

@@ -107,7 +107,7 @@ def prompt_probabilities(
     for language in set(languages.tolist()):
         places = np.flatnonzero(languages == language)
         for column, template in enumerate(templates):
-            texts = encoder.encode_text([template.replace("{text}", captions[i]) for i in places], language)
+            texts = encoder.encode_text([template.replace("{text}", captions[int(i)]) for i in places], language)
             scores[places, column] = (images[places] * texts).sum(1)
     scores *= encoder.scale or 100.0
     scores = np.exp(scores - scores.max(1, keepdims=True))

@@ -1,6 +1,6 @@
 """Ranks and figures of an embedded split, under a protocol or without one."""
 
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -19,7 +19,7 @@ def measure_split(
     split: Embedded,
     protocol: Protocol | None = None,
     *,
-    captions: str = "all",
+    captions: Literal["all", "first"] = "all",
     **options: Any,
 ) -> tuple[RetrievalRanks, dict[str, Any]]:
     """Ranks and the contents of metrics.json of an embedded split; options are those of `rank_retrieval`."""
@@ -34,7 +34,7 @@ def measure_split(
 def skipped(shards: ShardDataModule) -> dict[str, Any]:
     """What could not be read, of all samples of the split; said in a line where there is any."""
     account, lost = shards.account.summary(), shards.account.lost.total()
-    tried = len(shards.test_dataloader().dataset) + lost
+    tried = shards.samples("test") + lost
     if account["skipped"]:
         causes = ", ".join(f"{count:,} {cause}" for cause, count in account["causes"].items())
         print(f"{account['skipped']:,} of {tried:,} samples could not be read ({causes}) and are not measured")

@@ -36,11 +36,11 @@ def evaluate_sts(
     encoder = load(model, device=device or default_device())
     figures = {}
     for name, pairs in groups.items():
-        rows = [
+        first, second = (
             encoder.encode_text([getattr(pair, side) for pair in pairs], pairs[0].languages[place] or None)
             for place, side in enumerate(("first", "second"))
-        ]
-        figures[name] = correlations(*rows, np.array([pair.score for pair in pairs]), encoder.metric)
+        )
+        figures[name] = correlations(first, second, np.array([pair.score for pair in pairs]), encoder.metric)
     metrics = {"protocol": {"model": str(model), "data": data, "similarity": encoder.metric}, "sts": figures}
     write_metrics(Path(out) / "sts.json", metrics)
     print_sts(figures)

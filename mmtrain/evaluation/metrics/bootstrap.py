@@ -57,7 +57,7 @@ def paired_bootstrap(
     1). Raises ValueError unless both hold the ranks of the same queries.
     """
     _check_same_queries(first, second)
-    result = {}
+    result: dict[str, dict[str, dict[str, float | list[float]]]] = {}
     for direction in DIRECTIONS:
         tables = getattr(first, direction), getattr(second, direction)
         if not tables[0]:

@@ -135,7 +135,8 @@ def _figures(labels: np.ndarray, probabilities: np.ndarray, names: list[str]) ->
 
 def _mean(tables: list[dict[str, Any]]) -> dict[str, Any]:
     """The mean over languages; of a class over the languages that have it."""
-    mean = {name: float(np.mean([each[name] for each in tables])) for name in ("accuracy", "macro_f1", "weighted_f1")}
+    names = ("accuracy", "macro_f1", "weighted_f1")
+    mean: dict[str, Any] = {name: float(np.mean([each[name] for each in tables])) for name in names}
     mean["per_class"] = {}
     for name in tables[0]["per_class"]:
         having = [each["per_class"][name] for each in tables if each["per_class"][name]["n"]]
@@ -144,8 +145,7 @@ def _mean(tables: list[dict[str, Any]]) -> dict[str, Any]:
         }
         mean["per_class"][name] = figures | {"n": sum(each["n"] for each in having)}
     mean["ece"] = float(np.mean([each["ece"] for each in tables]))
-    missing = {name for each in tables for name in each["missing_classes"]}
-    mean["missing_classes"] = sorted(missing)
+    mean["missing_classes"] = sorted({name for each in tables for name in each["missing_classes"]})
     mean["n"] = sum(each["n"] for each in tables)
     return mean
 

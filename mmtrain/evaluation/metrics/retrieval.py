@@ -14,7 +14,7 @@ from torch import Tensor
 from mmtrain.evaluation.metrics.bootstrap import interval95, mean_over_languages, resampled_recall
 from mmtrain.evaluation.metrics.consistency import consistent_rows, mean_rank_variance, rank_correlation
 from mmtrain.evaluation.ranking.queries import QueryRanks
-from mmtrain.evaluation.ranking.ranks import RetrievalRanks, rank_retrieval
+from mmtrain.evaluation.ranking.ranks import DIRECTIONS, RetrievalRanks, rank_retrieval
 from mmtrain.evaluation.ranking.tiles import Similarity
 
 MEAN_RECALL_AT = (1, 5, 10)  # whatever recalls are shown
@@ -70,7 +70,7 @@ def summarise(ranks: RetrievalRanks, *, bootstrap: int = 1000, seed: int = 0) ->
         name: {language: _figures(each, ranks.recall_at) for language, each in direction.items()}
         for name, direction in directions.items()
     }
-    cross = {name: figures[name] for name in ("text_to_image", "image_to_text")}
+    cross: dict[str, dict[str, Any]] = {name: figures[name] for name in DIRECTIONS}
     for direction in cross.values():
         names = direction[ranks.languages[0]].keys()
         direction["mean"] = {
@@ -78,7 +78,7 @@ def summarise(ranks: RetrievalRanks, *, bootstrap: int = 1000, seed: int = 0) ->
         }
     if bootstrap:
         _add_intervals(figures, ranks, bootstrap, seed)
-    tables = {direction: ranks.by_image(direction) for direction in cross}
+    tables = {direction: ranks.by_image(direction) for direction in DIRECTIONS}
     compared = {direction: int(consistent_rows(table).sum()) for direction, table in tables.items()}
     protocol = ranks.protocol | {
         "recall_at": list(ranks.recall_at),
@@ -91,8 +91,8 @@ def summarise(ranks: RetrievalRanks, *, bootstrap: int = 1000, seed: int = 0) ->
     }
     recalls = [
         100 * float(np.mean(each.rank < k))
-        for direction in cross
-        for each in getattr(ranks, direction).values()
+        for direction in DIRECTIONS
+        for each in ranks.of(direction).values()
         for k in MEAN_RECALL_AT
     ]
     return {
@@ -119,7 +119,7 @@ def _add_intervals(figures: dict[str, dict[str, Any]], ranks: RetrievalRanks, sa
     draws = resampled_recall([getattr(ranks, name)[key] for name, key in entries], ranks.images, k, samples, seed)
     for column, (name, key) in enumerate(entries):
         figures[name][key][f"R@{k}_ci95"] = interval95(draws[:, column])
-    for name in ("text_to_image", "image_to_text"):
+    for name in DIRECTIONS:
         columns = [column for column, entry in enumerate(entries) if entry[0] == name]
         figures[name]["mean"][f"R@{k}_ci95"] = interval95(mean_over_languages(draws[:, columns]))
 
@@ -145,7 +145,7 @@ def _known(value: float) -> float | None:
 def flat_figures(metrics: dict, recall_at: tuple[int, ...] = (1, 5, 10)) -> dict[str, float]:
     """mean_recall, <direction>/R@K/<language or mean> and mean_rank_variance/<direction> of a metrics.json."""
     figures = {"mean_recall": metrics["mean_recall"]}
-    for direction in ("text_to_image", "image_to_text"):
+    for direction in DIRECTIONS:
         for language, table in metrics[direction].items():
             figures |= {f"{direction}/R@{k}/{language}": table[f"R@{k}"] for k in recall_at}
         variance = metrics.get("mean_rank_variance", {}).get(direction, {}).get("var")

@@ -70,8 +70,8 @@ def _pairs(path: Path) -> Iterator[Pair]:
         row = {} if isinstance(fields, BadRow) else dict(zip(header, fields, strict=False))
         try:
             score = float(row["score"])
-            languages = tuple(row.get(f"language{side}", row.get("language", "")) for side in (1, 2))
-            yield Pair(row["sentence1"], row["sentence2"], score, languages)
+            first, second = (row.get(f"language{side}", row.get("language", "")) for side in (1, 2))
+            yield Pair(row["sentence1"], row["sentence2"], score, (first, second))
         except (KeyError, ValueError):
             raise ValueError(
                 f"--data: {path} line {number + 1} has no two sentences and a number; {', '.join(COLUMNS)}"

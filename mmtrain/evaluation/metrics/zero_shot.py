@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from mmtrain.display.messages import first_line
 from mmtrain.evaluation.metrics.bootstrap import interval95, resampled_recall
 from mmtrain.evaluation.ranking.queries import QueryRanks
 from mmtrain.evaluation.ranking.tiles import Similarity, score_steps, score_tile, unit_rows
@@ -123,7 +124,7 @@ def zero_shot_metrics(
     if not len(images):
         raise ValueError("images is empty; zero-shot classification needs at least one labelled picture")
     of_image = np.asarray(labels)
-    measured = {"similarity": similarity, "bootstrap": bootstrap, "seed": seed}
+    measured: dict[str, Any] = {"similarity": similarity, "bootstrap": bootstrap, "seed": seed}
     common = set.intersection(*(set(each.labels) for each in classes.values())) & set(of_image.tolist())
     shared: dict[str, Any] = {}
     if len(common) > 1:
@@ -193,7 +194,7 @@ def _languages(path: str | Path, option: str) -> dict[str, Any]:
     try:
         found = json.loads(Path(path).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise ValueError(f"{option}: {path} cannot be read ({str(error).splitlines()[0]})") from error
+        raise ValueError(f"{option}: {path} cannot be read ({first_line(error)})") from error
     if not isinstance(found, dict) or not found:
         raise ValueError(f"{option}: {path} is no JSON object with languages as keys")
     return found

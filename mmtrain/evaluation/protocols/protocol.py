@@ -112,7 +112,8 @@ class Protocol:
         columns = (images, texts, image_of_text, language_of_text)
         options |= {"languages": languages, "captions": self.captions}
         split = Split(ids, image_of_text, language_of_text)
-        pools, parts = None if self.pools is None else self.pools(split), []
+        pools = None if self.pools is None else self.pools(split)
+        parts: list[RetrievalRanks] = []
         if pools is None:
             ranks = rank_retrieval(*columns, **options)
         else:
@@ -200,5 +201,5 @@ def _graded(
             device=device,
         )
         table[language] = replace(found, query=chosen[found.query])
-    excluded = {**ranks.statement.excluded, "text_to_image": excluded}
-    return replace(ranks, text_to_image=table, statement=replace(ranks.statement, graded=True, excluded=excluded))
+    left_out = {**ranks.statement.excluded, "text_to_image": excluded}
+    return replace(ranks, text_to_image=table, statement=replace(ranks.statement, graded=True, excluded=left_out))

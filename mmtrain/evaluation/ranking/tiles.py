@@ -158,14 +158,14 @@ class _Lines:
                 left, line = scores, torch.arange(len(scores), device=scores.device)
                 sure = torch.ge(scores, high, out=marks).sum(1)
             found = sure.cpu().numpy().astype(np.int64)
-            line = line.cpu().numpy()
+            numbers = line.cpu().numpy()
             doubtful = (possible > sure).nonzero().flatten()
             if len(doubtful):
                 near = (left[doubtful] >= low[doubtful]) & (left[doubtful] < high[doubtful])
-                doubtful = doubtful.cpu().numpy()
-                unsettled = line[doubtful]
-                found[doubtful] += self._settle(near.cpu(), here.start + unsettled, there, limits[here][unsettled])
-            self.counts[slot, here][line] += found
+                places = doubtful.cpu().numpy()
+                unsettled = numbers[places]
+                found[places] += self._settle(near.cpu(), here.start + unsettled, there, limits[here][unsettled])
+            self.counts[slot, here][numbers] += found
 
     def _settle(self, near: Tensor, lines: np.ndarray, there: slice, limits: np.ndarray) -> np.ndarray:
         """Counts int64 [r], in float64, of the pairs marked in near [r, c] that reach limits [r]."""
@@ -174,10 +174,10 @@ class _Lines:
         ):  # so many (a collapsed model): a float64 product is quicker than single pairs
             own = unit_rows(self.lines[torch.from_numpy(lines).to(self.lines.device)], self.similarity)
             others = unit_rows(self.others[there], self.similarity)
-            scores = (
+            tile = (
                 score_tile(others, own, self.similarity).T if self.turned else score_tile(own, others, self.similarity)
             )
-            return ((score_steps(scores.cpu().numpy()) >= limits[:, None]) & near.numpy()).sum(1)
+            return ((score_steps(tile.cpu().numpy()) >= limits[:, None]) & near.numpy()).sum(1)
         line, other = near.nonzero().numpy().T
         if self.turned:
             scores = pair_scores(self.others, self.lines, other + there.start, lines[line], self.similarity)

@@ -98,7 +98,8 @@ def choose_examples(
     comparable = np.flatnonzero(consistent_rows(table))
     shown = random.permutation(comparable)[:rows]
     shown = shown[np.argsort([np.nanmean(table[image]) for image in shown], kind="stable")] if len(shown) else shown
-    needed = {item.image for q in queries for item in (q.query, *q.answers, q.wanted)} - {None} | set(shown.tolist())
+    items = (item for q in queries for item in (q.query, *q.answers, q.wanted))
+    needed = {item.image for item in items if item.image is not None} | set(shown.tolist())
     return Examples(queries, shown.tolist(), table[shown] + 1, {image: thumbnail(image) for image in sorted(needed)})
 
 

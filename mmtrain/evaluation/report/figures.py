@@ -3,7 +3,7 @@
 import csv
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -143,7 +143,7 @@ def read_curves(path: Path | str) -> dict[str, tuple[list[float], list[float]]]:
         points = [(float(row[clock]), float(row[name])) for row in rows if row[name] and row[clock]]
         points = [point for point in points if np.isfinite(point).all()]
         if name not in CLOCKS and len(points) > 1:
-            curves[name] = tuple(map(list, zip(*points, strict=True)))
+            curves[name] = [x for x, _ in points], [y for _, y in points]
     return curves
 
 
@@ -174,7 +174,7 @@ def _figure(height: float) -> Figure:
     return figure
 
 
-def _plain(axes: Axes, grid: str) -> None:
+def _plain(axes: Axes, grid: Literal["x", "y"]) -> None:
     axes.spines[["top", "right"]].set_visible(False)
     axes.spines[["left", "bottom"]].set_color(RULE)
     axes.tick_params(labelsize=8, length=2, color=RULE, labelcolor=INK)

@@ -1,6 +1,7 @@
 """Checkpoints of a run folder: when they are written, and what reading one gives."""
 
 import json
+import math
 import time
 from importlib.metadata import version
 from pathlib import Path
@@ -18,7 +19,8 @@ from mmtrain.models.spec import spec_of
 from mmtrain.towers import FeatureTower
 from mmtrain.training.checkpoints.files import CheckpointFiles, publish
 from mmtrain.training.checkpoints.stopping import Stopped, StopSignals
-from mmtrain.training.data import TrainingData, checked_data
+from mmtrain.training.contrastive import ContrastiveModule
+from mmtrain.training.data import logging_interval, training_data
 from mmtrain.training.monitoring.loggers import Wandb
 
 VERSIONS = ("mmtrain", "torch", "pytorch-lightning", "timm", "transformers")
@@ -111,7 +113,9 @@ class Checkpoint(LightningCheckpoint):
             )
             return
         value = float(trainer.callback_metrics[self.monitor])
-        if self.best is None or (value > self.best if self.mode == "max" else value < self.best):
+        best = math.nan if self.best is None else self.best
+        better = math.isnan(best) or (value > best if self.mode == "max" else value < best)
+        if better and not math.isnan(value):
             before, self.best = self.best, value
             if not self._write(trainer, "best.ckpt"):
                 self.best = before
@@ -127,6 +131,7 @@ class Checkpoint(LightningCheckpoint):
     def on_save_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
+        assert isinstance(pl_module, ContrastiveModule)
         data, head = pl_module.data, pl_module.checkpoint_head()
         description = {
             "format": FORMAT,
@@ -157,7 +162,7 @@ class Checkpoint(LightningCheckpoint):
 
     def _row(self, trainer: pl.Trainer) -> dict[str, float] | None:
         """The step's row of metrics.csv: Lightning logs it only after the checkpoint, and may not come to it."""
-        if trainer.global_step % trainer.log_every_n_steps:
+        if trainer.global_step % logging_interval(trainer):
             return None
         figures = {name: float(value) for name, value in trainer.logged_metrics.items() if not name.startswith("val/")}
         return {"step": trainer.global_step - 1} | figures
@@ -170,7 +175,7 @@ class Checkpoint(LightningCheckpoint):
 
     def write_account(self, trainer: pl.Trainer) -> None:
         """skipped.json: what was left out so far, by shard and cause, on all processes together."""
-        account = checked_data(trainer.datamodule, TrainingData).account.merged()
+        account = training_data(trainer).account.merged()
         if trainer.is_global_zero:
             account.write(Path(trainer.default_root_dir) / "skipped.json")
 

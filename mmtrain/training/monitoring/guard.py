@@ -11,6 +11,8 @@ from pytorch_lightning.utilities import rank_zero_warn
 from torch import Tensor, distributed
 
 from datamodules.files import write_whole
+from mmtrain.training.contrastive import ContrastiveModule
+from mmtrain.training.data import logging_interval
 
 WARNED_AFTER = 20  # logging steps in a row
 
@@ -30,7 +32,7 @@ class Guard(pl.Callback):
         if nonfinite_steps < 1:
             raise ValueError(f"guard.nonfinite_steps: got {nonfinite_steps}, expected at least 1")
         self.nonfinite_steps = nonfinite_steps
-        self._loss: Tensor | None = None
+        self._loss = torch.zeros(())
         self._ids: list[str] = []
         self._in_a_row: list[dict[str, Any]] = []
         self._counts: dict[str, int] = {}
@@ -87,12 +89,12 @@ class Guard(pl.Callback):
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        if trainer.global_step % trainer.log_every_n_steps:
+        if trainer.global_step % logging_interval(trainer) or not isinstance(pl_module, ContrastiveModule):
             return
         figures = {name: float(value) for name, value in trainer.callback_metrics.items()}
         captions = figures.get("space/captions_per_image", 1.0)
         images = len(batch) * trainer.world_size
-        for name, objective in pl_module.objectives.items():
+        for name, objective in pl_module.named_objectives():
             ignorance = None if images < 2 else objective.chance(images, captions)
             loss = figures.get(f"train/{name}", math.nan)
             self._warn(

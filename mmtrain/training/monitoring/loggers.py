@@ -2,7 +2,6 @@
 
 import csv
 import json
-import os
 import secrets
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ from pytorch_lightning.loggers import WandbLogger
 from pytorch_lightning.loggers.logger import Logger
 from pytorch_lightning.utilities import rank_zero_only, rank_zero_warn
 
+from datamodules.files import whole_file
 from mmtrain.display.messages import one_line
 
 IDENTITY = Path("wandb") / "run.json"  # in the run folder: which wandb run it is
@@ -72,13 +72,10 @@ class MetricsFile(Logger):
             csv.DictWriter(file, self._columns).writerow(row)
 
     def _rewrite(self, rows: list[dict]) -> None:
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = self.path.with_name("metrics.csv.tmp")
-        with temporary.open("w", newline="", encoding="utf-8") as file:
+        with whole_file(self.path) as unfinished, unfinished.open("w", newline="", encoding="utf-8") as file:
             writer = csv.DictWriter(file, self._columns)
             writer.writeheader()
             writer.writerows(rows)
-        os.replace(temporary, self.path)
 
 
 class Wandb(WandbLogger):
@@ -111,7 +108,7 @@ class Wandb(WandbLogger):
 
     def attach(self, folder: Path, identity: str | None = None) -> None:
         """Called with the run folder, before anything is logged; `identity` is that of a checkpoint to go on from."""
-        settings = {key: value for key, value in self._settings.items() if value is not None}
+        settings: dict[str, Any] = {key: value for key, value in self._settings.items() if value is not None}
         settings.setdefault("name", folder.resolve().name)
         super().__init__(
             save_dir=str(folder),
@@ -123,7 +120,7 @@ class Wandb(WandbLogger):
 
     @property
     def experiment(self) -> Any:
-        if self._experiment is None and rank_zero_only.rank == 0:
+        if self._experiment is None and getattr(rank_zero_only, "rank", 0) == 0:
             run = self._init()
             if hasattr(run, "define_metric"):
                 run.define_metric("samples_seen")
@@ -169,7 +166,7 @@ class Wandb(WandbLogger):
             self._experiment.log_artifact(artifact)
 
     def _identity(self, folder: Path, known: str | None) -> str | None:
-        if rank_zero_only.rank != 0:
+        if getattr(rank_zero_only, "rank", 0) != 0:
             return None
         path = folder / IDENTITY
         if not path.exists():

@@ -9,6 +9,8 @@ import pytorch_lightning as pl
 import torch
 from lightning_fabric.utilities.throughput import get_available_flops, measure_flops
 
+from mmtrain.training.data import logging_interval
+
 
 class Throughput(pl.Callback):
     """Logs with every logging step, over the steps since the last one:
@@ -39,7 +41,7 @@ class Throughput(pl.Callback):
     ) -> None:
         self._waited += time.perf_counter() - self._last_end
         if self.mfu and self._flops is None and torch.cuda.is_available():
-            self._flops = measure_flops(pl_module, lambda: pl_module.training_step(batch, batch_idx), lambda loss: loss)
+            self._flops = measure_flops(pl_module, lambda: _loss(pl_module, batch, batch_idx), lambda loss: loss)
             pl_module.zero_grad(set_to_none=True)
 
     def on_train_batch_end(
@@ -47,7 +49,7 @@ class Throughput(pl.Callback):
     ) -> None:
         self._steps += 1
         self._samples += len(batch) * trainer.world_size
-        if trainer.global_step % trainer.log_every_n_steps == 0:
+        if trainer.global_step % logging_interval(trainer) == 0:
             pl_module.log_dict(self._figures(pl_module.device))
             self._begin()
         self._last_end = time.perf_counter()
@@ -71,6 +73,12 @@ class Throughput(pl.Callback):
         if device.type == "cuda":
             figures["memory/cuda_gib"] = torch.cuda.max_memory_allocated(device) / 2**30
             available = get_available_flops(device, torch.bfloat16) if self._flops else None
-            if available:
+            if available and self._flops:
                 figures["speed/mfu"] = self._flops * self._steps / seconds / available
         return figures
+
+
+def _loss(module: pl.LightningModule, batch: Any, batch_idx: int) -> torch.Tensor:
+    loss = module.training_step(batch, batch_idx)
+    assert isinstance(loss, torch.Tensor)
+    return loss

@@ -32,7 +32,9 @@ def same(values: dict[str, Any], name: str, processes: int, material: Path, fold
         assert others == pytest.approx(steps[1:], rel=1e-6 if here else ELSEWHERE), loss
 
 
-@pytest.mark.parametrize("name", CONFIGS)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.system if name == "tiny" else ()) for name in CONFIGS]
+)
 def test_one_process_trains_as_it_did(name: str, material: Path, tmp_path: Path) -> None:
     same(json.loads(VALUES.read_text(encoding="utf-8")), name, 1, material, tmp_path / "run")
 

@@ -166,6 +166,7 @@ def test_shared_rows_are_those_of_then(shared_runs: Path, name: str) -> None:
         np.testing.assert_allclose(model.encode_text(texts), rows[f"{name}_text"], atol=1e-6)
 
 
+@pytest.mark.system
 @shared
 @pytest.mark.parametrize("name", ["contrastive", "relation", "words"])
 def test_shared_runs_go_on_and_are_measured_and_exported(shared_runs: Path, name: str) -> None:

@@ -61,7 +61,7 @@ def write(encoder: Encoder, folder: Path) -> None:
     if not isinstance(model, ImageTextModel):
         raise ValueError(f"--format onnx: {encoder.source} is another library's model; export it there")
     if isinstance(model.text, WordGRU):
-        raise ValueError("--format onnx: WordGRU has a network for each language and is not one graph; safetensors holds it")
+        raise ValueError("--format onnx: WordGRU has a network for each language, ONNX one graph; safetensors holds it")
     description = {"inputs": INPUTS | ({"image.onnx": FEATURES} if encoder.images is None else {})}
     description |= describe_preprocessing(encoder, folder) | {"dimension": model.dimension}
     text = json.dumps(description, ensure_ascii=False, indent=2)

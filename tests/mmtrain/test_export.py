@@ -91,6 +91,7 @@ text = graph("text.onnx").run(None, {"tokens": tokens, "mask": tokens > 0})[0]
 """
 
 
+@pytest.mark.system
 @pytest.mark.parametrize("format", ["open_clip", "transformers", "onnx"])
 def test_another_program_gives_the_models_rows(format: str, words: str, tmp_path: Path) -> None:
     if format == "onnx":
@@ -131,6 +132,7 @@ def test_the_probes_are_a_hundred_pictures_and_captions_in_twelve_languages(word
     assert len(captions(model)) == 12 and sum(map(len, captions(model).values())) >= 100
 
 
+@pytest.mark.system
 def test_eight_bits_say_what_they_cost(shards: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     model = saved(tmp_path / "model", ByteGRU(width=32), ByteTokenizer())
     options = ["--out", str(tmp_path / "out"), "--format", "onnx", "--int8", str(shards)]

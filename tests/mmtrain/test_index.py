@@ -74,6 +74,7 @@ def test_an_index_holds_every_picture_with_its_id_and_captions(built: Path, mode
     np.testing.assert_allclose(scores[:, 0], 1, atol=1e-5)
 
 
+@pytest.mark.system
 def test_two_processes_make_what_one_makes(
     built: Path, model: Path, shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
 ) -> None:
@@ -115,6 +116,7 @@ cli.main(sys.argv[1:])
 """
 
 
+@pytest.mark.system
 def test_a_killed_embedding_goes_on_with_its_parts(
     built: Path, model: Path, shards: Path, tmp_path: Path, capsys
 ) -> None:

@@ -146,6 +146,7 @@ print("loaded", *{name.split(".")[0] for name in sys.modules})
 HEAVY = {"pytorch_lightning", "lightning_fabric", "wandb", "matplotlib", "transformers", "timm", "jsonargparse"}
 
 
+@pytest.mark.system
 def test_commands_bring_no_trainer(shards: Path, trained: Path, tmp_path: Path) -> None:
     """What `search`, `pack` and `inspect` import while they run; the towers of an image need timm, a text's do not."""
     index, export = str(tmp_path / "index"), str(tmp_path / "export")

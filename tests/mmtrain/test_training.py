@@ -132,6 +132,7 @@ def test_the_model_and_its_card_become_an_artifact(
     assert (tmp_path / "run" / "checkpoints" / "best.ckpt").read_bytes() in staged
 
 
+@pytest.mark.system
 def test_a_wandb_that_cannot_be_reached_leaves_an_offline_run(shards: Path, tmp_path: Path) -> None:
     nobody = {
         "WANDB_BASE_URL": "http://127.0.0.1:9",

@@ -12,13 +12,13 @@ import math
 import random
 import warnings
 from collections.abc import Iterator
+from types import ModuleType
 from typing import Literal
 
 import numpy as np
 import torch
 from PIL import Image, ImageOps
 from torch import Tensor, nn
-from torchvision.transforms.v2 import functional
 
 INTERPOLATIONS = {
     "nearest": Image.Resampling.NEAREST,
@@ -50,6 +50,13 @@ def _decoding() -> Iterator[None]:
         raise ImageTooLarge(str(error)) from None
     except Exception as error:
         raise BrokenImage(f"{type(error).__name__}: {error}") from None
+
+
+def resizing() -> ModuleType:
+    """torchvision's functions, imported when a picture is resized: that takes seconds, and a text query has none."""
+    from torchvision.transforms.v2 import functional
+
+    return functional
 
 
 class ImagePipeline:
@@ -135,6 +142,7 @@ class ImagePipeline:
         whole: Image.Image | Tensor = opaque(image)
         if self.interpolation != "lanczos":  # torch has none; the others it does in half of Pillow's time
             whole = torch.from_numpy(np.array(whole)).permute(2, 0, 1)
+        functional = resizing()
         method = functional.InterpolationMode(self.interpolation)
         view = functional.resized_crop(whole, top, left, height, width, [self.size, self.size], method)
         if orientation != 1:
@@ -146,6 +154,7 @@ class ImagePipeline:
 
     def evaluate(self, image: Image.Image) -> Tensor:
         """The evaluation view, uint8 [3, size, size]: decoded in full, resized like torchvision. Raises BrokenImage."""
+        functional = resizing()
         with _decoding():
             image = opaque(ImageOps.exif_transpose(image))
         method = functional.InterpolationMode(self.interpolation)

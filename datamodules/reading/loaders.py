@@ -10,6 +10,7 @@ from torch.utils.data import DataLoader
 from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 
 from datamodules.batch import Batch
+from datamodules.images import resizing
 from datamodules.reading.dataset import Draw, ShardDataset
 from datamodules.stream.cursor import Cursor
 from datamodules.stream.order import Interleave, PassOrder, batches_left
@@ -114,6 +115,7 @@ def make_loader(
     kind: Callable[..., DataLoader], dataset: ShardDataset, batches: TrainingBatches | EvaluationBatches, workers: int
 ) -> DataLoader:
     """A loader of whole batches; workers stay alive between epochs."""
+    resizing()  # imported before the workers are forked, not in each of them
     return kind(
         dataset,
         batch_sampler=batches,

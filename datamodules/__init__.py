@@ -3,8 +3,9 @@
 Knows nothing of losses or networks. Names are imported when first used: a tokenizer alone needs no Lightning.
 """
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from datamodules.lazy import lazy
 
 if TYPE_CHECKING:
     from datamodules.account import SkipAccount
@@ -19,19 +20,22 @@ if TYPE_CHECKING:
     from datamodules.tokenizers.tokenizer import ByteTokenizer, Tokenizer, TransformersTokenizer
     from datamodules.tokenizers.words import WordTokenizer
 
-_HOMES = {
-    "datamodules.account": ("SkipAccount",),
-    "datamodules.batch": ("Batch", "Field", "Skip"),
-    "datamodules.captions.drawing": ("Drawing", "InOrder", "Pivot", "Uniform", "Weighted"),
-    "datamodules.captions.rewriting": ("AsWritten", "CodeSwitch", "TextTransform"),
-    "datamodules.images": ("ImagePipeline",),
-    "datamodules.module": ("ShardDataModule",),
-    "datamodules.packing.as_shards": ("Manifest",),
-    "datamodules.relation": ("RelationDataModule",),
-    "datamodules.stream.mixture": ("Source",),
-    "datamodules.tokenizers.tokenizer": ("ByteTokenizer", "Tokenizer", "TransformersTokenizer"),
-    "datamodules.tokenizers.words": ("WordTokenizer",),
-}
+__getattr__ = lazy(
+    __name__,
+    {
+        "datamodules.account": ("SkipAccount",),
+        "datamodules.batch": ("Batch", "Field", "Skip"),
+        "datamodules.captions.drawing": ("Drawing", "InOrder", "Pivot", "Uniform", "Weighted"),
+        "datamodules.captions.rewriting": ("AsWritten", "CodeSwitch", "TextTransform"),
+        "datamodules.images": ("ImagePipeline",),
+        "datamodules.module": ("ShardDataModule",),
+        "datamodules.packing.as_shards": ("Manifest",),
+        "datamodules.relation": ("RelationDataModule",),
+        "datamodules.stream.mixture": ("Source",),
+        "datamodules.tokenizers.tokenizer": ("ByteTokenizer", "Tokenizer", "TransformersTokenizer"),
+        "datamodules.tokenizers.words": ("WordTokenizer",),
+    },
+)
 __all__ = [
     "AsWritten",
     "Batch",
@@ -55,10 +59,3 @@ __all__ = [
     "Weighted",
     "WordTokenizer",
 ]
-
-
-def __getattr__(name: str) -> Any:
-    for module, names in _HOMES.items():
-        if name in names:
-            return getattr(importlib.import_module(module), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

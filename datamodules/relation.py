@@ -85,11 +85,6 @@ class RelationDataModule(ShardDataModule):
         self.label_counts: dict[str, list[int]] = {}
         self.balanced_task: str | None = None
 
-    @property
-    def label_names(self) -> dict[str, list[str]]:
-        """For tasks labelled by strings, the strings in the order of their numbers."""
-        return self._splits.label_names
-
     def prepare_data(self) -> None:
         """Packs manifests, on one process."""
         self._resolve()

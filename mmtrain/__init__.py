@@ -5,8 +5,9 @@ it to say how a text relates to its picture; the command line is `mmtrain --help
 `import mmtrain` needs no torch.
 """
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from datamodules.lazy import lazy
 
 if TYPE_CHECKING:
     from mmtrain.models.encoder import Encoder
@@ -16,14 +17,17 @@ if TYPE_CHECKING:
     from mmtrain.training.contrastive import ContrastiveModule
     from mmtrain.training.relation import RelationModule
 
-_HOMES = {
-    "mmtrain.models.encoder": ("Encoder",),
-    "mmtrain.models.image_text": ("ImageTextModel",),
-    "mmtrain.models.loading": ("load",),
-    "mmtrain.models.relation_classifier": ("RelationClassifier", "load_relation"),
-    "mmtrain.training.contrastive": ("ContrastiveModule",),
-    "mmtrain.training.relation": ("RelationModule",),
-}
+__getattr__ = lazy(
+    __name__,
+    {
+        "mmtrain.models.encoder": ("Encoder",),
+        "mmtrain.models.image_text": ("ImageTextModel",),
+        "mmtrain.models.loading": ("load",),
+        "mmtrain.models.relation_classifier": ("RelationClassifier", "load_relation"),
+        "mmtrain.training.contrastive": ("ContrastiveModule",),
+        "mmtrain.training.relation": ("RelationModule",),
+    },
+)
 __all__ = [
     "ContrastiveModule",
     "Encoder",
@@ -33,10 +37,3 @@ __all__ = [
     "load",
     "load_relation",
 ]
-
-
-def __getattr__(name: str) -> Any:
-    for module, names in _HOMES.items():
-        if name in names:
-            return getattr(importlib.import_module(module), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -125,8 +125,8 @@ class Fit(LightningCLI):
                 logger.attach(folder, known)
         trainer = super().instantiate_trainer(logger=[MetricsFile(folder), *loggers], **kwargs)
         if 0 < trainer.max_steps < logging_interval(trainer):  # a run however short has a row in metrics.csv
-            vars(trainer)["log_every_n_steps"] = trainer.max_steps
-        callbacks = vars(trainer)["callbacks"]
+            trainer.log_every_n_steps = trainer.max_steps  # type: ignore[attr-defined]  # set in a connector
+        callbacks = trainer.callbacks  # type: ignore[attr-defined]  # likewise
         saver = next((callback for callback in callbacks if isinstance(callback, RunFolder)), None)
         for callback in callbacks:
             if isinstance(callback, Checkpoint):

@@ -3,8 +3,9 @@
 Names are imported when first used: ranks need no matplotlib, a report no Lightning.
 """
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from datamodules.lazy import lazy
 
 if TYPE_CHECKING:
     from mmtrain.evaluation.metrics.bootstrap import paired_bootstrap
@@ -24,24 +25,27 @@ if TYPE_CHECKING:
     from mmtrain.evaluation.report.figures import report_figures
     from mmtrain.evaluation.report.report import write_metrics, write_report
 
-_HOMES = {
-    "mmtrain.evaluation.metrics.bootstrap": ("paired_bootstrap",),
-    "mmtrain.evaluation.metrics.consistency": ("language_similarity", "mean_rank_variance", "rank_correlation"),
-    "mmtrain.evaluation.metrics.retrieval": ("retrieval_metrics", "summarise"),
-    "mmtrain.evaluation.ranking.nearest": ("flat_top_k",),
-    "mmtrain.evaluation.ranking.queries": ("QueryRanks",),
-    "mmtrain.evaluation.ranking.ranks": ("RetrievalRanks", "rank_retrieval"),
-    "mmtrain.evaluation.report.examples": (
-        "Example",
-        "Examples",
-        "Item",
-        "choose_examples",
-        "report_parts",
-        "score_histogram",
-    ),
-    "mmtrain.evaluation.report.figures": ("report_figures",),
-    "mmtrain.evaluation.report.report": ("write_metrics", "write_report"),
-}
+__getattr__ = lazy(
+    __name__,
+    {
+        "mmtrain.evaluation.metrics.bootstrap": ("paired_bootstrap",),
+        "mmtrain.evaluation.metrics.consistency": ("language_similarity", "mean_rank_variance", "rank_correlation"),
+        "mmtrain.evaluation.metrics.retrieval": ("retrieval_metrics", "summarise"),
+        "mmtrain.evaluation.ranking.nearest": ("flat_top_k",),
+        "mmtrain.evaluation.ranking.queries": ("QueryRanks",),
+        "mmtrain.evaluation.ranking.ranks": ("RetrievalRanks", "rank_retrieval"),
+        "mmtrain.evaluation.report.examples": (
+            "Example",
+            "Examples",
+            "Item",
+            "choose_examples",
+            "report_parts",
+            "score_histogram",
+        ),
+        "mmtrain.evaluation.report.figures": ("report_figures",),
+        "mmtrain.evaluation.report.report": ("write_metrics", "write_report"),
+    },
+)
 __all__ = [
     "Example",
     "Examples",
@@ -63,10 +67,3 @@ __all__ = [
     "write_metrics",
     "write_report",
 ]
-
-
-def __getattr__(name: str) -> Any:
-    for module, names in _HOMES.items():
-        if name in names:
-            return getattr(importlib.import_module(module), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -27,6 +27,7 @@ from mmtrain.fusion import ConcatFusion, CrossAttentionFusion
 from mmtrain.objectives import TaskLoss
 from mmtrain.towers import ByteGRU, TimmTower
 from mmtrain.training.relation import RelationModule
+from tests.mmtrain.batches import made_batch
 from tests.mmtrain.posts import COLOURS, WORDS, finetune, finetuning
 from tests.mmtrain.small import ENVIRONMENT, fit
 
@@ -150,23 +151,10 @@ def small_module(**options) -> RelationModule:
     return RelationModule(image, ByteGRU(width=32), **({"dimension": 16, "fusion": fusion} | options))
 
 
-def small_batch(B: int = 4, K: int = 2) -> Batch:
+def small_batch() -> Batch:
     random = torch.Generator().manual_seed(0)
-    numbers = torch.arange(B)
-    return Batch(
-        images=torch.randint(0, 255, (B, 3, 32, 32), generator=random, dtype=torch.uint8),
-        tokens=torch.randint(1, 255, (B, K, 6), generator=random),
-        token_mask=torch.ones(B, K, 6, dtype=torch.bool),
-        present=torch.ones(B, K, dtype=torch.bool),
-        languages=torch.arange(K).expand(B, K),
-        image_ids=numbers,
-        text_ids=torch.arange(B * K).view(B, K),
-        rows=numbers,
-        sources=0 * numbers,
-        ids=[str(number) for number in range(B)],
-        captions=[["text"] * K for _ in range(B)],
-        labels={"relation": numbers % 2},
-    )
+    images = torch.randint(0, 255, (4, 3, 32, 32), generator=random, dtype=torch.uint8)
+    return made_batch(images, labels={"relation": torch.arange(4) % 2})
 
 
 def test_itc_sees_no_modality_through_the_other() -> None:

@@ -20,27 +20,13 @@ from mmtrain.models.run_folder import describe, read_checkpoint
 from mmtrain.models.spec import build, spec_of
 from mmtrain.towers import ByteGRU, FeatureTower, TimmTower
 from mmtrain.training.data import check_needs
+from tests.mmtrain.batches import made_batch
 from tests.mmtrain.runs import column
 from tests.mmtrain.small import fit
 
 
-def batch(B: int = 4, K: int = 2, L: int = 5, **fields: Field) -> Batch:
-    random = torch.Generator().manual_seed(0)
-    numbers = torch.arange(B)
-    return Batch(
-        images=torch.randn(B, 6, generator=random),
-        tokens=torch.randint(1, 255, (B, K, L), generator=random),
-        token_mask=torch.ones(B, K, L, dtype=torch.bool),
-        present=torch.ones(B, K, dtype=torch.bool),
-        languages=torch.arange(K).expand(B, K),
-        image_ids=numbers,
-        text_ids=torch.arange(B * K).view(B, K),
-        rows=numbers,
-        sources=0 * numbers,
-        ids=[str(number) for number in range(B)],
-        captions=[["text"] * K for _ in range(B)],
-        fields=fields,
-    )
+def batch(K: int = 2, **fields: Field) -> Batch:
+    return made_batch(torch.randn(4, 6, generator=torch.Generator().manual_seed(0)), K, fields=fields)
 
 
 def model() -> ImageTextModel:

@@ -47,8 +47,10 @@ def report_values(ranks: RetrievalRanks, split: Embedded, thumbnails: Thumbnails
     from mmtrain.evaluation.report.examples import report_parts, score_histogram
 
     if ranks.statement.pools is None:
-        picture = lambda image: thumbnails[int(split.rows[image])]  # noqa: E731
-        return report_parts(ranks, split.images, split.texts, split.captions, picture)
+        rows = split.rows
+        return report_parts(
+            ranks, split.images, split.texts, split.captions, lambda image: thumbnails[int(rows[image])]
+        )
     # no query grids: they show answers from all images, while the ranks are among those of a pool
     return {
         "score_histogram": score_histogram(ranks, split.images, split.texts),

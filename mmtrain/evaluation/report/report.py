@@ -49,7 +49,7 @@ def write_report(
     run says what was measured (model, data, date, command, ...) and is shown as it is. examples, score_histogram and
     similarity come from `report_parts`; curves is a metrics.csv or {name: (x, y)}; language_names maps codes to names;
     relations holds the tables of `relation_metrics` by task and system, and relation what
-    `mmtrain.evaluation.measuring.relation.evaluate_relation` returns, where a head was trained.
+    `mmtrain.evaluation.measuring.relation.relation_results` returns, where a head was trained.
     """
     pictures = {image: picture_uri(data, PICTURE_SIDE) for image, data in examples.pictures.items()} if examples else {}
     figures = report_figures(metrics, score_histogram, similarity, curves)

@@ -10,7 +10,7 @@ from datamodules.packing.aligned import read_multi30k, read_xtd10
 from datamodules.packing.folders import read_folder
 from datamodules.packing.manifests import read_crossmodal3600, read_jsonl, read_karpathy
 from datamodules.packing.relations import read_four_classes, read_tir
-from datamodules.packing.rows import SAMPLES_PER_SHARD, Options, Row, pack_rows
+from datamodules.packing.rows import SAMPLES_PER_SHARD, Options, Row, pack_once, pack_rows
 from datamodules.packing.stories import read_stories
 from datamodules.packing.tables import read_table
 from datamodules.packing.wit import read_wit
@@ -20,6 +20,7 @@ __all__ = [
     "Options",
     "Row",
     "pack_jsonl",
+    "pack_once",
     "pack_rows",
     "read_crossmodal3600",
     "read_folder",

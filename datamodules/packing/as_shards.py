@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from datamodules.packing import Row, pack_rows, read_jsonl, read_table
-from datamodules.shards.locations import LISTING, default_cache
+from datamodules.packing import Row, pack_once, read_jsonl, read_table
+from datamodules.shards.locations import default_cache
 from datamodules.shards.writing import BadRow
 
 SUFFIXES = (".csv", ".tsv", ".jsonl")
@@ -59,15 +58,8 @@ def as_shards(
     key = json.dumps([asdict(columns), split, str(path.resolve().parent)]).encode()
     digest = hashlib.blake2b(path.read_bytes() + key, digest_size=8).hexdigest()
     out = Path(cache_dir or default_cache()).expanduser() / "manifests" / f"{path.stem}-{digest}"
-    if not (out / LISTING).is_file():
-        unfinished = out.with_name(f"{out.name}.{os.getpid()}")
-        rows = read_jsonl(path) if path.suffix == ".jsonl" else _table(path, columns)
-        pack_rows(rows, unfinished, images=columns.images or path.parent, split=split, title=f"packing {path.name}")
-        try:
-            unfinished.rename(out)
-        except OSError:  # another process was faster
-            if not (out / LISTING).is_file():
-                raise
+    rows = read_jsonl(path) if path.suffix == ".jsonl" else _table(path, columns)
+    pack_once(rows, out, images=columns.images or path.parent, split=split, title=f"packing {path.name}")
     return str(out)
 
 

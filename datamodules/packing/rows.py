@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import hashlib
 import os
+import shutil
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from functools import partial
 from itertools import chain
 from pathlib import Path
-from typing import Literal, NamedTuple, TypedDict
+from typing import Literal, NamedTuple, TypedDict, Unpack
 
 from datamodules.packing.pictures import reencoded
 from datamodules.packing.texts import lines
+from datamodules.shards.locations import LISTING
 from datamodules.shards.samples import FEATURE_SUFFIX
 from datamodules.shards.writing import LISTED_SKIPS, BadRow, encoded_record, encoded_sample, write_shards
 
@@ -116,6 +118,20 @@ def pack_rows(
         workers=workers,
         title=title,
     )
+
+
+def pack_once(rows: Iterable[Row | BadRow], out: Path, **options: Unpack[Options]) -> None:
+    """`pack_rows` into a folder of a cache, where it is not there yet; it appears whole, and the first process wins."""
+    if (out / LISTING).is_file():
+        return
+    unfinished = out.with_name(f"{out.name}.{os.getpid()}")
+    pack_rows(rows, unfinished, **options)
+    try:
+        unfinished.rename(out)
+    except OSError:  # another process was faster
+        if not (out / LISTING).is_file():
+            raise
+        shutil.rmtree(unfinished, ignore_errors=True)
 
 
 def _names(path: str | Path, field: str) -> frozenset[str]:

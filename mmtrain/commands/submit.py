@@ -11,6 +11,7 @@ from typing import Any
 
 import yaml
 
+from datamodules.files import write_whole
 from mmtrain.commands.usage import OneLineParser
 from mmtrain.display.messages import one_line
 from slurm.arrays import array_tasks, filled, has_place, read_sweep
@@ -259,9 +260,8 @@ def _program() -> str:
 
 def _send(script: Script) -> None:
     """Writes the script into its folder and sends it; the job's number is the last line printed."""
-    script.folder.mkdir(parents=True, exist_ok=True)
     path = script.folder / "submit.sbatch"
-    path.write_text(script.text(), encoding="utf-8")
+    write_whole(path, script.text())
     try:
         sent = subprocess.run(["sbatch", "--parsable", str(path)], capture_output=True, text=True)
     except FileNotFoundError as error:

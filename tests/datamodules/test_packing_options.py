@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 from tiny_shards import png_bytes
 
-from datamodules.packing import pack_jsonl
+from datamodules.packing import pack_jsonl, pack_once, pack_rows, read_jsonl
 
 
 def photo(width, height, kind="JPEG", mode="RGB", **options):
@@ -196,3 +196,20 @@ def test_shards_do_not_depend_on_where_the_source_lies(packed, tmp_path):
 def test_wrong_options_are_one_line(packed, options, says):
     with pytest.raises(ValueError, match=says):
         packed({"a.png": png_bytes()}, **options)
+
+
+def test_the_first_to_pack_into_a_cache_wins(tmp_path):
+    (tmp_path / "a.png").write_bytes(png_bytes())
+    manifest = tmp_path / "rows.jsonl"
+    manifest.write_text(json.dumps({"id": "a", "image": "a.png", "captions": {"en": "a"}}))
+    out = tmp_path / "cache" / "packed"
+
+    def slowly():
+        yield from read_jsonl(manifest)
+        pack_rows(read_jsonl(manifest), out, images=tmp_path)  # meanwhile, another process
+
+    pack_once(slowly(), out, images=tmp_path)
+    assert [path.name for path in out.parent.iterdir()] == ["packed"]
+    before = {path: path.stat().st_mtime_ns for path in out.iterdir()}
+    pack_once(slowly(), out, images=tmp_path)
+    assert {path: path.stat().st_mtime_ns for path in out.iterdir()} == before

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,8 +12,8 @@ from typing import Any, Literal
 import numpy as np
 from scipy.sparse import csr_array
 
-from datamodules.packing import Row, pack_rows
-from datamodules.shards.locations import LISTING, default_cache
+from datamodules.packing import Row, pack_once
+from datamodules.shards.locations import default_cache
 from datamodules.shards.writing import BadRow
 from mmtrain.evaluation.metrics.retrieval import summarise
 from mmtrain.evaluation.ranking.graded import rank_graded
@@ -159,14 +158,7 @@ class Protocol:
             / "protocols"
             / f"{self.name}-{self.variant}-{hashlib.blake2b(key, digest_size=8).hexdigest()}"
         )
-        if not (out / LISTING).is_file():
-            unfinished = out.with_name(f"{out.name}.{os.getpid()}")
-            pack_rows(rows, unfinished, images=folder, split=self.split, title=f"packing {self}")
-            try:
-                unfinished.rename(out)
-            except OSError:  # another process was faster
-                if not (out / LISTING).is_file():
-                    raise
+        pack_once(rows, out, images=folder, split=self.split, title=f"packing {self}")
         print(f"{self}: {source} as shards in {out}")
         return str(out)
 

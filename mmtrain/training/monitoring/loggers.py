@@ -10,7 +10,7 @@ from pytorch_lightning.loggers import WandbLogger
 from pytorch_lightning.loggers.logger import Logger
 from pytorch_lightning.utilities import rank_zero_only, rank_zero_warn
 
-from datamodules.files import whole_file
+from datamodules.files import whole_file, write_whole
 from mmtrain.display.messages import one_line
 
 IDENTITY = Path("wandb") / "run.json"  # in the run folder: which wandb run it is
@@ -170,9 +170,8 @@ class Wandb(WandbLogger):
             return None
         path = folder / IDENTITY
         if not path.exists():
-            path.parent.mkdir(parents=True, exist_ok=True)
             identity = {"id": known or secrets.token_hex(4), "project": self._settings["project"]}
-            path.write_text(json.dumps(identity), encoding="utf-8")
+            write_whole(path, json.dumps(identity))
         self.identity = json.loads(path.read_text(encoding="utf-8"))["id"]
         return self.identity
 

@@ -28,8 +28,8 @@ quickstart: $(VENV)/installed
 test: $(VENV)/installed-dev
 	$(BIN)/ruff check . && $(BIN)/ruff format --check .
 	$(BIN)/mypy
-	# a test process a core, and one thread each: more of them would wait for one another
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not system" --numprocesses auto
+	# a test process a core, at most four (each holds torch), and one thread each: more would wait for one another
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not system" --numprocesses auto --maxprocesses 4
 
 test-system: $(VENV)/installed-dev
 	$(BIN)/python -m pytest -m system

@@ -2,9 +2,42 @@
 
 import re
 import shlex
+from dataclasses import dataclass, field
 from pathlib import Path
 
+from slurm.options import Options
+
 _PLACES = {"{task}": '"$SLURM_ARRAY_TASK_ID"', "{tasks}": '"$SLURM_ARRAY_TASK_COUNT"'}
+
+
+@dataclass
+class Array:
+    """The tasks of a job array by number, and the further arguments of each."""
+
+    tasks: list[int]
+    overrides: dict[int, list[str]] = field(default_factory=dict)
+
+
+def read_array(options: Options, sweep: str | None, command: list[str]) -> Array | None:
+    """The array that --array or the lines of a sweep's file make, None where neither is given; sets --array.
+
+    Raises:
+        ValueError: for numbers or a file that do not fit, and for a task's number in a command of no array.
+    """
+    lines = read_sweep(Path(sweep)) if sweep else []
+    if lines and not options.get("array"):
+        options["array"] = f"0-{len(lines) - 1}"
+    if not options.get("array"):
+        if any(map(has_place, command)):
+            raise ValueError("{task} stands for the number of an array's task; give --array, as in --array 0-7")
+        return None
+    numbers = array_tasks(options["array"] or "")
+    if lines and numbers[-1] >= len(lines):
+        raise ValueError(
+            f"--array: {options['array']} has task {numbers[-1]}, --sweep {sweep} has {len(lines)} lines, for tasks"
+            f" 0-{len(lines) - 1}"
+        )
+    return Array(numbers, {task: lines[task] for task in numbers} if lines else {})
 
 
 def array_tasks(array: str) -> list[int]:
@@ -41,9 +74,18 @@ def read_sweep(path: Path) -> list[list[str]]:
     return sweep
 
 
-def filled(argument: str, task: int, count: int) -> str:
-    """The argument as one task sees it."""
-    return argument.replace("{task}", str(task)).replace("{tasks}", str(count))
+def variants(arguments: list[str], array: Array | None) -> list[list[str]]:
+    """The arguments as each task of a sweep sees them; of an array that has none, as its first task does."""
+    if array is None:
+        return [arguments]
+    tasks = array.overrides or {array.tasks[0]: []}
+    return [
+        [
+            word.replace("{task}", str(task)).replace("{tasks}", str(len(array.tasks)))
+            for word in [*arguments, *overrides]
+        ]
+        for task, overrides in tasks.items()
+    ]
 
 
 def has_place(argument: str) -> bool:

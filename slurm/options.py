@@ -1,6 +1,7 @@
 """sbatch's options: read as its command line gives them, by their long names."""
 
 import re
+from collections.abc import Mapping
 
 _LONG = {
     "A": "account",
@@ -36,16 +37,31 @@ _LONG = {
     "w": "nodelist",
     "x": "exclude",
 }
+# what sbatch takes from its environment over the script's lines, of what a script here decides by
+_VARIABLES = {
+    "SBATCH_ARRAY_INX": "array",
+    "SBATCH_GPUS": "gpus",
+    "SBATCH_GPUS_PER_NODE": "gpus-per-node",
+    "SBATCH_GPUS_PER_TASK": "gpus-per-task",
+    "SBATCH_GRES": "gres",
+    "SBATCH_SIGNAL": "signal",
+    "SBATCH_TIMELIMIT": "time",
+}
+_NAMED_GPUS = r"(?:gres[/:])?gpu(?::[^:,=]*[^:,=\d][^:,=]*)?(?:[:=](\d+))?"  # gpu, gpu:4, gpu:TYPE:4, gres/gpu:TYPE=4
+_GPUS = r"(?:[^:,]+:)?(\d+)"  # 4, TYPE:4
+_GPU_FORMS = {"gpus-per-node": _GPUS, "gres": _NAMED_GPUS, "tres-per-node": _NAMED_GPUS, "gpus": _GPUS}
 NOTICE = 180  # seconds between SLURM's signal and the time limit
 
+Options = dict[str, str | None]
 
-def sbatch_options(words: list[str]) -> dict[str, str | None]:
+
+def sbatch_options(words: list[str]) -> Options:
     """`--name value`, `--name=value`, `-n value`, `-nvalue` and bare names, by long names; the last of a name counts.
 
     Raises:
         ValueError: for a word that belongs to no option.
     """
-    options: dict[str, str | None] = {}
+    options: Options = {}
     open_name: str | None = None
     for word in words:
         if word.startswith("--") and len(word) > 2:
@@ -64,7 +80,7 @@ def sbatch_options(words: list[str]) -> dict[str, str | None]:
     return options
 
 
-def number(options: dict[str, str | None], name: str) -> int | None:
+def number(options: Options, name: str) -> int | None:
     """The option's number, None where it is not given.
 
     Raises:
@@ -78,14 +94,44 @@ def number(options: dict[str, str | None], name: str) -> int | None:
     return int(value)
 
 
-def gpus_per_node(options: dict[str, str | None]) -> int | None:
-    """From --gpus-per-node [TYPE:]N or --gres gpu[:TYPE][:N]; None where neither is given."""
-    for name, form in (("gpus-per-node", r"(?:\w+:)?(\d+)"), ("gres", r"gpu(?::[a-zA-Z]\w*)?(?::(\d+))?")):
-        for part in (options.get(name) or "").split(","):
-            match = re.fullmatch(form, part)
-            if match:
-                return int(match[1] or 1)
+def variable_options(variables: Mapping[str, str]) -> Options:
+    """The options among environment variables, which sbatch would put above the script's own."""
+    return {option: variables[name] for name, option in _VARIABLES.items() if variables.get(name)}
+
+
+def gpus_per_node(options: Options, nodes: int) -> int | None:
+    """GPUs of each node, of whatever type; None where none is requested.
+
+    Raises:
+        ValueError: for a request from which the number a node does not follow.
+    """
+    for name, form in _GPU_FORMS.items():
+        parts = (options.get(name) or "").split(",")
+        requests = [part for part in parts if "gpu" in part or (part and name.startswith("gpus"))]
+        counts = [int(match[1] or 1) for match in (re.fullmatch(form, part) for part in requests) if match]
+        share = nodes if name == "gpus" else 1
+        if len(counts) < len(requests) or sum(counts) % share:
+            raise _uncounted(options, name)
+        if counts:
+            return sum(counts) // share
+    for name in ("gpus-per-task", "gpus-per-socket", "tres-per-task"):
+        if name in options and (name.startswith("gpus") or "gpu" in (options[name] or "")):
+            raise _uncounted(options, name)
     return None
+
+
+def _uncounted(options: Options, name: str) -> ValueError:
+    return ValueError(f"--{name}: got {options[name]!r}: how many GPUs a node? give --ntasks-per-node")
+
+
+def check_signal(options: Options) -> None:
+    """
+    Raises:
+        ValueError: when --signal would tell a training by a signal that it does not listen to.
+    """
+    value = options.get("signal") or ""
+    if "signal" in options and not re.fullmatch(r"(R:)?((SIG)?(USR2|TERM)|12|15)(@\d+)?", value, re.IGNORECASE):
+        raise ValueError(f"--signal: got {value!r}; a training is told by USR2: give USR2@SECONDS, as in USR2@180")
 
 
 def notice(time: str | None) -> int:

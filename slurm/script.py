@@ -1,12 +1,14 @@
 """The text of a batch script."""
 
 import shlex
+import unicodedata
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from slurm.arrays import in_shell
+from slurm.options import Options
 from slurm.site import Site
 
 RESTARTS = 20
@@ -29,7 +31,7 @@ class Script:
     """
 
     command: list[str]
-    options: dict[str, str | None]
+    options: Options
     arguments: list[str]
     folder: Path
     resumes: bool = False
@@ -37,6 +39,25 @@ class Script:
     overrides: dict[int, list[str]] = field(default_factory=dict)
     program: str = "mmtrain"
     site: Site = field(default_factory=Site)
+
+    def __post_init__(self) -> None:
+        """
+        Raises:
+            ValueError: for a control character, such as a line break, behind which the shell would run what follows.
+        """
+        container = self.site.container
+        for text in (
+            *self.command,
+            *(part for name, value in self.options.items() for part in (name, value or "")),
+            *self.arguments,
+            *(word for words in self.overrides.values() for word in words),
+            str(self.folder),
+            *self.site.modules,
+            *(str(value) for value in self.site.environment.values()),
+            *([container.image, *container.mounts, *container.options] if container else []),
+        ):
+            if any(unicodedata.category(character) in ("Cc", "Zl", "Zp") for character in text):
+                raise ValueError(f"{text!r} has a control character; expected one line of text")
 
     def text(self) -> str:
         container = self.site.container

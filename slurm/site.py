@@ -1,6 +1,7 @@
 """What a cluster needs of every job: a YAML file that is written once a site."""
 
 import dataclasses
+import re
 import shlex
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -76,6 +77,11 @@ def read_site(path: Path) -> Site:
     except (OSError, yaml.YAMLError) as error:
         raise ValueError(f"--site: {path} cannot be read: {error}") from error
     container = _part(content, Site, path, "").pop("container", None)
+    for name in content.get("environment", {}):
+        if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", str(name)):
+            raise ValueError(
+                f"--site: {path}: environment: {name!r} is no name of a variable; expected as in NCCL_DEBUG"
+            )
     if container is not None:
         container = Container(**_part(container, Container, path, "container."))
         if container.runtime not in ("apptainer", "pyxis"):

@@ -159,6 +159,19 @@ class Fit(LightningCLI):
         arguments.ckpt_path = None if self._resumed is None else str(self._resumed)
 
 
+class Parsed(Fit):
+    """Parses only."""
+
+    def _set_seed(self) -> None:
+        pass
+
+    def instantiate_classes(self) -> None:
+        pass
+
+    def _run_subcommand(self, subcommand: str) -> None:
+        pass
+
+
 def _listed(items: Any) -> list:
     """Nothing, one or several as a list, as the Trainer takes its loggers and plugins."""
     return [] if items is None else list(items) if isinstance(items, (list, tuple)) else [items]
@@ -181,8 +194,18 @@ def run(arguments: list[str]) -> None:
         raise SystemExit(RESUMABLE if getattr(rank_zero_only, "rank", 0) == 0 else 0) from None
 
 
-def _fit(arguments: list[str]) -> None:
-    Fit(
+def check(arguments: list[str]) -> None:
+    """Parses the arguments of `fit` and the files they name, and does nothing else.
+
+    Raises:
+        SystemExit: with code 2 for wrong usage.
+    """
+    _quieten()
+    _fit(arguments, Parsed)
+
+
+def _fit(arguments: list[str], cli: type[Fit] = Fit) -> None:
+    cli(
         model_class=LightningModule,
         datamodule_class=LightningDataModule,
         subclass_mode_model=True,

@@ -100,13 +100,15 @@ def test_two_nodes_requeued_in_the_middle(cluster: Cluster, numbers: Path, tmp_p
 
 
 def test_out_of_time(cluster: Cluster, numbers: Path, tmp_path: Path) -> None:
+    """As a task of an array that inherits little from the submitter."""
     run = tmp_path / "run"
-    job = submit(cluster, ["--nodes=2", "--time=1:00", "--signal=USR2@10"], training(numbers, run, 1.5))
-    fields = cluster.until(job, "COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", seconds=500)
+    options = ["--nodes=2", "--time=1:00", "--signal=USR2@10", "--array=3", "--export=PYTHONPATH,WANDB_MODE"]
+    job = submit(cluster, options, training(numbers, run, 1.5))
+    fields = cluster.until(f"{job}_3", "COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", seconds=500)
     assert fields["JobState"] == "COMPLETED", log(run)
     assert int(fields["Restarts"]) >= 1
     assert "stopped by" in log(run)
-    check_complete(run)
+    check_complete(run / "3")
 
 
 def test_an_error_of_the_program_is_not_tried_again(cluster: Cluster, numbers: Path, tmp_path: Path) -> None:

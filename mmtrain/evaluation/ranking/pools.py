@@ -90,7 +90,8 @@ def rank_pools(
         raise ValueError(f"no pool has a caption in {', '.join(missing)}; name other languages")
     relevance = Relevance.of(image_of_text, len(image_embeddings), image_groups, text_groups)
     directions = {
-        name: {language: _concatenated(ranks) for language, ranks in table.items()} for name, table in joined.items()
+        name: {language: QueryRanks.joined(ranks) for language, ranks in table.items()}
+        for name, table in joined.items()
     }
     # "first" captions only are queries of text to image; their numbers say which took part
     texts_of = {language: ranks.query for language, ranks in directions["text_to_image"].items()}
@@ -141,11 +142,3 @@ def mean_over_pools(metrics: dict[str, Any], parts: Sequence[dict[str, Any]]) ->
         table["mean"] |= {name: float(np.mean([figures[name] for figures in of_languages])) for name in averaged}
         metrics[direction] = table
     return metrics | {"mean_recall": float(np.mean([part["mean_recall"] for part in parts]))}
-
-
-def _concatenated(ranks: Sequence[QueryRanks]) -> QueryRanks:
-    fields = {
-        name: np.concatenate([getattr(each, name) for each in ranks]) for name in ("query", "image", "rank", "ndcg")
-    }
-    order = np.argsort(fields["query"], kind="stable")
-    return QueryRanks(**{name: values[order] for name, values in fields.items()})

@@ -1,8 +1,7 @@
-"""95 % intervals by resampling images, each with all its queries.
+"""95 % intervals by resampling images, each with all its queries (Efron and Tibshirani 1993, chapter 13).
 
-Captions of one image, and its captions in several languages, are hit or missed together; drawing images instead of
-single queries keeps that in the interval. With one caption an image the two are the same. (Efron and Tibshirani 1993,
-chapter 13.)
+The captions of one image, also in several languages, are hit or missed together; drawing images instead of single
+queries keeps that in the interval.
 """
 
 from collections.abc import Sequence
@@ -10,10 +9,9 @@ from collections.abc import Sequence
 import numpy as np
 
 from mmtrain.evaluation.ranking.queries import QueryRanks
-from mmtrain.evaluation.ranking.ranks import RetrievalRanks
+from mmtrain.evaluation.ranking.ranks import ALL_DIRECTIONS, RetrievalRanks
 
 WEIGHTS_AT_ONCE = 2**21  # how often each image was drawn, in the draws that share a product
-DIRECTIONS = ("text_to_image", "image_to_text", "text_to_text")
 
 
 def resampled_recall(ranks: Sequence[QueryRanks], images: int, k: int, samples: int, seed: int) -> np.ndarray:
@@ -21,20 +19,17 @@ def resampled_recall(ranks: Sequence[QueryRanks], images: int, k: int, samples: 
 
     The draws depend on images, samples and seed alone, so those of two models are pairs.
     """
-    hits, queries = (np.zeros((images, len(ranks)), dtype=np.float32) for _ in range(2))
-    for column, each in enumerate(ranks):
-        queries[:, column] = np.bincount(each.image, minlength=images)
-        hits[:, column] = np.bincount(each.image, weights=each.rank < k, minlength=images)
+    queries = np.stack([np.bincount(each.image, minlength=images) for each in ranks], 1).astype(np.float32)
+    hits = np.stack([np.bincount(each.image[each.rank < k], minlength=images) for each in ranks], 1).astype(np.float32)
     random = np.random.default_rng(seed)
-    recalls = np.empty((samples, len(ranks)))
-    weights = np.empty((min(samples, max(1, WEIGHTS_AT_ONCE // images)), images), dtype=np.float32)
-    for start in range(0, samples, len(weights)):
-        weights = weights[: samples - start]
-        for weight in weights:
-            weight[:] = np.bincount(random.integers(0, images, images), minlength=images)
+    at_once = max(1, WEIGHTS_AT_ONCE // images)
+    recalls = []
+    for start in range(0, samples, at_once):
+        draws = [random.integers(0, images, images) for _ in range(min(at_once, samples - start))]
+        weights = np.array([np.bincount(draw, minlength=images) for draw in draws], dtype=np.float32)
         with np.errstate(invalid="ignore"):
-            recalls[start : start + len(weights)] = 100 * (weights @ hits) / (weights @ queries)
-    return recalls
+            recalls.append(100 * (weights @ hits) / (weights @ queries))
+    return np.concatenate(recalls, dtype=np.float64)
 
 
 def interval95(draws: np.ndarray) -> list[float]:
@@ -58,7 +53,7 @@ def paired_bootstrap(
     """
     _check_same_queries(first, second)
     result: dict[str, dict[str, dict[str, float | list[float]]]] = {}
-    for direction in DIRECTIONS:
+    for direction in ALL_DIRECTIONS:
         tables = getattr(first, direction), getattr(second, direction)
         if not tables[0]:
             continue
@@ -88,7 +83,7 @@ def _two_sided(gains: np.ndarray) -> float:
 
 
 def _check_same_queries(first: RetrievalRanks, second: RetrievalRanks) -> None:
-    for direction in DIRECTIONS:
+    for direction in ALL_DIRECTIONS:
         ours, theirs = getattr(first, direction), getattr(second, direction)
         same = list(ours) == list(theirs) and all(
             np.array_equal(ours[name].query, theirs[name].query)

@@ -30,7 +30,8 @@ def flat_top_k(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Scores float32 [Q, k] and item numbers int64 [Q, k], best first, of queries [Q, D] among items [P, D].
 
-    k is lowered to P. `turned` says that the queries are the second argument of an asymmetric similarity (captions looking for images).
+    k is lowered to P. `turned` says that the queries are the second argument of an asymmetric similarity (captions
+    looking for images).
     """
     k = min(k, len(items))
     if similarity == "cosine":

@@ -21,6 +21,7 @@ from mmtrain.evaluation.ranking.tiles import TIE_TOLERANCE, Similarity
 
 Direction = Literal["text_to_image", "image_to_text"]
 DIRECTIONS: tuple[Direction, Direction] = ("text_to_image", "image_to_text")
+ALL_DIRECTIONS = (*DIRECTIONS, "text_to_text")
 
 
 @dataclass(frozen=True)

@@ -64,7 +64,8 @@ def relation_metrics(
     table = {language: _figures(labels[rows], probabilities[rows], names) for language, rows in rows_of.items()}
     table["mean"] = _mean(list(table.values()))
     if bootstrap:
-        draws = _resampled_macro_f1(labels, probabilities, groups, list(rows_of.values()), bootstrap, seed)
+        cell = labels * C + probabilities.argmax(1)
+        draws = _resampled_macro_f1(cell, groups, list(rows_of.values()), C, bootstrap, seed)
         for column, language in enumerate(rows_of):
             table[language]["macro_f1_ci95"] = interval95(draws[:, column])
         table["mean"]["macro_f1_ci95"] = interval95(np.nanmean(draws, 1))
@@ -86,9 +87,10 @@ def language_gap(
     rows_of = {language: languages == language for language in sorted(set(languages.tolist()))}
     if len(rows_of) < 2:
         return None
-    scores = {language: _f1(labels[rows], probabilities[rows].argmax(1), "macro") for language, rows in rows_of.items()}
+    predicted, C = probabilities.argmax(1), probabilities.shape[1]
+    scores = {language: _f1(labels[rows], predicted[rows], "macro") for language, rows in rows_of.items()}
     worst, best = min(scores, key=scores.__getitem__), max(reversed(scores), key=scores.__getitem__)
-    draws = _resampled_macro_f1(labels, probabilities, groups, [rows_of[best], rows_of[worst]], bootstrap, seed)
+    draws = _resampled_macro_f1(labels * C + predicted, groups, [rows_of[best], rows_of[worst]], C, bootstrap, seed)
     return {
         "best": best,
         "worst": worst,
@@ -153,38 +155,28 @@ def _means(tables: list[dict[str, Any]], names: Sequence[str]) -> dict[str, floa
 
 
 def _resampled_macro_f1(
-    labels: np.ndarray,
-    probabilities: np.ndarray,
-    groups: np.ndarray,
-    languages: list[np.ndarray],
-    samples: int,
-    seed: int,
+    cell: np.ndarray, groups: np.ndarray, languages: list[np.ndarray], C: int, samples: int, seed: int
 ) -> np.ndarray:
-    """Macro F1 in percent [samples, K] of draws of samples with replacement; languages are K masks of pairs.
+    """Macro F1 in percent [samples, K] of draws of samples with replacement, over the classes that a language has.
 
     A pair is a cell of the confusion matrix, so a draw's matrix is the number of times each sample was drawn times the
-    cells that the sample fills.
+    cells that the sample fills. languages are K masks of pairs; a draw without any pair of one is NaN.
     """
-    C = probabilities.shape[1]
     group = np.unique(groups, return_inverse=True)[1]
     count = int(group.max()) + 1
-    cell = (group * C + labels) * C + probabilities.argmax(1)
-    cells = [np.bincount(cell[rows], minlength=count * C * C).reshape(count, C * C) for rows in languages]
+    place = group * C * C + cell
+    cells = [np.bincount(place[rows], minlength=count * C * C).reshape(count, C * C) for rows in languages]
     random = np.random.default_rng(seed)
     step = max(1, NUMBERS_AT_ONCE // count)
-    scores = []
+    blocks = []
     for start in range(0, samples, step):
         times = random.multinomial(count, np.full(count, 1 / count), min(step, samples - start)).astype(np.float32)
-        scores.append(np.stack([_macro_f1(times, of_language.astype(np.float32)) for of_language in cells], 1))
-    return np.concatenate(scores)
+        blocks.append(np.stack([_macro_f1(times, of_language.astype(np.float32)) for of_language in cells], 1))
+    return np.concatenate(blocks)
 
 
 def _macro_f1(times: np.ndarray, cells: np.ndarray) -> np.ndarray:
-    """Macro F1 in percent [S] of draws that take each sample `times` [S, G]; NaN where a draw has no pair.
-
-    cells [G, C * C] are the confusion matrices of the samples. The mean is over the classes that any sample has, as
-    label or as prediction.
-    """
+    """Macro F1 in percent [S] of S draws that take each of G samples, with cells [G, C * C], times [S, G]."""
     C = math.isqrt(cells.shape[1])
     whole, drawn = cells.sum(0).reshape(C, C), (times @ cells).reshape(-1, C, C)
     hits = np.diagonal(drawn, axis1=1, axis2=2)

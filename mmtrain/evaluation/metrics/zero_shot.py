@@ -7,6 +7,7 @@ number, and languages compare on the classes that all of them name. (Geigle et a
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -124,12 +125,8 @@ def zero_shot_metrics(
     """
     if not len(images):
         raise ValueError("images is empty; zero-shot classification needs at least one labelled picture")
-    of_image = np.asarray(labels)
-
-    def figures(name: str, named: Classes) -> dict[str, Any]:
-        return _figures(images, of_image, named, name, similarity=similarity, bootstrap=bootstrap, seed=seed)
-
-    labels_in_common = set(of_image.tolist()).intersection(*(each.labels for each in classes.values()))
+    figures = partial(_figures, images, np.asarray(labels), similarity, bootstrap, seed)
+    labels_in_common = set(labels).intersection(*(each.labels for each in classes.values()))
     common: dict[str, Any] = {}
     if len(labels_in_common) > 1:
         common = {name: figures(name, each.subset(labels_in_common)) for name, each in classes.items()}
@@ -163,19 +160,18 @@ def class_ranks(
 
 def _figures(
     images: np.ndarray,
-    of_image: np.ndarray,
-    classes: Classes,
-    language: str,
-    *,
+    labels: np.ndarray,
     similarity: Similarity,
     bootstrap: int,
     seed: int,
+    name: str,
+    classes: Classes,
 ) -> dict[str, Any]:
     place = {label: number for number, label in enumerate(classes.labels)}
-    rows = np.flatnonzero(np.isin(of_image, classes.labels))
+    rows = np.flatnonzero(np.isin(labels, classes.labels))
     if not len(rows):
-        raise ValueError(f"{language}: no picture is of one of its {len(place)} classes; other labels or classes")
-    right = np.array([place[label] for label in of_image[rows].tolist()])
+        raise ValueError(f"{name}: no picture is of one of its {len(place)} classes; other labels or classes")
+    right = np.array([place[label] for label in labels[rows].tolist()])
     rank = class_ranks(images[rows], right, classes, similarity)
     figures: dict[str, Any] = {
         "classes": len(place),

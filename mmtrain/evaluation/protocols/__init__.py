@@ -32,10 +32,8 @@ __all__ = ["PROTOCOLS", "Protocol", "Reference", "Split", "named_protocol"]
 
 def named_protocol(name: str) -> Protocol:
     """The protocol called NAME/VARIANT; NAME alone is its first variant. Raises ValueError for any other name."""
-    first: dict[str, Protocol] = {}
-    for protocol in PROTOCOLS.values():
-        first.setdefault(protocol.name, protocol)
-    found = PROTOCOLS.get(name) or first.get(name)
-    if found is None:
+    first_variant = next((protocol for protocol in PROTOCOLS.values() if protocol.name == name), None)
+    protocol = PROTOCOLS.get(name, first_variant)
+    if protocol is None:
         raise ValueError(f"--protocol: {name!r} is unknown; one of {', '.join(PROTOCOLS)}")
-    return found
+    return protocol

@@ -87,9 +87,9 @@ def encode_classes(
 
     encode gives the rows [n, D] of n prompts in the language; names is {label: name}.
     """
-    rows = []
     labels, written = list(names), list(names.values())
     at_once = max(1, BLOCK // len(templates))
+    rows = []
     for start in range(0, len(written), at_once):
         prompts = [template.replace("{}", name) for name in written[start : start + at_once] for template in templates]
         encoded = unit_rows(torch.from_numpy(encode(prompts)), "cosine")
@@ -126,14 +126,18 @@ def zero_shot_metrics(
     if not len(images):
         raise ValueError("images is empty; zero-shot classification needs at least one labelled picture")
     figures = partial(_figures, images, np.asarray(labels), similarity, bootstrap, seed)
-    labels_in_common = set(labels).intersection(*(each.labels for each in classes.values()))
+    present = set(labels)
+    for name, each in classes.items():
+        if not present.intersection(each.labels):
+            raise ValueError(f"{name}: no picture is of one of its {len(each.labels)} classes; other labels or classes")
+    labels_in_common = present.intersection(*(each.labels for each in classes.values()))
     common: dict[str, Any] = {}
     if len(labels_in_common) > 1:
-        common = {name: figures(name, each.subset(labels_in_common)) for name, each in classes.items()}
+        common = {name: figures(each.subset(labels_in_common)) for name, each in classes.items()}
         means = {f"accuracy@{k}": float(np.mean([each[f"accuracy@{k}"] for each in common.values()])) for k in TOP}
         common["mean"] = {"classes": len(labels_in_common)} | means
     return {
-        "accuracy": {name: figures(name, each) for name, each in classes.items()},
+        "accuracy": {name: figures(each) for name, each in classes.items()},
         "common": common,
         "common_classes": len(labels_in_common),
     }
@@ -159,18 +163,10 @@ def class_ranks(
 
 
 def _figures(
-    images: np.ndarray,
-    labels: np.ndarray,
-    similarity: Similarity,
-    bootstrap: int,
-    seed: int,
-    name: str,
-    classes: Classes,
+    images: np.ndarray, labels: np.ndarray, similarity: Similarity, bootstrap: int, seed: int, classes: Classes
 ) -> dict[str, Any]:
     place = {label: number for number, label in enumerate(classes.labels)}
     rows = np.flatnonzero(np.isin(labels, classes.labels))
-    if not len(rows):
-        raise ValueError(f"{name}: no picture is of one of its {len(place)} classes; other labels or classes")
     right = np.array([place[label] for label in labels[rows].tolist()])
     rank = class_ranks(images[rows], right, classes, similarity)
     figures: dict[str, Any] = {

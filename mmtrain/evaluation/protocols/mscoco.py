@@ -1,4 +1,4 @@
-"""MSCOCO's 5,000 test pictures (Karpathy and Fei-Fei 2015), five captions each: one pool, or five folds of 1,000.
+"""MSCOCO's 5,000 test images (Karpathy and Fei-Fei 2015), five captions each: one pool, or five folds of 1,000.
 
 Folds are consecutive in the order of the split, as order embeddings and VSE++ take them. Recall in a fold is the higher
 one: its pool is a fifth.

@@ -1,4 +1,4 @@
-"""Crossmodal-3600 (Thapliyal et al. 2022): 3,600 pictures from where 36 languages are spoken, captions in all of them.
+"""Crossmodal-3600 (Thapliyal et al. 2022): 3,600 images from where 36 languages are spoken, captions in all of them.
 
 261,375 captions, two an image and language on average (bn 1.0, mi 1.31). Two protocols are in use and differ by seven
 points R@1 from image to text: all captions, where any of an image's captions is right and all are in the pool, and the
@@ -20,7 +20,7 @@ LANGUAGES = (
 
 
 def read(source: Path) -> Iterator[Row | BadRow]:
-    """captions.jsonl, or the folder that it lies in; pictures are <key>.jpg."""
+    """captions.jsonl, or the folder that it lies in; images are <key>.jpg."""
     return read_crossmodal3600(source / "captions.jsonl" if source.is_dir() else source)
 
 

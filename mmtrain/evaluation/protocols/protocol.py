@@ -141,6 +141,11 @@ class Protocol:
         return str(out)
 
 
+def file_in(source: Path, name: str) -> Path:
+    """The file of this name in a folder; a source that is no folder is the file itself."""
+    return source / name if source.is_dir() else source
+
+
 def _stamp(folder: Path, row: Row) -> list[int]:
     """Size and time of the row's image; [] while it is missing, so that it is packed anew once it is there."""
     stat = next((path.stat() for name in row.images if (path := folder / name).is_file()), None)

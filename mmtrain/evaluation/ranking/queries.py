@@ -53,18 +53,16 @@ class Collection:
         texts = self.texts_of[language]
         described = np.unique(self.image_of_text[texts])
         pool = np.concatenate(list(self.texts_of.values())) if self.one_pool else texts
-        of_images = _answers(
+        of_images = self._answers(
             self.relevance.images[described],
             self.relevance.texts[pool],
             lambda query, item: pair_scores(self.images, self.texts, described[query], pool[item], self.similarity),
-            self.depth,
             grades=np.isin(pool, texts).astype(float),
         )
-        of_texts = _answers(
+        of_texts = self._answers(
             self.relevance.texts[texts],
             self.relevance.images,
             lambda query, item: pair_scores(self.images, self.texts, item, texts[query], self.similarity),
-            self.depth,
         )
         limits = of_images.limits()
         image_limits = np.full((len(limits), len(self.images)), NO_LIMIT)
@@ -86,20 +84,39 @@ class Collection:
         left_out, texts = int((~answerable).sum()), texts[answerable]
         if not len(texts):
             raise ValueError(f"text_to_text {query}->{answer} has no query: no image has captions in both languages")
-        answers = _answers(
+        answers = self._answers(
             table[texts],
             table[pool],
             lambda query, item: pair_scores(self.texts, self.texts, texts[query], pool[item], self.similarity),
-            self.depth,
         )
         counts, _ = self._count(self.texts[texts], pool, answers.limits())
         return answers.ranks(counts, texts, self.image_of_text[texts], self.depth), left_out
 
+    def _answers(
+        self,
+        queries: csr_array,
+        items: csr_array,
+        scores_of: Callable[[np.ndarray, np.ndarray], np.ndarray],
+        grades: np.ndarray | None = None,
+    ) -> "Answers":
+        """queries [Q, G] and items [P, G] are relevance tables, scores_of(query, item) their float64 scores.
+
+        grades [P] are those of an item wherever it is right (default: 1).
+        """
+        if grades is None:
+            grades = np.ones(items.shape[0])
+        blocks = []
+        groups = items.T.tocsr()
+        for start in range(0, queries.shape[0], QUERY_BLOCK):
+            query, item = (queries[start : start + QUERY_BLOCK] @ groups).tocoo().coords
+            query = query + start
+            blocks.append(Answers.of(query, item, grades[item], score_steps(scores_of(query, item)), self.depth))
+        return Answers(*map(np.concatenate, zip(*blocks, strict=True)))
+
     def _count(
         self, rows: Tensor, texts: np.ndarray, row_limits: np.ndarray, text_limits: np.ndarray | None = None
     ) -> tuple[np.ndarray, np.ndarray]:
-        if text_limits is None:
-            text_limits = np.empty((0, len(texts)), dtype=np.int64)
+        text_limits = np.empty((0, len(texts)), np.int64) if text_limits is None else text_limits
         return count_at_least(rows, self.texts[texts], row_limits, text_limits, self.similarity, self.device)
 
 
@@ -151,25 +168,3 @@ class Answers(NamedTuple):
 def _gain(grade: np.ndarray, place: np.ndarray, depth: int) -> np.ndarray:
     """What an answer at a 1-based place adds to the discounted cumulative gain."""
     return np.where(place <= depth, grade / np.log2(1 + place), 0)
-
-
-def _answers(
-    queries: csr_array,
-    items: csr_array,
-    scores_of: Callable[[np.ndarray, np.ndarray], np.ndarray],
-    depth: int,
-    grades: np.ndarray | None = None,
-) -> Answers:
-    """queries [Q, G] and items [P, G] are relevance tables, scores_of(query, item) their float64 scores.
-
-    grades [P] are those of an item wherever it is right (default: 1).
-    """
-    if grades is None:
-        grades = np.ones(items.shape[0])
-    blocks = []
-    groups = items.T.tocsr()
-    for start in range(0, queries.shape[0], QUERY_BLOCK):
-        query, item = (queries[start : start + QUERY_BLOCK] @ groups).tocoo().coords
-        query = query + start
-        blocks.append(Answers.of(query, item, grades[item], score_steps(scores_of(query, item)), depth))
-    return Answers(*map(np.concatenate, zip(*blocks, strict=True)))

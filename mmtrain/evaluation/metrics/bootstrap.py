@@ -11,11 +11,11 @@ import numpy as np
 from mmtrain.evaluation.ranking.queries import QueryRanks
 from mmtrain.evaluation.ranking.ranks import ALL_DIRECTIONS, RetrievalRanks
 
-WEIGHTS_AT_ONCE = 2**21  # how often each image was drawn, in the draws that share a product
+WEIGHTS_AT_ONCE = 2**21  # counts of images in the draws that share a product
 
 
 def resampled_recall(ranks: Sequence[QueryRanks], images: int, k: int, samples: int, seed: int) -> np.ndarray:
-    """R@k in percent [samples, len(ranks)] of draws of N images with replacement; NaN where a draw has no query.
+    """R@k in percent [samples, len(ranks)] of draws of images with replacement; NaN where a draw has no query.
 
     The draws depend on images, samples and seed alone, so those of two models are pairs.
     """
@@ -33,19 +33,19 @@ def resampled_recall(ranks: Sequence[QueryRanks], images: int, k: int, samples: 
 
 
 def interval95(draws: np.ndarray) -> list[float]:
-    """The 2.5th and 97.5th percentile of the draws [samples], those that are NaN left out."""
+    """The 2.5th and 97.5th percentile of the draws [samples] that are not NaN."""
     return [float(bound) for bound in np.nanpercentile(draws, [2.5, 97.5])]
 
 
 def mean_over_languages(draws: np.ndarray) -> np.ndarray:
-    """The mean over the languages present in each draw of draws [samples, K]; draws without any query are left out."""
+    """The mean over the languages present in each draw of draws [samples, K], without the draws that have none."""
     return np.nanmean(draws[~np.isnan(draws).all(1)], axis=1)
 
 
 def paired_bootstrap(
     first: RetrievalRanks, second: RetrievalRanks, *, k: int = 1, samples: int = 1000, seed: int = 0
 ) -> dict[str, dict[str, dict[str, float | list[float]]]]:
-    """What `second` gains over `first` in R@k on the same queries.
+    """The gain of `second` over `first` in R@k on the same queries.
 
     Returns {direction: {language or "mean": {"first":, "second":, "difference":, "ci95": [lo, hi], "p":}}}, in percent
     and percentage points. p is two-sided: twice the share of draws on the other side of zero, at least 1 / (samples +

@@ -1,5 +1,6 @@
 """Agreement of languages: rank variance, rank correlation, and the similarity of captions across languages."""
 
+from itertools import combinations_with_replacement
 from typing import Literal
 
 import numpy as np
@@ -48,15 +49,14 @@ def rank_correlation(ranks: np.ndarray) -> np.ndarray:
     languages = ranks.shape[1]
     present = ~np.isnan(ranks)
     correlation = np.full((languages, languages), np.nan)
-    for a in range(languages):
-        for b in range(a, languages):
-            both = present[:, a] & present[:, b]
-            if both.sum() < 3:
-                continue
-            x, y = (_places(ranks[both, language].astype(np.int64)) for language in (a, b))
-            spread = x.std() * y.std()
-            if spread > 0:
-                correlation[a, b] = correlation[b, a] = np.mean((x - x.mean()) * (y - y.mean())) / spread
+    for a, b in combinations_with_replacement(range(languages), 2):
+        both = present[:, a] & present[:, b]
+        if both.sum() < 3:
+            continue
+        x, y = (_places(ranks[both, language].astype(np.int64)) for language in (a, b))
+        spread = x.std() * y.std()
+        if spread > 0:
+            correlation[a, b] = correlation[b, a] = np.mean((x - x.mean()) * (y - y.mean())) / spread
     return correlation
 
 

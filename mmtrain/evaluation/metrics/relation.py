@@ -1,4 +1,4 @@
-"""How well classes are told, in every language: accuracy, F1, confusion, calibration, and what chance leaves open."""
+"""Figures of predicted classes by language: accuracy, F1, confusion, calibration, and intervals of F1."""
 
 import math
 from collections.abc import Sequence
@@ -160,7 +160,7 @@ def _resampled_macro_f1(
     """Macro F1 in percent [samples, K] of draws of samples with replacement, over the classes that a language has.
 
     A pair is a cell of the confusion matrix, so a draw's matrix is the number of times each sample was drawn times the
-    cells that the sample fills. languages are K masks of pairs; a draw without any pair of one is NaN.
+    cells that it fills. languages are K masks of pairs; a draw without any pair of one is NaN.
     """
     group = np.unique(groups, return_inverse=True)[1]
     count = int(group.max()) + 1
@@ -178,8 +178,8 @@ def _resampled_macro_f1(
 def _macro_f1(times: np.ndarray, cells: np.ndarray) -> np.ndarray:
     """Macro F1 in percent [S] of S draws that take each of G samples, with cells [G, C * C], times [S, G]."""
     C = math.isqrt(cells.shape[1])
-    whole, drawn = cells.sum(0).reshape(C, C), (times @ cells).reshape(-1, C, C)
-    hits = np.diagonal(drawn, axis1=1, axis2=2)
-    f1 = 2 * hits / np.maximum(drawn.sum(1) + drawn.sum(2), 1)
+    whole, confusion = cells.sum(0).reshape(C, C), (times @ cells).reshape(-1, C, C)
+    hits = np.diagonal(confusion, axis1=1, axis2=2)
+    f1 = 2 * hits / np.maximum(confusion.sum(1) + confusion.sum(2), 1)
     scores = 100 * f1[:, whole.sum(0) + whole.sum(1) > 0].mean(1)
-    return np.where(drawn.sum((1, 2)) > 0, scores, np.nan)
+    return np.where(confusion.sum((1, 2)) > 0, scores, np.nan)

@@ -1,4 +1,4 @@
-"""Semantic textual similarity: do captions lie as close together as people say they mean the same?"""
+"""Semantic textual similarity: how the similarity of sentences correlates with that which people see."""
 
 from dataclasses import dataclass
 from pathlib import Path

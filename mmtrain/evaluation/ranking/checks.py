@@ -1,4 +1,4 @@
-"""What the metrics accept, and one clear line for what they do not."""
+"""Checks of embeddings, image numbers and languages before ranking; each error is one line."""
 
 import warnings
 from collections.abc import Sequence

@@ -144,8 +144,8 @@ class Answers(NamedTuple):
         ends = np.flatnonzero(np.r_[(np.diff(query) != 0) | (np.diff(steps) != 0), True]) + 1
         reached = ends[np.searchsorted(ends, np.arange(len(query)), side="right")] - first
         is_answer = grade > 0
-        before = np.cumsum(is_answer) - is_answer
-        slot = before - before[first]
+        before: np.ndarray = np.cumsum(is_answer) - is_answer
+        slot: np.ndarray = before - before[first]
         best = np.where(is_answer & (slot < depth))  # what comes behind `depth` answers gains nothing
         ideal_gain = _gain(grade[np.lexsort((-grade, query))], np.arange(len(query)) - first + 1, depth)
         ideal = np.bincount(query - query[0], ideal_gain)

@@ -2,7 +2,7 @@
 
 A rank is the number of wrong items that score at least as high as the best right one (0-based here, 1-based in
 reports): a tie goes against us. Scores tie when they are equal after rounding to `TIE_TOLERANCE`. Every pair is scored;
-what is kept grows with N + M only.
+memory grows with N + M only.
 """
 
 from collections.abc import Sequence

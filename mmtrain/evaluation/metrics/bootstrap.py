@@ -1,8 +1,7 @@
-"""95 % intervals by resampling images, each with all its queries.
+"""95 % intervals by resampling images, each with all its queries (Efron and Tibshirani 1993, chapter 13).
 
-Captions of one image, and its captions in several languages, are hit or missed together; drawing images instead of
-single queries keeps that in the interval. With one caption an image the two are the same. (Efron and Tibshirani 1993,
-chapter 13.)
+The captions of one image, also in several languages, are hit or missed together; drawing images instead of single
+queries keeps that in the interval.
 """
 
 from collections.abc import Sequence
@@ -10,47 +9,43 @@ from collections.abc import Sequence
 import numpy as np
 
 from mmtrain.evaluation.ranking.queries import QueryRanks
-from mmtrain.evaluation.ranking.ranks import RetrievalRanks
+from mmtrain.evaluation.ranking.ranks import ALL_DIRECTIONS, RetrievalRanks
 
-WEIGHTS_AT_ONCE = 2**21  # how often each image was drawn, in the draws that share a product
-DIRECTIONS = ("text_to_image", "image_to_text", "text_to_text")
+WEIGHTS_AT_ONCE = 2**21  # counts of images in the draws that share a product
 
 
 def resampled_recall(ranks: Sequence[QueryRanks], images: int, k: int, samples: int, seed: int) -> np.ndarray:
-    """R@k in percent [samples, len(ranks)] of draws of N images with replacement; NaN where a draw has no query.
+    """R@k in percent [samples, len(ranks)] of draws of images with replacement; NaN where a draw has no query.
 
     The draws depend on images, samples and seed alone, so those of two models are pairs.
     """
-    hits, queries = (np.zeros((images, len(ranks)), dtype=np.float32) for _ in range(2))
-    for column, each in enumerate(ranks):
-        queries[:, column] = np.bincount(each.image, minlength=images)
-        hits[:, column] = np.bincount(each.image, weights=each.rank < k, minlength=images)
+    queries = np.stack([np.bincount(each.image, minlength=images) for each in ranks], 1).astype(np.float32)
+    hits = np.stack([np.bincount(each.image[each.rank < k], minlength=images) for each in ranks], 1).astype(np.float32)
     random = np.random.default_rng(seed)
-    recalls = np.empty((samples, len(ranks)))
-    weights = np.empty((min(samples, max(1, WEIGHTS_AT_ONCE // images)), images), dtype=np.float32)
-    for start in range(0, samples, len(weights)):
-        weights = weights[: samples - start]
-        for weight in weights:
-            weight[:] = np.bincount(random.integers(0, images, images), minlength=images)
+    at_once = max(1, WEIGHTS_AT_ONCE // images)
+    recalls = []
+    for start in range(0, samples, at_once):
+        draws = [random.integers(0, images, images) for _ in range(min(at_once, samples - start))]
+        weights = np.array([np.bincount(draw, minlength=images) for draw in draws], dtype=np.float32)
         with np.errstate(invalid="ignore"):
-            recalls[start : start + len(weights)] = 100 * (weights @ hits) / (weights @ queries)
-    return recalls
+            recalls.append(100 * (weights @ hits) / (weights @ queries))
+    return np.concatenate(recalls, dtype=np.float64)
 
 
 def interval95(draws: np.ndarray) -> list[float]:
-    """The 2.5th and 97.5th percentile of the draws [samples], those that are NaN left out."""
+    """The 2.5th and 97.5th percentile of the draws [samples] that are not NaN."""
     return [float(bound) for bound in np.nanpercentile(draws, [2.5, 97.5])]
 
 
 def mean_over_languages(draws: np.ndarray) -> np.ndarray:
-    """The mean over the languages present in each draw of draws [samples, K]; draws without any query are left out."""
+    """The mean over the languages present in each draw of draws [samples, K], without the draws that have none."""
     return np.nanmean(draws[~np.isnan(draws).all(1)], axis=1)
 
 
 def paired_bootstrap(
     first: RetrievalRanks, second: RetrievalRanks, *, k: int = 1, samples: int = 1000, seed: int = 0
 ) -> dict[str, dict[str, dict[str, float | list[float]]]]:
-    """What `second` gains over `first` in R@k on the same queries.
+    """The gain of `second` over `first` in R@k on the same queries.
 
     Returns {direction: {language or "mean": {"first":, "second":, "difference":, "ci95": [lo, hi], "p":}}}, in percent
     and percentage points. p is two-sided: twice the share of draws on the other side of zero, at least 1 / (samples +
@@ -58,7 +53,7 @@ def paired_bootstrap(
     """
     _check_same_queries(first, second)
     result: dict[str, dict[str, dict[str, float | list[float]]]] = {}
-    for direction in DIRECTIONS:
+    for direction in ALL_DIRECTIONS:
         tables = getattr(first, direction), getattr(second, direction)
         if not tables[0]:
             continue
@@ -88,7 +83,7 @@ def _two_sided(gains: np.ndarray) -> float:
 
 
 def _check_same_queries(first: RetrievalRanks, second: RetrievalRanks) -> None:
-    for direction in DIRECTIONS:
+    for direction in ALL_DIRECTIONS:
         ours, theirs = getattr(first, direction), getattr(second, direction)
         same = list(ours) == list(theirs) and all(
             np.array_equal(ours[name].query, theirs[name].query)

@@ -1,5 +1,6 @@
-"""Do the languages agree? Rank variance, rank correlation, and the similarity of captions across languages."""
+"""Agreement of languages: rank variance, rank correlation, and the similarity of captions across languages."""
 
+from itertools import combinations_with_replacement
 from typing import Literal
 
 import numpy as np
@@ -17,8 +18,8 @@ def mean_rank_variance(ranks: np.ndarray, kind: Literal["var", "std", "mad"] = "
 
     ranks [N, K]: 0-based, NaN for a missing language. For each image: "var" is the variance over its present languages
     (ddof 0), "std" its square root, "mad" the mean absolute deviation from the mean. Images with fewer than two
-    languages say nothing and are left out (`consistent_rows` counts them); NaN when none is left. Nie et al. 2024
-    (CCRK) define "var"; their published figures are "std", as their code computes it.
+    languages are left out (`consistent_rows`); NaN when all are. Nie et al. 2024 (CCRK) define "var"; their published
+    figures are "std", as their code computes it.
     """
     if kind not in ("var", "std", "mad"):
         raise ValueError(f"kind is {kind!r}; accepted are 'var', 'std' and 'mad'")
@@ -28,15 +29,15 @@ def mean_rank_variance(ranks: np.ndarray, kind: Literal["var", "std", "mad"] = "
     ranks = ranks[consistent_rows(ranks)]
     if not len(ranks):
         return float("nan")
-    off = ranks - np.nanmean(ranks, axis=1, keepdims=True)
     if kind == "mad":
-        return float(np.nanmean(np.abs(off), axis=1).mean())
-    variance = np.nanmean(off**2, axis=1)
-    return float((variance if kind == "var" else np.sqrt(variance)).mean())
+        spread = np.nanmean(np.abs(ranks - np.nanmean(ranks, axis=1, keepdims=True)), axis=1)
+    else:
+        spread = np.nanvar(ranks, axis=1) if kind == "var" else np.nanstd(ranks, axis=1)
+    return float(spread.mean())
 
 
 def consistent_rows(ranks: np.ndarray) -> np.ndarray:
-    """bool [N]: the rows of ranks [N, K] with at least two languages, which are those that a rank variance uses."""
+    """bool [N]: which rows of ranks [N, K] have at least two languages; a rank variance uses only those."""
     return (~np.isnan(ranks)).sum(1) >= 2
 
 
@@ -48,15 +49,14 @@ def rank_correlation(ranks: np.ndarray) -> np.ndarray:
     languages = ranks.shape[1]
     present = ~np.isnan(ranks)
     correlation = np.full((languages, languages), np.nan)
-    for a in range(languages):
-        for b in range(a, languages):
-            both = present[:, a] & present[:, b]
-            if both.sum() < 3:
-                continue
-            x, y = (_places(ranks[both, language].astype(np.int64)) for language in (a, b))
-            spread = x.std() * y.std()
-            if spread > 0:
-                correlation[a, b] = correlation[b, a] = np.mean((x - x.mean()) * (y - y.mean())) / spread
+    for a, b in combinations_with_replacement(range(languages), 2):
+        both = present[:, a] & present[:, b]
+        if both.sum() < 3:
+            continue
+        x, y = (_places(ranks[both, language].astype(np.int64)) for language in (a, b))
+        spread = x.std() * y.std()
+        if spread > 0:
+            correlation[a, b] = correlation[b, a] = np.mean((x - x.mean()) * (y - y.mean())) / spread
     return correlation
 
 
@@ -79,8 +79,8 @@ def language_similarity(ranks: RetrievalRanks, text_embeddings: np.ndarray | Ten
         first[row, ranks.image_of_text[backwards]] = backwards  # the first caption is written last and stays
     sums = torch.zeros(len(languages), len(languages), dtype=torch.float64)
     for start in range(0, ranks.images, IMAGE_BLOCK):
-        chosen = torch.from_numpy(first[:, start : start + IMAGE_BLOCK])
-        rows = unit_rows(texts[chosen.clamp(min=0).flatten()], "cosine") * (chosen.flatten() >= 0)[:, None]
+        captions = torch.from_numpy(first[:, start : start + IMAGE_BLOCK]).flatten()
+        rows = unit_rows(texts[captions.clamp(min=0)], "cosine") * (captions >= 0)[:, None]
         rows = rows.reshape(len(languages), -1)  # all images of the block in one long row: one product sums over them
         sums += rows @ rows.T
     present = (first >= 0).astype(np.float64)

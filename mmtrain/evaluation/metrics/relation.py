@@ -1,11 +1,14 @@
-"""How well classes are told, in every language: accuracy, F1, confusion, calibration, and what chance leaves open."""
+"""Figures of predicted classes by language: accuracy, F1, confusion, calibration, and intervals of F1."""
 
+import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
-DRAWN_AT_ONCE = 2**24  # numbers of one block of resampled counts
+from mmtrain.evaluation.metrics.bootstrap import interval95
+
+NUMBERS_AT_ONCE = 2**24  # of one block of resampled counts
 BINS = 15  # of the expected calibration error
 
 
@@ -50,23 +53,22 @@ def relation_metrics(
             f"probabilities: got {list(probabilities.shape)}, expected [{len(labels)}, C] beside as many languages"
         )
     names = [str(number) for number in range(C)] if classes is None else list(classes)
-    known = labels >= 0
-    if not known.any():
+    labelled = labels >= 0
+    if not labelled.any():
         raise ValueError("labels: nothing is labelled")
     if labels.max() >= C or len(names) != C:
         raise ValueError(f"labels: got {labels.max()} and {len(names)} names, expected 0 to {C - 1} and {C}")
     groups = np.arange(len(labels)) if groups is None else np.asarray(groups)
-    labels, probabilities, languages, groups = (each[known] for each in (labels, probabilities, languages, groups))
-    predicted = probabilities.argmax(1)
-    by_language = {name: languages == name for name in sorted(set(languages.tolist()))}
-    table = {name: _figures(labels[some], probabilities[some], names) for name, some in by_language.items()}
+    labels, probabilities, languages, groups = (each[labelled] for each in (labels, probabilities, languages, groups))
+    rows_of = {language: languages == language for language in sorted(set(languages.tolist()))}
+    table = {language: _figures(labels[rows], probabilities[rows], names) for language, rows in rows_of.items()}
     table["mean"] = _mean(list(table.values()))
     if bootstrap:
-        cells = labels * C + predicted
-        draws = _resampled_macro_f1(cells, groups, list(by_language.values()), C, bootstrap, seed)
-        for column, name in enumerate(by_language):
-            table[name]["macro_f1_ci95"] = _interval(draws[:, column])
-        table["mean"]["macro_f1_ci95"] = _interval(np.nanmean(draws, 1))
+        cell = labels * C + probabilities.argmax(1)
+        draws = _resampled_macro_f1(cell, groups, list(rows_of.values()), C, bootstrap, seed)
+        for column, language in enumerate(rows_of):
+            table[language]["macro_f1_ci95"] = interval95(draws[:, column])
+        table["mean"]["macro_f1_ci95"] = interval95(np.nanmean(draws, 1))
     return table
 
 
@@ -80,23 +82,20 @@ def language_gap(
     seed: int = 0,
 ) -> dict[str, Any] | None:
     """Macro F1 of the best language minus that of the worst, on the same resamples; None with fewer than two."""
-    known = labels >= 0
-    labels, probabilities, languages, groups = (each[known] for each in (labels, probabilities, languages, groups))
-    names = sorted(set(languages.tolist()))
-    if len(names) < 2:
+    labelled = labels >= 0
+    labels, probabilities, languages, groups = (each[labelled] for each in (labels, probabilities, languages, groups))
+    rows_of = {language: languages == language for language in sorted(set(languages.tolist()))}
+    if len(rows_of) < 2:
         return None
-    C = probabilities.shape[1]
-    cells, some = labels * C + probabilities.argmax(1), [languages == name for name in names]
-    matrices = [np.bincount(cells[each], minlength=C * C).reshape(1, C, C) for each in some]
-    scores = [_scores(matrix, _occurring(matrix[0]))[0] for matrix in matrices]
-    order = np.argsort(scores, kind="stable")
-    worst, best = int(order[0]), int(order[-1])
-    draws = _resampled_macro_f1(cells, groups, [some[best], some[worst]], C, bootstrap, seed)
+    predicted, C = probabilities.argmax(1), probabilities.shape[1]
+    scores = {language: _f1(labels[rows], predicted[rows], "macro") for language, rows in rows_of.items()}
+    worst, best = min(scores, key=scores.__getitem__), max(reversed(scores), key=scores.__getitem__)
+    draws = _resampled_macro_f1(labels * C + predicted, groups, [rows_of[best], rows_of[worst]], C, bootstrap, seed)
     return {
-        "best": names[best],
-        "worst": names[worst],
-        "macro_f1": float(scores[best] - scores[worst]),
-        "ci95": _interval(draws[:, 0] - draws[:, 1]),
+        "best": best,
+        "worst": worst,
+        "macro_f1": scores[best] - scores[worst],
+        "ci95": interval95(draws[:, 0] - draws[:, 1]),
     }
 
 
@@ -108,84 +107,79 @@ def calibration_error(labels: np.ndarray, probabilities: np.ndarray) -> float:
     return float(100 * np.abs(sums[0] - sums[1]).sum() / len(labels))
 
 
-def _figures(labels: np.ndarray, probabilities: np.ndarray, names: list[str]) -> dict[str, Any]:
-    from sklearn.metrics import accuracy_score, confusion_matrix, f1_score, precision_recall_fscore_support
+def _f1(labels: np.ndarray, predicted: np.ndarray, average: Literal["macro", "weighted"]) -> float:
+    from sklearn.metrics import f1_score
 
-    predicted, every = probabilities.argmax(1), range(len(names))
-    columns = precision_recall_fscore_support(labels, predicted, labels=every, zero_division=0)
+    return 100 * float(f1_score(labels, predicted, average=average, zero_division=0))
+
+
+def _figures(labels: np.ndarray, probabilities: np.ndarray, names: list[str]) -> dict[str, Any]:
+    from sklearn.metrics import accuracy_score, confusion_matrix, precision_recall_fscore_support
+
+    predicted, classes = probabilities.argmax(1), range(len(names))
+    columns = precision_recall_fscore_support(labels, predicted, labels=classes, zero_division=0)
+    per_class = {
+        name: {"precision": 100 * float(p), "recall": 100 * float(r), "f1": 100 * float(f1), "n": int(n)}
+        for name, p, r, f1, n in zip(names, *columns, strict=True)
+    }
     return {
         "accuracy": 100 * float(accuracy_score(labels, predicted)),
-        "macro_f1": 100 * float(f1_score(labels, predicted, average="macro", zero_division=0)),
-        "weighted_f1": 100 * float(f1_score(labels, predicted, average="weighted", zero_division=0)),
-        "per_class": {
-            name: {
-                "precision": 100 * float(columns[0][c]),
-                "recall": 100 * float(columns[1][c]),
-                "f1": 100 * float(columns[2][c]),
-                "n": int(columns[3][c]),
-            }
-            for c, name in enumerate(names)
-        },
-        "confusion": confusion_matrix(labels, predicted, labels=every).tolist(),
+        "macro_f1": _f1(labels, predicted, "macro"),
+        "weighted_f1": _f1(labels, predicted, "weighted"),
+        "per_class": per_class,
+        "confusion": confusion_matrix(labels, predicted, labels=classes).tolist(),
         "ece": calibration_error(labels, probabilities),
-        "missing_classes": [name for c, name in enumerate(names) if not columns[3][c]],
+        "missing_classes": [name for name, figures in per_class.items() if not figures["n"]],
         "n": len(labels),
     }
 
 
 def _mean(tables: list[dict[str, Any]]) -> dict[str, Any]:
     """The mean over languages; of a class over the languages that have it."""
-    names = ("accuracy", "macro_f1", "weighted_f1")
-    mean: dict[str, Any] = {name: float(np.mean([each[name] for each in tables])) for name in names}
-    mean["per_class"] = {}
+    per_class = {}
     for name in tables[0]["per_class"]:
-        having = [each["per_class"][name] for each in tables if each["per_class"][name]["n"]]
-        figures = {
-            key: float(np.mean([each[key] for each in having])) for key in ("precision", "recall", "f1") if having
-        }
-        mean["per_class"][name] = figures | {"n": sum(each["n"] for each in having)}
-    mean["ece"] = float(np.mean([each["ece"] for each in tables]))
-    mean["missing_classes"] = sorted({name for each in tables for name in each["missing_classes"]})
-    mean["n"] = sum(each["n"] for each in tables)
-    return mean
+        figures = [each["per_class"][name] for each in tables if each["per_class"][name]["n"]]
+        means = _means(figures, ("precision", "recall", "f1")) if figures else {}
+        per_class[name] = means | {"n": sum(each["n"] for each in figures)}
+    return {
+        **_means(tables, ("accuracy", "macro_f1", "weighted_f1")),
+        "per_class": per_class,
+        **_means(tables, ("ece",)),
+        "missing_classes": sorted({name for each in tables for name in each["missing_classes"]}),
+        "n": sum(each["n"] for each in tables),
+    }
+
+
+def _means(tables: list[dict[str, Any]], names: Sequence[str]) -> dict[str, float]:
+    return {name: float(np.mean([each[name] for each in tables])) for name in names}
 
 
 def _resampled_macro_f1(
-    cells: np.ndarray, groups: np.ndarray, some: list[np.ndarray], C: int, samples: int, seed: int
+    cell: np.ndarray, groups: np.ndarray, languages: list[np.ndarray], C: int, samples: int, seed: int
 ) -> np.ndarray:
-    """Macro F1 in percent [samples, languages] of draws of samples with replacement.
+    """Macro F1 in percent [samples, K] of draws of samples with replacement, over the classes that a language has.
 
     A pair is a cell of the confusion matrix, so a draw's matrix is the number of times each sample was drawn times the
-    cells that the sample fills.
+    cells that it fills. languages are K masks of pairs; a draw without any pair of one is NaN.
     """
-    _, group = np.unique(groups, return_inverse=True)
+    group = np.unique(groups, return_inverse=True)[1]
     count = int(group.max()) + 1
+    place = group * C * C + cell
+    cells = [np.bincount(place[rows], minlength=count * C * C).reshape(count, C * C) for rows in languages]
     random = np.random.default_rng(seed)
-    filled = [np.zeros((count, C * C), np.float32) for _ in some]
-    for table, chosen in zip(filled, some, strict=True):
-        np.add.at(table, (group[chosen], cells[chosen]), 1)
-    classes = [_occurring(table.sum(0).reshape(C, C)) for table in filled]
-    step = max(1, DRAWN_AT_ONCE // count)
-    scores = []
+    step = max(1, NUMBERS_AT_ONCE // count)
+    blocks = []
     for start in range(0, samples, step):
-        drawn = random.multinomial(count, np.full(count, 1 / count), min(step, samples - start)).astype(np.float32)
-        found = [_scores((drawn @ table).reshape(-1, C, C), some) for table, some in zip(filled, classes, strict=True)]
-        scores.append(np.stack(found, 1))
-    return np.concatenate(scores)
+        times = random.multinomial(count, np.full(count, 1 / count), min(step, samples - start)).astype(np.float32)
+        blocks.append(np.stack([_macro_f1(times, of_language.astype(np.float32)) for of_language in cells], 1))
+    return np.concatenate(blocks)
 
 
-def _occurring(confusion: np.ndarray) -> np.ndarray:
-    """bool [C]: which classes a confusion matrix [C, C] has, as labels or as predictions."""
-    return confusion.sum(0) + confusion.sum(1) > 0
-
-
-def _scores(confusion: np.ndarray, classes: np.ndarray) -> np.ndarray:
-    """Macro F1 in percent [S] of confusion matrices [S, C, C], over `classes` bool [C]; NaN where one is empty."""
+def _macro_f1(times: np.ndarray, cells: np.ndarray) -> np.ndarray:
+    """Macro F1 in percent [S] of S draws that take each of G samples, with cells [G, C * C], times [S, G]."""
+    C = math.isqrt(cells.shape[1])
+    whole, confusion = cells.sum(0).reshape(C, C), (times @ cells).reshape(-1, C, C)
     hits = np.diagonal(confusion, axis1=1, axis2=2)
     f1 = 2 * hits / np.maximum(confusion.sum(1) + confusion.sum(2), 1)
-    scores = 100 * f1[:, classes].mean(1)
+    scores = 100 * f1[:, whole.sum(0) + whole.sum(1) > 0].mean(1)
     return np.where(confusion.sum((1, 2)) > 0, scores, np.nan)
-
-
-def _interval(draws: np.ndarray) -> list[float]:
-    return [float(bound) for bound in np.nanpercentile(draws, [2.5, 97.5])]

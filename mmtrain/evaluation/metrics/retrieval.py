@@ -8,16 +8,15 @@ from collections.abc import Sequence
 from typing import Any, Literal
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from mmtrain.evaluation.metrics.bootstrap import interval95, mean_over_languages, resampled_recall
 from mmtrain.evaluation.metrics.consistency import consistent_rows, mean_rank_variance, rank_correlation
 from mmtrain.evaluation.ranking.queries import QueryRanks
-from mmtrain.evaluation.ranking.ranks import DIRECTIONS, RetrievalRanks, rank_retrieval
+from mmtrain.evaluation.ranking.ranks import ALL_DIRECTIONS, DIRECTIONS, RetrievalRanks, rank_retrieval
 from mmtrain.evaluation.ranking.tiles import Similarity
 
-MEAN_RECALL_AT = (1, 5, 10)  # whatever recalls are shown
+MEAN_RECALL_AT = (1, 5, 10)  # also where other recalls are shown
 
 
 def retrieval_metrics(
@@ -29,53 +28,31 @@ def retrieval_metrics(
     captions: Literal["all", "first"] = "all",
     similarity: Similarity = "cosine",
     *,
-    pool: Literal["language", "all"] = "language",
-    text_to_text: Sequence[tuple[str, str]] = (),
-    languages: Sequence[str] | None = None,
-    image_groups: Sequence[int] | np.ndarray | None = None,
-    text_groups: Sequence[int] | np.ndarray | None = None,
     bootstrap: int = 1000,
     seed: int = 0,
-    device: torch.device | str = "cpu",
+    **options: Any,
 ) -> dict[str, Any]:
-    """Measure image_embeddings [N, D] against text_embeddings [M, D]; the arguments are those of `rank_retrieval`.
+    """Measure image_embeddings [N, D] against text_embeddings [M, D]; further options are those of `rank_retrieval`.
 
     Returns the contents of metrics.json: protocol, text_to_image, image_to_text, text_to_text, mean_recall,
     mean_rank_variance and rank_correlation. R@k, MRR, nDCG and intervals are in percent; median and mean ranks are
     1-based. bootstrap is the number of resamples behind the 95 % intervals (0 leaves them out), seed makes them
     repeatable.
     """
-    ranks = rank_retrieval(
-        image_embeddings,
-        text_embeddings,
-        image_of_text,
-        language_of_text,
-        recall_at=recall_at,
-        captions=captions,
-        similarity=similarity,
-        pool=pool,
-        text_to_text=text_to_text,
-        languages=languages,
-        image_groups=image_groups,
-        text_groups=text_groups,
-        device=device,
-    )
+    columns = (image_embeddings, text_embeddings, image_of_text, language_of_text)
+    ranks = rank_retrieval(*columns, recall_at=recall_at, captions=captions, similarity=similarity, **options)
     return summarise(ranks, bootstrap=bootstrap, seed=seed)
 
 
 def summarise(ranks: RetrievalRanks, *, bootstrap: int = 1000, seed: int = 0) -> dict[str, Any]:
-    """The figures of `retrieval_metrics` from ranks already taken."""
-    directions = {name: getattr(ranks, name) for name in ("text_to_image", "image_to_text", "text_to_text")}
+    """The figures of `retrieval_metrics` from ranks."""
     figures: dict[str, dict[str, Any]] = {
-        name: {language: _figures(each, ranks.recall_at) for language, each in direction.items()}
-        for name, direction in directions.items()
+        direction: {name: _figures(queries, ranks.recall_at) for name, queries in getattr(ranks, direction).items()}
+        for direction in ALL_DIRECTIONS
     }
-    cross: dict[str, dict[str, Any]] = {name: figures[name] for name in DIRECTIONS}
-    for direction in cross.values():
-        names = direction[ranks.languages[0]].keys()
-        direction["mean"] = {
-            name: float(np.mean([direction[each][name] for each in ranks.languages])) for name in names
-        }
+    for direction in DIRECTIONS:
+        languages = list(figures[direction].values())
+        figures[direction]["mean"] = {name: float(np.mean([each[name] for each in languages])) for name in languages[0]}
     if bootstrap:
         _add_intervals(figures, ranks, bootstrap, seed)
     tables = {direction: ranks.by_image(direction) for direction in DIRECTIONS}
@@ -97,23 +74,22 @@ def summarise(ranks: RetrievalRanks, *, bootstrap: int = 1000, seed: int = 0) ->
     ]
     return {
         "protocol": protocol,
-        **cross,
-        "text_to_text": figures["text_to_text"],
+        **figures,
         "mean_recall": float(np.mean(recalls)),
         "mean_rank_variance": {
-            direction: {kind: _known(mean_rank_variance(table, kind)) for kind in ("var", "std", "mad")}
+            direction: {kind: _or_null(mean_rank_variance(table, kind)) for kind in ("var", "std", "mad")}
             for direction, table in tables.items()
         },
         "rank_correlation": {"languages": ranks.languages}
         | {
-            direction: [[_known(value) for value in row] for row in rank_correlation(table)]
+            direction: [[_or_null(value) for value in row] for row in rank_correlation(table)]
             for direction, table in tables.items()
         },
     }
 
 
 def _add_intervals(figures: dict[str, dict[str, Any]], ranks: RetrievalRanks, samples: int, seed: int) -> None:
-    """Give every entry of figures the interval of its R@k, k the smallest asked for; all share the same draws."""
+    """Give every entry of figures the interval of its R@k, k the smallest; all share the same draws."""
     k = ranks.recall_at[0]
     entries = [(name, key) for name, direction in figures.items() for key in direction if key != "mean"]
     draws = resampled_recall([getattr(ranks, name)[key] for name, key in entries], ranks.images, k, samples, seed)
@@ -137,8 +113,8 @@ def _figures(ranks: QueryRanks, recall_at: tuple[int, ...]) -> dict[str, Any]:
     }
 
 
-def _known(value: float) -> float | None:
-    """JSON has no NaN: a figure that cannot be taken is null."""
+def _or_null(value: float) -> float | None:
+    """The value, or None for NaN, which JSON has not."""
     return None if np.isnan(value) else float(value)
 
 

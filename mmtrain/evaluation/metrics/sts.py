@@ -1,6 +1,5 @@
-"""Semantic textual similarity: do captions lie as close together as people say they mean the same?"""
+"""Semantic textual similarity: how the similarity of sentences correlates with that which people see."""
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -29,9 +28,27 @@ def read_sts(path: str | Path) -> list[Pair]:
     """The pairs of a TSV file with a row of column names: sentence1, sentence2, score.
 
     Columns language, or language1 and language2, say the languages; others are passed over. Quotes are text. Raises
-    ValueError, one line, for a file without these columns, a score that is no number, or fewer than three pairs.
+    ValueError for a file without these columns, a score that is no number, or fewer than three pairs.
     """
-    pairs = list(_pairs(Path(path)))
+    path = Path(path)
+    if not path.is_file():
+        raise ValueError(f"--data: {path} is no file; TSV with the columns {', '.join(COLUMNS)}")
+    rows = fields_of(path, "\t", False)
+    header = next(rows, (0, []))[1]
+    header = [] if isinstance(header, BadRow) else header
+    if set(COLUMNS) - set(header):
+        names = ", ".join(header)[:200] or "none"
+        raise ValueError(f"--data: {path} has the columns {names}; expected {', '.join(COLUMNS)}")
+    pairs = []
+    for number, fields in rows:
+        row = {} if isinstance(fields, BadRow) else dict(zip(header, fields, strict=False))
+        try:
+            first, second = (row.get(f"language{side}", row.get("language", "")) for side in (1, 2))
+            pairs.append(Pair(row["sentence1"], row["sentence2"], float(row["score"]), (first, second)))
+        except (KeyError, ValueError):
+            raise ValueError(
+                f"--data: {path} line {number + 1} has no two sentences and a number; {', '.join(COLUMNS)}"
+            ) from None
     if len(pairs) < 3:
         raise ValueError(f"--data: {path} has {len(pairs)} pairs; a correlation needs at least three")
     return pairs
@@ -47,32 +64,12 @@ def correlations(
     """
     rows = torch.as_tensor(first), torch.as_tensor(second)
     each = np.arange(len(scores))
-    found = (pair_scores(*rows, each, each, similarity) + pair_scores(*rows[::-1], each, each, similarity)) / 2
-    for name, values in (("scores", np.asarray(scores)), ("similarities", found)):
+    similarities = (pair_scores(*rows, each, each, similarity) + pair_scores(*rows[::-1], each, each, similarity)) / 2
+    for name, values in (("scores", np.asarray(scores)), ("similarities", similarities)):
         if np.ptp(values) < 1e-12:
             raise ValueError(f"all {len(values)} {name} are {values[0]:g}; nothing correlates with a constant")
     return {
-        "pearson": 100 * float(pearsonr(found, scores).statistic),
-        "spearman": 100 * float(spearmanr(found, scores).statistic),
+        "pearson": 100 * float(pearsonr(similarities, scores).statistic),
+        "spearman": 100 * float(spearmanr(similarities, scores).statistic),
         "pairs": len(scores),
     }
-
-
-def _pairs(path: Path) -> Iterator[Pair]:
-    if not path.is_file():
-        raise ValueError(f"--data: {path} is no file; TSV with the columns {', '.join(COLUMNS)}")
-    rows = fields_of(path, "\t", False)
-    _, header = next(rows, (0, []))
-    if isinstance(header, BadRow) or set(COLUMNS) - set(header):
-        there = "" if isinstance(header, BadRow) else ", ".join(header)[:200]
-        raise ValueError(f"--data: {path} has the columns {there or 'none'}; expected {', '.join(COLUMNS)}")
-    for number, fields in rows:
-        row = {} if isinstance(fields, BadRow) else dict(zip(header, fields, strict=False))
-        try:
-            score = float(row["score"])
-            first, second = (row.get(f"language{side}", row.get("language", "")) for side in (1, 2))
-            yield Pair(row["sentence1"], row["sentence2"], score, (first, second))
-        except (KeyError, ValueError):
-            raise ValueError(
-                f"--data: {path} line {number + 1} has no two sentences and a number; {', '.join(COLUMNS)}"
-            ) from None

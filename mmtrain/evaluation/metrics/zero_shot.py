@@ -1,4 +1,4 @@
-"""Zero-shot classification (Radford et al. 2021, section 3.1): a picture goes to the class whose name is most similar.
+"""Zero-shot classification (Radford et al. 2021, section 3.1): an image goes to the class whose name is most similar.
 
 Languages name different subsets of the classes, and fewer classes are easier: an accuracy means nothing without their
 number, and languages compare on the classes that all of them name. (Geigle et al. 2023, Babel-ImageNet.)
@@ -7,6 +7,7 @@ number, and languages compare on the classes that all of them name. (Geigle et a
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from mmtrain.evaluation.metrics.bootstrap import interval95, resampled_recall
 from mmtrain.evaluation.ranking.queries import QueryRanks
 from mmtrain.evaluation.ranking.tiles import Similarity, score_steps, score_tile, unit_rows
 
-BLOCK = 4096  # pictures scored at once, and prompts encoded at once
+BLOCK = 4096  # images scored at once, and prompts encoded at once
 TOP = (1, 5)
 
 
@@ -33,8 +34,9 @@ class Classes:
     prompts: int
 
     def subset(self, labels: set[str]) -> "Classes":
-        kept = [place for place, label in enumerate(self.labels) if label in labels]
-        return Classes([self.labels[i] for i in kept], [self.names[i] for i in kept], self.rows[kept], self.prompts)
+        places = [place for place, label in enumerate(self.labels) if label in labels]
+        names = [self.names[place] for place in places]
+        return Classes([self.labels[place] for place in places], names, self.rows[places], self.prompts)
 
 
 def read_classes(path: str | Path) -> dict[str, dict[str, str]]:
@@ -54,15 +56,15 @@ def read_classes(path: str | Path) -> dict[str, dict[str, str]]:
             pairs = list(zip(*value, strict=True))
         else:
             pairs = list(enumerate(value)) if isinstance(value, list) else []
-        named = {str(label): name for label, name in pairs}
-        if len(named) < 2 or not all(isinstance(name, str) and name.strip() for name in named.values()):
+        names = {str(label): name for label, name in pairs}
+        if len(names) < 2 or not all(isinstance(name, str) and name.strip() for name in names.values()):
             raise ValueError(
                 f"--classes: {path}: {code} names no classes; {{label: name}}, [name, ...] or"
                 " [[label, ...], [name, ...]], at least two"
             )
-        if len(named) < len(pairs):
+        if len(names) < len(pairs):
             raise ValueError(f"--classes: {path}: {code} names a class twice; each label once")
-        classes[_code(code)] = named
+        classes[_code(code)] = names
     return classes
 
 
@@ -85,9 +87,9 @@ def encode_classes(
 
     encode gives the rows [n, D] of n prompts in the language; names is {label: name}.
     """
-    rows = []
     labels, written = list(names), list(names.values())
     at_once = max(1, BLOCK // len(templates))
+    rows = []
     for start in range(0, len(written), at_once):
         prompts = [template.replace("{}", name) for name in written[start : start + at_once] for template in templates]
         encoded = unit_rows(torch.from_numpy(encode(prompts)), "cosine")
@@ -108,9 +110,9 @@ def zero_shot_metrics(
 
     Args:
         images: float [N, D].
-        labels: N, the class of each picture; pictures of classes that a language does not name are no queries in it.
+        labels: N, the class of each image; images of classes that a language does not name are no queries in it.
         classes: By language.
-        bootstrap: Resamples of the pictures behind the 95 % intervals, 0 for none.
+        bootstrap: Resamples of the images behind the 95 % intervals, 0 for none.
 
     Returns:
         {"accuracy": {language: {"classes", "images", "prompts", "same_names", "accuracy@1", "accuracy@5",
@@ -119,25 +121,25 @@ def zero_shot_metrics(
         whose name another one shares is right under either; otherwise a tie counts as wrong.
 
     Raises:
-        ValueError: no picture at all, or none of a language's classes.
+        ValueError: no image at all, or none of a language's classes.
     """
     if not len(images):
         raise ValueError("images is empty; zero-shot classification needs at least one labelled picture")
-    of_image = np.asarray(labels)
-    measured: dict[str, Any] = {"similarity": similarity, "bootstrap": bootstrap, "seed": seed}
-    common = set.intersection(*(set(each.labels) for each in classes.values())) & set(of_image.tolist())
-    shared: dict[str, Any] = {}
-    if len(common) > 1:
-        shared = {
-            name: _figures(images, of_image, each.subset(common), name, **measured) for name, each in classes.items()
-        }
-        figures = [name for name in next(iter(shared.values())) if name.startswith("accuracy") and "_" not in name]
-        mean = {name: float(np.mean([each[name] for each in shared.values()])) for name in figures}
-        shared["mean"] = {"classes": len(common)} | mean
+    figures = partial(_figures, images, np.asarray(labels), similarity, bootstrap, seed)
+    present = set(labels)
+    for name, each in classes.items():
+        if not present.intersection(each.labels):
+            raise ValueError(f"{name}: no picture is of one of its {len(each.labels)} classes; other labels or classes")
+    labels_in_common = present.intersection(*(each.labels for each in classes.values()))
+    common: dict[str, Any] = {}
+    if len(labels_in_common) > 1:
+        common = {name: figures(each.subset(labels_in_common)) for name, each in classes.items()}
+        means = {f"accuracy@{k}": float(np.mean([each[f"accuracy@{k}"] for each in common.values()])) for k in TOP}
+        common["mean"] = {"classes": len(labels_in_common)} | means
     return {
-        "accuracy": {name: _figures(images, of_image, each, name, **measured) for name, each in classes.items()},
-        "common": shared,
-        "common_classes": len(common),
+        "accuracy": {name: figures(each) for name, each in classes.items()},
+        "common": common,
+        "common_classes": len(labels_in_common),
     }
 
 
@@ -146,7 +148,7 @@ def class_ranks(
 ) -> np.ndarray:
     """0-based rank int64 [N] of the right class: how many others score at least as high, to the tie tolerance.
 
-    right int64 [N] is the place of each picture's class. Classes of the same name count as one. Scores are float64.
+    right int64 [N] is the place of each image's class. Classes of the same name count as one. Scores are float64.
     """
     names = np.unique([name.strip() for name in classes.names], return_inverse=True)[1]
     rows = unit_rows(torch.as_tensor(classes.rows), similarity)
@@ -161,30 +163,21 @@ def class_ranks(
 
 
 def _figures(
-    images: np.ndarray,
-    of_image: np.ndarray,
-    classes: Classes,
-    language: str,
-    *,
-    similarity: Similarity,
-    bootstrap: int,
-    seed: int,
+    images: np.ndarray, labels: np.ndarray, similarity: Similarity, bootstrap: int, seed: int, classes: Classes
 ) -> dict[str, Any]:
     place = {label: number for number, label in enumerate(classes.labels)}
-    chosen = np.flatnonzero(np.isin(of_image, classes.labels))
-    if not len(chosen):
-        raise ValueError(f"{language}: no picture is of one of its {len(place)} classes; other labels or classes")
-    right = np.array([place[label] for label in of_image[chosen].tolist()])
-    rank = class_ranks(images[chosen], right, classes, similarity)
+    rows = np.flatnonzero(np.isin(labels, classes.labels))
+    right = np.array([place[label] for label in labels[rows].tolist()])
+    rank = class_ranks(images[rows], right, classes, similarity)
     figures: dict[str, Any] = {
         "classes": len(place),
-        "images": len(chosen),
+        "images": len(rows),
         "prompts": classes.prompts,
         "same_names": len(place) - len({name.strip() for name in classes.names}),
     }
     figures |= {f"accuracy@{k}": 100 * float(np.mean(rank < k)) for k in TOP}
     if bootstrap:
-        queries = QueryRanks(chosen, chosen, rank, np.zeros(len(rank)))
+        queries = QueryRanks(rows, rows, rank, np.zeros(len(rank)))
         draws = resampled_recall([queries], len(images), 1, bootstrap, seed)
         figures["accuracy@1_ci95"] = interval95(draws[:, 0])
     return figures
@@ -192,12 +185,12 @@ def _figures(
 
 def _languages(path: str | Path, option: str) -> dict[str, Any]:
     try:
-        found = json.loads(Path(path).read_text(encoding="utf-8"))
+        languages = json.loads(Path(path).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise ValueError(f"{option}: {path} cannot be read ({first_line(error)})") from error
-    if not isinstance(found, dict) or not found:
+    if not isinstance(languages, dict) or not languages:
         raise ValueError(f"{option}: {path} is no JSON object with languages as keys")
-    return found
+    return languages
 
 
 def _code(code: str) -> str:

@@ -1,30 +1,28 @@
 """Published test sets by name: how each is read, what is ranked against what, and whose figures are comparable.
 
-| --protocol | pictures | languages | what is particular | same protocol | not comparable |
+| --protocol | images | languages | what is particular | same protocol | not comparable |
 |---|---|---|---|---|---|
 | xm3600/all | 3,600 | 36 | every caption | big_vision, MetaCLIP 2, Babel-ImageNet | CLIP_benchmark, Jina |
 | xm3600/first | 3,600 | 36 | first caption | CLIP_benchmark, open_clip's tables, Jina | the above: 7 points R@1 |
 | xtd10/all | 1,000 | 11 | one caption | XTD10, M-CLIP (R@10), Babel-ImageNet | models trained on COCO train |
-| xtd10/val2014 | 200 | 11 | without COCO's training pictures | nobody: smaller pool, no leak | figures on all 1,000 |
+| xtd10/val2014 | 200 | 11 | without COCO's training images | nobody: smaller pool, no leak | figures on all 1,000 |
 | multi30k/2016 | 1,000 | en de fr cs | one caption, translations | | figures with five captions |
 | multi30k/2016_five | 1,000 | en de | five independent captions | Gella et al. 2017 | figures with one caption |
 | multi30k/2017, 2017_mscoco, 2018 | 1,000, 461, 1,071 | | one caption | | other years |
 | mscoco/1k | 5,000 | | mean over five folds of 1,000 | UC2, M3P, CCLM, CCRK (en) | 5K figures: larger pool |
 | mscoco/5k | 5,000 | | one pool | open_clip, CLIP_benchmark | 1K figures |
 | xflickrco/test | 2,000 | 8 | Flickr30k and COCO, one caption | IGLUE, CCRK | means there leave out English |
-| wit/iglue | 6,192 | 11 | each language among its own pictures | IGLUE, CCRK | pools of other sizes |
+| wit/iglue | 6,192 | 11 | each language among its own images | IGLUE, CCRK | pools of other sizes |
 
 Each protocol's `comparable` names the figures and says whether they were seen at their source, reported by others, or
 recalled and still to be checked. R@K is any-positive throughout; MTEB's main score for these sets is nDCG@10 instead.
 """
 
-from mmtrain.evaluation.protocols import mscoco, multi30k, wit, xflickrco, xm3600, xtd10
+from mmtrain.evaluation.protocols import iglue, mscoco, multi30k, xm3600, xtd10
 from mmtrain.evaluation.protocols.protocol import Protocol, Reference, Split
 
 PROTOCOLS: dict[str, Protocol] = {
-    str(protocol): protocol
-    for module in (xm3600, xtd10, multi30k, mscoco, xflickrco, wit)
-    for protocol in module.PROTOCOLS
+    str(protocol): protocol for module in (xm3600, xtd10, multi30k, mscoco, iglue) for protocol in module.PROTOCOLS
 }
 
 __all__ = ["PROTOCOLS", "Protocol", "Reference", "Split", "named_protocol"]
@@ -32,10 +30,8 @@ __all__ = ["PROTOCOLS", "Protocol", "Reference", "Split", "named_protocol"]
 
 def named_protocol(name: str) -> Protocol:
     """The protocol called NAME/VARIANT; NAME alone is its first variant. Raises ValueError for any other name."""
-    first: dict[str, Protocol] = {}
-    for protocol in PROTOCOLS.values():
-        first.setdefault(protocol.name, protocol)
-    found = PROTOCOLS.get(name) or first.get(name)
-    if found is None:
+    first_variant = next((protocol for protocol in PROTOCOLS.values() if protocol.name == name), None)
+    protocol = PROTOCOLS.get(name, first_variant)
+    if protocol is None:
         raise ValueError(f"--protocol: {name!r} is unknown; one of {', '.join(PROTOCOLS)}")
-    return found
+    return protocol

@@ -1,30 +1,22 @@
-"""MSCOCO's 5,000 test pictures (Karpathy and Fei-Fei 2015), five captions each: one pool, or five folds of 1,000.
+"""MSCOCO's 5,000 test images (Karpathy and Fei-Fei 2015), five captions each: one pool, or five folds of 1,000.
 
 Folds are consecutive in the order of the split, as order embeddings and VSE++ take them. Recall in a fold is the higher
-one: its pool is a fifth.
+one: its pool is a fifth. Captions in other languages than English come from shards.
 """
 
-from collections.abc import Iterator
 from dataclasses import replace
-from pathlib import Path
 
-from datamodules.packing import Row, read_karpathy
-from datamodules.shards.writing import BadRow
-from mmtrain.evaluation.protocols.protocol import Protocol, Reference
+from datamodules.packing import read_karpathy
+from mmtrain.evaluation.protocols.protocol import Protocol, Reference, file_in
 from mmtrain.evaluation.ranking.pools import folds
 
 FOLD = 1000
 
 
-def read(source: Path) -> Iterator[Row | BadRow]:
-    """dataset_coco.json, or the folder that it lies in; captions in other languages come from shards."""
-    return read_karpathy(source / "dataset_coco.json" if source.is_dir() else source)
-
-
 FIVE_FOLDS = Protocol(
     name="mscoco",
     variant="1k",
-    read=read,
+    read=lambda source: read_karpathy(file_in(source, "dataset_coco.json")),
     images=5000,
     languages=None,
     split="test",

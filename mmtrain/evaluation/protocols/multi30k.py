@@ -1,6 +1,6 @@
-"""Multi30k (Elliott et al. 2016, 2017; Barrault et al. 2018): Flickr30k pictures in English, German, French and Czech.
+"""Multi30k (Elliott et al. 2016, 2017; Barrault et al. 2018): Flickr30k images in English, German, French and Czech.
 
-Its first task has one English caption a picture and translations of it, its second five independent captions in
+Its first task has one English caption an image and translations of it, its second five independent captions in
 English and German. Figures on the two do not compare.
 """
 

@@ -20,23 +20,15 @@ from mmtrain.evaluation.ranking.graded import rank_graded
 from mmtrain.evaluation.ranking.pools import Pool, mean_over_pools, rank_pools
 from mmtrain.evaluation.ranking.ranks import RetrievalRanks, rank_retrieval
 
-Provenance = Literal["seen", "reported", "recalled"]
-
 
 @dataclass(frozen=True)
 class Reference:
-    """Published figures under this protocol.
+    """Published figures under this protocol."""
 
-    Attributes:
-        source: Who measured.
-        figures: Which of their figures ours may stand beside, and what differs.
-        provenance: "seen" in the code or result files of the source, "reported" by somebody else, or "recalled" and
-            to be checked before it is quoted.
-    """
-
-    source: str
-    figures: str
-    provenance: Provenance
+    source: str  # who measured
+    figures: str  # which of their figures ours may stand beside, and what differs
+    # in the code or result files of the source, reported by somebody else, or to be checked before it is quoted
+    provenance: Literal["seen", "reported", "recalled"]
 
 
 @dataclass(frozen=True)
@@ -52,31 +44,20 @@ class Split:
 class Protocol:
     """A data set and one way to measure on it.
 
-    Attributes:
-        name, variant: As on the command line, NAME/VARIANT.
-        read: The data set's own files as rows for the packer.
-        images: How many pictures the complete test set has.
-        languages: Those that count, None for all there are.
-        captions: Whether all captions of an image and language take part, or the first.
-        split: Which split of the rows is the test set, None for all rows.
-        pools: Divides the split into pools that are ranked by themselves; None ranks everything together.
-        grades: How relevant each image is to each caption, sparse [M, N], for questions with several right pages of
-            different worth; text to image is then ranked and its nDCG weighed by them (`rank_graded`). None: a
-            caption's own image is right.
-        over_pools: Whether figures are means over pools (folds), or over the queries of all pools.
-        comparable: Whose figures these may stand beside.
+    `grades` are for questions with several right pages of different worth: text to image is then ranked, and its nDCG
+    weighed, by how relevant each image is to each caption (`rank_graded`). Without them a caption's own image is right.
     """
 
-    name: str
+    name: str  # on the command line NAME/VARIANT
     variant: str
-    read: Callable[[Path], Iterator[Row | BadRow]]
-    images: int
-    languages: tuple[str, ...] | None
-    captions: Literal["all", "first"] = "all"
-    split: str | None = None
-    pools: Callable[[Split], list[Pool]] | None = None
-    grades: Callable[[Split], csr_array] | None = None
-    over_pools: Literal["queries", "mean"] = "queries"
+    read: Callable[[Path], Iterator[Row | BadRow]]  # the data set's own files as rows for the packer
+    images: int  # of the complete test set
+    languages: tuple[str, ...] | None  # those that count, None for all there are
+    captions: Literal["all", "first"] = "all"  # of an image and language
+    split: str | None = None  # of the rows, None for all rows
+    pools: Callable[[Split], list[Pool]] | None = None  # ranked by themselves; None ranks everything together
+    grades: Callable[[Split], csr_array] | None = None  # [M, N]
+    over_pools: Literal["queries", "mean"] = "queries"  # figures over the queries of all pools, or means over pools
     comparable: tuple[Reference, ...] = ()
 
     def __str__(self) -> str:
@@ -86,10 +67,10 @@ class Protocol:
         """The languages of a split that the protocol measures. Raises ValueError when there is none."""
         if self.languages is None:
             return list(there)
-        chosen = [language for language in self.languages if language in there]
-        if not chosen:
+        languages = [language for language in self.languages if language in there]
+        if not languages:
             raise ValueError(f"--protocol: {self} has {', '.join(self.languages)}, the data {', '.join(there[:20])}")
-        return chosen
+        return languages
 
     def measure(
         self,
@@ -141,10 +122,10 @@ class Protocol:
 
         Args:
             data: SHARDS, or the file or folder that `read` takes.
-            images: Where the pictures lie; default: beside the file, or in the folder.
+            images: Where the images lie; default: beside the file, or in the folder.
 
         Raises:
-            ValueError: when the files cannot be read, or hold no picture of the split.
+            ValueError: when the files cannot be read, or hold no image of the split.
         """
         source = Path(data).expanduser()
         if not source.exists() or source.suffix == ".tar" or (source.is_dir() and any(source.glob("*.tar"))):
@@ -153,20 +134,22 @@ class Protocol:
         rows = list(self.read(source))
         content = [[str(row)] if isinstance(row, BadRow) else [*row, _stamp(folder, row)] for row in rows]
         key = json.dumps([str(self), str(folder.resolve()), content], sort_keys=True).encode()
-        out = (
-            default_cache()
-            / "protocols"
-            / f"{self.name}-{self.variant}-{hashlib.blake2b(key, digest_size=8).hexdigest()}"
-        )
+        digest = hashlib.blake2b(key, digest_size=8).hexdigest()
+        out = default_cache() / "protocols" / f"{self.name}-{self.variant}-{digest}"
         pack_once(rows, out, images=folder, split=self.split, title=f"packing {self}")
         print(f"{self}: {source} as shards in {out}")
         return str(out)
 
 
+def file_in(source: Path, name: str) -> Path:
+    """The file of this name in a folder; a source that is no folder is the file itself."""
+    return source / name if source.is_dir() else source
+
+
 def _stamp(folder: Path, row: Row) -> list[int]:
-    """Size and time of the row's picture; [] while it is missing, so that it is packed anew once it is there."""
-    found = next((path for name in row.images if (path := folder / name).is_file()), None)
-    return [] if found is None else [found.stat().st_size, found.stat().st_mtime_ns]
+    """Size and time of the row's image; [] while it is missing, so that it is packed anew once it is there."""
+    stat = next((path.stat() for name in row.images if (path := folder / name).is_file()), None)
+    return [] if stat is None else [stat.st_size, stat.st_mtime_ns]
 
 
 def _graded(
@@ -182,16 +165,16 @@ def _graded(
     for number, pool in enumerate(pools or ()):
         group[pool.images] = number
     table, excluded = {}, {}
-    for language, chosen in ranks.texts_of.items():
-        found, excluded[language] = rank_graded(
+    for language, texts_of in ranks.texts_of.items():
+        graded, excluded[language] = rank_graded(
             images,
-            texts[chosen],
-            grades[chosen],
+            texts[texts_of],
+            grades[texts_of],
             depth=ranks.recall_at[-1],
             similarity=ranks.statement.similarity,
-            groups=np.concatenate([group[ranks.image_of_text[chosen]], group]),
+            groups=np.concatenate([group[ranks.image_of_text[texts_of]], group]),
             device=device,
         )
-        table[language] = replace(found, query=chosen[found.query])
-    left_out = {**ranks.statement.excluded, "text_to_image": excluded}
-    return replace(ranks, text_to_image=table, statement=replace(ranks.statement, graded=True, excluded=left_out))
+        table[language] = replace(graded, query=texts_of[graded.query])
+    statement = replace(ranks.statement, graded=True, excluded={**ranks.statement.excluded, "text_to_image": excluded})
+    return replace(ranks, text_to_image=table, statement=statement)

@@ -1,17 +1,14 @@
-"""Crossmodal-3600 (Thapliyal et al. 2022): 3,600 pictures from where 36 languages are spoken, captions in all of them.
+"""Crossmodal-3600 (Thapliyal et al. 2022): 3,600 images from where 36 languages are spoken, captions in all of them.
 
 261,375 captions, two an image and language on average (bn 1.0, mi 1.31). Two protocols are in use and differ by seven
 points R@1 from image to text: all captions, where any of an image's captions is right and all are in the pool, and the
 first caption only. Text to image hardly moves.
 """
 
-from collections.abc import Iterator
 from dataclasses import replace
-from pathlib import Path
 
-from datamodules.packing import Row, read_crossmodal3600
-from datamodules.shards.writing import BadRow
-from mmtrain.evaluation.protocols.protocol import Protocol, Reference
+from datamodules.packing import read_crossmodal3600
+from mmtrain.evaluation.protocols.protocol import Protocol, Reference, file_in
 
 LANGUAGES = (
     *("ar", "bn", "cs", "da", "de", "el", "en", "es", "fa", "fi", "fil", "fr", "he", "hi", "hr", "hu", "id", "it"),
@@ -19,15 +16,10 @@ LANGUAGES = (
 )
 
 
-def read(source: Path) -> Iterator[Row | BadRow]:
-    """captions.jsonl, or the folder that it lies in; pictures are <key>.jpg."""
-    return read_crossmodal3600(source / "captions.jsonl" if source.is_dir() else source)
-
-
 ALL = Protocol(
     name="xm3600",
     variant="all",
-    read=read,
+    read=lambda source: read_crossmodal3600(file_in(source, "captions.jsonl")),
     images=3600,
     languages=LANGUAGES,
     comparable=(

@@ -1,7 +1,7 @@
-"""XTD10 (Aggarwal and Kale 2020): 1,000 COCO pictures with one caption in each of eleven languages.
+"""XTD10 (Aggarwal and Kale 2020): 1,000 COCO images with one caption in each of eleven languages.
 
-800 of the pictures are COCO training pictures. What was trained on COCO has seen them, so the second variant leaves
-them out; 200 remain, among which recall is higher for every model.
+800 of them are COCO training images, which models trained on COCO have seen. The second variant leaves them out; among
+the other 200 recall is higher for every model.
 """
 
 from dataclasses import replace
@@ -14,12 +14,12 @@ from mmtrain.evaluation.protocols.protocol import Protocol, Reference, Split
 from mmtrain.evaluation.ranking.pools import Pool
 
 
-def unseen_pictures(split: Split) -> list[Pool]:
-    """The pictures that are not from COCO's training set. Raises ValueError when there is none."""
-    kept = [number for number, name in enumerate(split.ids) if not name.startswith(COCO_TRAINING)]
-    if not kept:
+def unseen_images(split: Split) -> list[Pool]:
+    """The images that are not from COCO's training set. Raises ValueError when there is none."""
+    unseen = [number for number, name in enumerate(split.ids) if not name.startswith(COCO_TRAINING)]
+    if not unseen:
         raise ValueError(f"--protocol: xtd10/val2014: all {len(split.ids)} pictures are COCO training pictures")
-    return [Pool("val2014", np.array(kept))]
+    return [Pool("val2014", np.array(unseen))]
 
 
 ALL = Protocol(
@@ -43,5 +43,5 @@ ALL = Protocol(
         Reference("CLIP_benchmark", "R@5, its default", "seen"),
     ),
 )
-UNSEEN = replace(ALL, variant="val2014", images=1000, pools=unseen_pictures, comparable=())
+UNSEEN = replace(ALL, variant="val2014", pools=unseen_images, comparable=())
 PROTOCOLS = (ALL, UNSEEN)

@@ -1,4 +1,4 @@
-"""What the metrics accept, and one clear line for what they do not."""
+"""Checks of embeddings, image numbers and languages before ranking; each error is one line."""
 
 import warnings
 from collections.abc import Sequence
@@ -74,19 +74,19 @@ def checked_languages(
             f"language_of_text is {of_text.dtype} of shape {list(of_text.shape)}; "
             f"give {texts} language codes, one a caption"
         )
-    known = np.unique(of_text).tolist()
-    chosen = known if languages is None else list(dict.fromkeys(languages))
-    if not chosen:
-        raise ValueError(f"languages is empty; the captions have {_listed(known)}")
-    for language in [*chosen, *(side for pair in text_to_text for side in pair)]:
-        if language not in known:
-            raise ValueError(f"language {language!r} has no caption; the captions have {_listed(known)}")
-        if language not in chosen:
-            raise ValueError(f"text_to_text names {language!r}, which is not among the languages {_listed(chosen)}")
+    present = np.unique(of_text).tolist()
+    languages = present if languages is None else list(dict.fromkeys(languages))
+    if not languages:
+        raise ValueError(f"languages is empty; the captions have {_listed(present)}")
+    for language in [*languages, *(side for pair in text_to_text for side in pair)]:
+        if language not in present:
+            raise ValueError(f"language {language!r} has no caption; the captions have {_listed(present)}")
+        if language not in languages:
+            raise ValueError(f"text_to_text names {language!r}, which is not among the languages {_listed(languages)}")
     for query, answer in text_to_text:
         if query == answer:
             raise ValueError(f"text_to_text pairs {query!r} with itself; name two languages")
-    return of_text, chosen
+    return of_text, languages
 
 
 def _listed(languages: Sequence[str]) -> str:

@@ -11,8 +11,8 @@ import torch
 from scipy.sparse import csr_array
 from torch import Tensor
 
-from mmtrain.evaluation.ranking.queries import QueryRanks
-from mmtrain.evaluation.ranking.tiles import NO_LIMIT, Similarity, count_at_least, pair_scores, score_steps
+from mmtrain.evaluation.ranking.queries import Answers, QueryRanks
+from mmtrain.evaluation.ranking.tiles import Similarity, count_at_least, pair_scores, score_steps
 
 
 def rank_graded(
@@ -51,51 +51,20 @@ def rank_graded(
     of_query, of_item = group[: len(queries)], group[len(queries) :]
     parts = []
     for each in np.unique(of_query):
-        asked, pool = np.flatnonzero(of_query == each), np.flatnonzero(of_item == each)
-        wanted = csr_array(grades[asked][:, pool]) if len(pool) else csr_array((len(asked), 0))
-        answerable = (wanted > 0).sum(1) > 0
-        asked, wanted = asked[answerable], wanted[answerable]
-        if len(asked):
-            parts.append(_ranked(items[pool], queries[asked], wanted, asked, pool, depth, similarity, device))
+        own, pool = np.flatnonzero(of_query == each), np.flatnonzero(of_item == each)
+        table = grades[own][:, pool].tocoo()
+        right = table.data > 0
+        if not right.any():
+            continue
+        item, grade = table.coords[1][right], table.data[right]
+        answerable, query = np.unique(table.coords[0][right], return_inverse=True)
+        own = own[answerable]
+        steps = score_steps(pair_scores(items[pool], queries[own], item, query, similarity))
+        answers = Answers.of(query, item, grade, steps, depth)
+        no_limits = np.empty((0, len(pool)), dtype=np.int64)
+        _, counts = count_at_least(items[pool], queries[own], no_limits, answers.limits(), similarity, device)
+        parts.append(answers.ranks(counts, own, pool[answers.item[answers.slot == 0]], depth))
     if not parts:
         raise ValueError("grades: no query has a right item in its pool")
-    joined = (np.concatenate([getattr(part, name) for part in parts]) for name in ("query", "image", "rank", "ndcg"))
-    ranks = QueryRanks(*joined)
+    ranks = QueryRanks.joined(parts)
     return ranks, len(queries) - len(ranks.query)
-
-
-def _ranked(
-    items: Tensor,
-    queries: Tensor,
-    grades: csr_array,
-    asked: np.ndarray,
-    pool: np.ndarray,
-    depth: int,
-    similarity: Similarity,
-    device: torch.device | str,
-) -> QueryRanks:
-    """Ranks of Q queries among P items; asked [Q] and pool [P] are their numbers in the collection."""
-    query, item = grades.nonzero()
-    grade = np.asarray(grades[query, item], dtype=np.float64)
-    query, item, grade = query[grade > 0], item[grade > 0], grade[grade > 0]
-    steps = score_steps(pair_scores(items, queries, item, query, similarity))
-    order = np.lexsort((grade, -steps, query))  # of equal scores the lower grade comes first
-    query, item, grade, steps = query[order], item[order], grade[order], steps[order]
-    first = np.searchsorted(query, np.arange(len(asked)))
-    slot = np.arange(len(query)) - first[query]
-    # where a run of equal scores of one query ends tells how many of its right items score at least as high
-    ends = np.flatnonzero(np.r_[(np.diff(query) != 0) | (np.diff(steps) != 0), True]) + 1
-    reached = ends[np.searchsorted(ends, np.arange(len(query)), side="right")] - first[query]
-    kept = slot < depth  # what comes behind `depth` right items gains nothing
-    limits = np.full((slot[kept].max() + 1, len(asked)), NO_LIMIT)
-    limits[slot[kept], query[kept]] = steps[kept]
-    none = np.empty((0, len(items)), dtype=np.int64)
-    _, counts = count_at_least(items, queries, none.reshape(0, len(items)), limits, similarity, device)
-    wrong = counts[slot[kept], query[kept]] - reached[kept]
-    place = wrong + slot[kept] + 1
-    gain = np.where(place <= depth, grade[kept] / np.log2(1 + place), 0)
-    best = np.lexsort((-grade, query))
-    ideal_place = np.arange(len(query)) - first[query[best]] + 1
-    ideal = np.where(ideal_place <= depth, grade[best] / np.log2(1 + ideal_place), 0)
-    ndcg = np.bincount(query[kept], gain) / np.bincount(query[best], ideal)
-    return QueryRanks(asked, pool[item[first]], wrong[slot[kept] == 0], ndcg)

@@ -28,10 +28,10 @@ def flat_top_k(
     *,
     turned: bool = False,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Scores float32 [Q, k] and item numbers int64 [Q, k], best first, of queries [Q, D] among items [P, D]; k is at
-    most P.
+    """Scores float32 [Q, k] and item numbers int64 [Q, k], best first, of queries [Q, D] among items [P, D].
 
-    `turned` says that the queries are the second argument of an asymmetric similarity (captions looking for images).
+    k is lowered to P. `turned` says that the queries are the second argument of an asymmetric similarity (captions
+    looking for images).
     """
     k = min(k, len(items))
     if similarity == "cosine":
@@ -39,15 +39,14 @@ def flat_top_k(
         for start in range(0, len(items), TILE):
             index.add(_float32(items[start : start + TILE], similarity).numpy())
         return index.search(_float32(queries, similarity).numpy(), k)
-    asked = _float32(queries, similarity)
-    scores, best = torch.empty(len(asked), 0), torch.empty(len(asked), 0, dtype=torch.int64)
+    rows = _float32(queries, similarity)
+    scores, best = torch.empty(len(rows), 0), torch.empty(len(rows), 0, dtype=torch.int64)
     for start in range(0, len(items), TILE):
         block = _float32(items[start : start + TILE], similarity)
-        tile = score_tile(block, asked, similarity).T if turned else score_tile(asked, block, similarity)
-        scores = torch.cat([scores, tile], 1)
-        best = torch.cat([best, torch.arange(start, start + len(block)).expand(len(asked), -1)], 1)
-        scores, kept = scores.topk(min(k, scores.shape[1]), dim=1)
-        best = best.gather(1, kept)
+        tile = score_tile(block, rows, similarity).T if turned else score_tile(rows, block, similarity)
+        best = torch.cat([best, torch.arange(start, start + len(block)).expand(len(rows), -1)], 1)
+        scores, places = torch.cat([scores, tile], 1).topk(min(k, best.shape[1]), dim=1)
+        best = best.gather(1, places)
     return scores.numpy(), best.numpy()
 
 

@@ -56,69 +56,57 @@ def rank_pools(
     Queries keep their numbers in the split. Pools without any caption have no query; they are left out and counted in
     the protocol. Raises ValueError for an empty pool, and when no pool has a caption.
     """
-    if languages is None:
-        languages = np.unique(language_of_text).tolist()
+    languages = np.unique(language_of_text).tolist() if languages is None else list(languages)
     parts: list[RetrievalRanks] = []
     joined: dict[str, dict[str, list[QueryRanks]]] = {name: {each: [] for each in languages} for name in DIRECTIONS}
     for pool in pools:
         if not len(pool.images):
             raise ValueError(f"pool {pool.name!r} is empty; a pool needs at least one image")
-        asked = np.isin(language_of_text, languages if pool.languages is None else pool.languages)
-        texts = np.flatnonzero(asked & np.isin(image_of_text, pool.images))
-        here = [language for language in languages if language in set(language_of_text[texts].tolist())]
-        if not here:
-            continue
         images = np.sort(pool.images)
+        of_languages = np.isin(language_of_text, languages if pool.languages is None else pool.languages)
+        texts = np.flatnonzero(of_languages & np.isin(image_of_text, images))
+        present = [language for language in languages if language in language_of_text[texts]]
+        if not present:
+            continue
         ranks = rank_retrieval(
             image_embeddings[images],
             text_embeddings[texts],
             np.searchsorted(images, image_of_text[texts]),
             language_of_text[texts],
-            languages=here,
+            languages=present,
             image_groups=None if image_groups is None else image_groups[images],
             text_groups=None if text_groups is None else text_groups[texts],
             **options,
         )
         parts.append(ranks)
-        for language in here:
-            for direction, own in zip(DIRECTIONS, (texts, images), strict=True):
-                of_pool = ranks.of(direction)[language]
-                numbered = QueryRanks(own[of_pool.query], images[of_pool.image], of_pool.rank, of_pool.ndcg)
+        for direction, queries in zip(DIRECTIONS, (texts, images), strict=True):
+            for language, part in ranks.of(direction).items():
+                numbered = replace(part, query=queries[part.query], image=images[part.image])
                 joined[direction][language].append(numbered)
     missing = [language for language in languages if not joined["text_to_image"][language]]
     if missing:
         raise ValueError(f"no pool has a caption in {', '.join(missing)}; name other languages")
-    relevance = Relevance.of(image_of_text, len(image_embeddings), image_groups, text_groups)
     directions = {
-        name: {language: _concatenated(ranks) for language, ranks in table.items()} for name, table in joined.items()
+        name: {language: QueryRanks.joined(ranks) for language, ranks in table.items()}
+        for name, table in joined.items()
     }
-    # "first" captions only are queries of text to image; their numbers say which took part
-    texts_of = {language: ranks.query for language, ranks in directions["text_to_image"].items()}
     sizes = [len(pool.images) for pool in pools]
-    return (
-        RetrievalRanks(
-            images=len(image_embeddings),
-            languages=list(languages),
-            image_of_text=image_of_text,
-            language_of_text=language_of_text,
-            texts_of=texts_of,
-            relevance=relevance,
-            recall_at=parts[0].recall_at,
-            text_to_image=directions["text_to_image"],
-            image_to_text=directions["image_to_text"],
-            text_to_text={},
-            statement=replace(
-                parts[0].statement,
-                images=len(image_embeddings),
-                texts=len(image_of_text),
-                texts_used=sum(map(len, texts_of.values())),
-                languages=len(texts_of),
-                images_without_caption=len(image_embeddings) - len(np.unique(image_of_text)),
-                pools=PoolCount(len(pools), min(sizes), max(sizes), len(pools) - len(parts)),
-            ),
-        ),
-        parts,
+    pool_count = PoolCount(len(pools), min(sizes), max(sizes), len(pools) - len(parts))
+    whole = RetrievalRanks(
+        images=len(image_embeddings),
+        languages=languages,
+        image_of_text=image_of_text,
+        language_of_text=language_of_text,
+        # "first" captions only are queries of text to image; their numbers say which took part
+        texts_of={language: ranks.query for language, ranks in directions["text_to_image"].items()},
+        relevance=Relevance.of(image_of_text, len(image_embeddings), image_groups, text_groups),
+        recall_at=parts[0].recall_at,
+        text_to_image=directions["text_to_image"],
+        image_to_text=directions["image_to_text"],
+        text_to_text={},
+        statement=replace(parts[0].statement, pools=pool_count),
     )
+    return whole, parts
 
 
 def mean_over_pools(metrics: dict[str, Any], parts: Sequence[dict[str, Any]]) -> dict[str, Any]:
@@ -127,25 +115,17 @@ def mean_over_pools(metrics: dict[str, Any], parts: Sequence[dict[str, Any]]) ->
     metrics are those of the joined ranks, parts those of each pool. Each language is averaged over the pools that have
     it. Query counts and intervals stay those of all queries together: a mean over few folds has no interval of its own.
     """
-    metrics = dict(metrics)
+    metrics = metrics | {"mean_recall": float(np.mean([part["mean_recall"] for part in parts]))}
     for direction in DIRECTIONS:
-        table = {}
-        for language, figures in metrics[direction].items():
-            of_pools = [part[direction][language] for part in parts if language in part[direction]]
-            averaged = [name for name in of_pools[0] if name != "queries"]
-            table[language] = figures | {
-                name: float(np.mean([each[name] for each in of_pools])) for name in averaged if language != "mean"
-            }
-        of_languages = [figures for language, figures in table.items() if language != "mean"]
-        averaged = [name for name in of_languages[0] if name != "queries" and not name.endswith("_ci95")]
-        table["mean"] |= {name: float(np.mean([figures[name] for figures in of_languages])) for name in averaged}
-        metrics[direction] = table
-    return metrics | {"mean_recall": float(np.mean([part["mean_recall"] for part in parts]))}
+        table = {
+            language: figures | _means([part[direction][language] for part in parts if language in part[direction]])
+            for language, figures in metrics[direction].items()
+            if language != "mean"
+        }
+        metrics[direction] = table | {"mean": metrics[direction]["mean"] | _means(list(table.values()))}
+    return metrics
 
 
-def _concatenated(ranks: Sequence[QueryRanks]) -> QueryRanks:
-    fields = {
-        name: np.concatenate([getattr(each, name) for each in ranks]) for name in ("query", "image", "rank", "ndcg")
-    }
-    order = np.argsort(fields["query"], kind="stable")
-    return QueryRanks(**{name: values[order] for name, values in fields.items()})
+def _means(tables: Sequence[dict[str, Any]]) -> dict[str, float]:
+    names = [name for name in tables[0] if name != "queries" and not name.endswith("_ci95")]
+    return {name: float(np.mean([each[name] for each in tables])) for name in names}

@@ -1,7 +1,8 @@
-"""Counting one list of queries: the limits its right answers set, and the ranks that follow from what reaches them."""
+"""Ranks of one list of queries: its right answers set limits, and what reaches them is counted."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -23,6 +24,12 @@ class QueryRanks:
     rank: np.ndarray
     ndcg: np.ndarray
 
+    @classmethod
+    def joined(cls, parts: Sequence["QueryRanks"]) -> "QueryRanks":
+        """The queries of all parts, sorted by their index."""
+        order = np.argsort(np.concatenate([part.query for part in parts]), kind="stable")
+        return cls(**{name: np.concatenate([vars(part)[name] for part in parts])[order] for name in vars(parts[0])})
+
 
 @dataclass(frozen=True)
 class Collection:
@@ -39,128 +46,125 @@ class Collection:
     device: torch.device | str
 
     def cross_modal(self, language: str) -> tuple[QueryRanks, QueryRanks]:
-        """The captions of a language among the images, and the images it describes among captions; one product serves
-        both.
+        """The ranks of a language's captions among the images, and of the images they describe among captions.
+
+        One product serves both.
         """
-        chosen = self.texts_of[language]
-        described = np.unique(self.image_of_text[chosen])
-        pooled = np.concatenate(list(self.texts_of.values())) if self.one_pool else chosen
-        of_images = _limits(
+        texts = self.texts_of[language]
+        described = np.unique(self.image_of_text[texts])
+        pool = np.concatenate(list(self.texts_of.values())) if self.one_pool else texts
+        of_images = self._answers(
             self.relevance.images[described],
-            self.relevance.texts[pooled],
-            lambda query, item: self._scores(described[query], pooled[item]),
-            self.depth,
-            wanted=np.isin(pooled, chosen),
+            self.relevance.texts[pool],
+            lambda query, item: pair_scores(self.images, self.texts, described[query], pool[item], self.similarity),
+            grades=np.isin(pool, texts).astype(float),
         )
-        of_texts = _limits(
-            self.relevance.texts[chosen],
+        of_texts = self._answers(
+            self.relevance.texts[texts],
             self.relevance.images,
-            lambda query, item: self._scores(item, chosen[query]),
-            self.depth,
+            lambda query, item: pair_scores(self.images, self.texts, item, texts[query], self.similarity),
         )
-        image_limits = np.full((len(of_images.steps), len(self.images)), NO_LIMIT)
-        image_limits[:, described] = of_images.steps
-        counts, text_counts = self._count(self.images, chosen, image_limits, of_texts.steps)
-        for other, texts in self.texts_of.items() if self.one_pool else ():
+        limits = of_images.limits()
+        image_limits = np.full((len(limits), len(self.images)), NO_LIMIT)
+        image_limits[:, described] = limits
+        counts, text_counts = self._count(self.images, texts, image_limits, of_texts.limits())
+        for other, others in self.texts_of.items() if self.one_pool else ():
             if other != language:
-                counts += self._count(self.images, texts, image_limits)[0]
+                counts += self._count(self.images, others, image_limits)[0]
         return (
-            _query_ranks(of_texts, text_counts, chosen, self.image_of_text[chosen], self.depth),
-            _query_ranks(of_images, counts[:, described], described, described, self.depth),
+            of_texts.ranks(text_counts, texts, self.image_of_text[texts], self.depth),
+            of_images.ranks(counts[:, described], described, described, self.depth),
         )
 
     def between(self, query: str, answer: str) -> tuple[QueryRanks, int]:
         """Captions of one language among another's; also how many have no right answer there and are left out."""
-        asked, pooled = self.texts_of[query], self.texts_of[answer]
+        texts, pool = self.texts_of[query], self.texts_of[answer]
         table = self.relevance.texts
-        answerable = (table[asked] @ table[pooled].sum(0)) > 0
-        left_out, asked = int((~answerable).sum()), asked[answerable]
-        if not len(asked):
+        answerable = (table[texts] @ table[pool].sum(0)) > 0
+        left_out, texts = int((~answerable).sum()), texts[answerable]
+        if not len(texts):
             raise ValueError(f"text_to_text {query}->{answer} has no query: no image has captions in both languages")
-        limits = _limits(
-            table[asked],
-            table[pooled],
-            lambda query, item: pair_scores(self.texts, self.texts, asked[query], pooled[item], self.similarity),
-            self.depth,
+        answers = self._answers(
+            table[texts],
+            table[pool],
+            lambda query, item: pair_scores(self.texts, self.texts, texts[query], pool[item], self.similarity),
         )
-        counts, _ = self._count(self.texts[asked], pooled, limits.steps)
-        return _query_ranks(limits, counts, asked, self.image_of_text[asked], self.depth), left_out
+        counts, _ = self._count(self.texts[texts], pool, answers.limits())
+        return answers.ranks(counts, texts, self.image_of_text[texts], self.depth), left_out
 
-    def _scores(self, images: np.ndarray, texts: np.ndarray) -> np.ndarray:
-        return pair_scores(self.images, self.texts, images, texts, self.similarity)
+    def _answers(
+        self,
+        queries: csr_array,
+        items: csr_array,
+        scores_of: Callable[[np.ndarray, np.ndarray], np.ndarray],
+        grades: np.ndarray | None = None,
+    ) -> "Answers":
+        """queries [Q, G] and items [P, G] are relevance tables, scores_of(query, item) their float64 scores.
+
+        grades [P] are those of an item wherever it is right (default: 1).
+        """
+        if grades is None:
+            grades = np.ones(items.shape[0])
+        blocks = []
+        groups = items.T.tocsr()
+        for start in range(0, queries.shape[0], QUERY_BLOCK):
+            query, item = (queries[start : start + QUERY_BLOCK] @ groups).tocoo().coords
+            query = query + start
+            blocks.append(Answers.of(query, item, grades[item], score_steps(scores_of(query, item)), self.depth))
+        return Answers(*map(np.concatenate, zip(*blocks, strict=True)))
 
     def _count(
         self, rows: Tensor, texts: np.ndarray, row_limits: np.ndarray, text_limits: np.ndarray | None = None
     ) -> tuple[np.ndarray, np.ndarray]:
-        if text_limits is None:
-            text_limits = np.empty((0, len(texts)), dtype=np.int64)
+        text_limits = np.empty((0, len(texts)), np.int64) if text_limits is None else text_limits
         return count_at_least(rows, self.texts[texts], row_limits, text_limits, self.similarity, self.device)
 
 
-@dataclass(frozen=True)
-class _Limits:
-    """For each of Q queries its best right answers, at most S: their score in steps [S, Q] (`NO_LIMIT` where it has
-    fewer), how many right answers of the whole pool reach that score [S, Q], and how many answers were wanted in all
-    [Q].
-    """
+class Answers(NamedTuple):
+    """The A best right answers of Q queries, sorted by query and then by falling score; every query has one."""
 
-    steps: np.ndarray
-    right: np.ndarray
-    wanted: np.ndarray
+    query: np.ndarray  # int64 [A]
+    item: np.ndarray  # int64 [A]
+    slot: np.ndarray  # int64 [A], 0 for the best answer of a query, 1 for its second, ...
+    steps: np.ndarray  # int64 [A], its score in steps
+    right: np.ndarray  # int64 [A], how many right items of the pool reach that score
+    grade: np.ndarray  # [A]
+    ideal: np.ndarray  # float64 [Q], the gain of all answers of a query in the best order
 
+    @classmethod
+    def of(cls, query: np.ndarray, item: np.ndarray, grade: np.ndarray, steps: np.ndarray, depth: int) -> "Answers":
+        """At most `depth` answers of each query from all its right items, with grades and scores in steps [R].
 
-def _limits(
-    queries: csr_array,
-    items: csr_array,
-    scores_of: Callable[[np.ndarray, np.ndarray], np.ndarray],
-    depth: int,
-    wanted: np.ndarray | None = None,
-) -> _Limits:
-    """queries [Q, G] and items [P, G] are relevance tables, scores_of(query, item) their float64 scores; wanted bool
-    [P] marks the right items that count as an answer (default: all).
-    """
-    blocks = []
-    groups = items.T.tocsr()
-    for start in range(0, queries.shape[0], QUERY_BLOCK):
-        table = (queries[start : start + QUERY_BLOCK] @ groups).tocoo()
-        query, item = table.coords
-        steps = score_steps(scores_of(query + start, item))
-        order = np.lexsort((-steps, query))
-        query, item, steps = query[order], item[order], steps[order]
-        is_wanted = np.ones(len(item), dtype=bool) if wanted is None else wanted[item]
-        size = min(QUERY_BLOCK, queries.shape[0] - start)
-        first = np.searchsorted(query, np.arange(size))
-        # The end of a run of equal scores of one query tells how many of its right answers score at least as high.
+        A right item of grade 0 is no answer: it is never wrong, and gains nothing. Queries are consecutive numbers.
+        """
+        order = np.lexsort((grade, -steps, query))  # of equal scores the lower grade comes first
+        query, item, grade, steps = query[order], item[order], grade[order], steps[order]
+        first = np.searchsorted(query, query)
+        # The end of a run of equal scores of one query tells how many of its right items score at least as high.
         ends = np.flatnonzero(np.r_[(np.diff(query) != 0) | (np.diff(steps) != 0), True]) + 1
-        reached = ends[np.searchsorted(ends, np.arange(len(query)), side="right")] - first[query]
-        before = np.cumsum(is_wanted) - is_wanted
-        slot = before - before[first[query]]
-        kept = is_wanted & (slot < depth)
-        slots = slot[kept].max() + 1
-        block = _Limits(
-            np.full((slots, size), NO_LIMIT), np.zeros((slots, size), dtype=np.int64), np.bincount(query[is_wanted])
-        )
-        block.steps[slot[kept], query[kept]] = steps[kept]
-        block.right[slot[kept], query[kept]] = reached[kept]
-        blocks.append(block)
-    slots = max(len(block.steps) for block in blocks)
-    return _Limits(
-        np.hstack([_padded(block.steps, slots, NO_LIMIT) for block in blocks]),
-        np.hstack([_padded(block.right, slots, 0) for block in blocks]),
-        np.concatenate([block.wanted for block in blocks]),
-    )
+        reached = ends[np.searchsorted(ends, np.arange(len(query)), side="right")] - first
+        is_answer = grade > 0
+        before: np.ndarray = np.cumsum(is_answer) - is_answer
+        slot: np.ndarray = before - before[first]
+        best = np.where(is_answer & (slot < depth))  # what comes behind `depth` answers gains nothing
+        ideal_gain = _gain(grade[np.lexsort((-grade, query))], np.arange(len(query)) - first + 1, depth)
+        ideal = np.bincount(query - query[0], ideal_gain)
+        return cls(query[best], item[best], slot[best], steps[best], reached[best], grade[best], ideal)
+
+    def limits(self) -> np.ndarray:
+        """The scores in steps, int64 [S, Q] by slot; `NO_LIMIT` where a query has fewer than S answers."""
+        limits = np.full((self.slot.max() + 1, len(self.ideal)), NO_LIMIT)
+        limits[self.slot, self.query] = self.steps
+        return limits
+
+    def ranks(self, counts: np.ndarray, query: np.ndarray, image: np.ndarray, depth: int) -> QueryRanks:
+        """counts [S, Q]: how many items of the pool reach each limit, right ones included."""
+        wrong = counts[self.slot, self.query] - self.right
+        place = wrong + self.slot + 1  # behind the better answers and every wrong item that ties
+        ndcg = np.bincount(self.query, _gain(self.grade, place, depth)) / self.ideal
+        return QueryRanks(query, image, wrong[self.slot == 0], ndcg)
 
 
-def _padded(table: np.ndarray, rows: int, value: int) -> np.ndarray:
-    return np.pad(table, ((0, rows - len(table)), (0, 0)), constant_values=value)
-
-
-def _query_ranks(limits: _Limits, counts: np.ndarray, query: np.ndarray, image: np.ndarray, depth: int) -> QueryRanks:
-    """counts [S, Q]: how many items of the pool reach each limit, right ones included."""
-    wrong = counts - limits.right
-    slot = np.arange(len(wrong))[:, None]
-    place = wrong + slot + 1  # 1-based place of the s-th right answer: behind its better brothers and every wrong tie
-    counted = (limits.steps != NO_LIMIT) & (place <= depth)
-    gain = np.where(counted, 1 / np.log2(1 + place), 0).sum(0)
-    best_gain = np.cumsum(1 / np.log2(np.arange(depth) + 2))
-    return QueryRanks(query, image, wrong[0], gain / best_gain[np.minimum(limits.wanted, depth) - 1])
+def _gain(grade: np.ndarray, place: np.ndarray, depth: int) -> np.ndarray:
+    """What an answer at a 1-based place adds to the discounted cumulative gain."""
+    return np.where(place <= depth, grade / np.log2(1 + place), 0)

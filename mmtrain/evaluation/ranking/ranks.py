@@ -2,7 +2,7 @@
 
 A rank is the number of wrong items that score at least as high as the best right one (0-based here, 1-based in
 reports): a tie goes against us. Scores tie when they are equal after rounding to `TIE_TOLERANCE`. Every pair is scored;
-what is kept grows with N + M only.
+memory grows with N + M only.
 """
 
 from collections.abc import Sequence
@@ -17,46 +17,56 @@ from mmtrain.evaluation.ranking.checks import checked_embeddings, checked_images
 from mmtrain.evaluation.ranking.queries import Collection, QueryRanks
 from mmtrain.evaluation.ranking.relevance import Relevance
 from mmtrain.evaluation.ranking.statement import Statement
-from mmtrain.evaluation.ranking.tiles import Similarity
+from mmtrain.evaluation.ranking.tiles import TIE_TOLERANCE, Similarity
 
 Direction = Literal["text_to_image", "image_to_text"]
 DIRECTIONS: tuple[Direction, Direction] = ("text_to_image", "image_to_text")
+ALL_DIRECTIONS = (*DIRECTIONS, "text_to_text")
 
 
 @dataclass(frozen=True)
 class RetrievalRanks:
-    """Ranks by language and direction, with what was ranked and under which protocol. Keys of text_to_text read
-    "de->en".
-
-    image_of_text and language_of_text [M] are those of all captions, texts_of [language] the indices of those that took
-    part.
-    """
+    """Ranks by language and direction, with what was ranked and under which protocol."""
 
     images: int
     languages: list[str]
-    image_of_text: np.ndarray
-    language_of_text: np.ndarray
-    texts_of: dict[str, np.ndarray]
+    image_of_text: np.ndarray  # [M], of all captions
+    language_of_text: np.ndarray  # [M]
+    texts_of: dict[str, np.ndarray]  # the indices of the captions that took part, by language
     relevance: Relevance
     recall_at: tuple[int, ...]
     text_to_image: dict[str, QueryRanks]
     image_to_text: dict[str, QueryRanks]
-    text_to_text: dict[str, QueryRanks]
+    text_to_text: dict[str, QueryRanks]  # by "de->en"
     statement: Statement
 
     @property
     def protocol(self) -> dict[str, Any]:
-        """The statement as metrics.json has it."""
-        return self.statement.as_json()
+        """What was ranked against what, as metrics.json has it."""
+        statement = self.statement
+        return {
+            "captions": statement.captions,
+            "images": self.images,
+            "texts": len(self.image_of_text),
+            "texts_used": sum(map(len, self.texts_of.values())),
+            "languages": len(self.languages),
+            "index": "flat",
+            "ties": "pessimistic",
+            "tie_tolerance": TIE_TOLERANCE,
+            "similarity": statement.similarity,
+            "relevance": "text to image by grades, image to text any positive" if statement.graded else "any positive",
+            "pools": statement.pools_as_json(),
+            "duplicates": dict(statement.duplicates),
+            "images_without_caption": self.images - len(np.unique(self.image_of_text)),
+            "excluded": {direction: dict(queries) for direction, queries in statement.excluded.items()},
+        }
 
     def of(self, direction: Direction) -> dict[str, QueryRanks]:
         """The ranks of a direction by language."""
         return self.text_to_image if direction == "text_to_image" else self.image_to_text
 
     def by_image(self, direction: Direction) -> np.ndarray:
-        """0-based ranks float64 [N, K], one column a language, NaN where it is missing; the first of several captions
-        counts.
-        """
+        """0-based ranks float64 [N, K] of the first caption in each language, NaN where there is none."""
         table = np.full((self.images, len(self.languages)), np.nan)
         for column, language in enumerate(self.languages):
             ranks = self.of(direction)[language]
@@ -97,23 +107,23 @@ def rank_retrieval(
     recall_at = tuple(sorted(recall_at))
     if not recall_at or recall_at[0] < 1:
         raise ValueError(f"recall_at is {recall_at}; give whole numbers of at least 1, such as (1, 5, 10)")
-    for name, value, known in (
+    for name, value, accepted in (
         ("captions", captions, ("all", "first")),
         ("similarity", similarity, ("cosine", "asymmetric")),
         ("pool", pool, ("language", "all")),
     ):
-        if value not in known:
-            raise ValueError(f"{name} is {value!r}; accepted are {' and '.join(map(repr, known))}")
+        if value not in accepted:
+            raise ValueError(f"{name} is {value!r}; accepted are {' and '.join(map(repr, accepted))}")
     images, texts = checked_embeddings(image_embeddings, text_embeddings)
     image_of_text = checked_images(image_of_text, len(texts), len(images))
     language_of_text, languages = checked_languages(language_of_text, len(texts), languages, text_to_text)
 
     texts_of = {}
     for language in languages:
-        chosen = np.flatnonzero(language_of_text == language)
+        of_language = np.flatnonzero(language_of_text == language)
         if captions == "first":
-            chosen = np.sort(chosen[np.unique(image_of_text[chosen], return_index=True)[1]])
-        texts_of[language] = chosen
+            of_language = np.sort(of_language[np.unique(image_of_text[of_language], return_index=True)[1]])
+        texts_of[language] = of_language
     collection = Collection(
         images=images,
         texts=texts,
@@ -129,15 +139,9 @@ def rank_retrieval(
     pairs = {f"{query}->{answer}": collection.between(query, answer) for query, answer in text_to_text}
     statement = Statement(
         captions=captions,
-        images=len(images),
-        texts=len(texts),
-        texts_used=sum(map(len, texts_of.values())),
-        languages=len(languages),
         similarity=similarity,
         one_pool=collection.one_pool,
-        duplicates_of_images=image_groups is not None,
-        duplicates_of_texts=text_groups is not None,
-        images_without_caption=len(images) - len(np.unique(image_of_text)),
+        duplicates={"images": image_groups is not None, "texts": text_groups is not None},
         excluded={"text_to_text": {name: left_out for name, (_, left_out) in pairs.items()}},
     )
     return RetrievalRanks(

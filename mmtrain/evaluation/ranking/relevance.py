@@ -16,7 +16,7 @@ class Relevance:
     duplicates.
 
     `images` [N, G] and `texts` [M, G] are sparse tables of ones over the G groups of images: image i and caption t
-    belong together where their rows meet; two captions describe the same picture where theirs do.
+    belong together where their rows meet; two captions describe the same image where theirs do.
     """
 
     images: csr_array

@@ -1,21 +1,20 @@
 """What was ranked against what, and how it was counted: the protocol block of metrics.json, as data and in words."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Literal
 
-from mmtrain.evaluation.ranking.tiles import TIE_TOLERANCE, Similarity
+from mmtrain.evaluation.ranking.tiles import Similarity
 
 
 @dataclass(frozen=True)
 class PoolCount:
-    """Pools that are ranked by themselves: how many, the images of the smallest and the largest, and how many of them
-    have no caption and so no query."""
+    """Pools that are ranked by themselves."""
 
     count: int
-    smallest: int
-    largest: int
-    without_caption: int
+    smallest: int  # images
+    largest: int  # images
+    without_caption: int  # pools without any query
 
     def __str__(self) -> str:
         sizes = f"{self.smallest:,}" if self.smallest == self.largest else f"{self.smallest:,} to {self.largest:,}"
@@ -24,68 +23,37 @@ class PoolCount:
 
 @dataclass(frozen=True)
 class Statement:
-    """How ranks were taken.
+    """How ranks were taken."""
 
-    Attributes:
-        captions: Whether all captions of an image and language count, or the first.
-        images, texts, texts_used, languages: How many.
-        similarity: What rows were compared by.
-        one_pool: An image's captions of one language are ranked among the captions of all languages.
-        duplicates_of_images, duplicates_of_texts: Whether duplicates were declared.
-        images_without_caption: How many stay in the pool as wrong answers only.
-        excluded: Direction -> pair or language -> queries without a right answer in their pool.
-        pools: Where pools are ranked by themselves.
-        graded: Whether text to image is by grades of relevance.
-    """
-
-    captions: Literal["all", "first"]
-    images: int
-    texts: int
-    texts_used: int
-    languages: int
+    captions: Literal["all", "first"]  # of an image and language: whether all count, or the first
     similarity: Similarity
-    one_pool: bool
-    duplicates_of_images: bool
-    duplicates_of_texts: bool
-    images_without_caption: int
-    excluded: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
-    pools: PoolCount | None = None
-    graded: bool = False
+    one_pool: bool  # an image's captions of one language are ranked among the captions of all languages
+    duplicates: Mapping[str, bool]  # "images", "texts": whether duplicates were declared
+    excluded: Mapping[
+        str, Mapping[str, int]
+    ]  # direction -> pair or language -> queries without an answer in their pool
+    pools: PoolCount | None = None  # where pools are ranked by themselves
+    graded: bool = False  # whether text to image is by grades of relevance
 
-    def as_json(self) -> dict[str, Any]:
+    def pools_as_json(self) -> dict[str, Any]:
+        """What each direction is ranked against, and how many pools there are."""
         answers = "captions of all languages" if self.one_pool else "captions of the language"
-        pools: dict[str, Any] = {"text_to_image": "all images", "image_to_text": answers}
-        if self.pools is not None:
-            pools = {
-                "text_to_image": f"the images of its own pool ({self.pools})",
-                "image_to_text": f"{answers} in its own pool",
-                "count": self.pools.count,
-                "without_caption": self.pools.without_caption,
-            }
+        if self.pools is None:
+            return {"text_to_image": "all images", "image_to_text": answers}
         return {
-            "captions": self.captions,
-            "images": self.images,
-            "texts": self.texts,
-            "texts_used": self.texts_used,
-            "languages": self.languages,
-            "index": "flat",
-            "ties": "pessimistic",
-            "tie_tolerance": TIE_TOLERANCE,
-            "similarity": self.similarity,
-            "relevance": "text to image by grades, image to text any positive" if self.graded else "any positive",
-            "pools": pools,
-            "duplicates": {"images": self.duplicates_of_images, "texts": self.duplicates_of_texts},
-            "images_without_caption": self.images_without_caption,
-            "excluded": {direction: dict(queries) for direction, queries in self.excluded.items()},
+            "text_to_image": f"the images of its own pool ({self.pools})",
+            "image_to_text": f"{answers} in its own pool",
+            "count": self.pools.count,
+            "without_caption": self.pools.without_caption,
         }
 
 
 def in_words(protocol: Mapping[str, Any]) -> list[str]:
     """The "protocol" of metrics.json as sentences for a reader who wants to compare the figures with others."""
     images, texts, used = protocol["images"], protocol["texts"], protocol["texts_used"]
-    count = protocol["languages"]
+    languages = protocol["languages"]
     sentences = [
-        f"{images:,} images and {used:,} captions in {count} language{'s' * (count != 1)}"
+        f"{images:,} images and {used:,} captions in {languages} language{'s' * (languages != 1)}"
         + (f" ({texts - used:,} further captions left out)." if used < texts else "."),
         "Every caption of an image counts, as query and as answer."
         if protocol["captions"] == "all"
@@ -98,7 +66,7 @@ def in_words(protocol: Mapping[str, Any]) -> list[str]:
         f"to {protocol['tie_tolerance']:.6f}.",
     ]
     if any(protocol["duplicates"].values()):
-        declared = " and ".join(kind for kind, given in protocol["duplicates"].items() if given)
+        declared = " and ".join(kind for kind, present in protocol["duplicates"].items() if present)
         sentences.append(f"Answers among the declared duplicates ({declared}) count as right.")
     if protocol["images_without_caption"]:
         sentences.append(f"{protocol['images_without_caption']:,} images have no caption; they stay in the pool.")

@@ -7,6 +7,7 @@ pairs are scored again in float64. The counts are therefore those of a float64 s
 Scores are compared after rounding to the tie tolerance: they are counted in whole steps of `TIE_TOLERANCE`.
 """
 
+from itertools import product
 from typing import Literal
 
 import numpy as np
@@ -30,9 +31,7 @@ def score_steps(scores: np.ndarray) -> np.ndarray:
 
 
 def unit_rows(embeddings: Tensor, similarity: Similarity) -> Tensor:
-    """float64 rows as `similarity` compares them: of unit length for cosine (a zero row stays zero), untouched
-    otherwise.
-    """
+    """float64 rows as `similarity` compares them: for cosine of unit length, where a zero row stays zero."""
     rows = embeddings.double()
     if similarity == "asymmetric":
         return rows
@@ -60,11 +59,10 @@ def pair_scores(
 
 def score_tile(rows: Tensor, columns: Tensor, similarity: Similarity, out: Tensor | None = None) -> Tensor:
     """Scores [r, c] of prepared rows [r, D] and columns [c, D], in their precision; written to `out` where given."""
-    if out is None:
-        out = rows.new_empty(len(rows), len(columns))
     if similarity == "cosine":
         return torch.mm(rows, columns.T, out=out)
-    return out.copy_(asymmetric_similarity(rows, columns))
+    scores = asymmetric_similarity(rows, columns)
+    return scores if out is None else out.copy_(scores)
 
 
 @torch.no_grad()
@@ -83,42 +81,29 @@ def count_at_least(
     (s, i) is the number of columns j with score_steps(score(i, j)) >= row_limits[s, i]; the scores equal those of a
     float64 product.
     """
-    precision = torch.get_float32_matmul_precision()
-    torch.set_float32_matmul_precision("highest")  # TF32 or bfloat16 products would leave the error bound
-    try:
-        with torch.autocast(torch.device(device).type, enabled=False):
-            return _count_tiles(rows, columns, row_limits, column_limits, similarity, device)
-    finally:
-        torch.set_float32_matmul_precision(precision)
-
-
-def _count_tiles(
-    rows: Tensor,
-    columns: Tensor,
-    row_limits: np.ndarray,
-    column_limits: np.ndarray,
-    similarity: Similarity,
-    device: torch.device | str,
-) -> tuple[np.ndarray, np.ndarray]:
     rows32, columns32 = _float32_rows(rows, similarity, device), _float32_rows(columns, similarity, device)
     error = _error_bound(rows32, columns32, similarity)
     row_lines = _Lines(rows, columns, row_limits, error, similarity, device)
     column_lines = _Lines(columns, rows, column_limits, error, similarity, device, turned=True)
-    scores_buffer, marks_buffer = torch.empty(2, TILE * TILE, device=device)
-    for i in range(0, len(rows32), TILE):
-        for j in range(0, len(columns32), TILE):
-            a, b = rows32[i : i + TILE], columns32[j : j + TILE]
-            scores, marks = (buffer[: len(a) * len(b)].view(len(a), len(b)) for buffer in (scores_buffer, marks_buffer))
-            score_tile(a, b, similarity, out=scores)
-            here, there = slice(i, i + len(a)), slice(j, j + len(b))
-            row_lines.count(scores, marks, here, there)
-            column_lines.count(scores.T, marks.T, there, here)
+    buffers = torch.empty(2, TILE * TILE, device=device)
+    precision = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("highest")  # TF32 or bfloat16 products would leave the error bound
+    try:
+        with torch.autocast(torch.device(device).type, enabled=False):
+            for i, j in product(range(0, len(rows32), TILE), range(0, len(columns32), TILE)):
+                a, b = rows32[i : i + TILE], columns32[j : j + TILE]
+                scores, marks = buffers[:, : len(a) * len(b)].view(2, len(a), len(b))
+                score_tile(a, b, similarity, out=scores)
+                here, there = slice(i, i + len(a)), slice(j, j + len(b))
+                row_lines.count(scores, marks, here, there)
+                column_lines.count(scores.T, marks.T, there, here)
+    finally:
+        torch.set_float32_matmul_precision(precision)
     return row_lines.counts, column_lines.counts
 
 
 class _Lines:
-    """The rows, or the columns, of the score matrix: their limits in several slots [S, n], and what has been counted so
-    far.
+    """The rows, or the columns, of the score matrix with their limits [S, n] and the counts so far.
 
     `turned` says that the lines are the second argument of the similarity.
     """
@@ -140,9 +125,7 @@ class _Lines:
         self.counts = np.zeros_like(limits)
 
     def count(self, scores: Tensor, marks: Tensor, here: slice, there: slice) -> None:
-        """Add the scores [r, c] of the lines `here` with the others `there`; marks is scratch space of the same
-        strides.
-        """
+        """Add the scores [r, c] of the lines `here` with the others `there`; marks is scratch space like scores."""
         for slot, limits in enumerate(self.limits):
             low, high = self.low[slot, here, None], self.high[slot, here, None]
             # Sums of zeros and ones in float32: a tile is far shorter than 2^24, and sums of bools are much slower.
@@ -152,37 +135,33 @@ class _Lines:
             if not len(line):
                 continue
             if len(line) * 4 < len(scores):
-                left, low, high, possible = scores[line], low[line], high[line], possible[line]
-                sure = (left >= high).sum(1)
+                rest, low, high, possible = scores[line], low[line], high[line], possible[line]
+                sure = (rest >= high).sum(1)
             else:
-                left, line = scores, torch.arange(len(scores), device=scores.device)
+                rest, line = scores, torch.arange(len(scores), device=scores.device)
                 sure = torch.ge(scores, high, out=marks).sum(1)
-            found = sure.cpu().numpy().astype(np.int64)
-            numbers = line.cpu().numpy()
+            counts = sure.cpu().numpy().astype(np.int64)
+            lines = here.start + line.cpu().numpy()
             doubtful = (possible > sure).nonzero().flatten()
             if len(doubtful):
-                near = (left[doubtful] >= low[doubtful]) & (left[doubtful] < high[doubtful])
+                near = (rest[doubtful] >= low[doubtful]) & (rest[doubtful] < high[doubtful])
                 places = doubtful.cpu().numpy()
-                unsettled = numbers[places]
-                found[places] += self._settle(near.cpu(), here.start + unsettled, there, limits[here][unsettled])
-            self.counts[slot, here][numbers] += found
+                counts[places] += self._settle(near.cpu(), lines[places], there, limits[lines[places]])
+            self.counts[slot, lines] += counts
 
     def _settle(self, near: Tensor, lines: np.ndarray, there: slice, limits: np.ndarray) -> np.ndarray:
         """Counts int64 [r], in float64, of the pairs marked in near [r, c] that reach limits [r]."""
-        if (
-            near.sum() * 32 > near.numel()
-        ):  # so many (a collapsed model): a float64 product is quicker than single pairs
-            own = unit_rows(self.lines[torch.from_numpy(lines).to(self.lines.device)], self.similarity)
-            others = unit_rows(self.others[there], self.similarity)
-            tile = (
-                score_tile(others, own, self.similarity).T if self.turned else score_tile(own, others, self.similarity)
-            )
+        similarity = self.similarity
+        if near.sum() * 32 > near.numel():  # of a collapsed model: a float64 product is quicker than single pairs
+            own = unit_rows(self.lines[torch.from_numpy(lines).to(self.lines.device)], similarity)
+            others = unit_rows(self.others[there], similarity)
+            tile = score_tile(others, own, similarity).T if self.turned else score_tile(own, others, similarity)
             return ((score_steps(tile.cpu().numpy()) >= limits[:, None]) & near.numpy()).sum(1)
         line, other = near.nonzero().numpy().T
         if self.turned:
-            scores = pair_scores(self.others, self.lines, other + there.start, lines[line], self.similarity)
+            scores = pair_scores(self.others, self.lines, other + there.start, lines[line], similarity)
         else:
-            scores = pair_scores(self.lines, self.others, lines[line], other + there.start, self.similarity)
+            scores = pair_scores(self.lines, self.others, lines[line], other + there.start, similarity)
         return np.bincount(line[score_steps(scores) >= limits[line]], minlength=len(limits))
 
 
@@ -194,8 +173,7 @@ def _float32_rows(embeddings: Tensor, similarity: Similarity, device: torch.devi
 
 
 def _error_bound(rows: Tensor, columns: Tensor, similarity: Similarity) -> float:
-    """Bound on |float32 score - true score|: D roundings of a sum whose terms add up to at most `size`, and a few of
-    the inputs.
+    """Bound on |float32 score - true score|: D roundings of a sum whose terms add up to `size`, and 16 of the inputs.
 
     (Higham, Accuracy and Stability of Numerical Algorithms, section 3.1.)
     """

@@ -12,8 +12,8 @@ from losses.engine.captions import caption_columns
 from losses.engine.checks import check_captions, full_precision, positive_scale, working_precision
 from losses.engine.distributed import default_group, global_sum, rank_and_size
 from losses.engine.tiles import tiled_softplus
-from losses.objective import Objective, image_of
-from losses.temperature import clamp_, clamped_scale, log_scale_parameter
+from losses.objective import image_of
+from losses.temperature import ScaledObjective, clamped_scale
 
 
 @full_precision
@@ -64,7 +64,7 @@ def siglip_loss(
     return global_sum((functional.softplus(-positives).sum() + negatives) / captions.images, group)
 
 
-class SiglipLoss(Objective):
+class SiglipLoss(ScaledObjective):
     """`siglip_loss` with a learnable temperature and bias.
 
     Args:
@@ -75,8 +75,7 @@ class SiglipLoss(Objective):
     """
 
     def __init__(self, scale: float = 10.0, bias: float | None = None, learnable: bool = True) -> None:
-        super().__init__()
-        self.log_scale = log_scale_parameter(scale, learnable)
+        super().__init__(scale, learnable)
         self.bias = nn.Parameter(torch.tensor([0.0 if bias is None else bias]), requires_grad=learnable)
         self.bias_is_set: Tensor
         self.register_buffer("bias_is_set", torch.tensor(bias is not None))
@@ -106,8 +105,5 @@ class SiglipLoss(Objective):
             self.bias_is_set.fill_(True)
             self._bias_looked_at = True
 
-    def after_step(self) -> None:
-        clamp_(self.log_scale)
-
     def logged(self) -> dict[str, Tensor]:
-        return {"scale": clamped_scale(self.log_scale).detach(), "bias": self.bias.detach().squeeze()}
+        return super().logged() | {"bias": self.bias.detach().squeeze()}

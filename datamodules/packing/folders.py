@@ -9,10 +9,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 
 from datamodules.packing.rows import Row
-from datamodules.packing.texts import open_text
+from datamodules.packing.texts import LANGUAGE_CODE, open_text
 
 PICTURES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff")
-IN_LANGUAGE = re.compile(r"(.+)\.([a-z]{2,3}(?:-[A-Za-z0-9]+)*)")
+IN_LANGUAGE = re.compile(rf"(.+)\.({LANGUAGE_CODE})")
 
 
 def read_folder(source: str | Path, *, language: str = "und") -> Iterator[Row]:
@@ -47,15 +47,15 @@ def read_folder(source: str | Path, *, language: str = "und") -> Iterator[Row]:
 
 def _sidecars(names: Sequence[str], pictures: set[str], language: str) -> Mapping[str, dict[str, list[str]]]:
     """Picture's name without suffix -> language -> its text files."""
-    found: dict[str, dict[str, list[str]]] = defaultdict(dict)
+    sidecars: dict[str, dict[str, list[str]]] = defaultdict(dict)
     for name in names:
         stem, text = PurePosixPath(name).stem, name.endswith(".txt")
         # my.cat.txt is the caption of my.cat.jpg before it is the Catalan of my.jpg
         if text and stem in pictures:
-            found[stem].setdefault(language, []).append(name)
+            sidecars[stem].setdefault(language, []).append(name)
         elif text and (match := IN_LANGUAGE.fullmatch(stem)):
-            found[match[1]].setdefault(match[2], []).append(name)
-    return found
+            sidecars[match[1]].setdefault(match[2], []).append(name)
+    return sidecars
 
 
 def _text(path: Path) -> str:

@@ -64,52 +64,59 @@ def read_wit(
     unknown = [field for field in caption_fields if field not in CAPTION_COLUMNS]
     if unknown or not caption_fields:
         raise ValueError(f"caption_fields: {unknown or 'none'}; one or more of {', '.join(CAPTION_COLUMNS)}")
-    files = (
-        sorted(path for path in source.iterdir() if re.search(r"\.tsv(\.gz)?$", path.name)) if source.is_dir() else []
-    )
-    if source.is_dir() and not files:
+    files = [source]
+    if source.is_dir():
+        files = sorted(path for path in source.iterdir() if re.search(r"\.tsv(\.gz)?$", path.name))
+    if not files:
         raise ValueError(f"source: {source} holds no .tsv or .tsv.gz; the files of WIT")
     needed = {"language", "page_url", "image_url", "attribution_passes_lang_id"}
     needed |= {CAPTION_COLUMNS[field] for field in caption_fields}
     row = 0
-    for path in files or [source]:
+    for path in files:
         split = re.search(r"\.(train|val|test)\.", path.name)
         columns = list(COLUMNS)
-        for number, fields in fields_of(path, "\t"):
-            if number == 0 and not isinstance(fields, BadRow):
-                if "image_url" in fields:
-                    columns = fields
+        for numbered in fields_of(path, "\t"):
+            if isinstance(numbered, BadRow):
+                yield numbered
+                row += 1
+                continue
+            number, fields = numbered
+            if number == 0:
+                columns = fields if "image_url" in fields else columns
                 if len(fields) != len(columns) or needed - set(columns):
                     raise ValueError(
                         f"source: {path} has {len(fields)} columns, not those of WIT; {', '.join(COLUMNS)}"
                     )
                 if columns is fields:
                     continue
-            if isinstance(fields, BadRow):
-                yield fields
-            elif len(fields) != len(columns):
+            if len(fields) != len(columns):
                 yield BadRow("wrong number of fields", f"row {row + 1}")
             else:
-                record, images = _record(dict(zip(columns, fields, strict=True)), caption_fields, first)
-                yield Row(row, record | ({"split": split[1]} if split else {}), images)
+                record = _record(dict(zip(columns, fields, strict=True)), caption_fields, first)
+                record |= {"split": split[1]} if split else {}
+                yield Row(row, record, images_at(record["image_url"]))
             row += 1
 
 
-def _record(row: dict[str, str], caption_fields: Sequence[str], first: bool) -> tuple[dict, tuple[str, ...]]:
-    mirrored = re.sub(r"^https?://|[?#].*", "", row["image_url"])
-    name = mirrored.rpartition("/")[2]
-    places = dict.fromkeys((mirrored, unquote(mirrored), name, unquote(name)))
+def images_at(address: str) -> tuple[str, ...]:
+    """Where an image may lie in a folder: under its address or its last part, with or without percent signs decoded."""
+    path = re.sub(r"^https?://|[?#].*", "", address)
+    name = path.rpartition("/")[2]
+    places = dict.fromkeys((path, unquote(path), name, unquote(name)))
+    # an address may not lead out of the folder
+    return tuple(place for place in places if not {"", ".."} & set(place.split("/")))
+
+
+def _record(row: dict[str, str], caption_fields: Sequence[str], first: bool) -> dict:
     language = RENAMED.get(row["language"], row["language"])
-    texts = []
-    for field in caption_fields:
-        if field != "attribution" or row["attribution_passes_lang_id"].strip().lower() == "true":
-            texts.append(row[CAPTION_COLUMNS[field]].strip())
-    texts = [text for text in dict.fromkeys(texts) if text]  # the alternative text is often the caption again
-    record = {
+    in_language = row["attribution_passes_lang_id"].strip().lower() == "true"
+    fields = [field for field in caption_fields if field != "attribution" or in_language]
+    # without doubles, because the alternative text is often the caption again
+    texts = [text for text in dict.fromkeys(row[CAPTION_COLUMNS[field]].strip() for field in fields) if text]
+    name = re.sub(r"[?#].*", "", row["image_url"]).rpartition("/")[2]
+    return {
         "id": f"{language}/{unquote(name)}",
         "page_url": row["page_url"],
         "image_url": row["image_url"],
         "captions": {language: texts[:1] if first else texts},
     }
-    # an address may not lead out of the folder
-    return record, tuple(place for place in places if not {"", ".."} & set(place.split("/")))

@@ -20,7 +20,7 @@ import numpy as np
 
 from datamodules.shards.index_cache import IndexCache
 from datamodules.shards.locations import is_remote, listing_of, local_path, read_listing
-from datamodules.shards.progress import Progress
+from datamodules.shards.progress import with_progress
 from datamodules.shards.reader import ShardReader
 from datamodules.shards.samples import BrokenSample, read_record
 
@@ -61,12 +61,8 @@ def survey(
         entry = listings[shard.rsplit("/", 1)[0]].get(shard.rsplit("/", 1)[-1])
         return survey_shard(shard, languages, text_language, cache_dir, entry)
 
-    with ThreadPoolExecutor(8) as threads, Progress("reading shards", len(shards), "shards") as progress:
-        found = []
-        for result in threads.map(one, shards):
-            found.append(result)
-            progress.advance()
-    return found
+    with ThreadPoolExecutor(8) as threads:
+        return list(with_progress(threads.map(one, shards), "reading shards", len(shards)))
 
 
 def survey_shard(

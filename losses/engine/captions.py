@@ -47,17 +47,17 @@ def caption_columns(
     everywhere = torch.ones(size * b, K, dtype=torch.bool, device=texts.device)
     if present is not None:
         everywhere = gather(present, group)
-    kept = everywhere.flatten().nonzero()[:, 0]
-    if len(kept) < len(columns):
-        columns = columns[kept]
-    owner, slot = kept // K, kept % K
+    filled = everywhere.flatten().nonzero()[:, 0]
+    if len(filled) < len(columns):
+        columns = columns[filled]
+    owner, slot = filled // K, filled % K
     start, stop = torch.searchsorted(
-        kept, torch.tensor([rank * b * K, (rank + 1) * b * K], device=kept.device)
+        filled, torch.tensor([rank * b * K, (rank + 1) * b * K], device=filled.device)
     ).tolist()
-    own_columns = torch.arange(start, stop, device=kept.device)
+    own_columns = torch.arange(start, stop, device=filled.device)
     pairs = Pairs(own_rows=owner[start:stop] - rank * b, own_columns=own_columns)
     for kind in caption_labels(image_ids, text_ids, everywhere, group):
-        pairs.add(Labels(kind.rows[rank * b : (rank + 1) * b], kind.columns[:, kept]))
+        pairs.add(Labels(kind.rows[rank * b : (rank + 1) * b], kind.columns[:, filled]))
     return Captions(columns, owner, slot, slice(start, stop), pairs, size * b, everywhere.any(1).sum())
 
 

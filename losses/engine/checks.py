@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from functools import wraps
+from typing import get_args
 
 import torch
 from torch import Tensor
@@ -73,6 +74,7 @@ def positive_scale(scale: Tensor | float, like: Tensor) -> Tensor:
     return tensor.reshape(()).to(like.dtype)
 
 
-def choice(name: str, value: str, choices: tuple[str, ...]) -> None:
-    if value not in choices:
-        raise ValueError(f"{name}: got {value!r}, expected one of {', '.join(choices)}")
+def choice(name: str, value: str, choices: object) -> None:
+    """Raises ValueError unless `value` is one of a Literal's."""
+    if value not in get_args(choices):
+        raise ValueError(f"{name}: got {value!r}, expected one of {', '.join(get_args(choices))}")

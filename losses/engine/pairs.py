@@ -83,10 +83,10 @@ def shared_labels(ids: Tensor, valid: Tensor | None = None) -> Tensor:
     """Renumbers ids [B, n]: equal ids of different samples get equal labels from 0 up, all others -1."""
     B, n = ids.shape
     owner = torch.arange(B, device=ids.device)[:, None].expand(B, n).flatten()
-    kept = torch.ones_like(owner, dtype=torch.bool) if valid is None else valid.flatten()
-    kinds, number = ids.flatten()[kept].unique(return_inverse=True)
-    holders = (number * B + owner[kept]).unique() // B  # an id once for each sample that has it
+    usable = torch.ones_like(owner, dtype=torch.bool) if valid is None else valid.flatten()
+    kinds, number = ids.flatten()[usable].unique(return_inverse=True)
+    holders = (number * B + owner[usable]).unique() // B  # an id once for each sample that has it
     several = holders.bincount(minlength=len(kinds)) > 1
     labels = torch.full_like(owner, -1)
-    labels[kept] = torch.where(several[number], number, -1) if len(kinds) else number
+    labels[usable] = torch.where(several[number], number, -1) if len(kinds) else number
     return labels.view(B, n)

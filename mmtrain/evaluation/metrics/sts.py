@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from scipy.stats import pearsonr, spearmanr
 
-from datamodules.packing.tables import fields_of
+from datamodules.packing.tables import header_and_rows
 from datamodules.shards.writing import BadRow
 from mmtrain.evaluation.ranking.tiles import Similarity, pair_scores
 
@@ -61,18 +61,17 @@ def correlations(
 def _pairs(path: Path) -> Iterator[Pair]:
     if not path.is_file():
         raise ValueError(f"--data: {path} is no file; TSV with the columns {', '.join(COLUMNS)}")
-    rows = fields_of(path, "\t", False)
-    _, header = next(rows, (0, []))
-    if isinstance(header, BadRow) or set(COLUMNS) - set(header):
-        there = "" if isinstance(header, BadRow) else ", ".join(header)[:200]
-        raise ValueError(f"--data: {path} has the columns {there or 'none'}; expected {', '.join(COLUMNS)}")
-    for number, fields in rows:
-        row = {} if isinstance(fields, BadRow) else dict(zip(header, fields, strict=False))
+    header, rows = header_and_rows(path, "\t", False)
+    if set(COLUMNS) - set(header):
+        there = ", ".join(header)[:200] or "none"
+        raise ValueError(f"--data: {path} has the columns {there}; expected {', '.join(COLUMNS)}")
+    for line, numbered in enumerate(rows, start=2):
+        row = {} if isinstance(numbered, BadRow) else dict(zip(header, numbered[1], strict=False))
         try:
             score = float(row["score"])
             first, second = (row.get(f"language{side}", row.get("language", "")) for side in (1, 2))
             yield Pair(row["sentence1"], row["sentence2"], score, (first, second))
         except (KeyError, ValueError):
             raise ValueError(
-                f"--data: {path} line {number + 1} has no two sentences and a number; {', '.join(COLUMNS)}"
+                f"--data: {path} line {line} has no two sentences and a number; {', '.join(COLUMNS)}"
             ) from None

@@ -9,7 +9,7 @@ from torch.nn import functional
 
 from losses.embeddings import Embeddings
 from losses.engine.captions import caption_columns
-from losses.engine.checks import check_captions, full_precision, positive_scale, working_precision
+from losses.engine.checks import check_captions, full_precision, one_number, positive_scale, working_precision
 from losses.engine.distributed import default_group, global_sum, rank_and_size
 from losses.engine.tiles import tiled_softplus
 from losses.objective import image_of
@@ -54,13 +54,9 @@ def siglip_loss(
     check_captions(image, texts, present, image_ids, text_ids)
     image, texts = working_precision(image, texts)
     scale = positive_scale(scale, image)
-    bias = torch.as_tensor(bias, device=image.device)
-    if bias.numel() != 1:
-        raise ValueError(f"bias: got shape {list(bias.shape)}, expected one number")
+    bias = one_number("bias", bias, image)
     captions = caption_columns(texts, present, image_ids, text_ids, group)
-    positives, negatives = tiled_softplus(
-        image, captions.columns, scale, bias.reshape(()).to(image.dtype), captions.pairs
-    )
+    positives, negatives = tiled_softplus(image, captions.columns, scale, bias, captions.pairs)
     return global_sum((functional.softplus(-positives).sum() + negatives) / captions.images, group)
 
 

@@ -1,4 +1,4 @@
-"""Text files whose lines belong to the lines of a list of pictures: Multi30k and XTD10."""
+"""Text files whose lines belong to the lines of a list of images: Multi30k and XTD10."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ COCO_TRAINING = "COCO_train2014"
 
 
 def read_multi30k(source: str | Path) -> Iterator[Row | BadRow]:
-    """A task's folder of Multi30k (Elliott et al. 2016): lists of pictures, and a text file a language beside each.
+    """A task's folder of Multi30k (Elliott et al. 2016): lists of images, and a text file a language beside each.
 
     The lists are <split>.txt or <split>_images.txt in the folder or its image_splits/; the texts <split>.<language>,
-    or <split>.<n>.<language> where a picture has several captions, in the folder or its raw/, .gz or not. Lists without
+    or <split>.<n>.<language> where an image has several captions, in the folder or its raw/, .gz or not. Lists without
     texts are passed over. Raises ValueError when no list has texts, or a text has not as many lines as its list.
     """
     source = Path(source)
@@ -37,7 +37,7 @@ def read_multi30k(source: str | Path) -> Iterator[Row | BadRow]:
         if texts:
             languages = [(text.rpartition(".")[2], path) for text, path in texts.items()]
             for image, captions in _aligned(images, languages):
-                # test_2017_mscoco writes the number of the caption behind the picture: name.jpg#367178
+                # test_2017_mscoco writes the number of the caption behind the image: name.jpg#367178
                 image = image.partition("#")[0]
                 yield Row(number, {"id": PurePosixPath(image).stem, "split": split, "captions": captions}, (image,))
                 number += 1
@@ -46,13 +46,13 @@ def read_multi30k(source: str | Path) -> Iterator[Row | BadRow]:
 
 
 def read_xtd10(source: str | Path, *, without_train2014: bool = False) -> Iterator[Row | BadRow]:
-    """XTD10 (Aggarwal and Kale 2020): 1,000 COCO pictures, one caption in each of 11 languages. There are no splits.
+    """XTD10 (Aggarwal and Kale 2020): 1,000 COCO images, one caption in each of 11 languages. There are no splits.
 
     Args:
         source: Its folder: test_image_names.txt and test_1kcaptions_<language>.txt, in it or in folders of it.
-        without_train2014: Leave out COCO's training pictures: 800 of the 1,000, which most models have been trained on.
+        without_train2014: Leave out COCO's training images: 800 of the 1,000, which most models have been trained on.
 
-    Pictures may lie together or in train2014/ and val2014/. Raises ValueError when files are missing or not aligned.
+    Images may lie together or in train2014/ and val2014/. Raises ValueError when files are missing or not aligned.
     """
     source = Path(source)
     captions = sorted(source.rglob("test_1kcaptions_*.txt"))
@@ -78,7 +78,7 @@ def read_xtd10(source: str | Path, *, without_train2014: bool = False) -> Iterat
 
 
 def _aligned(names: Path, texts: Sequence[tuple[str, Path]]) -> Iterator[tuple[str, Mapping[str, list[str]]]]:
-    """(picture, its captions by language) of each line. Raises ValueError for files of different lengths."""
+    """(image, its captions by language) of each line. Raises ValueError for files of different lengths."""
     images = [line.strip() for line in lines(names)]
     while images and not images[-1]:
         images.pop()

@@ -20,7 +20,7 @@ def read_crossmodal3600(source: str | Path) -> Iterator[Row | BadRow]:
     """Crossmodal-3600's captions.jsonl (Thapliyal et al. 2022): several captions in each of 36 languages.
 
     A line holds "image/key", "image/locale" and, under each language, {"caption": [...]} beside tokenised forms, which
-    are left out. The picture of a key is <key>.jpg. There are no splits.
+    are left out. The image of a key is <key>.jpg. There are no splits.
     """
 
     def row(number: int, entry: dict) -> Row:
@@ -41,7 +41,7 @@ def read_karpathy(source: str | Path, *, language: str = "en") -> Iterator[Row |
         language: Of the captions.
 
     {"images": [{"filename", "filepath"?, "split", "sentences": [{"raw"}, ...], "cocoid"?, "imgid"?}, ...]}. A sample's
-    id is its picture's name without suffix. "restval", the rest of COCO's validation pictures, counts as train, as in
+    id is its image's name without suffix. "restval", the rest of COCO's validation images, counts as train, as in
     the literature. Raises ValueError for a file of another form.
     """
     with open_text(source) as text:

@@ -1,7 +1,7 @@
-"""The public label files of image-text relations: labels from a table, pictures and texts from local folders.
+"""The public label files of image-text relations: labels from a table, images and texts from local folders.
 
-The four classes of Vempala and Preotiuc-Pietro (ACL 2019) are two questions: is the text represented in the picture,
-and does the picture add to it? Rows get three tasks: "represented" and "adds", 0 or 1, and "relation" = 2 (1 -
+The four classes of Vempala and Preotiuc-Pietro (ACL 2019) are two questions: is the text represented in the image,
+and does the image add to it? Rows get three tasks: "represented" and "adds", 0 or 1, and "relation" = 2 (1 -
 represented) + adds, so 0 represented and nothing added, 1 represented and added, 2 and 3 the same without.
 """
 
@@ -45,7 +45,7 @@ def read_tir(
     """textimage.csv of Vempala and Preotiuc-Pietro 2019: one row a tweet, one of four columns set to 1.
 
     Of its 4,471 rows 15 have no class, 11 have two, 3 are malformed, 5 have columns moved by a comma in the tweet, and
-    28 have an id that a spreadsheet rounded (6.92094E+17): those are BadRows. Pictures are named <tweet_id>.jpg (or
+    28 have an id that a spreadsheet rounded (6.92094E+17): those are BadRows. Images are named <tweet_id>.jpg (or
     jpeg, png, webp).
 
     Args:
@@ -121,8 +121,8 @@ def read_four_classes(
         texts: The folder of each language's <id>.txt, where the table has no texts.
         label: Column of the class.
         coding: What 0 to 3 mean; default: represented,represented+adds,not_represented,not_represented+adds.
-        image: Column of the picture's path; a bare id also finds <id>.jpg, .jpeg, .png or .webp.
-        id: Column of the id; default: id, else the picture's path.
+        image: Column of the image's path; a bare id also finds <id>.jpg, .jpeg, .png or .webp.
+        id: Column of the id; default: id, else the image's path.
         split_column: Column of the split; default: split, where there is one.
         separator: Default: a tab for .tsv, else a comma.
 

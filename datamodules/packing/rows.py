@@ -12,7 +12,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Literal, NamedTuple
 
-from datamodules.packing.pictures import reencoded
+from datamodules.packing.reencoding import reencoded
 from datamodules.packing.texts import lines
 from datamodules.shards.locations import LISTING
 from datamodules.shards.samples import FEATURE_SUFFIX
@@ -51,14 +51,14 @@ def pack_rows(
     Args:
         rows: The reader's rows, and BadRows for what it could not make into one. A record's "split" travels with it.
         out: Folder for the shards and shards.json.
-        images: The folder of the pictures; default on the command line: that of the source.
+        images: The folder of the images; default on the command line: that of the source.
         split: Pack only rows of this split, and BadRows, which belong to every split; default: all.
-        exclude_ids: A text file of ids or picture names (with or without suffix) to leave out, one a line.
+        exclude_ids: A text file of ids or image names (with or without suffix) to leave out, one a line.
         only_ids: The same of those to pack: a split that is given as a list.
-        image_size: Shorter side of pictures at most, in pixels; larger ones are resized and encoded anew.
-        image_format: Encode every picture anew; default: only those that are resized, as jpeg.
-        quality: Of pictures encoded anew, 1 to 100.
-        deduplicate: Leave out pictures that were packed before. Each is read twice and takes 100 bytes of memory.
+        image_size: Shorter side of images at most, in pixels; larger ones are resized and encoded anew.
+        image_format: Encode every image anew; default: only those that are resized, as jpeg.
+        quality: Of images encoded anew, 1 to 100.
+        deduplicate: Leave out images that were packed before. Each is read twice and takes 100 bytes of memory.
         samples_per_shard: Rows that make one shard.
         workers: Processes; the bytes written do not depend on it.
         title: Of the progress bar.

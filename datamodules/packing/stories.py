@@ -1,4 +1,4 @@
-"""Picture stories as a relation task: is this text the picture's page, another page of its story, or another story?"""
+"""Picture stories as a relation task: is this text the image's page, another page of its story, or another story?"""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from datamodules.packing.rows import Row
 from datamodules.shards.writing import BadRow
 
 MATCHES = ("page", "story", "other")  # label "match" 0 to 2
-LITERAL = "-x-literal"  # a private subtag of BCP 47: what the picture shows in plain words, which no story says
+LITERAL = "-x-literal"  # a private subtag of BCP 47: what the image shows in plain words, which no story says
 
 
 def read_stories(source: str | Path, *, seed: int = 0) -> Iterator[Row | BadRow]:
-    """Three posts of every page of a manifest of stories: its picture with its own text, with that of another page of
+    """Three posts of every page of a manifest of stories: its image with its own text, with that of another page of
     its story, and with that of a page of another story; label "match" 0, 1 and 2.
 
     The manifest is JSON Lines as `read_jsonl` reads it, each row with a "story". The other pages are drawn from those
-    of the same split that have another picture and at least one of the page's languages. A page's three texts are in
-    the same languages, so that neither picture nor language tells the label. "image_description" ({language: text}, a
+    of the same split that have another image and at least one of the page's languages. A page's three texts are in
+    the same languages, so that neither image nor language tells the label. "image_description" ({language: text}, a
     literal description) counts as captions in <language>-x-literal; pages with one are compared with such pages only.
 
     Args:
@@ -65,7 +65,7 @@ def read_stories(source: str | Path, *, seed: int = 0) -> Iterator[Row | BadRow]
 def _other_page(
     page: Row, pages: Sequence[Row], languages: Set[str], rng: random.Random, not_story: object = None
 ) -> Row | None:
-    """A page with another picture and one of the languages, of any story but `not_story`."""
+    """A page with another image and one of the languages, of any story but `not_story`."""
     start = rng.randrange(len(pages))
     for place in range(start, start + len(pages)):  # pages were shuffled: the first that fits is a fair draw
         other = pages[place % len(pages)]

@@ -25,13 +25,13 @@ def read_table(
     separator: str | None = None,
     unquoted: bool = False,
 ) -> Iterator[Row | BadRow]:
-    """A table with a row of column names, and one picture a row.
+    """A table with a row of column names, and one image a row.
 
     Args:
         source: CSV or TSV, .gz or not.
         captions: The column of each language, or columns where it has several captions; an empty field is no caption.
-        image: Column of the picture's path.
-        id: Column of the id; default: id, else the picture's path without suffix.
+        image: Column of the image's path.
+        id: Column of the id; default: id, else the image's path without suffix.
         split_column: Column of the split; default: split, where there is one.
         labels: The column of each task's label; digits become whole numbers, an empty field is no label.
         separator: One character, or tab; default: tab for .tsv, else a comma.

@@ -1,4 +1,4 @@
-"""Wikipedia-based image text (Srinivasan et al. 2021): captions of many languages, pictures fetched by the user."""
+"""Wikipedia-based image text (Srinivasan et al. 2021): captions of many languages, images fetched by the user."""
 
 from __future__ import annotations
 
@@ -47,17 +47,17 @@ def read_wit(
     caption_fields: Sequence[str] = ("reference", "attribution", "alt"),
     first: bool = False,
 ) -> Iterator[Row | BadRow]:
-    """WIT's TSV files: 17 columns, one picture on one page a row, with the captions of the page's language.
+    """WIT's TSV files: 17 columns, one image on one page a row, with the captions of the page's language.
 
     Args:
         source: A .tsv or .tsv.gz file, or a folder of them, which are read in the order of their names. A name like
             wit_v1.val.all-00000-of-00005.tsv.gz says the rows' split.
-        caption_fields: Fields that become captions, in this order: reference (under the picture), attribution (from
-            the picture's own page), alt, page and section (the text around it), title.
+        caption_fields: Fields that become captions, in this order: reference (under the image), attribution (from
+            the image's own page), alt, page and section (the text around it), title.
         first: Only the first of these fields that is filled.
 
-    The attribution is a caption only where WIT found it to be in the page's language (attribution_passes_lang_id). A
-    picture lies under its address as a mirror has it (upload.wikimedia.org/...), or under its last part, with or
+    The attribution is a caption only where WIT found it to be in the page's language (attribution_passes_lang_id). An
+    image lies under its address as a mirror has it (upload.wikimedia.org/...), or under its last part, with or
     without percent signs decoded. Raises ValueError for a file of another form.
     """
     source = Path(source)

@@ -1,4 +1,4 @@
-"""What is in shards, and what is broken: every sample read once, every picture decoded."""
+"""What is in shards, and what is broken: every sample read once, every image decoded."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ def inspect_shards(
 
     The facts are a dict: "shards", "samples" (all in the tars), "images", "bytes", "captions" and "samples by language"
     (language -> count, most first), "labels" (task -> value -> count), "image sizes" ({"smallest", "median", "largest"}
-    as "W x H" by area), "image formats", "duplicate images" (samples whose picture an earlier one shows), "broken"
+    as "W x H" by area), "image formats", "duplicate images" (samples whose image an earlier one shows), "broken"
     (cause -> count) and "broken samples" (the first few: shard, cause, key). A sample is broken when training would
     skip it. The examples are whole samples drawn from all of them, or from those of each language. Raises ValueError,
     one line, when SHARDS names nothing.

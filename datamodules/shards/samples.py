@@ -1,4 +1,4 @@
-"""One sample of a shard: its files to a picture, its captions by language and its labels.
+"""One sample of a shard: its files to an image, its captions by language and its labels.
 
 The format is `<key>.jpg|jpeg|png|webp` or `<key>.npy` beside `<key>.json`; shards of img2dataset and open_clip, with
 `.txt` captions, are read as they are.
@@ -26,7 +26,7 @@ class BrokenSample(Exception):
 
 @dataclass
 class Sample:
-    """A sample whose record was read and checked; the picture is still encoded."""
+    """A sample whose record was read and checked; the image is still encoded."""
 
     id: str
     captions: dict[str, list[str]]  # language -> at least one caption that is not blank

@@ -67,9 +67,9 @@ def encoded_sample(number: int, record: dict, image: bytes, suffix: str | None =
     Args:
         number: Its place in the source; makes the key unique and the order readable.
         record: The JSON object; "id" and "captions" are checked.
-        image: The encoded picture; other formats than jpg, png and webp are stored as png. With suffix "npy", features.
+        image: The encoded image; other formats than jpg, png and webp are stored as png. With suffix "npy", features.
 
-    Raises BadRow when the record breaks the format, or the picture's header cannot be read.
+    Raises BadRow when the record breaks the format, or the image's header cannot be read.
     """
     content = encoded_record(number, record)
     if suffix != FEATURE_SUFFIX:

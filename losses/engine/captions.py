@@ -66,8 +66,8 @@ def caption_labels(
 ) -> list[Labels]:
     """Ids of all processes as labels: rows are the B images, columns their B K slots, absent ones included.
 
-    A caption and an image that is not its own share an id when the caption's image is the same picture, or when the
-    image has a caption of the same words.
+    A caption and another image share an id when the caption's own image has that image's id, or when that image has a
+    caption of the same words.
     """
     B, K = everywhere.shape
     kinds = []

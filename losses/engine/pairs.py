@@ -1,7 +1,7 @@
 """Which pairs of rows and columns are positives, and which are no negatives although they are not positives.
 
 Rows are images, columns are captions, but nothing here knows that. A row's own columns are its positives. Ids leave
-out false negatives: the same picture under another key, or the same words under another picture.
+out false negatives: the same image under another key, or the same words under another image.
 """
 
 from dataclasses import dataclass, field

@@ -34,9 +34,13 @@ REDUCED = 0.8
 class ImageTooLarge(ValueError):
     """The header promises more pixels than the cap allows; nothing was decoded."""
 
+    cause = "image too large"
+
 
 class BrokenImage(ValueError):
     """The bytes are no picture, or one that cannot be decoded."""
+
+    cause = "broken image"
 
 
 @contextlib.contextmanager

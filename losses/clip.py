@@ -8,9 +8,9 @@ from torch.distributed import ProcessGroup
 from losses.embeddings import Embeddings
 from losses.engine.checks import check_captions
 from losses.engine.distributed import default_group, total
-from losses.objective import Objective, image_of
+from losses.objective import image_of
 from losses.one_to_k import one_to_k_loss
-from losses.temperature import clamp_, clamped_scale, log_scale_parameter
+from losses.temperature import ScaledObjective, clamped_scale
 
 
 def clip_loss(
@@ -42,11 +42,10 @@ def clip_loss(
     """
     if text.dim() != 2 or text.shape != image.shape:
         raise ValueError(f"text: got shape {list(text.shape)}, expected that of image {list(image.shape)}")
-    check_captions(image, text[:, None], None, image_ids, text_ids)
     return one_to_k_loss(image, text[:, None], scale, group=group, image_ids=image_ids, text_ids=text_ids)
 
 
-class ClipLoss(Objective):
+class ClipLoss(ScaledObjective):
     """`clip_loss` with a learnable temperature.
 
     With K captions an image, the mean of the losses of the single slots that hold any caption; an image without that
@@ -58,8 +57,7 @@ class ClipLoss(Objective):
     """
 
     def __init__(self, scale: float = 1 / 0.07, learnable: bool = True) -> None:
-        super().__init__()
-        self.log_scale = log_scale_parameter(scale, learnable)
+        super().__init__(scale, learnable)
 
     def forward(self, embeddings: Embeddings) -> Tensor:
         self.check_rows(embeddings)
@@ -82,11 +80,5 @@ class ClipLoss(Objective):
         used = len(losses) if present is None else (total(present.sum(0), group) > 0).sum().clamp(min=1)
         return sum(losses[1:], losses[0]) / used
 
-    def after_step(self) -> None:
-        clamp_(self.log_scale)
-
     def chance(self, images: int, captions: float) -> float:
         return math.log(images)
-
-    def logged(self) -> dict[str, Tensor]:
-        return {"scale": clamped_scale(self.log_scale).detach()}

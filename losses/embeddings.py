@@ -63,14 +63,14 @@ class Embeddings:
     """One batch in the shared space; with several processes, this process's part of it.
 
     Args:
-        image: float [B, D], rows of unit length; None where the samples have no picture.
+        image: float [B, D], rows of unit length; None where the samples have no image.
         texts: float [B, K, D], rows of unit length; absent slots hold anything finite.
         present: bool [B, K], which slots hold a caption; None for all.
         languages: int64 [B, K], index of each caption's language, -1 absent; None when slot k is language k.
-        image_ids: int64 [B]; equal ids are the same picture.
+        image_ids: int64 [B]; equal ids are the same image.
         text_ids: int64 [B, K]; equal ids are the same words.
         fields: further inputs by name.
-        image_tokens: of the pictures, [B, 1 + P, W].
+        image_tokens: of the images, [B, 1 + P, W].
         text_tokens: of the captions, [B, K, 1 + L, W].
         multi: many rows an input by the name of the input, float [B, n, L, D], rows of unit length.
         labels: task -> int64 [B], -1 unlabelled.

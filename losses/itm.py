@@ -70,9 +70,8 @@ def hard_negatives(scores: Tensor, positives: Tensor, generator: torch.Generator
     reached = weights.sub_(largest.masked_fill(none, 0.0)).exp_().cumsum(1)
     # the first column that goes beyond the share: one of weight 0 never does, and the last that has any does
     whole = reached[:, -1:]
-    wanted = torch.minimum(share * whole, torch.nextafter(whole, torch.zeros_like(whole)))
-    drawn = torch.searchsorted(reached, wanted, right=True)
-    return drawn.masked_fill(none, -1)[:, 0]
+    threshold = torch.minimum(share * whole, torch.nextafter(whole, torch.zeros_like(whole)))
+    return torch.searchsorted(reached, threshold, right=True).masked_fill(none, -1)[:, 0]
 
 
 class ItmLoss(Objective):
@@ -98,7 +97,7 @@ class ItmLoss(Objective):
         self, fusion: nn.Module | Callable[..., Tensor], negatives: Negatives = "hard", scale: float = 1 / 0.07
     ) -> None:
         super().__init__()
-        choice("negatives", negatives, ("hard", "random"))
+        choice("negatives", negatives, Negatives)
         self.fusion, self.negatives, self.scale = fusion, negatives, scale
         self._dropped: Tensor | None = None
 
@@ -136,10 +135,7 @@ class ItmLoss(Objective):
             present = torch.ones(b, K, dtype=torch.bool, device=embeddings.texts.device)
         everywhere = gather(present, group)
         labels = caption_labels(embeddings.image_ids, embeddings.text_ids, everywhere, group)
-        images, captions = (
-            gather(image_rows.float(), group),
-            gather(embeddings.texts.float(), group).flatten(0, 1),
-        )
+        images, captions = gather(image_rows.float(), group), gather(embeddings.texts.float(), group).flatten(0, 1)
         filled = everywhere.flatten().nonzero()[:, 0]
 
         def fits(image: Tensor, caption: Tensor) -> Tensor:
@@ -150,8 +146,8 @@ class ItmLoss(Objective):
             """A candidate for each query, a few queries at a time; -1 where all candidates are right."""
             step, scale = max(1, SCORES_AT_ONCE // max(len(candidates), 1)), self.scale * (self.negatives == "hard")
             parts = [slice(start, start + step) for start in range(0, len(queries), step)]
-            drawn = [hard_negatives(scale * queries[part] @ candidates.T, right(part)) for part in parts]
-            return torch.cat([torch.zeros_like(filled[:0]), *drawn])
+            negatives = [hard_negatives(scale * queries[part] @ candidates.T, right(part)) for part in parts]
+            return torch.cat([filled[:0], *negatives])
 
         mine = present.any(1).nonzero()[:, 0]
         slot = hard_negatives(torch.zeros(b, K, device=present.device), ~present)[mine]

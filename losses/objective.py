@@ -86,7 +86,7 @@ def needs_of(objective: Objective) -> frozenset[str]:
 
 
 def image_of(embeddings: Embeddings) -> Tensor:
-    """The pictures' rows [B, D]. Raises ValueError where the samples have none."""
+    """The images' rows [B, D]. Raises ValueError where the samples have none."""
     if embeddings.image is None:
         raise ValueError("image: the samples have no picture, and the objective compares pictures with texts")
     return embeddings.image

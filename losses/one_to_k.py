@@ -13,8 +13,8 @@ from losses.engine.captions import caption_columns
 from losses.engine.checks import check_captions, choice, full_precision, positive_scale, working_precision
 from losses.engine.distributed import default_group, global_sum
 from losses.engine.tiles import lowest, tiled_logsumexp
-from losses.objective import Objective, image_of
-from losses.temperature import clamp_, clamped_scale, log_scale_parameter
+from losses.objective import image_of
+from losses.temperature import ScaledObjective, clamped_scale
 
 Weighting = Literal["balanced", "published"]
 
@@ -58,7 +58,7 @@ def one_to_k_loss(
     Raises:
         ValueError: wrong shapes, a scale that is not positive, missing captions with "published".
     """
-    choice("weighting", weighting, ("balanced", "published"))
+    choice("weighting", weighting, Weighting)
     check_captions(image, texts, present, image_ids, text_ids)
     image, texts = working_precision(image, texts)
     scale = positive_scale(scale, image)
@@ -94,7 +94,7 @@ def _nll_of_captions(positives: Tensor, negatives: Tensor, present: Tensor | Non
     return nll if present is None else nll.where(present, 0.0)
 
 
-class OneToKLoss(Objective):
+class OneToKLoss(ScaledObjective):
     """`one_to_k_loss` with a learnable temperature.
 
     Args:
@@ -104,9 +104,8 @@ class OneToKLoss(Objective):
     """
 
     def __init__(self, scale: float = 1 / 0.07, weighting: Weighting = "balanced", learnable: bool = True) -> None:
-        super().__init__()
-        choice("weighting", weighting, ("balanced", "published"))
-        self.log_scale = log_scale_parameter(scale, learnable)
+        super().__init__(scale, learnable)
+        choice("weighting", weighting, Weighting)
         self.weighting = weighting
 
     def forward(self, embeddings: Embeddings) -> Tensor:
@@ -122,13 +121,7 @@ class OneToKLoss(Objective):
             text_ids=embeddings.text_ids,
         )
 
-    def after_step(self) -> None:
-        clamp_(self.log_scale)
-
     def chance(self, images: int, captions: float) -> float:
         # log(B K), image to text, and log B, text to image, which the published code divides by K
         share = 1 / max(captions, 1.0) if self.weighting == "published" else 1.0
         return (1 + share) / 2 * math.log(images) + math.log(max(captions, 1.0)) / 2
-
-    def logged(self) -> dict[str, Tensor]:
-        return {"scale": clamped_scale(self.log_scale).detach()}

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Literal, NamedTuple
 
 import torch
@@ -14,6 +15,7 @@ from losses.embeddings import Embeddings
 from losses.engine.captions import Captions, caption_columns
 from losses.engine.checks import check_captions, choice, full_precision, working_precision
 from losses.engine.distributed import default_group, gather, global_sum, rank_and_size
+from losses.engine.tiles import edges
 from losses.objective import Objective, Similarity, image_of
 
 Negatives = Literal["sum", "hardest"]
@@ -79,8 +81,8 @@ def pivot_ranking_loss(
     Raises:
         ValueError: wrong shapes or choices, or a negative margin.
     """
-    choice("similarity", similarity, ("asymmetric", "cosine"))
-    choice("negatives", negatives, ("sum", "hardest"))
+    choice("similarity", similarity, Similarity)
+    choice("negatives", negatives, Negatives)
     margin = MARGINS[similarity] if margin is None else margin
     if not margin >= 0:
         raise ValueError(f"margin: got {margin}, expected at least 0")
@@ -104,6 +106,7 @@ def pivot_ranking_loss(
     hinges = ranked.sum_of_hinges if negatives == "sum" else ranked.hardest_hinges
     loss = 0 * (image.sum() + captions.columns.sum())  # an empty batch has gradients of zero
     if parallel:
+        nothing = positive.new_empty(0)
         first, second = _translations(captions, language, mask)
     for k in language.unique():
         columns, anchors = (language == k).nonzero()[:, 0], (language[mine] == k).nonzero()[:, 0]
@@ -114,7 +117,7 @@ def pivot_ranking_loss(
             rows = captions.columns[p]
             scores = SCORES[similarity].of_pairs(rows, captions.columns[q])
             own_image = captions.owner[p] - first_image
-            loss = loss + hinges(rows, own_image, columns, torch.arange(len(p), device=p.device), scores, None)
+            loss = loss + hinges(rows, own_image, columns, torch.arange(len(p), device=p.device), scores, nothing)
     return global_sum(loss, group)
 
 
@@ -149,7 +152,7 @@ class _Ranked:
         columns: Tensor,
         anchors: Tensor,
         positive: Tensor,
-        column_positive: Tensor | None,
+        column_positive: Tensor,
     ) -> Tensor:
         """All negatives count.
 
@@ -159,22 +162,20 @@ class _Ranked:
             columns: int64 [C], the captions of one language.
             anchors: int64 [A], ascending: the row of each positive pair.
             positive: [A], the pairs' scores.
-            column_positive: [C], each caption's score with its own image, where rows are ranked by captions as well.
+            column_positive: [C], each caption's score with its own image; [0] where captions rank no rows.
         """
-        edges = _edges(len(rows), len(columns))
-        bounds = torch.searchsorted(anchors, torch.tensor(edges, device=anchors.device)).tolist()
+        ends = edges(len(rows), max(1, SCORES_AT_ONCE // len(columns)))
+        bounds = torch.searchsorted(anchors, torch.tensor(ends, device=anchors.device)).tolist()
 
         def part(n: int, rows: Tensor, texts: Tensor, positive: Tensor, column_positive: Tensor) -> Tensor:
-            r, a = slice(edges[n], edges[n + 1]), slice(bounds[n], bounds[n + 1])
+            r, a = slice(ends[n], ends[n + 1]), slice(bounds[n], bounds[n + 1])
             excess = self.margin + self.score.of_all(rows[r], texts)
             excess = excess.masked_fill(self._no_negatives(images[r], columns), -torch.inf)
             hinges = (excess[anchors[a] - r.start] - positive[a, None]).relu().sum()
             return hinges + (excess - column_positive).relu().sum() if len(column_positive) else hinges
 
-        if column_positive is None:
-            column_positive = positive.new_empty(0)
         texts = self.captions.columns[columns]
-        return _SumOfParts.apply(part, len(edges) - 1, rows, texts, positive, column_positive)
+        return _SumOfParts.apply(part, len(ends) - 1, rows, texts, positive, column_positive)
 
     def hardest_hinges(
         self,
@@ -183,26 +184,25 @@ class _Ranked:
         columns: Tensor,
         anchors: Tensor,
         positive: Tensor,
-        column_positive: Tensor | None,
+        column_positive: Tensor,
     ) -> Tensor:
         """Only the hardest negative of each anchor counts, and of each caption; arguments as of `sum_of_hinges`."""
         texts = self.captions.columns[columns]
         by_row, column = positive.new_full((len(rows),), -torch.inf), torch.zeros_like(images)
         by_column, row = positive.new_full((len(columns),), -torch.inf), torch.zeros_like(columns)
-        edges = _edges(len(rows), len(columns))
         with torch.no_grad():
-            for start, stop in zip(edges, edges[1:], strict=False):
+            for start, stop in pairwise(edges(len(rows), max(1, SCORES_AT_ONCE // len(columns)))):
                 scores = self.score.of_all(rows[start:stop], texts)
                 scores = scores.masked_fill_(self._no_negatives(images[start:stop], columns), -torch.inf)
                 by_row[start:stop], column[start:stop] = scores.max(1)
                 best, where = scores.max(0)
                 row = torch.where(best > by_column, where + start, row)
                 by_column = torch.maximum(best, by_column)
-        found = by_row[anchors] > -torch.inf
-        anchors, positive = anchors[found], positive[found]
+        has_negative = by_row[anchors] > -torch.inf
+        anchors, positive = anchors[has_negative], positive[has_negative]
         hardest = self.score.of_pairs(rows[anchors], texts[column[anchors]])
         loss = (self.margin - positive + hardest).relu().sum()
-        if column_positive is not None:
+        if len(column_positive):
             won = self._won(by_column).nonzero()[:, 0]
             hardest = self.score.of_pairs(rows[row[won]], texts[won])
             loss = loss + (self.margin - column_positive[won] + hardest).relu().sum()
@@ -224,10 +224,6 @@ class _Ranked:
         return (winner == rank) & (largest > -torch.inf)
 
 
-def _edges(rows: int, columns: int) -> list[int]:
-    return [*range(0, rows, max(1, SCORES_AT_ONCE // max(columns, 1))), rows]
-
-
 class _SumOfParts(torch.autograd.Function):
     """sum_n part(n, *tensors), each part differentiated at once, so that only one lives at a time."""
 
@@ -237,15 +233,15 @@ class _SumOfParts(torch.autograd.Function):
             tensor.detach().requires_grad_(needed)
             for tensor, needed in zip(tensors, ctx.needs_input_grad[2:], strict=True)
         ]
-        wanted = [leaf for leaf in leaves if leaf.requires_grad]
-        gradients = [torch.zeros_like(leaf) for leaf in wanted]
+        inputs = [leaf for leaf in leaves if leaf.requires_grad]
+        gradients = [torch.zeros_like(leaf) for leaf in inputs]
         loss = tensors[0].new_zeros(())
         for n in range(parts):
-            with torch.set_grad_enabled(bool(wanted)):
+            with torch.set_grad_enabled(bool(inputs)):
                 value = part(n, *leaves)
             loss += value.detach()
             if value.requires_grad:
-                for gradient, new in zip(gradients, torch.autograd.grad(value, wanted, allow_unused=True), strict=True):
+                for gradient, new in zip(gradients, torch.autograd.grad(value, inputs, allow_unused=True), strict=True):
                     if new is not None:
                         gradient += new
         ctx.save_for_backward(*gradients)
@@ -275,8 +271,8 @@ class PivotRankingLoss(Objective):
         negatives: Negatives = "sum",
     ) -> None:
         super().__init__()
-        choice("similarity", similarity, ("asymmetric", "cosine"))
-        choice("negatives", negatives, ("sum", "hardest"))
+        choice("similarity", similarity, Similarity)
+        choice("negatives", negatives, Negatives)
         self.similarity, self.margin, self.parallel, self.negatives = similarity, margin, parallel, negatives
 
     def forward(self, embeddings: Embeddings) -> Tensor:

@@ -9,11 +9,11 @@ from torch.nn import functional
 
 from losses.embeddings import Embeddings
 from losses.engine.captions import caption_columns
-from losses.engine.checks import check_captions, full_precision, positive_scale, working_precision
+from losses.engine.checks import check_captions, full_precision, one_number, positive_scale, working_precision
 from losses.engine.distributed import default_group, global_sum, rank_and_size
 from losses.engine.tiles import tiled_softplus
-from losses.objective import Objective, image_of
-from losses.temperature import clamp_, clamped_scale, log_scale_parameter
+from losses.objective import image_of
+from losses.temperature import ScaledObjective, clamped_scale
 
 
 @full_precision
@@ -54,17 +54,13 @@ def siglip_loss(
     check_captions(image, texts, present, image_ids, text_ids)
     image, texts = working_precision(image, texts)
     scale = positive_scale(scale, image)
-    bias = torch.as_tensor(bias, device=image.device)
-    if bias.numel() != 1:
-        raise ValueError(f"bias: got shape {list(bias.shape)}, expected one number")
+    bias = one_number("bias", bias, image)
     captions = caption_columns(texts, present, image_ids, text_ids, group)
-    positives, negatives = tiled_softplus(
-        image, captions.columns, scale, bias.reshape(()).to(image.dtype), captions.pairs
-    )
+    positives, negatives = tiled_softplus(image, captions.columns, scale, bias, captions.pairs)
     return global_sum((functional.softplus(-positives).sum() + negatives) / captions.images, group)
 
 
-class SiglipLoss(Objective):
+class SiglipLoss(ScaledObjective):
     """`siglip_loss` with a learnable temperature and bias.
 
     Args:
@@ -75,8 +71,7 @@ class SiglipLoss(Objective):
     """
 
     def __init__(self, scale: float = 10.0, bias: float | None = None, learnable: bool = True) -> None:
-        super().__init__()
-        self.log_scale = log_scale_parameter(scale, learnable)
+        super().__init__(scale, learnable)
         self.bias = nn.Parameter(torch.tensor([0.0 if bias is None else bias]), requires_grad=learnable)
         self.bias_is_set: Tensor
         self.register_buffer("bias_is_set", torch.tensor(bias is not None))
@@ -106,8 +101,5 @@ class SiglipLoss(Objective):
             self.bias_is_set.fill_(True)
             self._bias_looked_at = True
 
-    def after_step(self) -> None:
-        clamp_(self.log_scale)
-
     def logged(self) -> dict[str, Tensor]:
-        return {"scale": clamped_scale(self.log_scale).detach(), "bias": self.bias.detach().squeeze()}
+        return super().logged() | {"bias": self.bias.detach().squeeze()}

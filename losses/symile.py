@@ -1,6 +1,7 @@
 """Symile: what M >= 3 modalities say together and no two of them say alone."""
 
 import math
+from itertools import pairwise
 from typing import Literal
 
 import torch
@@ -14,7 +15,7 @@ from losses.embeddings import Embeddings, modalities_of
 from losses.engine.checks import check_integers, choice, full_precision, positive_scale, working_precision
 from losses.engine.distributed import default_group, gather, global_sum, rank_and_size
 from losses.engine.pairs import Labels, Pairs, shared_labels
-from losses.engine.tiles import tiled_logsumexp
+from losses.engine.tiles import edges, tiled_logsumexp
 from losses.objective import ALL_FIELDS, Objective, image_of
 from losses.temperature import log_scale_parameter
 
@@ -55,7 +56,7 @@ def symile_loss(
     Raises:
         ValueError: fewer than three tensors, wrong shapes, or a scale that is not positive.
     """
-    choice("negatives", negatives, ("shuffled", "all"))
+    choice("negatives", negatives, Negatives)
     if len(embeddings) < 3:
         raise ValueError(f"embeddings: got {len(embeddings)} modalities, expected at least 3 (use clip_loss for 2)")
     for m, rows in enumerate(embeddings):
@@ -97,8 +98,8 @@ def _shuffles(
 ) -> Tensor:
     """One permutation of the global batch for each anchor and modality: int64 [M, M, B], equal on all processes."""
     place = device if generator is None else generator.device
-    drawn = [torch.randperm(B, generator=generator, device=place) for _ in range(M * M)]
-    shuffles = torch.stack(drawn).view(M, M, B).to(device)
+    permutations = [torch.randperm(B, generator=generator, device=place) for _ in range(M * M)]
+    shuffles = torch.stack(permutations).view(M, M, B).to(device)
     if group is not None:
         dist.broadcast(shuffles, src=dist.get_global_rank(group, 0), group=group)
     return shuffles
@@ -140,10 +141,9 @@ def _all_combinations(rows: Tensor, others: list[Tensor], scale: Tensor, labels:
         pairs = _pairs(own_rows, own[inside] - start, members, labels, mine)
         return tiled_logsumexp(rows, _products(list(others), members), scale, pairs, both=False)[1]
 
-    ends = [*range(0, B**modalities, TUPLES_AT_ONCE), B**modalities]
     parts = [
         checkpoint(part, start, stop, rows, scale, *others, use_reentrant=False, preserve_rng_state=False)
-        for start, stop in zip(ends, ends[1:], strict=False)
+        for start, stop in pairwise(edges(B**modalities, TUPLES_AT_ONCE))
     ]
     return torch.stack(parts).logsumexp(0)
 
@@ -166,7 +166,7 @@ class SymileLoss(Objective):
         self, scale: float = math.exp(-0.3), negatives: Negatives = "shuffled", learnable: bool = True
     ) -> None:
         super().__init__()
-        choice("negatives", negatives, ("shuffled", "all"))
+        choice("negatives", negatives, Negatives)
         self.log_scale = log_scale_parameter(scale, learnable)
         self.negatives = negatives
 

@@ -5,6 +5,8 @@ import math
 import torch
 from torch import Tensor, nn
 
+from losses.objective import Objective
+
 LARGEST = 100.0  # CLIP's bound (Radford et al. 2021, section 2.5)
 
 
@@ -21,7 +23,16 @@ def clamped_scale(log_scale: Tensor) -> Tensor:
     return (log_scale + (bounded - log_scale.detach())).exp().squeeze()
 
 
-@torch.no_grad()
-def clamp_(log_scale: Tensor) -> None:
-    """Writes the bounds into the parameter, after a step."""
-    log_scale.clamp_(0.0, math.log(LARGEST))
+class ScaledObjective(Objective):
+    """An objective whose cosines are multiplied by exp(log_scale), clamped and, if `learnable`, trained."""
+
+    def __init__(self, scale: float, learnable: bool) -> None:
+        super().__init__()
+        self.log_scale = log_scale_parameter(scale, learnable)
+
+    @torch.no_grad()
+    def after_step(self) -> None:
+        self.log_scale.clamp_(0.0, math.log(LARGEST))
+
+    def logged(self) -> dict[str, Tensor]:
+        return {"scale": clamped_scale(self.log_scale).detach()}

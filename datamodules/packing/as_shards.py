@@ -22,7 +22,7 @@ class Manifest:
     Args:
         captions: Language -> column.
         labels: Task -> column. Digits are numbers, anything else a name; an empty field is no label.
-        image: Column of the picture's path.
+        image: Column of the image's path.
         images: Folder that the paths are in; default: the manifest's own.
     """
 

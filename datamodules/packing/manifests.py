@@ -8,34 +8,29 @@ from pathlib import Path, PurePosixPath
 
 from datamodules.packing.rows import Row
 from datamodules.packing.texts import lines, open_text
-from datamodules.shards.writing import BadRow
+from datamodules.shards.writing import BadRow, convert
 
 
 def read_jsonl(source: str | Path) -> Iterator[Row | BadRow]:
     """JSON Lines: a sample's record and "image", a path. Other keys, "split" among them, travel in the record."""
-    for number, record in _objects(source):
-        if isinstance(record, BadRow):
-            yield record
-        else:
-            yield Row(number, record, (record.pop("image", None),))
+    return convert(_objects(source), lambda number, record: Row(number, record, (record.pop("image", None),)))
 
 
 def read_crossmodal3600(source: str | Path) -> Iterator[Row | BadRow]:
     """Crossmodal-3600's captions.jsonl (Thapliyal et al. 2022): several captions in each of 36 languages.
 
     A line holds "image/key", "image/locale" and, under each language, {"caption": [...]} beside tokenised forms, which
-    are left behind. The picture of a key is <key>.jpg. There are no splits.
+    are left out. The image of a key is <key>.jpg. There are no splits.
     """
-    for number, entry in _objects(source):
-        if isinstance(entry, BadRow):
-            yield entry
-            continue
+
+    def row(number: int, entry: dict) -> Row:
         key = entry.get("image/key")
         if not isinstance(key, str):
-            yield BadRow("no image/key", f"row {number + 1}")
-            continue
+            raise BadRow("no image/key", f"row {number + 1}")
         captions = {language: texts.get("caption") for language, texts in entry.items() if isinstance(texts, dict)}
-        yield Row(number, {"id": key, "locale": entry.get("image/locale"), "captions": captions}, (f"{key}.jpg",))
+        return Row(number, {"id": key, "locale": entry.get("image/locale"), "captions": captions}, (f"{key}.jpg",))
+
+    return convert(_objects(source), row)
 
 
 def read_karpathy(source: str | Path, *, language: str = "en") -> Iterator[Row | BadRow]:
@@ -45,9 +40,9 @@ def read_karpathy(source: str | Path, *, language: str = "en") -> Iterator[Row |
         source: The JSON file.
         language: Of the captions.
 
-    {"images": [{"filename", "filepath"?, "split", "sentences": [{"raw"}, ...], "cocoid"?, "imgid"?}, ...]}, captions in
-    `language`. A sample's id is its picture's name without suffix. "restval", which is what COCO's validation pictures
-    leave over, counts as train, as the literature has it. Raises ValueError for a file of another form.
+    {"images": [{"filename", "filepath"?, "split", "sentences": [{"raw"}, ...], "cocoid"?, "imgid"?}, ...]}. A sample's
+    id is its image's name without suffix. "restval", the rest of COCO's validation images, counts as train, as in
+    the literature. Raises ValueError for a file of another form.
     """
     with open_text(source) as text:
         try:
@@ -64,20 +59,21 @@ def read_karpathy(source: str | Path, *, language: str = "en") -> Iterator[Row |
             yield BadRow("no filename", f"row {number + 1}")
             continue
         sentences = image.get("sentences")
-        raw = [one.get("raw") for one in sentences if isinstance(one, dict)] if isinstance(sentences, list) else []
+        raw = [each.get("raw") for each in sentences if isinstance(each, dict)] if isinstance(sentences, list) else []
         record: dict = {"id": PurePosixPath(name).stem}
         record |= {key: image[key] for key in ("split", "cocoid", "imgid") if key in image}
-        record |= {"split": "train"} if record.get("split") == "restval" else {}
+        if record.get("split") == "restval":
+            record["split"] = "train"
         record["captions"] = {language: raw}
         yield Row(number, record, (f"{image['filepath']}/{name}", name) if image.get("filepath") else (name,))
 
 
-def _objects(source: str | Path) -> Iterator[tuple[int, dict | BadRow]]:
-    """(line from 0, object) of JSON Lines; blank lines are passed over."""
+def _objects(source: str | Path) -> Iterator[tuple[int, dict] | BadRow]:
+    """(line from 0, object) of JSON Lines. Blank lines are passed over."""
     for number, line in enumerate(lines(source)):
         if line.strip():
             try:
-                found = json.loads(line)
+                record = json.loads(line)
             except (ValueError, RecursionError):
-                found = None
-            yield number, found if isinstance(found, dict) else BadRow("no JSON object", f"row {number + 1}")
+                record = None
+            yield (number, record) if isinstance(record, dict) else BadRow("no JSON object", f"row {number + 1}")

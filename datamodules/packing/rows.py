@@ -1,4 +1,4 @@
-"""The one way from rows to shards: choose, leave out what cannot be used or is not wanted, write."""
+"""From rows to shards: choose rows, leave out those that cannot be used, write the others."""
 
 from __future__ import annotations
 
@@ -10,40 +10,24 @@ from collections.abc import Iterable, Iterator
 from functools import partial
 from itertools import chain
 from pathlib import Path
-from typing import Literal, NamedTuple, TypedDict, Unpack
+from typing import Literal, NamedTuple
 
-from datamodules.packing.pictures import reencoded
+from datamodules.packing.reencoding import reencoded
 from datamodules.packing.texts import lines
 from datamodules.shards.locations import LISTING
 from datamodules.shards.samples import FEATURE_SUFFIX
-from datamodules.shards.writing import LISTED_SKIPS, BadRow, encoded_record, encoded_sample, write_shards
+from datamodules.shards.writing import LISTED_SKIPS, BadRow, convert, encoded_record, encoded_sample, write_shards
 
 SAMPLES_PER_SHARD = 1000
-MOST_SPLITS = 20  # an error names no more
+MOST_SPLITS = 20  # named in an error
 
 
 class Row(NamedTuple):
-    """One future sample: its place in the source from 0, its record, and where its picture may lie, likeliest first."""
+    """A future sample: its place in the source from 0, its record, and where its image may lie, likeliest first."""
 
     number: int
     record: dict
     images: tuple[str, ...]
-
-
-class Options(TypedDict, total=False):
-    """What `pack_rows` takes by name."""
-
-    images: str | Path
-    split: str | None
-    exclude_ids: str | Path | None
-    only_ids: str | Path | None
-    image_size: int | None
-    image_format: Literal["jpeg", "webp"] | None
-    quality: int
-    deduplicate: bool
-    samples_per_shard: int
-    workers: int
-    title: str
 
 
 def pack_rows(
@@ -67,22 +51,21 @@ def pack_rows(
     Args:
         rows: The reader's rows, and BadRows for what it could not make into one. A record's "split" travels with it.
         out: Folder for the shards and shards.json.
-        images: The folder of the pictures; default on the command line: that of the source.
+        images: The folder of the images; default on the command line: that of the source.
         split: Pack only rows of this split, and BadRows, which belong to every split; default: all.
-        exclude_ids: A text file of ids or picture names (with or without suffix) to leave out, one a line.
+        exclude_ids: A text file of ids or image names (with or without suffix) to leave out, one a line.
         only_ids: The same of those to pack: a split that is given as a list.
-        image_size: Shorter side of pictures at most, in pixels; larger ones are resized and encoded anew.
-        image_format: Encode every picture anew; default: only those that are resized, as jpeg.
-        quality: Of pictures encoded anew, 1 to 100.
-        deduplicate: Leave out pictures that were packed before. Each is read once more; memory holds about 100 bytes of
-            each.
+        image_size: Shorter side of images at most, in pixels; larger ones are resized and encoded anew.
+        image_format: Encode every image anew; default: only those that are resized, as jpeg.
+        quality: Of images encoded anew, 1 to 100.
+        deduplicate: Leave out images that were packed before. Each is read twice and takes 100 bytes of memory.
         samples_per_shard: Rows that make one shard.
         workers: Processes; the bytes written do not depend on it.
-        title: What the progress bar says.
+        title: Of the progress bar.
 
-    Rows that are no samples (a caption that is no string, a missing or broken image) or are not wanted (an excluded
-    id, a duplicate) are left out, counted by cause and listed in shards.json. Raises ValueError, one line, when the
-    source cannot be read, there is no row of the split, no sample at all, or no place to write.
+    Rows that cannot be samples (a caption that is no string, a missing or broken image), excluded ones and duplicates
+    are left out, counted by cause and listed in shards.json. Raises ValueError, one line, when the source cannot be
+    read, there is no row of the split, no sample at all, or no place to write.
     """
     if samples_per_shard < 1 or workers < 1:
         raise ValueError(f"samples_per_shard, workers: {samples_per_shard}, {workers} are too small; at least 1 each")
@@ -100,7 +83,10 @@ def pack_rows(
     encoding = None if image_size is None and image_format is None else [image_size, image_format, quality]
 
     splits: set[str] = set()
-    chosen = _usable(_listed(_of_split(rows, split, splits), only), folder, excluded)
+    chosen = _of_split(rows, split, splits)
+    if only is not None:
+        chosen = (row for row in chosen if isinstance(row, BadRow) or _names_of(row) & only)
+    chosen = convert(chosen, partial(_usable, folder=folder, excluded=excluded))
     if deduplicate:
         chosen = _without_duplicates(chosen, folder)
     tasks = _tasks(chosen, samples_per_shard, encoding)
@@ -108,8 +94,8 @@ def pack_rows(
     if first is None:
         if only is not None:
             raise ValueError(f"only_ids: {only_ids} names no row of the source{' and split' * (split is not None)}")
-        wanted = f" with split {split!r}" if split is not None else ""
-        raise ValueError(f"source: no row{wanted}; its splits are {', '.join(sorted(splits)) or 'none'}")
+        of_split = f" with split {split!r}" if split is not None else ""
+        raise ValueError(f"source: no row{of_split}; its splits are {', '.join(sorted(splits)) or 'none'}")
     return write_shards(
         out,
         chain([first], tasks),
@@ -120,12 +106,14 @@ def pack_rows(
     )
 
 
-def pack_once(rows: Iterable[Row | BadRow], out: Path, **options: Unpack[Options]) -> None:
+def pack_once(
+    rows: Iterable[Row | BadRow], out: Path, *, images: str | Path, split: str | None = None, title: str = "packing"
+) -> None:
     """`pack_rows` into a folder of a cache, where it is not there yet; it appears whole, and the first process wins."""
     if (out / LISTING).is_file():
         return
     unfinished = out.with_name(f"{out.name}.{os.getpid()}")
-    pack_rows(rows, unfinished, **options)
+    pack_rows(rows, unfinished, images=images, split=split, title=title)
     try:
         unfinished.rename(out)
     except OSError:  # another process was faster
@@ -139,19 +127,13 @@ def _names(path: str | Path, field: str) -> frozenset[str]:
 
 
 def _names_of(row: Row) -> set[str]:
-    """The row's id, and its picture's names with and without suffix."""
-    pictures = [Path(name) for name in row.images if isinstance(name, str)]
-    return {str(row.record.get("id")), *(path.name for path in pictures), *(path.stem for path in pictures)}
-
-
-def _listed(rows: Iterable[Row | BadRow], only: frozenset[str] | None) -> Iterator[Row | BadRow]:
-    for row in rows:
-        if only is None or isinstance(row, BadRow) or _names_of(row) & only:
-            yield row
+    """The row's id, and its images' names with and without suffix."""
+    images = [Path(name) for name in row.images if isinstance(name, str)]
+    return {str(row.record.get("id")), *(path.name for path in images), *(path.stem for path in images)}
 
 
 def _of_split(rows: Iterable[Row | BadRow], split: str | None, splits: set[str]) -> Iterator[Row | BadRow]:
-    """The rows of the split; the names of the others are gathered in `splits`, for the error when there is none."""
+    """The rows of the split. The names of the others are added to `splits`, for the error when there is none."""
     for row in rows:
         if isinstance(row, BadRow) or split is None or row.record.get("split") == split:
             yield row
@@ -159,64 +141,55 @@ def _of_split(rows: Iterable[Row | BadRow], split: str | None, splits: set[str])
             splits.add(str(row.record["split"]))
 
 
-def _usable(rows: Iterable[Row | BadRow], folder: Path, excluded: frozenset[str]) -> Iterator[Row | BadRow]:
-    """Rows with a good record and the one picture that is there; what can be seen without opening a picture."""
-    for row in rows:
-        try:
-            yield row if isinstance(row, BadRow) else _checked(row, folder, excluded)
-        except BadRow as bad:
-            yield bad
-
-
-def _checked(row: Row, folder: Path, excluded: frozenset[str]) -> Row:
-    encoded_record(row.number, row.record)
-    where = f"row {row.number + 1} ({row.record['id']})"
-    if not all(isinstance(name, str) for name in row.images):
+def _usable(number: int, record: dict, images: tuple[str, ...], *, folder: Path, excluded: frozenset[str]) -> Row:
+    """The row with the one image that is there. Raises BadRow for what can be seen without opening an image."""
+    encoded_record(number, record)
+    where = _where(number, record)
+    if not all(isinstance(name, str) for name in images):
         raise BadRow("image is no path", where)
-    if excluded & _names_of(row):
+    if excluded & _names_of(Row(number, record, images)):
         raise BadRow("excluded id", where)
     # isfile, because names out of web addresses may be longer than a file's name can be: not there, not an error
-    found = next((name for name in row.images if os.path.isfile(folder / name)), None)
-    if found is None:
+    image = next((name for name in images if os.path.isfile(folder / name)), None)
+    if image is None:
         raise BadRow("missing image", where)
-    return row._replace(images=(found,))
+    return Row(number, record, (image,))
 
 
 def _without_duplicates(rows: Iterable[Row | BadRow], folder: Path) -> Iterator[Row | BadRow]:
     # in the one process that hands out the work, so that which row comes first does not depend on the others' speed
     seen: set[bytes] = set()
-    for row in rows:
-        if not isinstance(row, BadRow):
-            where = f"row {row.number + 1} ({row.record['id']})"
-            try:
-                with open(folder / row.images[0], "rb") as file:
-                    digest = hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).digest()
-            except OSError:
-                row = BadRow("missing image", where)
-            else:
-                if digest in seen:
-                    row = BadRow("duplicate image", where)
-                seen.add(digest)
-        yield row
+
+    def unseen(number: int, record: dict, images: tuple[str]) -> Row:
+        where = _where(number, record)
+        digest = hashlib.blake2b(_content(folder / images[0], where), digest_size=16).digest()
+        if digest in seen:
+            raise BadRow("duplicate image", where)
+        seen.add(digest)
+        return Row(number, record, images)
+
+    return convert(rows, unseen)
 
 
 def _tasks(rows: Iterable[Row | BadRow], samples_per_shard: int, encoding: list | None) -> Iterator[dict]:
-    """What each shard is made from. Rows left out do not count, so shards are full however many pictures are missing;
-    they are told with the shard they would have been in, the first few by name."""
-    packed: list = []
-    left_out: Counter[str] = Counter()
-    named: list[str] = []
+    """What each shard is made from. Rows left out do not count, so shards are full however many images are missing;
+    they are told with the shard that they would have been in, the first few by name."""
+
+    def empty() -> dict:
+        return {"rows": [], "encoding": encoding, "left_out": Counter(), "left_out_rows": []}
+
+    task = empty()
     for row in rows:
         if isinstance(row, BadRow):
-            left_out[row.cause] += 1
-            named += [str(row)] if len(named) < LISTED_SKIPS else []
+            task["left_out"][row.cause] += 1
+            task["left_out_rows"] += [str(row)] if len(task["left_out_rows"]) < LISTED_SKIPS else []
             continue
-        if len(packed) == samples_per_shard:
-            yield {"rows": packed, "encoding": encoding, "left_out": left_out, "left_out_rows": named}
-            packed, left_out, named = [], Counter(), []
-        packed.append([row.number, row.record, row.images[0]])
-    if packed or left_out:
-        yield {"rows": packed, "encoding": encoding, "left_out": left_out, "left_out_rows": named}
+        if len(task["rows"]) == samples_per_shard:
+            yield task
+            task = empty()
+        task["rows"].append([row.number, row.record, row.images[0]])
+    if task["rows"] or task["left_out"]:
+        yield task
 
 
 def _files(folder: Path, task: dict) -> Iterator[Path]:
@@ -225,22 +198,25 @@ def _files(folder: Path, task: dict) -> Iterator[Path]:
 
 
 def _samples(folder: Path, task: dict) -> Iterator[dict | BadRow]:
-    for number, record, image in task["rows"]:
-        try:
-            yield _sample(number, record, folder / image, task["encoding"])
-        except BadRow as bad:
-            yield bad
+    def sample(number: int, record: dict, image: str) -> dict:
+        where = _where(number, record)
+        content = _content(folder / image, where)
+        if image.lower().endswith(f".{FEATURE_SUFFIX}"):
+            return encoded_sample(number, record, content, FEATURE_SUFFIX)
+        if task["encoding"] is not None:
+            size, image_format, quality = task["encoding"]
+            content = reencoded(content, where, size=size, image_format=image_format, quality=quality)
+        return encoded_sample(number, record, content)
+
+    return convert(task["rows"], sample)
 
 
-def _sample(number: int, record: dict, path: Path, encoding: list | None) -> dict:
-    where = f"row {number + 1} ({record['id']})"
+def _content(path: Path, where: str) -> bytes:
     try:
-        content = path.read_bytes()
-    except OSError:  # it was there when the work was handed out
+        return path.read_bytes()
+    except OSError:  # it was there when the row was chosen
         raise BadRow("missing image", where) from None
-    if path.suffix.lower() == f".{FEATURE_SUFFIX}":
-        return encoded_sample(number, record, content, FEATURE_SUFFIX)
-    if encoding is not None:
-        size, image_format, quality = encoding
-        content = reencoded(content, where, size=size, image_format=image_format, quality=quality)
-    return encoded_sample(number, record, content)
+
+
+def _where(number: int, record: dict) -> str:
+    return f"row {number + 1} ({record['id']})"

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from datamodules.packing.rows import Row
 from datamodules.packing.texts import open_text
-from datamodules.shards.writing import BadRow
+from datamodules.shards.writing import BadRow, convert
 
 FIELD_LIMIT = 2**24  # characters; whole articles stand in one field, and Python's limit is 128 KiB
 
@@ -25,13 +25,13 @@ def read_table(
     separator: str | None = None,
     unquoted: bool = False,
 ) -> Iterator[Row | BadRow]:
-    """A table with a row of column names, and one picture a row.
+    """A table with a row of column names, and one image a row.
 
     Args:
         source: CSV or TSV, .gz or not.
         captions: The column of each language, or columns where it has several captions; an empty field is no caption.
-        image: Column of the picture's path.
-        id: Column of the id; default: id, else the picture's path without suffix.
+        image: Column of the image's path.
+        id: Column of the id; default: id, else the image's path without suffix.
         split_column: Column of the split; default: split, where there is one.
         labels: The column of each task's label; digits become whole numbers, an empty field is no label.
         separator: One character, or tab; default: tab for .tsv, else a comma.
@@ -40,50 +40,61 @@ def read_table(
     Other columns travel in the record as strings. Raises ValueError for a column that is not there.
     """
     columns = {
-        language: [named] if isinstance(named, str) else list(named) for language, named in (captions or {}).items()
+        language: [names] if isinstance(names, str) else list(names) for language, names in (captions or {}).items()
     }
     labels = labels or {}
     if captions is not None and not columns:
         raise ValueError("captions: no column is named; a column for each language, such as en=caption")
     if separator is None:
         separator = "\t" if ".tsv" in Path(source).suffixes else ","
-    rows = fields_of(source, "\t" if separator in ("tab", "\\t") else separator, not unquoted)
-    _, header = next(rows, (0, []))
-    if isinstance(header, BadRow):
-        header = []
+    header, rows = header_and_rows(source, "\t" if separator in ("tab", "\\t") else separator, not unquoted)
     needed = {image, *labels.values(), *(name for names in columns.values() for name in names)}
-    for named in sorted(needed | {name for name in (id, split_column) if name is not None}):
-        if named not in header:
+    for name in sorted(needed | {name for name in (id, split_column) if name is not None}):
+        if name not in header:
             there = ", ".join(header)[:300] or "none"  # a file that is no table may be one long line
-            raise ValueError(
-                f"source: {source} has no column {named!r} (separator {separator!r}); its columns: {there}"
-            )
+            raise ValueError(f"source: {source} has no column {name!r} (separator {separator!r}); its columns: {there}")
     id, split = id or "id", split_column or "split"
     used = needed | {id, split, "", "captions", "labels"}
-    for number, fields in rows:
-        number -= 1  # the header is no row
-        if isinstance(fields, BadRow):
-            yield fields
-            continue
+
+    def row(number: int, fields: list[str]) -> Row:
         if len(fields) != len(header):
-            yield BadRow("wrong number of fields", f"row {number + 1}")
-            continue
-        row = dict(zip(header, fields, strict=True))
-        if not row[image]:
-            yield BadRow("missing image", f"row {number + 1}")
-            continue
-        record: dict = {"id": row[id] if id in row else os.path.splitext(row[image])[0]}
-        record |= {"split": row[split]} if split in row else {}
-        record |= {name: text for name, text in row.items() if name not in used}
-        texts = {language: [row[name] for name in names if row[name].strip()] for language, names in columns.items()}
-        record["captions"] = {language: kept for language, kept in texts.items() if kept}
+            raise BadRow("wrong number of fields", f"row {number + 1}")
+        of_column = dict(zip(header, fields, strict=True))
+        path = of_column[image]
+        if not path:
+            raise BadRow("missing image", f"row {number + 1}")
+        record: dict = {"id": of_column.get(id, os.path.splitext(path)[0])}
+        record |= {"split": of_column[split]} if split in of_column else {}
+        record |= {name: text for name, text in of_column.items() if name not in used}
+        texts = {
+            language: [of_column[name] for name in names if of_column[name].strip()]
+            for language, names in columns.items()
+        }
+        record["captions"] = {language: captions for language, captions in texts.items() if captions}
         if labels:
-            record["labels"] = {task: _label(text) for task, name in labels.items() if (text := row[name].strip())}
-        yield Row(number, record, (row[image],))
+            filled = {task: of_column[name].strip() for task, name in labels.items()}
+            record["labels"] = {task: _label(text) for task, text in filled.items() if text}
+        return Row(number, record, (path,))
+
+    yield from convert(rows, row)
 
 
-def fields_of(source: str | Path, separator: str, quoted: bool = True) -> Iterator[tuple[int, list[str] | BadRow]]:
-    """(row from 0, fields) of a table; empty lines are passed over, broken quotes are BadRows."""
+def header_and_rows(
+    source: str | Path, separator: str, quoted: bool = True
+) -> tuple[list[str], Iterator[tuple[int, list[str]] | BadRow]]:
+    """The names of a table's columns, none where its first row cannot be read, and its rows, from 0."""
+    rows = fields_of(source, separator, quoted, first=-1)
+    header = next(rows, None)
+    return header[1] if isinstance(header, tuple) else [], rows
+
+
+def fields_of(
+    source: str | Path, separator: str, quoted: bool = True, first: int = 0
+) -> Iterator[tuple[int, list[str]] | BadRow]:
+    """(number, fields) of the rows of a table, the first of which is `first`.
+
+    Empty lines are passed over, broken quotes are BadRows. Raises ValueError for a file that cannot be read.
+    """
     if len(separator) != 1:
         raise ValueError(f"separator: {separator!r} is no separator; one character, such as , or ;")
     csv.field_size_limit(FIELD_LIMIT)
@@ -91,19 +102,18 @@ def fields_of(source: str | Path, separator: str, quoted: bool = True) -> Iterat
         reader = csv.reader(
             text, delimiter=separator, quoting=csv.QUOTE_MINIMAL if quoted else csv.QUOTE_NONE, strict=True
         )
-        number = 0
+        number = first
         while True:
-            begun = reader.line_num + 1
+            begin = reader.line_num + 1
             try:
                 fields: list[str] | BadRow | None = next(reader, None)
             except csv.Error:
-                # a quote that is never closed swallows lines up to the next one, or up to the limit of a field: said,
-                # or nobody would miss them
-                fields = BadRow("broken quotes", f"{Path(source).name}, lines {begun} to {reader.line_num}")
+                # a quote that is never closed swallows lines up to the next quote, or up to the limit of a field
+                fields = BadRow("broken quotes", f"{Path(source).name}, lines {begin} to {reader.line_num}")
             if fields is None:
                 return
             if fields:
-                yield number, fields
+                yield fields if isinstance(fields, BadRow) else (number, fields)
                 number += 1
 
 

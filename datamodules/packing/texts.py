@@ -9,13 +9,15 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TextIO
 
+LANGUAGE_CODE = r"[a-z]{2,3}(?:-[A-Za-z0-9]+)*"
+
 
 @contextlib.contextmanager
 def open_text(path: str | Path, *, newline: str = "\n", field: str = "source") -> Iterator[TextIO]:
     """A UTF-8 file, decompressed when it ends in .gz; what ends a line is as for `open`.
 
-    Bytes that are no UTF-8 become lone surrogates, so that one of them costs its row and not the file. Raises
-    ValueError, one line beginning with `field`, when the file cannot be read.
+    Bytes that are no UTF-8 become lone surrogates, and cost a row instead of the file. Raises ValueError, one line that
+    begins with `field`, when the file cannot be read.
     """
     path = Path(path)
     try:

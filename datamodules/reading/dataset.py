@@ -179,10 +179,8 @@ class ShardDataset(Dataset):
         try:
             image = source.images.open(sample.image)
             return source.images.evaluate(image) if rng is None else source.images.train(image, rng)
-        except ImageTooLarge:
-            raise BrokenSample("image too large") from None
-        except BrokenImage:
-            raise BrokenSample("broken image") from None
+        except (ImageTooLarge, BrokenImage) as error:
+            raise BrokenSample(error.cause) from None
 
     def _features(self, sample: Sample) -> Tensor:
         try:

@@ -1,4 +1,4 @@
-"""What is in shards, and what is broken: every sample read once, every picture decoded."""
+"""What is in shards, and what is broken: every sample read once, every image decoded."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ import numpy as np
 from datamodules.batch import stable_id
 from datamodules.images import BrokenImage, ImagePipeline, ImageTooLarge
 from datamodules.shards.locations import expand, listing_of, local_path, read_listing
-from datamodules.shards.progress import Progress
+from datamodules.shards.progress import with_progress
 from datamodules.shards.reader import ShardReader
 from datamodules.shards.samples import FEATURE_SUFFIX, BrokenSample, Sample, read_sample
 
@@ -47,9 +47,9 @@ class Place(NamedTuple):
 
 @dataclass
 class Inspection:
-    """What was found: `facts` as `inspect_shards` returns them, the first broken samples, and samples to look at.
+    """What `inspect_shards` returns: the facts, the first broken samples, and examples.
 
-    `examples` holds places by language, most samples first, or all under "" when they were not grouped.
+    `examples` are places by language, that of most samples first, or all under "" when they are not grouped.
     """
 
     facts: dict[str, Any]
@@ -78,7 +78,7 @@ def inspect_shards(
 
     The facts are a dict: "shards", "samples" (all in the tars), "images", "bytes", "captions" and "samples by language"
     (language -> count, most first), "labels" (task -> value -> count), "image sizes" ({"smallest", "median", "largest"}
-    as "W x H" by area), "image formats", "duplicate images" (samples whose picture an earlier one shows), "broken"
+    as "W x H" by area), "image formats", "duplicate images" (samples whose image an earlier one shows), "broken"
     (cause -> count) and "broken samples" (the first few: shard, cause, key). A sample is broken when training would
     skip it. The examples are whole samples drawn from all of them, or from those of each language. Raises ValueError,
     one line, when SHARDS names nothing.
@@ -91,12 +91,11 @@ def inspect_shards(
     whole = _Tally(examples)
     # decoding leaves the interpreter, so threads do
     with ThreadPoolExecutor(workers or os.cpu_count() or 1) as threads:
-        with Progress("reading shards", len(shards), "shards") as progress:
-            for tally in threads.map(lambda shard: _tally(shard, text_language, cache_dir, examples), shards):
-                whole.add(tally)
-                progress.advance()
-    chosen = whole.examples if examples == "sample" else {name: whole.examples[name] for name in whole.ordered()}
-    return Inspection(whole.summary(len(shards)), whole.listed, chosen, text_language)
+        tallies = threads.map(lambda shard: _tally(shard, text_language, cache_dir, examples), shards)
+        for tally in with_progress(tallies, "reading shards", len(shards)):
+            whole.add(tally)
+    groups = dict(sorted(whole.examples.items(), key=lambda group: -whole.languages[group[0]]))
+    return Inspection(whole.summary(len(shards)), whole.listed, groups, text_language)
 
 
 class _Tally:
@@ -125,18 +124,15 @@ class _Tally:
         for task, counts in other.labels.items():
             self.labels.setdefault(task, Counter()).update(counts)
         for group, places in other.examples.items():
-            self.examples[group] = sorted(self.examples.get(group, []) + places)[: EXAMPLES[self.examples_by]]
+            self._add_examples(group, places)
         self.listed += other.listed[: LISTED_BROKEN - len(self.listed)]
 
     def example(self, place: Place, languages: list[str]) -> None:
         for group in languages if self.examples_by == "language" else [""]:
-            places = self.examples.setdefault(group, [])
-            most = EXAMPLES[self.examples_by]
-            if len(places) < most or place < places[-1]:
-                self.examples[group] = sorted([*places, place])[:most]
+            self._add_examples(group, [place])
 
-    def ordered(self) -> list[str]:
-        return [name for name, _ in self.languages.most_common()]
+    def _add_examples(self, group: str, places: list[Place]) -> None:
+        self.examples[group] = sorted([*self.examples.get(group, ()), *places])[: EXAMPLES[self.examples_by]]
 
     def fault(self, shard: str, cause: str, key: str, count: int = 1) -> None:
         self.broken[cause] += count
@@ -168,8 +164,8 @@ class _Tally:
         ordered = sorted(self.sizes, key=lambda size: (size[0] * size[1], size))
         counted = np.cumsum([self.sizes[size] for size in ordered])
         median = ordered[int(np.searchsorted(counted, (counted[-1] + 1) // 2))]
-        places = {"smallest": ordered[0], "median": median, "largest": ordered[-1]}
-        return {name: f"{width} x {height}" for name, (width, height) in places.items()}
+        sizes = {"smallest": ordered[0], "median": median, "largest": ordered[-1]}
+        return {name: f"{width} x {height}" for name, (width, height) in sizes.items()}
 
 
 def _tally(shard: str, text_language: str, cache_dir: str | None, examples: str) -> _Tally:
@@ -202,9 +198,7 @@ def _tally(shard: str, text_language: str, cache_dir: str | None, examples: str)
                 images.evaluate(image)
                 tally.images += 1
         except (BrokenSample, BrokenImage, ImageTooLarge) as error:
-            undecoded = "broken image" if isinstance(error, BrokenImage) else "image too large"
-            cause = error.cause if isinstance(error, BrokenSample) else undecoded
-            tally.fault(shard, "truncated shard" if reader.cut(path, number) else cause, index.keys[number])
+            tally.fault(shard, "truncated shard" if reader.cut(path, number) else error.cause, index.keys[number])
             continue
         tally.image_ids[sample.image_id] += 1
         draw = stable_id(f"{shard.rsplit('/', 1)[-1]}/{index.keys[number]}".encode(errors="surrogateescape"))

@@ -76,12 +76,12 @@ def _shards(part: str, field: str, cache_dir: str | Path | None, allow_pipe: boo
     for name in names:
         path = Path(name).expanduser()
         if path.is_dir():
-            # one that the listing names and the folder lacks stays in the list, to be missed aloud
+            # a shard that only the listing names stays in the list, so that it is reported as missing
             listed = {str(path / name) for name in read_listing(path / LISTING) or {}}
-            found = sorted({str(tar) for tar in path.glob("*.tar")} | listed)
-            if not found:
+            tars = sorted({str(tar) for tar in path.glob("*.tar")} | listed)
+            if not tars:
                 raise ValueError(f"{field}: folder {name} holds no .tar; {ACCEPTED}")
-            shards += found
+            shards += tars
         elif path.exists():
             shards.append(str(path))
         else:
@@ -96,12 +96,12 @@ def _remote(name: str, field: str) -> list[str]:
         return [name]
     try:
         files, root = fsspec.core.url_to_fs(name)
-        found = sorted(path for path in files.ls(root, detail=False) if path.endswith(".tar"))
+        tars = sorted(path for path in files.ls(root, detail=False) if path.endswith(".tar"))
     except Exception as error:  # each file system of fsspec raises its own kind
         raise ValueError(f"{field}: {name} cannot be listed ({_first_line(error)}); {ACCEPTED}") from None
-    if not found:
+    if not tars:
         raise ValueError(f"{field}: {name} holds no .tar; {ACCEPTED}")
-    return [path if REMOTE.match(path) else files.unstrip_protocol(path) for path in found]
+    return [path if REMOTE.match(path) else files.unstrip_protocol(path) for path in tars]
 
 
 def default_cache() -> Path:

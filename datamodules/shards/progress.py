@@ -4,38 +4,31 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Iterable, Iterator
+from typing import TypeVar
 
 import rich.progress
 
+T = TypeVar("T")
+PATIENCE_SECONDS = 2.0
 
-class Progress:
-    """Shows itself after two seconds, on a terminal only; `advance()` after each item."""
 
-    PATIENCE_SECONDS = 2.0
-
-    def __init__(self, title: str, total: int | None, unit: str) -> None:
-        self._title, self._total, self._unit = title, total, unit
-        self._done, self._begun = 0, time.monotonic()
-        self._bar: rich.progress.Progress | None = None
-
-    def __enter__(self) -> Progress:
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        if self._bar is not None:
-            self._bar.stop()
-
-    def advance(self) -> None:
-        self._done += 1
-        if self._bar is None and sys.stderr.isatty() and time.monotonic() - self._begun > self.PATIENCE_SECONDS:
-            self._bar = rich.progress.Progress(
-                *rich.progress.Progress.get_default_columns(),
-                rich.progress.MofNCompleteColumn(),
-                rich.progress.TextColumn(self._unit),
-                transient=True,
-                console=rich.console.Console(stderr=True),
-            )
-            self._bar.start()
-            self._task = self._bar.add_task(self._title, total=self._total)
-        if self._bar is not None:
-            self._bar.update(self._task, completed=self._done)
+def with_progress(shards: Iterable[T], title: str, total: int | None) -> Iterator[T]:
+    """The same items, one a shard; a bar counts them after two seconds, on a terminal only."""
+    bar = rich.progress.Progress(
+        *rich.progress.Progress.get_default_columns(),
+        rich.progress.MofNCompleteColumn(),
+        rich.progress.TextColumn("shards"),
+        transient=True,
+        console=rich.console.Console(stderr=True),
+    )
+    task, begin = bar.add_task(title, total=total), time.monotonic()
+    try:
+        for shard in shards:
+            yield shard
+            bar.advance(task)
+            if sys.stderr.isatty() and time.monotonic() - begin > PATIENCE_SECONDS:
+                bar.start()
+    finally:
+        if bar.live.is_started:
+            bar.stop()

@@ -1,7 +1,6 @@
-"""Tar shards read by index: where every member lies, found once from the headers, then read with one pread.
+"""Tar shards read by index: headers once, for where every member lies, then each member with one pread.
 
-Because a sample is found by number, any reader can read any sample: fewer shards than readers is no problem, and
-resuming re-reads nothing.
+Any reader can read any sample by its number: there may be fewer shards than readers, and resuming re-reads nothing.
 """
 
 from __future__ import annotations
@@ -42,13 +41,13 @@ def index_shard(path: str | Path) -> ShardIndex:
     """
     index = ShardIndex()
 
-    def keep(error: Exception) -> bool:
+    def count_fault(error: Exception) -> bool:
         index.faults.append("two files of one name")
-        return True
+        return True  # go on
 
     try:
         with open(path, "rb") as file:
-            for sample in group_by_keys(_headers(file, index), handler=keep):
+            for sample in group_by_keys(_headers(file, index), handler=count_fault):
                 index.keys.append(sample["__key__"])
                 index.members.append(
                     tuple((suffix, *place) for suffix, place in sample.items() if not suffix.startswith("__"))
@@ -117,7 +116,7 @@ class ShardReader:
     def __init__(self, samples: int = 200_000, files: int = 64, cache: IndexCache | None = None) -> None:
         self._most_samples, self._most_files, self._cache = samples, files, cache
         self._indexes: OrderedDict[str, ShardIndex] = OrderedDict()
-        self._kept = 0
+        self._samples_indexed = 0
         self._files: OrderedDict[str, int] = OrderedDict()
 
     def index(self, path: str) -> ShardIndex:
@@ -126,17 +125,16 @@ class ShardReader:
             self._indexes.move_to_end(path)
             return self._indexes[path]
         index = self._indexes[path] = self._index(path)
-        self._kept += len(index)
-        while self._kept > self._most_samples and len(self._indexes) > 1:
-            self._kept -= len(self._indexes.popitem(last=False)[1])
+        self._samples_indexed += len(index)
+        while self._samples_indexed > self._most_samples and len(self._indexes) > 1:
+            self._samples_indexed -= len(self._indexes.popitem(last=False)[1])
         return index
 
     def _index(self, path: str) -> ShardIndex:
         if self._cache is None:
             return index_shard(path)
-        found = self._cache.found(path, "index", lambda: asdict(index_shard(path)))
-        members = [tuple((suffix, offset, size) for suffix, offset, size in sample) for sample in found["members"]]
-        return ShardIndex(found["keys"], members, found["truncated"], found["faults"])
+        fields = self._cache.found(path, "index", lambda: asdict(index_shard(path)))
+        return ShardIndex(**fields | {"members": [tuple(map(tuple, sample)) for sample in fields["members"]]})
 
     def read(self, path: str, sample: int, suffixes: frozenset[str] | None = None) -> tuple[str, dict[str, bytes]]:
         """Key and files of a sample, all of them or those with the given suffixes.
@@ -169,7 +167,7 @@ class ShardReader:
         while self._files:
             os.close(self._files.popitem()[1])
         self._indexes.clear()
-        self._kept = 0
+        self._samples_indexed = 0
 
     def _bytes(self, path: str, offset: int, size: int) -> bytes:
         # pread leaves no position behind, so forked readers may share what was opened before the fork

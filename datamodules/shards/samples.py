@@ -1,4 +1,4 @@
-"""One sample of a shard: its files to a picture, its captions by language and its labels.
+"""One sample of a shard: its files to an image, its captions by language and its labels.
 
 The format is `<key>.jpg|jpeg|png|webp` or `<key>.npy` beside `<key>.json`; shards of img2dataset and open_clip, with
 `.txt` captions, are read as they are.
@@ -26,7 +26,7 @@ class BrokenSample(Exception):
 
 @dataclass
 class Sample:
-    """A sample whose record was read and checked; the picture is still encoded."""
+    """A sample whose record was read and checked; the image is still encoded."""
 
     id: str
     captions: dict[str, list[str]]  # language -> at least one caption that is not blank
@@ -42,9 +42,7 @@ def read_record(members: Mapping[str, bytes], text_language: str = "und") -> tup
     A `.txt` counts when the JSON has no "captions"; its language is `text_language`. Without either, img2dataset's
     "caption" in the JSON does. Raises BrokenSample when JSON or text is malformed.
     """
-    record: dict = {}
-    if "json" in members:
-        record = _parsed(members["json"])
+    record = _parsed(members["json"]) if "json" in members else {}
     if "captions" in record:
         return record, _captions(record["captions"])
     text = _decoded(members["txt"]) if "txt" in members else record.get("caption")
@@ -63,15 +61,14 @@ def read_sample(key: str, members: Mapping[str, bytes], text_language: str = "un
         raise BrokenSample("missing image")
     if not captions:
         raise BrokenSample("no caption")
-    image = members[suffix]
-    named = record.get("image_id")
+    image, image_id = members[suffix], record.get("image_id")
     return Sample(
         id=str(record.get("id", key)),
         captions=captions,
         labels=_labels(record.get("labels")),
         image=image,
         suffix=suffix,
-        image_id=stable_id(image if named is None else str(named).encode()),
+        image_id=stable_id(image if image_id is None else str(image_id).encode()),
     )
 
 
@@ -95,15 +92,15 @@ def _parsed(content: bytes) -> dict:
 def _captions(captions: object) -> dict[str, list[str]]:
     if not isinstance(captions, dict):
         raise BrokenSample("captions are no object")
-    kept = {}
+    by_language = {}
     for language, texts in captions.items():
         texts = texts if isinstance(texts, list) else [texts]
         if not all(isinstance(text, str) for text in texts):
             raise BrokenSample("caption is no string")
         texts = [text.strip() for text in texts if text.strip()]
         if texts:
-            kept[language] = texts
-    return kept
+            by_language[language] = texts
+    return by_language
 
 
 def _labels(labels: object) -> dict[str, int | str]:

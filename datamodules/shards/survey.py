@@ -1,9 +1,8 @@
-"""What the shards of a split hold: which samples can be used, in which languages, and what is already lost.
+"""What the shards of a split hold: which samples can be used, in which languages, and what is missing.
 
-`shards.json` answers where it is there and fits the file; otherwise the headers and the JSON are read once, and what
-they say is kept for the next run. A sample belongs to the data set when it has a caption in at least one of the chosen
-languages; the others are left out here, so that training never meets them. A sample whose JSON cannot be read stays
-in, to be counted when it is drawn.
+`shards.json` is taken where it fits the file; otherwise headers and JSON are read once and cached for the next run. A
+sample belongs to the data set when it has a caption in at least one of the chosen languages; training never reads the
+others. A sample whose JSON cannot be read stays in, and is counted when it is drawn.
 """
 
 from __future__ import annotations
@@ -20,7 +19,7 @@ import numpy as np
 
 from datamodules.shards.index_cache import IndexCache
 from datamodules.shards.locations import is_remote, listing_of, local_path, read_listing
-from datamodules.shards.progress import Progress
+from datamodules.shards.progress import with_progress
 from datamodules.shards.reader import ShardReader
 from datamodules.shards.samples import BrokenSample, read_record
 
@@ -37,9 +36,7 @@ class ShardSurvey:
     usable: np.ndarray | None = None  # numbers of those with a chosen language; None when all have one
     languages: Counter[str] = field(default_factory=Counter)  # samples with a caption in it
     labels: dict[str, Counter[int | str]] = field(default_factory=dict)
-    lost: Counter[str] = field(
-        default_factory=Counter
-    )  # cause -> samples that are no more, 1 where the number is unknown
+    lost: Counter[str] = field(default_factory=Counter)  # cause -> missing samples, 1 where the number is unknown
 
     def __len__(self) -> int:
         return self.samples if self.usable is None else len(self.usable)
@@ -61,12 +58,8 @@ def survey(
         entry = listings[shard.rsplit("/", 1)[0]].get(shard.rsplit("/", 1)[-1])
         return survey_shard(shard, languages, text_language, cache_dir, entry)
 
-    with ThreadPoolExecutor(8) as threads, Progress("reading shards", len(shards), "shards") as progress:
-        found = []
-        for result in threads.map(one, shards):
-            found.append(result)
-            progress.advance()
-    return found
+    with ThreadPoolExecutor(8) as threads:
+        return list(with_progress(threads.map(one, shards), "reading shards", len(shards)))
 
 
 def survey_shard(
@@ -78,7 +71,7 @@ def survey_shard(
 ) -> ShardSurvey:
     """One shard; `entry` is what shards.json says of it."""
     if entry is not None and _fits(shard, entry):
-        result = _from_entry(shard, entry)
+        result = ShardSurvey(shard, entry["samples"], None, Counter(entry["languages"]), _labels_of(entry))
         if languages is None or any(result.languages[language] == result.samples for language in languages):
             return result
     promised = entry["samples"] if entry is not None else None
@@ -145,19 +138,13 @@ def _listing(shard: str, cache_dir: str | None) -> dict[str, dict]:
 
 def _fits(shard: str, entry: dict) -> bool:
     # a remote shard is fetched when it is first read; until then its listing is what there is
-    if is_remote(shard):
-        return True
-    return Path(shard).exists() and os.path.getsize(shard) == entry["bytes"]
+    return is_remote(shard) or (Path(shard).exists() and os.path.getsize(shard) == entry["bytes"])
 
 
-def _from_entry(shard: str, entry: dict) -> ShardSurvey:
-    return ShardSurvey(shard, entry["samples"], None, Counter(entry["languages"]), _labels_of(entry))
-
-
-def _labels_of(found: dict) -> dict[str, Counter[int | str]]:
+def _labels_of(entry: dict) -> dict[str, Counter[int | str]]:
     return {
         task: Counter({json.loads(value): count for value, count in values.items()})
-        for task, values in found["labels"].items()
+        for task, values in entry["labels"].items()
     }
 
 

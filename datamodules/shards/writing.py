@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import io
 import json
@@ -14,19 +15,21 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Executor, Future, ProcessPoolExecutor, wait
 from pathlib import Path
+from typing import Any, TypeVar
 
 from PIL import Image
 from webdataset import TarWriter
 
 from datamodules.files import whole_file, write_whole
 from datamodules.shards.locations import LISTING, read_listing
-from datamodules.shards.progress import Progress
+from datamodules.shards.progress import with_progress
 from datamodules.shards.samples import FEATURE_SUFFIX, IMAGE_SUFFIXES, BrokenSample, read_record
 
 FORMAT = 1
 OUR_NAME = re.compile(r"shard-\d{6,}\.tar")
 LISTED_SKIPS = 20  # a shard's entry names the first skips and counts the rest
 UNDECODED = re.compile("[\udc80-\udcff]")  # what "surrogateescape" makes of bytes that are no UTF-8
+T = TypeVar("T")
 SUFFIX_OF_FORMAT = {"JPEG": "jpg", "PNG": "png", "WEBP": "webp", "MPO": "jpg"}
 
 
@@ -38,15 +41,35 @@ class BadRow(Exception):
         self.cause, self.where = cause, where
 
 
+def convert(rows: Iterable[Any], make: Callable[..., T]) -> Iterator[T | BadRow]:
+    """make(*row) of each row, or the BadRow that it raises. BadRows among the rows pass through."""
+    for row in rows:
+        try:
+            yield row if isinstance(row, BadRow) else make(*row)
+        except BadRow as bad:
+            yield bad
+
+
+@contextlib.contextmanager
+def opened_image(content: bytes, where: str) -> Iterator[Image.Image]:
+    """The encoded image, opened. Raises BadRow for whatever goes wrong with it inside the block."""
+    # Pillow's readers raise whatever a damaged file makes them stumble over (SyntaxError, struct.error, IndexError...)
+    try:
+        with Image.open(io.BytesIO(content)) as image:
+            yield image
+    except Exception:
+        raise BadRow("broken image", where) from None
+
+
 def encoded_sample(number: int, record: dict, image: bytes, suffix: str | None = None) -> dict:
     """A sample as TarWriter takes it.
 
     Args:
         number: Its place in the source; makes the key unique and the order readable.
         record: The JSON object; "id" and "captions" are checked.
-        image: The encoded picture; other formats than jpg, png and webp are stored as png. With suffix "npy", features.
+        image: The encoded image; other formats than jpg, png and webp are stored as png. With suffix "npy", features.
 
-    Raises BadRow when the record breaks the format, or the picture's header cannot be read.
+    Raises BadRow when the record breaks the format, or the image's header cannot be read.
     """
     content = encoded_record(number, record)
     if suffix != FEATURE_SUFFIX:
@@ -78,34 +101,25 @@ def encoded_record(number: int, record: dict) -> bytes:
     return content
 
 
-def _stored_image(image: bytes, where: str) -> tuple[bytes, str]:
-    try:
-        with Image.open(io.BytesIO(image)) as picture:
-            if picture.format in SUFFIX_OF_FORMAT:
-                return image, SUFFIX_OF_FORMAT[picture.format]
-            stored = io.BytesIO()
-            picture.save(stored, "PNG")
-            return stored.getvalue(), "png"
-    # Pillow's readers raise whatever a damaged file makes them stumble over (SyntaxError, struct.error, IndexError...)
-    except Exception:
-        raise BadRow("broken image", where) from None
+def _stored_image(content: bytes, where: str) -> tuple[bytes, str]:
+    with opened_image(content, where) as image:
+        if image.format in SUFFIX_OF_FORMAT:
+            return content, SUFFIX_OF_FORMAT[image.format]
+        png = io.BytesIO()
+        image.save(png, "PNG")
+        return png.getvalue(), "png"
 
 
 def _safe(name: str) -> str:
-    """What of an id may stand in a key: webdataset ends keys at the first dot, tar at a slash."""
-    plain = unicodedata.normalize("NFKD", name).encode("ascii", "ignore").decode()
-    return re.sub(r"[^A-Za-z0-9_-]+", "_", plain)[:64]
+    """An id as part of a key: without dots, where webdataset ends keys, and slashes, which mean folders in a tar."""
+    ascii_name = unicodedata.normalize("NFKD", name).encode("ascii", "ignore").decode()
+    return re.sub(r"[^A-Za-z0-9_-]+", "_", ascii_name)[:64]
 
 
-# A task names everything one shard is made from, so that it can be handed to another process, and repeated. Rows that
-# were left out before it was made it tells under "left_out", cause -> rows, and "left_out_rows", the first by name.
+# A task names everything that one shard is made from, so that another process, or a later run, makes the same shard.
+# "left_out" (cause -> rows) and "left_out_rows" (the first by name) tell of rows that were left out before it was made.
 MakeSamples = Callable[[dict], Iterable["dict | BadRow"]]
-NamesFiles = Callable[[dict], Iterable[Path]]
-
-
-def no_files(task: dict) -> Iterable[Path]:
-    """For sources that are wholly in the task."""
-    return ()
+NamesFiles = Callable[[dict], Iterable[Path]] | None
 
 
 def write_shards(
@@ -113,7 +127,7 @@ def write_shards(
     tasks: Iterable[dict],
     make: MakeSamples,
     *,
-    files: NamesFiles = no_files,
+    files: NamesFiles = None,
     workers: int = 1,
     total: int | None = None,
     title: str = "packing",
@@ -124,7 +138,7 @@ def write_shards(
         out: The folder; made when missing. It must hold no shards but those of an earlier, perhaps killed, run.
         tasks: JSON-able descriptions, one a shard. The same task gives the same bytes.
         make: task -> its samples in order, as `encoded_sample` makes them, and BadRows that are counted instead.
-        files: task -> the files it reads beside the task; where one has another size, the shard is made anew.
+        files: task -> the files it reads, None for none; where one has another size, the shard is made anew.
         workers: Processes; the shards are the same for any number.
         total: How many tasks, for the progress bar.
 
@@ -135,22 +149,23 @@ def write_shards(
     try:
         out.mkdir(parents=True, exist_ok=True)
         finished = _finished(out)
-        for left in out.glob(".*.part"):
-            left.unlink()
+        for unfinished in out.glob(".*.part"):
+            unfinished.unlink()
         # a listing from the first moment on says that what lies here is ours, and may be written over
         _write_listing(out, list(finished.values()))
     except OSError as error:
         raise ValueError(f"out: {out} cannot be written ({error.strerror}); a folder that can be written") from None
     entries: dict[int, dict] = {}
-    pool = ProcessPoolExecutor(workers, _context(), initializer=_end_with_parent) if workers > 1 else None
+    context = multiprocessing.get_context("fork" if hasattr(os, "fork") else "spawn")
+    pool = ProcessPoolExecutor(workers, context, initializer=_end_with_parent) if workers > 1 else None
+    results = _results(pool, out, tasks, make, files, finished, 2 * workers)
     try:
-        with Progress(title, total, "shards") as progress:
-            for number, entry in _results(pool, out, tasks, make, files, finished, 2 * workers):
-                entries[number] = entry
-                progress.advance()
-                if entry["name"] not in finished:
-                    # after each shard, so that a run that is killed goes on where it was
-                    _write_listing(out, [*finished.values(), *_new(entries, finished)])
+        for number, entry in with_progress(results, title, total):
+            entries[number] = entry
+            if entry["name"] not in finished:
+                # after each shard, so that a run that is killed goes on where it was
+                listed = finished | {entries[number]["name"]: entries[number] for number in sorted(entries)}
+                _write_listing(out, list(listed.values()))
     except OSError as error:
         raise ValueError(f"out: {out} cannot be written ({error.strerror or error}); a folder with room") from None
     finally:
@@ -166,23 +181,14 @@ def write_shards(
     return _write_listing(out, ordered)
 
 
-def _new(entries: dict[int, dict], finished: dict[str, dict]) -> list[dict]:
-    return [entries[number] for number in sorted(entries) if entries[number]["name"] not in finished]
-
-
 def _end_with_parent() -> None:
-    # who is killed with SIGKILL cannot stop a pool: its processes would write what is queued, then wait for ever
+    # a parent killed with SIGKILL cannot stop its pool, whose processes would write what is queued, then wait for ever
     def watch(parent: multiprocessing.process.BaseProcess) -> None:
         parent.join()
         os._exit(1)
 
     if (parent := multiprocessing.parent_process()) is not None:
         threading.Thread(target=watch, args=(parent,), daemon=True).start()
-
-
-def _context() -> multiprocessing.context.BaseContext:
-    methods = multiprocessing.get_all_start_methods()
-    return multiprocessing.get_context("fork" if "fork" in methods else "spawn")
 
 
 def _results(
@@ -194,7 +200,7 @@ def _results(
     finished: dict[str, dict],
     most: int,
 ) -> Iterator[tuple[int, dict]]:
-    """(number, entry) of each shard as it is done; at most `most` are under way, so memory does not grow."""
+    """(number, entry) of each shard as it is done. At most `most` are under way, so memory does not grow."""
     running: dict[Future, int] = {}
     for number, task in enumerate(tasks):
         name = f"shard-{number:06d}.tar"
@@ -216,7 +222,7 @@ def _results(
 
 
 def _inputs(task: dict, files: NamesFiles) -> str:
-    sizes = [path.stat().st_size if path.is_file() else -1 for path in files(task)]
+    sizes = [path.stat().st_size if path.is_file() else -1 for path in (files(task) if files else ())]
     return hashlib.sha256(json.dumps([task, sizes], sort_keys=True).encode()).hexdigest()[:32]
 
 
@@ -238,9 +244,9 @@ def _write_shard(out: Path, name: str, task: dict, make: MakeSamples, files: Nam
                 samples += 1
                 images += any(suffix in sample for suffix in IMAGE_SUFFIXES)
                 languages.update(texts.keys())
-                captions.update({language: len(kept) for language, kept in texts.items()})
-                for label, value in (record.get("labels") or {}).items():
-                    labels.setdefault(label, Counter())[json.dumps(value, ensure_ascii=False)] += 1
+                captions.update({language: len(texts[language]) for language in texts})
+                for task_name, value in (record.get("labels") or {}).items():
+                    labels.setdefault(task_name, Counter())[json.dumps(value, ensure_ascii=False)] += 1
         return {
             "name": name,
             "samples": samples,
@@ -256,9 +262,7 @@ def _write_shard(out: Path, name: str, task: dict, make: MakeSamples, files: Nam
         }
 
 
-def _checksum(path: Path) -> str | None:
-    if not path.exists():
-        return None
+def _checksum(path: Path) -> str:
     with open(path, "rb") as file:
         return "sha256:" + hashlib.file_digest(file, "sha256").hexdigest()
 

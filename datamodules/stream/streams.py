@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from datamodules.shards.locations import local_path
-from datamodules.shards.progress import Progress
+from datamodules.shards.progress import with_progress
 from datamodules.shards.reader import ShardReader
 from datamodules.shards.samples import BrokenSample, read_record
 from datamodules.shards.survey import TEXT_FILES, ShardSurvey
@@ -147,9 +147,6 @@ def _having(
         reader.close()
         return table
 
-    with ThreadPoolExecutor(8) as threads, Progress("counting languages", len(shards), "shards") as progress:
-        tables = []
-        for table in threads.map(one, zip(shards, allowed, strict=True)):
-            tables.append(table)
-            progress.advance()
-    return tables
+    with ThreadPoolExecutor(8) as threads:
+        tables = threads.map(one, zip(shards, allowed, strict=True))
+        return list(with_progress(tables, "counting languages", len(shards)))

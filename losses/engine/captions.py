@@ -47,17 +47,17 @@ def caption_columns(
     everywhere = torch.ones(size * b, K, dtype=torch.bool, device=texts.device)
     if present is not None:
         everywhere = gather(present, group)
-    kept = everywhere.flatten().nonzero()[:, 0]
-    if len(kept) < len(columns):
-        columns = columns[kept]
-    owner, slot = kept // K, kept % K
+    filled = everywhere.flatten().nonzero()[:, 0]
+    if len(filled) < len(columns):
+        columns = columns[filled]
+    owner, slot = filled // K, filled % K
     start, stop = torch.searchsorted(
-        kept, torch.tensor([rank * b * K, (rank + 1) * b * K], device=kept.device)
+        filled, torch.tensor([rank * b * K, (rank + 1) * b * K], device=filled.device)
     ).tolist()
-    own_columns = torch.arange(start, stop, device=kept.device)
+    own_columns = torch.arange(start, stop, device=filled.device)
     pairs = Pairs(own_rows=owner[start:stop] - rank * b, own_columns=own_columns)
     for kind in caption_labels(image_ids, text_ids, everywhere, group):
-        pairs.add(Labels(kind.rows[rank * b : (rank + 1) * b], kind.columns[:, kept]))
+        pairs.add(Labels(kind.rows[rank * b : (rank + 1) * b], kind.columns[:, filled]))
     return Captions(columns, owner, slot, slice(start, stop), pairs, size * b, everywhere.any(1).sum())
 
 
@@ -66,8 +66,8 @@ def caption_labels(
 ) -> list[Labels]:
     """Ids of all processes as labels: rows are the B images, columns their B K slots, absent ones included.
 
-    A caption and an image that is not its own share an id when the caption's image is the same picture, or when the
-    image has a caption of the same words.
+    A caption and another image share an id when the caption's own image has that image's id, or when that image has a
+    caption of the same words.
     """
     B, K = everywhere.shape
     kinds = []

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from functools import wraps
+from typing import get_args
 
 import torch
 from torch import Tensor
@@ -61,18 +62,25 @@ def check_integers(name: str, values: Tensor | None, shape: tuple[int, ...]) -> 
         raise ValueError(f"{name}: got {values.dtype} {list(values.shape)}, expected torch.int64 {list(shape)}")
 
 
-def positive_scale(scale: Tensor | float, like: Tensor) -> Tensor:
-    """The multiplier as a 0-d tensor beside `like`; ValueError when it is not one positive number."""
-    tensor = torch.as_tensor(scale, device=like.device)
+def one_number(name: str, value: Tensor | float, like: Tensor) -> Tensor:
+    """The number as a 0-d tensor on the device and in the type of `like`. Raises ValueError for several numbers."""
+    tensor = torch.as_tensor(value, device=like.device)
     if tensor.numel() != 1:
-        raise ValueError(f"scale: got shape {list(tensor.shape)}, expected one number")
+        raise ValueError(f"{name}: got shape {list(tensor.shape)}, expected one number")
+    return tensor.reshape(()).to(like.dtype)
+
+
+def positive_scale(scale: Tensor | float, like: Tensor) -> Tensor:
+    """The multiplier as a 0-d tensor beside `like`. Raises ValueError when it is not one positive number."""
+    tensor = one_number("scale", scale, like)
     if not tensor.detach() > 0:
         raise ValueError(
             f"scale: got {tensor.item():.6g}, expected a positive number (the exponential, not its logarithm)"
         )
-    return tensor.reshape(()).to(like.dtype)
+    return tensor
 
 
-def choice(name: str, value: str, choices: tuple[str, ...]) -> None:
-    if value not in choices:
-        raise ValueError(f"{name}: got {value!r}, expected one of {', '.join(choices)}")
+def choice(name: str, value: str, choices: object) -> None:
+    """Raises ValueError unless `value` is one of a Literal's."""
+    if value not in get_args(choices):
+        raise ValueError(f"{name}: got {value!r}, expected one of {', '.join(get_args(choices))}")

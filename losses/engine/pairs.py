@@ -1,7 +1,7 @@
 """Which pairs of rows and columns are positives, and which are no negatives although they are not positives.
 
 Rows are images, columns are captions, but nothing here knows that. A row's own columns are its positives. Ids leave
-out false negatives: the same picture under another key, or the same words under another picture.
+out false negatives: the same image under another key, or the same words under another image.
 """
 
 from dataclasses import dataclass, field
@@ -83,10 +83,10 @@ def shared_labels(ids: Tensor, valid: Tensor | None = None) -> Tensor:
     """Renumbers ids [B, n]: equal ids of different samples get equal labels from 0 up, all others -1."""
     B, n = ids.shape
     owner = torch.arange(B, device=ids.device)[:, None].expand(B, n).flatten()
-    kept = torch.ones_like(owner, dtype=torch.bool) if valid is None else valid.flatten()
-    kinds, number = ids.flatten()[kept].unique(return_inverse=True)
-    holders = (number * B + owner[kept]).unique() // B  # an id once for each sample that has it
+    usable = torch.ones_like(owner, dtype=torch.bool) if valid is None else valid.flatten()
+    kinds, number = ids.flatten()[usable].unique(return_inverse=True)
+    holders = (number * B + owner[usable]).unique() // B  # an id once for each sample that has it
     several = holders.bincount(minlength=len(kinds)) > 1
     labels = torch.full_like(owner, -1)
-    labels[kept] = torch.where(several[number], number, -1) if len(kinds) else number
+    labels[usable] = torch.where(several[number], number, -1) if len(kinds) else number
     return labels.view(B, n)

@@ -76,7 +76,7 @@ def _tiles(rows: Tensor, columns: Tensor, scale: float, bias: float | None, pair
     if not height or not width:
         return
     buffer = rows.new_empty(height * width)
-    row_edges, column_edges = _edges(len(rows), height), _edges(len(columns), width)
+    row_edges, column_edges = edges(len(rows), height), edges(len(columns), width)
     own_of_rows, own_of_columns = _positions(pairs.own_rows, row_edges), _positions(pairs.own_columns, column_edges)
     for i in range(len(row_edges) - 1):
         r = slice(row_edges[i], row_edges[i + 1])
@@ -92,7 +92,8 @@ def _tiles(rows: Tensor, columns: Tensor, scale: float, bias: float | None, pair
             yield Tile(r, c, logits, own, own_at, pairs.left_out(r, c))
 
 
-def _edges(length: int, step: int) -> list[int]:
+def edges(length: int, step: int) -> list[int]:
+    """Where parts of at most `step` begin, and where the last one ends."""
     return [*range(0, length, step), length]
 
 
@@ -106,9 +107,9 @@ class _LogSumExp(torch.autograd.Function):
         s = scale.item()
         shift, row_sums, column_sums, positives = _shifted_sums(rows, columns, s, pairs, both)
         # A sum that left the range of its type has lost digits: take the slow way with a maximum for each row.
-        kept = torch.finfo(rows.dtype).tiny / torch.finfo(rows.dtype).eps
+        smallest = torch.finfo(rows.dtype).tiny / torch.finfo(rows.dtype).eps
         sums = torch.cat([row_sums, column_sums])
-        if in_range := bool(((sums >= kept) & sums.isfinite()).all()):
+        if in_range := bool(((sums >= smallest) & sums.isfinite()).all()):
             row_sums, column_sums = row_sums.log_().add_(shift), column_sums.log_().add_(shift)
         else:
             row_sums, column_sums = _safe_sums(rows, columns, s, pairs, both)

@@ -12,9 +12,7 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
-from tiny_shards import png_bytes
-
-from datamodules.packing import pack_jsonl
+from tiny_shards import pack_jsonl, png_bytes
 
 DATA = Path(__file__).parents[3] / "shared" / "data"
 

@@ -7,9 +7,9 @@ import tarfile
 import numpy as np
 import pytest
 from PIL import Image
-from tiny_shards import png_bytes
+from tiny_shards import pack_jsonl, png_bytes
 
-from datamodules.packing import pack_jsonl, pack_once, pack_rows, read_jsonl
+from datamodules.packing import pack_once, pack_rows, read_jsonl
 
 
 def photo(width, height, kind="JPEG", mode="RGB", **options):

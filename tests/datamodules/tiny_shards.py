@@ -7,6 +7,8 @@ import tarfile
 import numpy as np
 from PIL import Image
 
+from datamodules.packing import pack_rows, read_jsonl
+
 
 def png_bytes(number=0, size=(8, 8)):
     """A picture that differs for each number."""
@@ -32,6 +34,11 @@ def write_tar(path, samples):
                 member.size = len(content)
                 tar.addfile(member, io.BytesIO(content))
     return path
+
+
+def pack_jsonl(manifest, out, **options):
+    """The listing of shards packed from JSON Lines; the images lie beside the manifest."""
+    return pack_rows(read_jsonl(manifest), out, **{"images": manifest.parent, **options})
 
 
 def made(task):

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from scipy.stats import pearsonr, spearmanr
 
-from datamodules.packing.tables import fields_of
+from datamodules.packing.tables import header_and_rows
 from datamodules.shards.writing import BadRow
 from mmtrain.evaluation.ranking.tiles import Similarity, pair_scores
 
@@ -33,21 +33,19 @@ def read_sts(path: str | Path) -> list[Pair]:
     path = Path(path)
     if not path.is_file():
         raise ValueError(f"--data: {path} is no file; TSV with the columns {', '.join(COLUMNS)}")
-    rows = fields_of(path, "\t", False)
-    header = next(rows, (0, []))[1]
-    header = [] if isinstance(header, BadRow) else header
+    header, rows = header_and_rows(path, "\t", False)
     if set(COLUMNS) - set(header):
         names = ", ".join(header)[:200] or "none"
         raise ValueError(f"--data: {path} has the columns {names}; expected {', '.join(COLUMNS)}")
     pairs = []
-    for number, fields in rows:
-        row = {} if isinstance(fields, BadRow) else dict(zip(header, fields, strict=False))
+    for line, fields in enumerate(rows, start=2):
+        row = {} if isinstance(fields, BadRow) else dict(zip(header, fields[1], strict=False))
         try:
             first, second = (row.get(f"language{side}", row.get("language", "")) for side in (1, 2))
             pairs.append(Pair(row["sentence1"], row["sentence2"], float(row["score"]), (first, second)))
         except (KeyError, ValueError):
             raise ValueError(
-                f"--data: {path} line {number + 1} has no two sentences and a number; {', '.join(COLUMNS)}"
+                f"--data: {path} line {line} has no two sentences and a number; {', '.join(COLUMNS)}"
             ) from None
     if len(pairs) < 3:
         raise ValueError(f"--data: {path} has {len(pairs)} pairs; a correlation needs at least three")

@@ -15,6 +15,7 @@ from urllib.parse import unquote
 
 from datamodules.packing import Row
 from datamodules.packing.texts import lines
+from datamodules.packing.wit import images_at
 from datamodules.shards.writing import BadRow
 from mmtrain.evaluation.protocols.protocol import Protocol, Reference
 from mmtrain.evaluation.ranking.pools import own_images
@@ -39,11 +40,8 @@ def read_wit(source: Path) -> Iterator[Row | BadRow]:
             mirrored = re.sub(r"^https?://|[?#].*", "", address)
             captions.setdefault(mirrored, {}).setdefault(language, []).append(caption)
     for number, (mirrored, texts) in enumerate(captions.items()):
-        name = mirrored.rpartition("/")[2]
-        places = dict.fromkeys((mirrored, unquote(mirrored), name, unquote(name)))
-        # an address may not lead out of the folder
-        images = tuple(place for place in places if not {"", ".."} & set(place.split("/")))
-        yield Row(number, {"id": unquote(name), "image_url": mirrored, "captions": texts}, images)
+        name = unquote(mirrored.rpartition("/")[2])
+        yield Row(number, {"id": name, "image_url": mirrored, "captions": texts}, images_at(mirrored))
 
 
 def read_xflickrco(source: Path) -> Iterator[Row | BadRow]:

@@ -26,21 +26,21 @@ class Card:
     labels: dict[str, int | str]
 
 
-def write_sheet(path: Path, what: str, found: Inspection) -> None:
-    """Writes the sheet whole or not at all: the facts, what is broken, and the examples group by group."""
+def write_sheet(path: Path, title: str, inspection: Inspection) -> None:
+    """Writes the facts, the broken samples and the examples by language, whole or not at all."""
     cards: dict[Place, Card] = {}
     groups: dict[str, list[Card]] = {}
-    for language in found.examples:
-        for place, sample in found.samples(language):
+    for language, places in inspection.examples.items():
+        for place, sample in inspection.samples(language):
             if place not in cards:
                 cards[place] = _card(place, sample)
-        groups[language] = [cards[place] for place in sorted(found.examples[language])]
+        groups[language] = [cards[place] for place in sorted(places)]
     write_page(
         path,
         Path(__file__).with_name("picture_sheet.html.jinja"),
-        title=what,
-        facts=found.facts,
-        broken=found.broken,
+        title=title,
+        facts=inspection.facts,
+        broken=inspection.broken,
         groups=groups,
         open_captions=OPEN_CAPTIONS,
     )
@@ -48,10 +48,10 @@ def write_sheet(path: Path, what: str, found: Inspection) -> None:
 
 def _card(place: Place, sample: Sample) -> Card:
     captions = [(language, text) for language, texts in sample.captions.items() for text in texts]
-    if sample.suffix == FEATURE_SUFFIX:
-        return Card(sample.id, place.shard, None, f"features, {len(sample.image):,} bytes", captions, sample.labels)
-    opened = ImagePipeline().open(sample.image)
-    facts = f"{opened.width} x {opened.height} {opened.format}, {len(sample.image):,} bytes"
-    return Card(
-        sample.id, place.shard, picture_uri(ImageOps.exif_transpose(opened), SIDE), facts, captions, sample.labels
-    )
+    picture, facts = None, "features"
+    if sample.suffix != FEATURE_SUFFIX:
+        image = ImagePipeline().open(sample.image)
+        picture = picture_uri(ImageOps.exif_transpose(image), SIDE)
+        facts = f"{image.width} x {image.height} {image.format}"
+    facts += f", {len(sample.image):,} bytes"
+    return Card(sample.id, place.shard, picture, facts, captions, sample.labels)

@@ -1,7 +1,7 @@
 """Samples of shards as one HTML file."""
 
-from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from PIL import ImageOps
 
@@ -14,22 +14,10 @@ SIDE = 224  # pixels of the longer side; shown smaller, so that they stay sharp
 OPEN_CAPTIONS = 4  # of a sample; the others unfold
 
 
-@dataclass
-class Card:
-    """A sample as the sheet shows it."""
-
-    id: str
-    shard: str
-    picture: str | None  # data URI; None for features
-    facts: str  # size and format
-    captions: list[tuple[str, str]]  # language and text
-    labels: dict[str, int | str]
-
-
 def write_sheet(path: Path, title: str, inspection: Inspection) -> None:
     """Writes the facts, the broken samples and the examples by language, whole or not at all."""
-    cards: dict[Place, Card] = {}
-    groups: dict[str, list[Card]] = {}
+    cards: dict[Place, dict[str, Any]] = {}
+    groups: dict[str, list[dict[str, Any]]] = {}
     for language, places in inspection.examples.items():
         for place, sample in inspection.samples(language):
             if place not in cards:
@@ -46,7 +34,8 @@ def write_sheet(path: Path, title: str, inspection: Inspection) -> None:
     )
 
 
-def _card(place: Place, sample: Sample) -> Card:
+def _card(place: Place, sample: Sample) -> dict[str, Any]:
+    """What the sheet shows of a sample; the picture is a data URI, None for features."""
     captions = [(language, text) for language, texts in sample.captions.items() for text in texts]
     picture, facts = None, "features"
     if sample.suffix != FEATURE_SUFFIX:
@@ -54,4 +43,5 @@ def _card(place: Place, sample: Sample) -> Card:
         picture = picture_uri(ImageOps.exif_transpose(image), SIDE)
         facts = f"{image.width} x {image.height} {image.format}"
     facts += f", {len(sample.image):,} bytes"
-    return Card(sample.id, place.shard, picture, facts, captions, sample.labels)
+    card = {"id": sample.id, "shard": place.shard, "picture": picture, "facts": facts}
+    return card | {"captions": captions, "labels": sample.labels}

@@ -112,40 +112,31 @@ def _with_answers(
         return []
     queries, similarity = np.array([query for _, query, _ in draw]), ranks.statement.similarity
     own = ranks.texts_of[draw[0][0]]
+    of_query, of_answer = direction.split("_to_")
 
-    def image(number: int, **answer: Any) -> Item:
-        return Item(image=int(number), **answer)
-
-    def text(number: int, **answer: Any) -> Item:
+    def item(kind: str, number: int, **answer: Any) -> Item:
+        if kind == "image":
+            return Item(image=int(number), **answer)
         return Item(text=captions[number], language=str(ranks.language_of_text[number]), **answer)
 
-    if direction == "text_to_image":
-        query_item, answer_item = text, image
+    if of_answer == "image":
         scores, answers = flat_top_k(text_embeddings[queries], image_embeddings, top, similarity, turned=True)
-        pairs = answers, np.broadcast_to(queries[:, None], answers.shape)
+        right = ranks.relevance.pairs(answers, np.broadcast_to(queries[:, None], answers.shape))
         targets = ranks.image_of_text[queries]
     else:
-        query_item, answer_item = image, text
         pool = np.concatenate(list(ranks.texts_of.values())) if ranks.statement.one_pool else own
         scores, places = flat_top_k(image_embeddings[queries], text_embeddings[pool], top, similarity)
         answers = pool[places]
-        pairs = np.broadcast_to(queries[:, None], answers.shape), answers
+        right = ranks.relevance.pairs(np.broadcast_to(queries[:, None], answers.shape), answers)
         targets = np.array([own[ranks.image_of_text[own] == query][0] for query in queries])
-    right = ranks.relevance.pairs(*pairs)
-    return [
-        Example(
-            direction,
-            language,
-            rank,
-            query_item(query),
-            [
-                answer_item(answer, score=float(score), right=bool(is_right))
-                for answer, score, is_right in zip(answers[row], scores[row], right[row], strict=True)
-            ],
-            answer_item(targets[row]),
-        )
-        for row, (language, query, rank) in enumerate(draw)
-    ]
+    examples = []
+    for row, (language, query, rank) in enumerate(draw):
+        best = [
+            item(of_answer, answer, score=float(score), right=bool(is_right))
+            for answer, score, is_right in zip(answers[row], scores[row], right[row], strict=True)
+        ]
+        examples.append(Example(direction, language, rank, item(of_query, query), best, item(of_answer, targets[row])))
+    return examples
 
 
 def score_histogram(

@@ -104,15 +104,15 @@ class EmbeddingParts:
             OSError: when a part cannot be written.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
-        left = self._path(processes.rank, "left")
-        left.unlink(missing_ok=True)
+        marker = self._path(processes.rank, "left")
+        marker.unlink(missing_ok=True)
         missing = self.missing()
         if processes.rank == 0 and len(missing) < self.count:
             print(f"{self.folder}: going on, {self.count - len(missing)} of {self.count} parts are there")
         self._make([number for number in missing if number % processes.world == processes.rank], workers, processes)
         if processes.rank:
             if self.folder.exists():
-                left.touch()
+                marker.touch()
             return
         # from the end: whoever still works on a part of its own is more likely at its beginning
         for number in reversed(self.missing()):

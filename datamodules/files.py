@@ -11,17 +11,19 @@ from pathlib import Path
 
 
 @contextmanager
-def whole_file(path: str | Path, *, sync: bool = False) -> Iterator[Path]:
+def whole_file(path: str | Path, *, sync: bool = False, make_folder: bool = True) -> Iterator[Path]:
     """Gives a name beside `path` to write to; the file takes its place when the block ends, and is gone if it fails.
 
-    Two writers at once have names of their own; one of their files stays, whole. The folder is made when missing.
+    Two writers at once have names of their own; one of their files stays, whole.
 
     Args:
         path: The file's name in the end.
         sync: Wait for the disk before renaming, so that not even a power cut leaves half a file.
+        make_folder: Whether the folder is made when missing.
     """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
+    if make_folder:
+        path.parent.mkdir(parents=True, exist_ok=True)
     unfinished = _unused(path)
     try:
         yield unfinished

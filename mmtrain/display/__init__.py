@@ -1,1 +1,1 @@
-"""What a person looks at: messages, pages, pictures."""
+"""Messages, tables, pages and thumbnails for people."""

@@ -15,19 +15,17 @@ def note(text: str) -> None:
 
 
 def first_line(error: Exception) -> str:
-    """The first line of what an error says; its kind where it says nothing."""
+    """The first line of an error's message; its class where there is none."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
 def one_line(message: str) -> str:
     """A message of many lines as one, without usage text."""
     lines = [line.strip() for line in str(message).splitlines() if not _NOISE.match(line.strip())]
-    # jsonargparse lists what each type that an option may have said, the types within it indented below; None is
-    # never the interesting one, nor is the heading of a list within
-    tried = [line[2:] for line in lines if line.startswith("- ")]
+    # jsonargparse lists the error of every type that an option may have; that of None and headings explain nothing
     noise = ("<class 'NoneType'>", "Union subtypes", "Expected a path but")
-    tried = [line for line in tried if not any(each in line for each in noise)]
-    if "Union subtypes" in message and tried:
+    errors = [line[2:] for line in lines if line.startswith("- ") and not any(each in line for each in noise)]
+    if "Union subtypes" in message and errors:
         key = re.search(r'Parser key "([\w.]+)"', message)
-        return f"{key[1]}: {tried[0]}" if key else tried[0]
+        return f"{key[1]}: {errors[0]}" if key else errors[0]
     return re.sub(r"\s+", " ", " ".join(lines)) or "unknown error"

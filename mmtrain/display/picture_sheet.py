@@ -1,7 +1,7 @@
 """Samples of shards as one HTML file."""
 
-from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from PIL import ImageOps
 
@@ -14,44 +14,34 @@ SIDE = 224  # pixels of the longer side; shown smaller, so that they stay sharp
 OPEN_CAPTIONS = 4  # of a sample; the others unfold
 
 
-@dataclass
-class Card:
-    """A sample as the sheet shows it."""
-
-    id: str
-    shard: str
-    picture: str | None  # data URI; None for features
-    facts: str  # size and format
-    captions: list[tuple[str, str]]  # language and text
-    labels: dict[str, int | str]
-
-
-def write_sheet(path: Path, what: str, found: Inspection) -> None:
-    """Writes the sheet whole or not at all: the facts, what is broken, and the examples group by group."""
-    cards: dict[Place, Card] = {}
-    groups: dict[str, list[Card]] = {}
-    for language in found.examples:
-        for place, sample in found.samples(language):
+def write_sheet(path: Path, title: str, inspection: Inspection) -> None:
+    """Writes the facts, the broken samples and the examples by language, whole or not at all."""
+    cards: dict[Place, dict[str, Any]] = {}
+    groups: dict[str, list[dict[str, Any]]] = {}
+    for language, places in inspection.examples.items():
+        for place, sample in inspection.samples(language):
             if place not in cards:
                 cards[place] = _card(place, sample)
-        groups[language] = [cards[place] for place in sorted(found.examples[language])]
+        groups[language] = [cards[place] for place in sorted(places)]
     write_page(
         path,
         Path(__file__).with_name("picture_sheet.html.jinja"),
-        title=what,
-        facts=found.facts,
-        broken=found.broken,
+        title=title,
+        facts=inspection.facts,
+        broken=inspection.broken,
         groups=groups,
         open_captions=OPEN_CAPTIONS,
     )
 
 
-def _card(place: Place, sample: Sample) -> Card:
+def _card(place: Place, sample: Sample) -> dict[str, Any]:
+    """What the sheet shows of a sample; the picture is a data URI, None for features."""
     captions = [(language, text) for language, texts in sample.captions.items() for text in texts]
-    if sample.suffix == FEATURE_SUFFIX:
-        return Card(sample.id, place.shard, None, f"features, {len(sample.image):,} bytes", captions, sample.labels)
-    opened = ImagePipeline().open(sample.image)
-    facts = f"{opened.width} x {opened.height} {opened.format}, {len(sample.image):,} bytes"
-    return Card(
-        sample.id, place.shard, picture_uri(ImageOps.exif_transpose(opened), SIDE), facts, captions, sample.labels
-    )
+    picture, facts = None, "features"
+    if sample.suffix != FEATURE_SUFFIX:
+        image = ImagePipeline().open(sample.image)
+        picture = picture_uri(ImageOps.exif_transpose(image), SIDE)
+        facts = f"{image.width} x {image.height} {image.format}"
+    facts += f", {len(sample.image):,} bytes"
+    card = {"id": sample.id, "shard": place.shard, "picture": picture, "facts": facts}
+    return card | {"captions": captions, "labels": sample.labels}

@@ -10,10 +10,10 @@ from rich.text import Text
 
 
 def print_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]], *, left: Sequence[str] = ()) -> None:
-    """Prints rows of text under the names of their columns.
+    """Prints rows of plain text under the names of their columns.
 
-    What a cell says is text, not markup. The first column and those named in `left` are ragged on the right and folded,
-    all others are numbers; the row called mean is bold. Without a terminal lines are 160 wide.
+    The columns in `left`, by default the first one, are aligned left and folded, the others right as numbers are. The
+    row called mean is bold. Without a terminal lines are 160 wide.
     """
     table = Table(title=Text(title))
     for place, name in enumerate(columns):
@@ -28,7 +28,7 @@ def print_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]
 
 
 def print_facts(facts: Mapping[str, Any]) -> None:
-    """Prints names and values beside each other, an object by its class and arguments."""
+    """Prints names and values beside each other; objects as class and arguments."""
     table = Table(show_header=False, box=None, pad_edge=False)
     table.add_column(style="bold", no_wrap=True)
     table.add_column(overflow="fold")
@@ -39,8 +39,8 @@ def print_facts(facts: Mapping[str, Any]) -> None:
 
 def _shown(value: Any) -> str:
     if isinstance(value, dict) and set(value) == {"class_path", "init_args"}:
-        given = {key: option for key, option in value["init_args"].items() if option is not None}
-        return f"{value['class_path']} {json.dumps(given, ensure_ascii=False)}"
+        arguments = {key: option for key, option in value["init_args"].items() if option is not None}
+        return f"{value['class_path']} {json.dumps(arguments, ensure_ascii=False)}"
     if isinstance(value, dict):
         return ", ".join(f"{key} {_shown(item)}" for key, item in value.items())
     if isinstance(value, list):

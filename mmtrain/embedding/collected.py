@@ -1,5 +1,6 @@
 """A split's embeddings, collected over batches and processes."""
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,7 +13,7 @@ from losses import Embeddings
 
 @dataclass
 class Embedded:
-    """N pictures and M captions in one space. Rows that show the same picture are one picture."""
+    """N images and M captions in one space. Samples of the same image share one row."""
 
     images: np.ndarray  # float32 [N, D]
     texts: np.ndarray  # float32 [M, D]
@@ -34,10 +35,35 @@ def of_all_processes(parts: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return [part for part in parts if len(part["rows"])]
 
 
+def joined(parts: Sequence[Mapping[str, Any]], name: str) -> np.ndarray:
+    """One column of all parts."""
+    return np.concatenate([part[name] for part in parts])
+
+
+def real_samples(batch: Batch) -> list[int]:
+    """The samples of a batch, those of padding and broken ones (rows = -1) left out."""
+    return (batch.rows >= 0).nonzero()[:, 0].tolist()
+
+
 def real_captions(batch: Batch) -> tuple[Tensor, Tensor]:
     """Samples and slots of the captions of a batch, those of padding and broken samples (rows = -1) left out."""
     b, k = (batch.present & (batch.rows >= 0).unsqueeze(1)).nonzero(as_tuple=True)
     return b, k
+
+
+def columns(batch: Batch, embeddings: Embeddings, b: Tensor, k: Tensor) -> dict[str, np.ndarray]:
+    """The real samples of a batch, their images' embeddings, and those of the captions of samples `b`, slots `k`."""
+    assert embeddings.image is not None
+    real = real_samples(batch)
+    tensors = {
+        "rows": batch.rows[real],
+        "image_ids": batch.image_ids[real],
+        "images": embeddings.image[real].float(),
+        "text_rows": batch.rows[b],
+        "text_languages": batch.languages[b, k],
+        "texts": embeddings.texts[b, k].float(),
+    }
+    return {name: tensor.cpu().numpy() for name, tensor in tensors.items()}
 
 
 @dataclass
@@ -47,20 +73,14 @@ class EmbeddedSplit:
     parts: list[dict[str, Any]] = field(default_factory=list)
 
     def add(self, batch: Batch, embeddings: Embeddings) -> None:
-        assert embeddings.image is not None
-        real = (batch.rows >= 0).nonzero()[:, 0].tolist()
         b, k = real_captions(batch)
+        captions = [batch.captions[i][j] for i, j in zip(b.tolist(), k.tolist(), strict=True)]
         self.parts.append(
-            {
-                "rows": batch.rows[real].cpu().numpy(),
-                "image_ids": batch.image_ids[real].cpu().numpy(),
-                "ids": [batch.ids[i] for i in real],
-                "images": embeddings.image[real].float().cpu().numpy(),
-                "texts": embeddings.texts[b, k].float().cpu().numpy(),
-                "text_rows": batch.rows[b].cpu().numpy(),
+            columns(batch, embeddings, b, k)
+            | {
+                "ids": np.array([batch.ids[i] for i in real_samples(batch)], dtype=object),
                 "text_image_ids": batch.image_ids[b].cpu().numpy(),
-                "languages": batch.languages[b, k].cpu().numpy(),
-                "captions": [batch.captions[i][j] for i, j in zip(b.tolist(), k.tolist(), strict=True)],
+                "captions": np.array(captions, dtype=object),
                 "labels": {task: labels[b].cpu().numpy() for task, labels in batch.labels.items()},
             }
         )
@@ -70,26 +90,20 @@ class EmbeddedSplit:
         parts = of_all_processes(self.parts)
         if not parts:
             return None
-
-        def joined(name: str) -> np.ndarray:
-            return np.concatenate([part[name] for part in parts])
-
         # sorted by place in the split: the result does not depend on how many processes read it
-        order = np.argsort(joined("rows"), kind="stable")
-        image_ids = joined("image_ids")[order]
-        first = np.sort(np.unique(image_ids, return_index=True)[1])  # each picture's first row, in the split's order
-        number = {image_ids[place]: index for index, place in enumerate(first)}
-        text_order = np.argsort(joined("text_rows"), kind="stable")
-        ids, captions = ([item for part in parts for item in part[name]] for name in ("ids", "captions"))
-        labels = {task: np.concatenate([part["labels"][task] for part in parts]) for task in parts[0]["labels"]}
+        order, text_order = (np.argsort(joined(parts, name), kind="stable") for name in ("rows", "text_rows"))
+        image_ids = joined(parts, "image_ids")
+        first = order[np.sort(np.unique(image_ids[order], return_index=True)[1])]  # the first sample of each image
+        number = {image: place for place, image in enumerate(image_ids[first])}
+        labels = [part["labels"] for part in parts]
         return Embedded(
-            images=joined("images")[order][first],
-            texts=joined("texts")[text_order],
-            image_of_text=np.array([number[i] for i in joined("text_image_ids")[text_order]], dtype=np.int64),
-            language_of_text=joined("languages")[text_order],
-            captions=[captions[i] for i in text_order],
-            ids=[ids[order[i]] for i in first],
-            rows=joined("rows")[order][first],
-            row_of_text=joined("text_rows")[text_order],
-            labels={task: each[text_order] for task, each in labels.items()},
+            images=joined(parts, "images")[first],
+            texts=joined(parts, "texts")[text_order],
+            image_of_text=np.array([number[i] for i in joined(parts, "text_image_ids")[text_order]], dtype=np.int64),
+            language_of_text=joined(parts, "text_languages")[text_order],
+            captions=joined(parts, "captions")[text_order].tolist(),
+            ids=joined(parts, "ids")[first].tolist(),
+            rows=joined(parts, "rows")[first],
+            row_of_text=joined(parts, "text_rows")[text_order],
+            labels={task: joined(labels, task)[text_order] for task in labels[0]},
         )

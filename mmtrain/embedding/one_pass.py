@@ -1,4 +1,4 @@
-"""One pass over a split: each picture is decoded and encoded once, and every collector sees the same rows."""
+"""One pass over a split: each image is decoded and encoded once, and every collector sees the same rows."""
 
 from collections.abc import Sequence
 from tempfile import TemporaryFile
@@ -33,13 +33,13 @@ def embed(
     tokens: bool = False,
     texts: bool = True,
 ) -> Embedded:
-    """Every picture and caption of the test split; broken samples are counted and left out.
+    """Every image and caption of the test split; broken samples are counted and left out.
 
     Args:
         encoder: The model.
         shards: Its test split, as `mmtrain.embedding.splits` opens it.
-        collectors: What else is kept of the pass.
-        tokens: Whether collectors want token features.
+        collectors: See every batch with its embeddings.
+        tokens: Whether the embeddings include token features.
         texts: Whether captions are encoded.
 
     Raises:
@@ -66,10 +66,10 @@ def embed(
 
 
 class Thumbnails:
-    """The pictures as the model sees them, by their place in the split; small and encoded, in a file without a name."""
+    """JPEGs of the images as the model sees them, by their place in the split; in a temporary file."""
 
     def __init__(self) -> None:
-        self._file = TemporaryFile()
+        self._file = TemporaryFile()  # noqa: SIM115  # open as long as the collector
         self._places: dict[int, tuple[int, int]] = {}
 
     def add(self, batch: Batch, embeddings: Embeddings) -> None:
@@ -86,7 +86,7 @@ class Thumbnails:
 
 
 class Features:
-    """Token features in half precision: N P W + M L W numbers, for a fusion encoder to judge any pair of them."""
+    """Token features in half precision, N P W + M L W numbers, so that a fusion encoder can judge any pair."""
 
     def __init__(self) -> None:
         self._images: dict[int, Tensor] = {}
@@ -105,8 +105,7 @@ class Features:
         self._texts.append((batch.rows[b], own))
 
     def of(self, split: Embedded) -> tuple[Tensor, list[Tensor]]:
-        """Of the split's pictures [N, 1 + P, Wi], and of its captions, each [1 + L, Wt]; called once, since the
-        collector gives them away."""
+        """Of the split's images [N, 1 + P, Wi], and of its captions, each [1 + L, Wt]; empties the collector."""
         rows = torch.cat([rows for rows, _ in self._texts])
         texts = [each for _, part in self._texts for each in part]
         images = torch.stack([self._images[int(row)] for row in split.rows])

@@ -1,18 +1,18 @@
 """Embedding on several processes, in parts that outlive a kill and need no network between the processes.
 
-A part is a run of consecutive samples, written to a file of its own under a temporary name, then renamed. Which samples
-it holds, and in which batches they go through the model, does not depend on the number of processes: any number of
-them makes the same files, and those a killed embedding left are good for another one. Process r takes every
-world-th part from r on; when process 0 is through it makes what is still missing, so it never waits for one that died.
+A part is a run of consecutive samples in a file of its own, written whole or not at all. Its samples and their batches
+do not depend on the number of processes: any number makes the same files, and goes on with those of a killed embedding.
+Process r takes every world-th part from r on. When process 0 is through, it makes what is still missing, so it never
+waits for one that died.
 """
 
 import hashlib
 import json
-import os
 import shutil
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -24,10 +24,12 @@ from torch.utils.data import DataLoader
 
 from datamodules import Batch, ShardDataModule
 from datamodules.batch import Skip
-from datamodules.reading.dataset import Draw, ShardDataset
+from datamodules.files import whole_file
+from datamodules.reading.dataset import ShardDataset
 from datamodules.reading.loaders import make_loader
 from mmtrain.display.messages import first_line
 from mmtrain.display.thumbnails import thumbnail
+from mmtrain.embedding.collected import columns, joined, real_samples
 from mmtrain.embedding.processes import Processes
 from mmtrain.embedding.splits import language_indices
 from mmtrain.models.batches import embed_batch
@@ -38,17 +40,17 @@ LEAVING_SECONDS = 60  # how long process 0, when all parts are there, leaves the
 
 @dataclass(frozen=True)
 class Part:
-    """n pictures and m embedded captions of consecutive samples of a split."""
+    """n images and m embedded captions of consecutive samples of a split."""
 
     rows: np.ndarray  # int64 [n], the samples' places in the split
-    image_ids: np.ndarray  # int64 [n], equal for equal pictures
+    image_ids: np.ndarray  # int64 [n], equal for equal images
     images: np.ndarray  # float32 [n, D]
     text_rows: np.ndarray  # int64 [m]
     text_languages: np.ndarray  # int64 [m], index into the split's languages
     texts: np.ndarray  # float32 [m, D]
     thumbnails: list[bytes]  # n
     ids: list[str]  # n
-    captions: list[list[tuple[int, str]]]  # n lists of (language index, caption), those that were not embedded too
+    captions: list[list[tuple[int, str]]]  # n lists of (language index, caption), embedded or not
     skipped: list[Skip]
 
 
@@ -56,11 +58,11 @@ class EmbeddingParts:
     """The parts of one split under one model.
 
     Args:
-        folder: Where the parts lie; each model and split has a folder of its own below it.
+        folder: Holds a folder of parts for each model and split.
         fingerprint: Of the model.
         batch_size: Samples that go through the model together.
         part_size: Samples of a part, rounded up to whole batches.
-        text_every: Captions of every so many samples are embedded; None embeds none.
+        text_every: Captions of one in so many samples are embedded; None embeds none.
     """
 
     def __init__(
@@ -102,15 +104,15 @@ class EmbeddingParts:
             OSError: when a part cannot be written.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
-        left = self._path(processes.rank, "left")
-        left.unlink(missing_ok=True)
+        marker = self._path(processes.rank, "left")
+        marker.unlink(missing_ok=True)
         missing = self.missing()
         if processes.rank == 0 and len(missing) < self.count:
             print(f"{self.folder}: going on, {self.count - len(missing)} of {self.count} parts are there")
         self._make([number for number in missing if number % processes.world == processes.rank], workers, processes)
         if processes.rank:
             if self.folder.exists():
-                left.touch()
+                marker.touch()
             return
         # from the end: whoever still works on a part of its own is more likely at its beginning
         for number in reversed(self.missing()):
@@ -127,7 +129,7 @@ class EmbeddingParts:
             yield _part(_tensors(self._path(number)))
 
     def image_ids(self) -> Iterator[int]:
-        """The picture of every sample that could be read, in the split's order."""
+        """The image of every sample that could be read, in the split's order."""
         for number in range(self.count):
             yield from _tensors(self._path(number), "image_ids")["image_ids"].tolist()
 
@@ -144,89 +146,59 @@ class EmbeddingParts:
 
         if not numbers:
             return
-        batches = _Batches(self.dataset, numbers, self.part_size, self.batch_size)
-        loader = iter(make_loader(DataLoader, self.dataset, batches, workers))  # type: ignore[arg-type]  # batches of draws
+        draws = ([self.dataset.at(row) for row in rows] for number in numbers for rows in self._batches(number))
+        loader = iter(make_loader(DataLoader, self.dataset, draws, workers))  # type: ignore[arg-type]  # batches of draws
         indices = language_indices(self.encoder, self.shards.languages)
-        shown = track(numbers, description="embedding", transient=True, disable=processes.rank > 0)
         with torch.inference_mode():
-            for number in shown:
-                encoded = [self._encode(next(loader), indices) for _ in batches.of(number)]
+            for number in track(numbers, description="embedding", transient=True, disable=processes.rank > 0):
+                encoded = [self._encode(next(loader), indices) for _ in self._batches(number)]
                 if not self.folder.exists():  # process 0 made the rest itself and is done
                     return
                 _write(self._path(number), encoded)
 
-    def _encode(self, batch: Batch, indices: Tensor) -> tuple[Batch, Tensor, Tensor, Tensor]:
+    def _batches(self, number: int) -> list[range]:
+        """The rows of each batch of a part."""
+        end = min(len(self.dataset), (number + 1) * self.part_size)
+        starts = range(number * self.part_size, end, self.batch_size)
+        return [range(start, min(start + self.batch_size, end)) for start in starts]
+
+    def _encode(self, batch: Batch, indices: Tensor) -> tuple[Batch, dict[str, np.ndarray]]:
         chosen = torch.zeros_like(batch.present)
         if self.text_every is not None:
             sampled = (batch.rows >= 0) & (batch.rows % self.text_every == 0)
-            known = (indices >= 0) | (not self.encoder.languages)  # another library's model does not say
-            chosen = batch.present & sampled[:, None] & known[batch.languages.clamp(min=0)]
+            trained = (indices >= 0) | (not self.encoder.languages)  # another library's model does not say
+            chosen = batch.present & sampled[:, None] & trained[batch.languages.clamp(min=0)]
         device = self.encoder.device
-        moved = batch.to(device)
-        rows = embed_batch(self.encoder.model, moved, chosen=chosen.to(device), languages=indices.to(device))
-        assert rows.image is not None
-        return batch, rows.image.cpu(), rows.texts.cpu(), chosen
+        embeddings = embed_batch(
+            self.encoder.model, batch.to(device), chosen=chosen.to(device), languages=indices.to(device)
+        )
+        return batch, columns(batch, embeddings, *chosen.nonzero(as_tuple=True))
 
     def _path(self, number: int, ending: str = "safetensors") -> Path:
         return self.folder / f"{number:06d}.{ending}"
 
 
-class _Batches:
-    """The batches of some parts, one part after the other."""
-
-    def __init__(self, dataset: ShardDataset, numbers: Sequence[int], part_size: int, batch_size: int) -> None:
-        self._dataset, self._numbers, self._part_size, self._batch_size = dataset, numbers, part_size, batch_size
-
-    def of(self, number: int) -> list[range]:
-        """The rows of each batch of a part."""
-        end = min(len(self._dataset), (number + 1) * self._part_size)
-        starts = range(number * self._part_size, end, self._batch_size)
-        return [range(start, min(start + self._batch_size, end)) for start in starts]
-
-    def __len__(self) -> int:
-        return sum(len(self.of(number)) for number in self._numbers)
-
-    def __iter__(self) -> Iterator[list[Draw]]:
-        for number in self._numbers:
-            for rows in self.of(number):
-                yield [self._dataset.at(row) for row in rows]
-
-
-def _write(path: Path, encoded: Sequence[tuple[Batch, Tensor, Tensor, Tensor]]) -> None:
-    tensors: dict[str, list[np.ndarray]] = {}
-    pictures, ids, captions, skipped = [], [], [], []
-    for batch, images, texts, wanted in encoded:
-        kept = (batch.rows >= 0).nonzero()[:, 0].tolist()
-        b, k = wanted.nonzero(as_tuple=True)
-        for name, tensor in {
-            "rows": batch.rows[kept],
-            "image_ids": batch.image_ids[kept],
-            "images": images[kept].float(),
-            "text_rows": batch.rows[b],
-            "text_languages": batch.languages[b, k],
-            "texts": texts[b, k].float(),
-        }.items():
-            tensors.setdefault(name, []).append(tensor.numpy())
-        pictures += [thumbnail(batch.images[i], batch.ids[i]) for i in kept]
-        ids += [batch.ids[i] for i in kept]
-        for i in kept:
+def _write(path: Path, encoded: Sequence[tuple[Batch, dict[str, np.ndarray]]]) -> None:
+    thumbnails, ids, captions, skipped = [], [], [], []
+    for batch, _ in encoded:
+        for i in real_samples(batch):
             slots = batch.present[i].nonzero()[:, 0].tolist()
+            thumbnails.append(thumbnail(batch.images[i], batch.ids[i]))
+            ids.append(batch.ids[i])
             captions.append([(int(batch.languages[i, slot]), batch.captions[i][slot]) for slot in slots])
         skipped += batch.skipped
-    listed = json.dumps({"ids": ids, "captions": captions, "skipped": skipped}, ensure_ascii=False)
-    joined = {name: np.concatenate(parts) for name, parts in tensors.items()}
-    joined["thumbnails"] = np.frombuffer(b"".join(pictures), np.uint8)
-    joined["thumbnail_sizes"] = np.array([len(picture) for picture in pictures], np.int64)
-    joined["json"] = np.frombuffer(listed.encode(errors="replace"), np.uint8)  # half a pair is no text
-    unfinished = path.with_name(f".{path.name}.{os.uname().nodename}.{os.getpid()}")
+    parts = [part for _, part in encoded]
+    tensors = {name: joined(parts, name) for name in parts[0]}
+    tensors["thumbnails"] = np.frombuffer(b"".join(thumbnails), np.uint8)
+    tensors["thumbnail_sizes"] = np.array([len(content) for content in thumbnails], np.int64)
+    texts = json.dumps({"ids": ids, "captions": captions, "skipped": skipped}, ensure_ascii=False)
+    tensors["json"] = np.frombuffer(texts.encode(errors="replace"), np.uint8)  # half a pair is no text
     try:
-        save_file(joined, unfinished)
-        unfinished.replace(path)
-    except FileNotFoundError:
+        with whole_file(path, make_folder=False) as unfinished:
+            save_file(tensors, unfinished)
+    except FileNotFoundError:  # process 0 is done and removed the folder
         if path.parent.exists():
             raise
-    finally:
-        unfinished.unlink(missing_ok=True)
 
 
 def _tensors(path: Path, *names: str) -> dict[str, np.ndarray]:
@@ -241,10 +213,13 @@ def _part(tensors: dict[str, np.ndarray]) -> Part:
     texts = json.loads(tensors.pop("json").tobytes().decode())
     ends = np.cumsum(tensors.pop("thumbnail_sizes")).tolist()
     content = tensors.pop("thumbnails").tobytes()
-    pictures = [content[start:end] for start, end in zip([0, *ends], ends, strict=False)]
-    captions = [[(language, caption) for language, caption in each] for each in texts["captions"]]
-    skipped = [Skip(*each) for each in texts["skipped"]]
-    return Part(**tensors, thumbnails=pictures, ids=texts["ids"], captions=captions, skipped=skipped)
+    return Part(
+        **tensors,
+        thumbnails=[content[start:end] for start, end in pairwise([0, *ends])],
+        ids=texts["ids"],
+        captions=[[(language, caption) for language, caption in each] for each in texts["captions"]],
+        skipped=[Skip(*each) for each in texts["skipped"]],
+    )
 
 
 def _stamp(shard: str) -> list[int] | None:

@@ -8,17 +8,16 @@ import torch
 
 from datamodules.batch import Batch
 from losses import Embeddings
-from mmtrain.embedding.collected import of_all_processes, real_captions
+from mmtrain.embedding.collected import joined, of_all_processes, real_captions
 from mmtrain.fusion import RelationHead
 
 
 @dataclass
 class Predictions:
-    """N pairs of a picture and a text, in the order of the split."""
+    """N pairs of an image and a text, in the order of the split."""
 
     rows: np.ndarray  # int64 [N], the sample's place in the split
     languages: np.ndarray  # int64 [N], index into the data module's languages
-    ids: list[str]
     captions: list[str]
     labels: dict[str, np.ndarray]  # int64 [N], -1 where nobody labelled the pair
     probabilities: dict[str, np.ndarray]  # float32 [N, C]
@@ -33,14 +32,13 @@ class PredictedSplit:
 
     def add(self, batch: Batch, embeddings: Embeddings) -> None:
         posts, slots = real_captions(batch)
-        places = list(zip(posts.tolist(), slots.tolist(), strict=True))
-        unlabelled = torch.full((len(places),), -1)
+        captions = [batch.captions[b][k] for b, k in zip(posts.tolist(), slots.tolist(), strict=True)]
+        unlabelled = torch.full_like(posts, -1)
         self.parts.append(
             {
                 "rows": batch.rows[posts].cpu().numpy(),
                 "languages": batch.languages[posts, slots].cpu().numpy(),
-                "ids": [batch.ids[b] for b, _ in places],
-                "captions": [batch.captions[b][k] for b, k in places],
+                "captions": np.array(captions, dtype=object),
                 "labels": {
                     task: (batch.labels[task][posts] if task in batch.labels else unlabelled).cpu().numpy()
                     for task in self.head.names
@@ -57,13 +55,10 @@ class PredictedSplit:
         parts = of_all_processes(self.parts)
         if not parts:
             return None
-        rows, languages = (np.concatenate([part[name] for part in parts]) for name in ("rows", "languages"))
+        rows, languages, captions = (joined(parts, name) for name in ("rows", "languages", "captions"))
         order = np.lexsort((languages, rows))
-        ids, captions = ([item for part in parts for item in part[name]] for name in ("ids", "captions"))
         labels, probabilities = (
-            {task: np.concatenate([part[name][task] for part in parts])[order] for task in parts[0][name]}
+            {task: joined([part[name] for part in parts], task)[order] for task in self.head.names}
             for name in ("labels", "probabilities")
         )
-        return Predictions(
-            rows[order], languages[order], [ids[i] for i in order], [captions[i] for i in order], labels, probabilities
-        )
+        return Predictions(rows[order], languages[order], captions[order].tolist(), labels, probabilities)

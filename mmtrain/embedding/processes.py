@@ -17,23 +17,23 @@ class Processes:
 
     @classmethod
     def launched(cls) -> "Processes":
-        """What torchrun or srun say; one process without them."""
+        """As torchrun or srun say; one process without them."""
         from lightning_fabric.plugins.environments import SLURMEnvironment, TorchElasticEnvironment
 
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # that there is an srun which was not used
+            warnings.simplefilter("ignore")  # that srun is installed but was not used
             environments = [kind for kind in (TorchElasticEnvironment, SLURMEnvironment) if kind.detect()]
         task, tasks = _array_task()
         if not environments:
             return cls(task, tasks)
-        found = environments[0]()
-        rank, world = found.global_rank(), found.world_size()
-        return cls(task * world + rank, tasks * world, found.local_rank())
+        environment = environments[0]()
+        world = environment.world_size()
+        return cls(task * world + environment.global_rank(), tasks * world, environment.local_rank())
 
-    def device(self, wanted: str | None) -> str:
-        """`wanted`, or this process's own GPU where there is one."""
-        if wanted is not None or not torch.cuda.is_available():
-            return wanted or "cpu"
+    def device(self, name: str | None) -> str:
+        """`name`, or this process's own GPU where there is one."""
+        if name is not None or not torch.cuda.is_available():
+            return name or "cpu"
         return f"cuda:{self.local_rank % torch.cuda.device_count()}"
 
 

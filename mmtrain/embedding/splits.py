@@ -30,24 +30,19 @@ def open_split(
     labelled: bool = False,
     label_names: Mapping[str, Sequence[str]] | None = None,
 ) -> RelationDataModule:
-    """SHARDS to measure a model on: in its languages that the shards have, or those named. They are surveyed once.
+    """SHARDS to measure a model on; they are surveyed once.
 
     Args:
-        encoder: The model.
-        data: SHARDS.
-        languages: Those to measure.
-        batch_size: Samples of a batch.
-        workers: Reading processes.
+        languages: Those to measure; default: the model's, as far as the shards have them.
         labelled: Whether labels are checked and their classes counted.
-        label_names: For tasks, the classes in the order in which a head was trained on them.
+        label_names: Classes by task, in the order in which a head was trained on them.
 
     Raises:
         ValueError: one line, for shards that cannot be used or are in none of the model's languages.
     """
-    if languages is not None:
-        unknown = [language for language in languages if language not in encoder.languages]
-        if encoder.languages and unknown:
-            print(f"{', '.join(unknown)}: not trained on; measured by transfer")
+    unknown = [language for language in languages or () if language not in encoder.languages]
+    if encoder.languages and unknown:
+        print(f"{', '.join(unknown)}: not trained on; measured by transfer")
     module = MeasuredShards(
         encoder.languages if languages is None else [],
         labelled,
@@ -61,13 +56,7 @@ def open_split(
 
 
 class MeasuredShards(RelationDataModule):
-    """A test split, in those of its languages that a model was trained on.
-
-    Args:
-        trained: The model's languages; none takes all that the shards have.
-        labelled: Whether labels are checked and their classes counted.
-        options: Those of RelationDataModule.
-    """
+    """A test split in those of its languages that a model was `trained` on; in all of them where it was on none."""
 
     def __init__(self, trained: Sequence[str], labelled: bool, **options: Any) -> None:
         super().__init__(**options)
@@ -78,16 +67,16 @@ class MeasuredShards(RelationDataModule):
             super().surveyed(splits, new)
         if not self._trained:
             return
-        known = [language for language in self._trained if language in splits.languages]
-        if not known:
+        shared = [language for language in self._trained if language in splits.languages]
+        if not shared:
             raise ValueError(
                 f"--data: {self._named['test']} has {', '.join(splits.languages[:20])}, the model was trained on"
                 f" {', '.join(self._trained[:20])}; name some with --languages to measure them nevertheless"
             )
-        absent = [language for language in self._trained if language not in known]
-        if absent and known != splits.languages:
+        absent = [language for language in self._trained if language not in shared]
+        if absent and shared != splits.languages:
             print(f"{self._named['test']} has no captions in {', '.join(absent)}")
-        splits.languages = known
+        splits.languages = shared
 
 
 def _reading(encoder: Encoder, batch_size: int, workers: int) -> dict[str, Any]:
@@ -96,7 +85,5 @@ def _reading(encoder: Encoder, batch_size: int, workers: int) -> dict[str, Any]:
 
 
 def language_indices(encoder: Encoder, languages: list[str]) -> Tensor:
-    """int64: which of the tower's languages each one is, -1 for none of them; a tower with a network for each language
-    knows them by the run's order, the shards by their own.
-    """
+    """int64 [K]: the index of each language among the encoder's, whose order is the run's; -1 where it has none."""
     return torch.tensor([encoder.languages.index(name) if name in encoder.languages else -1 for name in languages])

@@ -109,7 +109,7 @@ def test_two_binary_heads_say_the_four_classes(tmp_path: Path) -> None:
 def test_four_classes_of_two_answers() -> None:
     labels = {"represented": np.array([1, 1, 0, 0, -1]), "adds": np.array([0, 1, 0, 1, 1])}
     said = np.array([[0.3, 0.7], [0.2, 0.8], [0.9, 0.1], [0.6, 0.4], [0.5, 0.5]])
-    split = Predictions(np.arange(5), np.zeros(5, int), [], [], labels, {"represented": said, "adds": said[::-1]})
+    split = Predictions(np.arange(5), np.zeros(5, int), [], labels, {"represented": said, "adds": said[::-1]})
     classes = {name: ["0", "1"] for name in labels}
     assert add_four_classes(split, classes) == {"represented and adds": list(CLASSES)}
     assert split.labels["represented and adds"].tolist() == [0, 1, 2, 3, -1]

@@ -1,4 +1,4 @@
-"""`mmtrain evaluate --classes`: pictures told by the names of their classes."""
+"""`mmtrain evaluate --classes`: zero-shot classification of images by the names of their classes."""
 
 from functools import partial
 from pathlib import Path
@@ -31,7 +31,7 @@ def evaluate_classes(
     workers: int = 2,
     device: str | None = None,
 ) -> dict[str, Any]:
-    """Classifies the pictures of SHARDS by the names of their classes; writes `out`/zero_shot.json, prints the table.
+    """Classifies the images of SHARDS by the names of their classes; writes `out`/zero_shot.json, prints the table.
 
     Args:
         classes: JSON file of class names by language, see `read_classes`.
@@ -42,26 +42,22 @@ def evaluate_classes(
     Raises:
         ValueError: one line, for a file that cannot be read, shards without the labels, a class that no sample has.
     """
-    named = read_classes(classes)
+    names = read_classes(classes)
     prompts = None if templates is None else read_templates(templates)
     encoder = load(model, device=device or default_device())
-    chosen = _chosen(encoder, sorted(named), languages, classes, prompts)
+    languages = _measured(encoder, sorted(names), languages, classes, prompts)
     images, labels, task = _labelled(encoder, data, task, batch_size, workers)
-    for language in chosen:
-        unknown = [label for label in named[language] if label not in set(labels)]
-        if unknown:
+    for language in languages:
+        if unknown := [label for label in names[language] if label not in set(labels)]:
             raise ValueError(
                 f"--classes: {classes}: {language} names class {unknown[0]!r} ({len(unknown)} in all), which no sample"
                 f" of {data} has under {task!r}; it has {', '.join(sorted(set(labels))[:10])} ..."
             )
-    encoded = {
-        language: encode_classes(
-            partial(encoder.encode_text, language=language),
-            named[language],
-            ("{}",) if prompts is None else prompts[language],
-        )
-        for language in chosen
-    }
+    encoded = {}
+    for language in languages:
+        written = ("{}",) if prompts is None else prompts[language]
+        encode = partial(encoder.encode_text, language=language)
+        encoded[language] = encode_classes(encode, names[language], written)
     metrics = zero_shot_metrics(images, labels, encoded, similarity=encoder.metric)
     metrics["protocol"] = {"model": str(model), "data": data, "task": task, "classes": str(classes)}
     metrics["protocol"] |= {"templates": str(templates) if templates else None, "images": len(images)}
@@ -70,33 +66,32 @@ def evaluate_classes(
     return metrics
 
 
-def _chosen(
+def _measured(
     encoder: Encoder,
-    named: list[str],
+    available: list[str],
     languages: list[str] | None,
     path: str | Path,
     prompts: dict[str, list[str]] | None,
 ) -> list[str]:
-    known = languages or encoder.languages or named
-    chosen = [language for language in known if language in named]
-    missing = [language for language in languages or () if language not in named]
-    if missing or not chosen:
-        wanted = ", ".join((missing or known)[:20])
-        raise ValueError(f"--classes: {path} names no classes in {wanted}; it has {', '.join(named[:20])}")
-    if prompts is None:
-        return chosen
-    bare = [language for language in chosen if language not in prompts]
-    if len(bare) == len(chosen):
+    """`languages`, by default the model's, as far as they have classes and templates."""
+    candidates = languages or encoder.languages or available
+    measured = [language for language in candidates if language in available]
+    missing = [language for language in languages or () if language not in available]
+    if missing or not measured:
+        absent = ", ".join((missing or candidates)[:20])
+        raise ValueError(f"--classes: {path} names no classes in {absent}; it has {', '.join(available[:20])}")
+    bare = [] if prompts is None else [language for language in measured if language not in prompts]
+    if prompts is not None and len(bare) == len(measured):
         raise ValueError(f"--templates: none for {', '.join(bare[:20])}; they are for {', '.join(list(prompts)[:20])}")
     if bare:
         print(f"no templates for {', '.join(bare)}: left out")
-    return [language for language in chosen if language in prompts]
+    return [language for language in measured if language not in bare]
 
 
 def _labelled(
     encoder: Encoder, data: str, task: str | None, batch_size: int, workers: int
 ) -> tuple[np.ndarray, list[str], str]:
-    """Rows [N, D] of the labelled pictures, their labels as written, and the task."""
+    """Rows [N, D] of the labelled images, their labels as written, and the task."""
     shards = open_shards(encoder, data, None, batch_size, workers)
     tasks: list[str] = shards.tasks
     if not tasks:
@@ -106,16 +101,17 @@ def _labelled(
     task = tasks[0] if task is None else task
     if task not in tasks:
         raise ValueError(f"--task: {data} does not label {task!r}; it labels {', '.join(tasks)}")
-    pictures = LabelledPictures(task)
-    embed(encoder, shards, [pictures], texts=False)
-    if not pictures.labels:
+    images = LabelledImages(task)
+    embed(encoder, shards, [images], texts=False)
+    if not images.labels:
         raise ValueError(f"--data: no sample of {data} that can be read is labelled with {task!r}")
     names = shards.label_names.get(task)
-    return pictures.stacked(), [str(number) if names is None else names[number] for number in pictures.labels], task
+    labels = [str(number) if names is None else names[number] for number in images.labels]
+    return np.concatenate(images.rows), labels, task
 
 
-class LabelledPictures:
-    """Collects the rows of pictures that a task labels."""
+class LabelledImages:
+    """Collects the rows and labels of images that a task labels."""
 
     def __init__(self, task: str) -> None:
         self.task, self.rows, self.labels = task, list[np.ndarray](), list[int]()
@@ -126,6 +122,3 @@ class LabelledPictures:
         assert embeddings.image is not None
         self.rows.append(embeddings.image[real].float().cpu().numpy())
         self.labels += labels[real].tolist()
-
-    def stacked(self) -> np.ndarray:
-        return np.concatenate(self.rows)

@@ -1,4 +1,4 @@
-"""Figures of image-text relations: a fine-tuned head beside similarity alone."""
+"""Metrics of image-text relations: a fine-tuned head beside similarity alone."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -15,18 +15,18 @@ from mmtrain.evaluation.metrics.relation import language_gap, relation_metrics
 from mmtrain.evaluation.report.examples import RelationExample, RelationResults
 
 MAIN = "relation"
-TWO_HEADS = ("represented", "adds")  # binary tasks that the four relations are made of
-EXAMPLES = 4  # of right and of wrong answers in each language
+TWO_HEADS = ("represented", "adds")  # the binary tasks that make the four relations
+EXAMPLES = 4  # right and as many wrong ones in each language
 
 
 def relation_results(
     predicted: PredictedSplit, split: Embedded, shards: RelationDataModule, thumbnails: Thumbnails
 ) -> RelationResults | None:
-    """The figures of every task of the head that the shards label; None, saying so, where they label none.
+    """The metrics of every task of the head that the shards label; None, and a printed line, where they label none.
 
-    The metrics hold "relation" (the task of that name, or the four classes that two heads together say, or the first
-    task; by language and "mean"), "relation_task" (its name), "relation_tasks" (all of them), "relation_gap" (best
-    minus worst language) and "relation_zero_shot" (the same task by similarity in the same space, without any head).
+    The metrics hold "relation" (the task of that name, or the four classes of two binary heads, or the first task; by
+    language and "mean"), "relation_task" (its name), "relation_tasks" (all of them), "relation_gap" (best minus worst
+    language) and "relation_zero_shot" (the same task by similarity alone).
     """
     classes = predicted.head.names
     pairs = predicted.gather()
@@ -43,22 +43,22 @@ def relation_results(
         for task in pairs.labels
         if (pairs.labels[task] >= 0).any()
     }
-    guessed = {task: by_similarity(task, split, pairs.labels[task], languages, classes[task]) for task in tables}
+    zero_shot = {task: by_similarity(task, split, pairs.labels[task], languages, classes[task]) for task in tables}
     main = next(task for task in (MAIN, " and ".join(TWO_HEADS), *tables) if task in tables)
     metrics = {
         "relation": tables[main],
         "relation_task": main,
         "relation_tasks": tables,
         "relation_gap": language_gap(pairs.labels[main], pairs.probabilities[main], languages, pairs.rows),
-        "relation_zero_shot": {"similarity": guessed[main]},
+        "relation_zero_shot": {"similarity": zero_shot[main]},
     }
-    first = [main, *(task for task in tables if task != main)]
-    systems = {task: {"fine-tuned": tables[task], "zero-shot by similarity": guessed[task]} for task in first}
+    tasks = sorted(tables, key=lambda task: task != main)
+    systems = {task: {"fine-tuned": tables[task], "zero-shot by similarity": zero_shot[task]} for task in tasks}
     return RelationResults(main, metrics, systems, _examples(pairs, languages, main, classes[main], thumbnails))
 
 
 def add_four_classes(split: Predictions, classes: Mapping[str, list[str]]) -> dict[str, list[str]]:
-    """Adds the task "represented and adds" where two binary heads say both; returns its classes, {} without them.
+    """Adds the task "represented and adds" to predictions of these two binary tasks; returns its classes, or {}.
 
     Its four classes are those of Vempala and Preotiuc-Pietro (ACL 2019): 2 (1 - represented) + adds, each with the
     product of the two heads' probabilities. A pair that lacks either label has none.
@@ -82,24 +82,17 @@ def _examples(
     examples = []
     for language in sorted(set(languages.tolist())):
         for right in (True, False):
-            fitting = np.flatnonzero((languages == language) & (labels >= 0) & ((predicted == labels) == right))
-            for place in random.permutation(fitting)[:EXAMPLES]:
-                examples.append(
-                    RelationExample(
-                        thumbnails[int(pairs.rows[place])],
-                        pairs.captions[place],
-                        language,
-                        classes[labels[place]],
-                        classes[predicted[place]],
-                        float(probabilities[place].max()),
-                    )
-                )
+            places = np.flatnonzero((languages == language) & (labels >= 0) & ((predicted == labels) == right))
+            for place in random.permutation(places)[:EXAMPLES]:
+                image, text = thumbnails[int(pairs.rows[place])], pairs.captions[place]
+                label, answer = classes[labels[place]], classes[predicted[place]]
+                confidence = float(probabilities[place].max())
+                examples.append(RelationExample(image, text, language, label, answer, confidence))
     return examples
 
 
 def relation_figures(split: Predictions | None, languages: Sequence[str]) -> dict[str, float]:
-    """Flat figures for the log: macro_f1, the mean over tasks and languages, and <task>/macro_f1/<language> of which it
-    is the mean; empty when nothing was labelled."""
+    """Metrics for the log: <task>/macro_f1/<language or mean>, and macro_f1, their mean; {} without labels."""
     if split is None:
         return {}
     names = np.asarray(languages)[split.languages]

@@ -1,4 +1,4 @@
-"""Relations without any training: by how similar picture and text are, and by prompts about both."""
+"""Image-text relations without training: by the similarity of image and text, and by prompts about both."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from scipy.special import softmax
 
 from datamodules.relation import RelationDataModule
 from mmtrain.display.messages import first_line
@@ -19,14 +20,12 @@ RISING = ("represented",)  # tasks whose last class is that of the most similar 
 def zero_shot_results(
     encoder: Encoder, shards: RelationDataModule, split: Embedded, task: str, prompts: Mapping[str, str] | None = None
 ) -> dict[str, Any]:
-    """A task by any space that no head was trained on: {"similarity": table, "prompt": table where there are prompts}.
+    """The tables of a task without a head: {"similarity": table, "prompt": table where there are prompts}.
 
     Args:
-        encoder: The model.
         shards: The labelled split.
         split: Its rows.
-        task: The task.
-        prompts: Class -> a text about the picture in which {text} stands for the post's.
+        prompts: Class -> a text about the image in which {text} stands for the post's.
 
     Raises:
         ValueError: for a task that nobody labelled, or a class without a prompt.
@@ -39,24 +38,25 @@ def zero_shot_results(
     languages, labels = np.asarray(shards.languages)[split.language_of_text], split.labels[task]
     results = {"similarity": by_similarity(task, split, labels, languages, classes)}
     if prompts is not None:
-        missing = [name for name in classes if name not in prompts]
-        if missing:
+        if missing := [name for name in classes if name not in prompts]:
             raise ValueError(f"--prompts: no prompt for class {missing[0]!r} of {task}; it has {', '.join(prompts)}")
-        templates = [prompts[name] for name in classes]
-        images = split.images[split.image_of_text]
-        told = prompt_probabilities(encoder, images, split.captions, languages, templates)
-        results["prompt"] = relation_metrics(labels, told, languages, groups=split.row_of_text, classes=classes)
+        images, templates = split.images[split.image_of_text], [prompts[name] for name in classes]
+        probabilities = prompt_probabilities(encoder, images, split.captions, languages, templates)
+        results["prompt"] = relation_metrics(
+            labels, probabilities, languages, groups=split.row_of_text, classes=classes
+        )
     return results
 
 
 def by_similarity(
     task: str, split: Embedded, labels: np.ndarray, languages: np.ndarray, classes: Sequence[str]
 ) -> dict[str, Any]:
-    """The table of a task told by similarity alone, among the labelled pairs; a guess has no confidence, and no ECE."""
-    known = labels >= 0
-    scores = (split.images[split.image_of_text[known]] * split.texts[known]).sum(1)
-    guessed = similarity_probabilities(scores, languages[known], len(classes), rising=task in RISING)
-    table = relation_metrics(labels[known], guessed, languages[known], groups=split.row_of_text[known], classes=classes)
+    """The table of a task by similarity alone, among the labelled pairs; without confidence there is no ECE."""
+    pairs = np.flatnonzero(labels >= 0)
+    labels, languages = labels[pairs], languages[pairs]
+    scores = (split.images[split.image_of_text[pairs]] * split.texts[pairs]).sum(1)
+    probabilities = similarity_probabilities(scores, languages, len(classes), rising=task in RISING)
+    table = relation_metrics(labels, probabilities, languages, groups=split.row_of_text[pairs], classes=classes)
     return {language: figures | {"ece": None} for language, figures in table.items()}
 
 
@@ -68,7 +68,7 @@ def similarity_probabilities(
     Without labels there is no threshold to learn; each class gets an equal share of the pairs.
 
     Args:
-        scores: float [N], similarity of picture and text.
+        scores: float [N], similarity of image and text.
         languages: [N]; scores are compared within a language, since languages differ in how similar anything is.
         classes: C.
         rising: The other way round: the most similar pairs get the last class.
@@ -76,27 +76,22 @@ def similarity_probabilities(
     Returns:
         float64 [N, C], 1 at the class.
     """
-    chosen = np.zeros(len(scores), np.int64)
-    scores = -scores if rising else scores
+    predicted = np.zeros(len(scores), np.int64)
     for language in set(languages.tolist()):
         places = np.flatnonzero(languages == language)
-        order = places[np.argsort(-scores[places], kind="stable")]
-        chosen[order] = np.arange(len(order)) * classes // len(order)
-    return np.eye(classes)[chosen]
+        order = places[np.argsort(scores[places] if rising else -scores[places], kind="stable")]
+        predicted[order] = np.arange(len(order)) * classes // len(order)
+    return np.eye(classes)[predicted]
 
 
 def prompt_probabilities(
-    encoder: Encoder,
-    images: np.ndarray,
-    captions: Sequence[str],
-    languages: np.ndarray,
-    templates: Sequence[str],
+    encoder: Encoder, images: np.ndarray, captions: Sequence[str], languages: np.ndarray, templates: Sequence[str]
 ) -> np.ndarray:
-    """The softmax over the similarities of a picture and each class's prompt (CLIP's zero-shot, Radford et al. 2021).
+    """The softmax over the similarities of an image and each class's prompt (CLIP's zero-shot, Radford et al. 2021).
 
     Args:
         images: float32 [N, D], rows of the space.
-        captions: N texts, which stand for {text} in a template.
+        captions: N texts, for {text} of a template.
         languages: [N], codes.
         templates: One a class.
 
@@ -109,9 +104,7 @@ def prompt_probabilities(
         for column, template in enumerate(templates):
             texts = encoder.encode_text([template.replace("{text}", captions[int(i)]) for i in places], language)
             scores[places, column] = (images[places] * texts).sum(1)
-    scores *= encoder.scale or 100.0
-    scores = np.exp(scores - scores.max(1, keepdims=True))
-    return scores / scores.sum(1, keepdims=True)
+    return softmax(scores * (encoder.scale or 100.0), axis=1)
 
 
 def read_prompts(path: str | Path) -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""Ranks and figures of an embedded split, under a protocol or without one."""
+"""Ranks and metrics of an embedded split, under a protocol or without one."""
 
 from typing import Any, Literal
 
@@ -7,9 +7,11 @@ import numpy as np
 from datamodules.module import ShardDataModule
 from mmtrain.embedding.collected import Embedded
 from mmtrain.embedding.one_pass import Thumbnails
+from mmtrain.evaluation.metrics.consistency import language_similarity
 from mmtrain.evaluation.metrics.retrieval import summarise
 from mmtrain.evaluation.protocols import Protocol
 from mmtrain.evaluation.ranking.ranks import RetrievalRanks, rank_retrieval
+from mmtrain.evaluation.report.examples import report_parts, score_histogram
 from mmtrain.models.encoder import Encoder
 
 
@@ -22,7 +24,7 @@ def measure_split(
     captions: Literal["all", "first"] = "all",
     **options: Any,
 ) -> tuple[RetrievalRanks, dict[str, Any]]:
-    """Ranks and the contents of metrics.json of an embedded split; options are those of `rank_retrieval`."""
+    """The ranks of an embedded split and its metrics.json; options are those of `rank_retrieval`."""
     names = np.asarray(shards.languages)[split.language_of_text]
     columns = (split.images, split.texts, split.image_of_text, names)
     if protocol is not None:
@@ -32,7 +34,7 @@ def measure_split(
 
 
 def skipped(shards: ShardDataModule) -> dict[str, Any]:
-    """What could not be read, of all samples of the split; said in a line where there is any."""
+    """The samples that could not be read, by cause; prints a line where there are any."""
     account, lost = shards.account.summary(), shards.account.lost.total()
     tried = shards.samples("test") + lost
     if account["skipped"]:
@@ -42,16 +44,10 @@ def skipped(shards: ShardDataModule) -> dict[str, Any]:
 
 
 def report_values(ranks: RetrievalRanks, split: Embedded, thumbnails: Thumbnails) -> dict[str, Any]:
-    """What `write_report` shows besides the metrics."""
-    from mmtrain.evaluation.metrics.consistency import language_similarity
-    from mmtrain.evaluation.report.examples import report_parts, score_histogram
-
+    """What `write_report` shows besides the metrics, as keyword arguments for it."""
     if ranks.statement.pools is None:
-        rows = split.rows
-        return report_parts(
-            ranks, split.images, split.texts, split.captions, lambda image: thumbnails[int(rows[image])]
-        )
-    # no query grids: they show answers from all images, while the ranks are among those of a pool
+        return report_parts(ranks, split.images, split.texts, split.captions, lambda i: thumbnails[int(split.rows[i])])
+    # no examples: their answers come from all images, the ranks are among those of a pool
     return {
         "score_histogram": score_histogram(ranks, split.images, split.texts),
         "similarity": language_similarity(ranks, split.texts),

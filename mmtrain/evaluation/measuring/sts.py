@@ -1,4 +1,4 @@
-"""`mmtrain evaluate --sts`: does the similarity of sentences agree with people's?"""
+"""`mmtrain evaluate --sts`: semantic textual similarity, correlated with people's scores."""
 
 from collections import defaultdict
 from pathlib import Path
@@ -16,14 +16,14 @@ from mmtrain.models.loading import load
 def evaluate_sts(
     model: str, data: str, out: str | Path, *, languages: list[str] | None = None, device: str | None = None
 ) -> dict[str, Any]:
-    """Correlates the similarity of sentences with people's; writes `out`/sts.json, prints the table.
+    """Correlates the similarity of sentences with people's scores; writes `out`/sts.json, prints the table.
 
     Args:
         data: TSV files joined with ::, see `read_sts`.
-        languages: Only pairs of these languages, where the files say; default: all.
+        languages: Measures only pairs of these; default: all.
 
     Raises:
-        ValueError: one line, for a file that is not as it should be, or no pair in the languages.
+        ValueError: one line, for a file that `read_sts` refuses, or no pair in the languages.
     """
     groups: dict[str, list[Pair]] = defaultdict(list)
     for path in data.split("::"):
@@ -36,10 +36,8 @@ def evaluate_sts(
     encoder = load(model, device=device or default_device())
     figures = {}
     for name, pairs in groups.items():
-        first, second = (
-            encoder.encode_text([getattr(pair, side) for pair in pairs], pairs[0].languages[place] or None)
-            for place, side in enumerate(("first", "second"))
-        )
+        first = encoder.encode_text([pair.first for pair in pairs], pairs[0].languages[0] or None)
+        second = encoder.encode_text([pair.second for pair in pairs], pairs[0].languages[1] or None)
         figures[name] = correlations(first, second, np.array([pair.score for pair in pairs]), encoder.metric)
     metrics = {"protocol": {"model": str(model), "data": data, "similarity": encoder.metric}, "sts": figures}
     write_metrics(Path(out) / "sts.json", metrics)

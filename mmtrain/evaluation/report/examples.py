@@ -1,8 +1,8 @@
-"""What the report shows of single queries: right and wrong answers, the scatter of scores, ranks across languages."""
+"""What the report shows of single queries: right and wrong answers, score histograms, ranks across languages."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -10,7 +10,7 @@ from torch import Tensor
 
 from mmtrain.evaluation.metrics.consistency import consistent_rows, language_similarity
 from mmtrain.evaluation.ranking.nearest import flat_top_k
-from mmtrain.evaluation.ranking.ranks import DIRECTIONS, RetrievalRanks
+from mmtrain.evaluation.ranking.ranks import DIRECTIONS, Direction, RetrievalRanks
 from mmtrain.evaluation.ranking.tiles import pair_scores
 
 PICTURES = 800  # pictures in one report: at 3 kB each they stay well under its 5 MB
@@ -29,9 +29,9 @@ class Item:
 
 @dataclass(frozen=True)
 class Example:
-    """One query with its best answers; rank is 1-based, `wanted` a right answer."""
+    """One query with its best answers, its 1-based rank and a right answer (`wanted`)."""
 
-    direction: Literal["text_to_image", "image_to_text"]
+    direction: Direction
     language: str
     rank: int
     query: Item
@@ -63,13 +63,12 @@ def choose_examples(
     rows: int = 20,
     seed: int = 0,
 ) -> Examples:
-    """Draw, in each direction and language, `per_language` queries that were right at rank 1 and as many that were
-    wrong.
+    """Draws, in each direction and language, `per_language` queries with a right first answer and as many without.
 
     captions [M] are the texts behind text_embeddings [M, D]; thumbnail(i) gives the bytes of image i as PNG, JPEG or
     WebP. The draw depends on the seed and the ranks alone. Where every language would take more than `PICTURES`
-    pictures, fewer queries are drawn, then fewer languages, evenly from the best to the worst. The top answers come
-    from FAISS flat search.
+    pictures, fewer queries are drawn, then fewer languages, evenly from the best to the worst. The `top` answers come
+    from FAISS flat search. `rows` images show their ranks in every language.
     """
     languages = sorted(ranks.languages, key=lambda language: -np.mean(ranks.text_to_image[language].rank == 0))
     cost = 2 * (top + 2)  # right and wrong in both directions: two rows of answers, a missed one, two queries
@@ -78,88 +77,65 @@ def choose_examples(
         languages = [languages[place] for place in np.unique(spread)]
     per_language = max(1, min(per_language, PICTURES // (cost * len(languages))))
     random = np.random.default_rng(seed)
-    picked = []
+    draws: dict[tuple[Direction, str], list[tuple[str, int, int]]] = {}  # captions of all languages search together
     for language in languages:
         for direction in DIRECTIONS:
+            draw = draws.setdefault((direction, language if direction == "image_to_text" else "all"), [])
             outcome = ranks.of(direction)[language]
             for right in (True, False):
-                places = np.flatnonzero((outcome.rank == 0) == right)
-                for place in random.permutation(places)[:per_language]:
-                    picked.append((direction, language, int(outcome.query[place]), int(outcome.rank[place]) + 1))
+                places = random.permutation(np.flatnonzero((outcome.rank == 0) == right))[:per_language]
+                draw += [(language, int(outcome.query[place]), int(outcome.rank[place]) + 1) for place in places]
     queries = [
-        *_image_answers(
-            [p for p in picked if p[0] == "text_to_image"], ranks, image_embeddings, text_embeddings, captions, top
-        ),
-        *_text_answers(
-            [p for p in picked if p[0] == "image_to_text"], ranks, image_embeddings, text_embeddings, captions, top
-        ),
+        example
+        for (direction, _), draw in draws.items()
+        for example in _with_answers(direction, draw, ranks, image_embeddings, text_embeddings, captions, top)
     ]
     table = ranks.by_image("text_to_image")
-    comparable = np.flatnonzero(consistent_rows(table))
-    shown = random.permutation(comparable)[:rows]
-    shown = shown[np.argsort([np.nanmean(table[image]) for image in shown], kind="stable")] if len(shown) else shown
+    sample = random.permutation(np.flatnonzero(consistent_rows(table)))[:rows]
+    sample = sample[np.argsort(np.nanmean(table[sample], 1), kind="stable")]
     items = (item for q in queries for item in (q.query, *q.answers, q.wanted))
-    needed = {item.image for item in items if item.image is not None} | set(shown.tolist())
-    return Examples(queries, shown.tolist(), table[shown] + 1, {image: thumbnail(image) for image in sorted(needed)})
+    images = {item.image for item in items if item.image is not None} | set(sample.tolist())
+    return Examples(queries, sample.tolist(), table[sample] + 1, {image: thumbnail(image) for image in sorted(images)})
 
 
-def _image_answers(
-    picked: list[tuple],
+def _with_answers(
+    direction: Direction,
+    draw: Sequence[tuple[str, int, int]],
     ranks: RetrievalRanks,
-    images: np.ndarray | Tensor,
-    texts: np.ndarray | Tensor,
+    image_embeddings: np.ndarray | Tensor,
+    text_embeddings: np.ndarray | Tensor,
     captions: Sequence[str],
     top: int,
 ) -> list[Example]:
-    if not picked:
+    """Examples of queries (language, number, 1-based rank); those of image_to_text are of one language."""
+    if not draw:
         return []
-    asked = np.array([query for _, _, query, _ in picked])
-    scores, found = flat_top_k(texts[asked], images, top, ranks.statement.similarity, turned=True)
-    right = ranks.relevance.texts[asked] @ ranks.relevance.images.T
-    return [
-        Example(
-            "text_to_image",
-            language,
-            rank,
-            Item(text=captions[query], language=language),
-            [
-                Item(image=int(image), score=float(score), right=bool(right[row, image]))
-                for image, score in zip(found[row], scores[row], strict=True)
-            ],
-            Item(image=int(ranks.image_of_text[query])),
-        )
-        for row, (_, language, query, rank) in enumerate(picked)
-    ]
+    queries, similarity = np.array([query for _, query, _ in draw]), ranks.statement.similarity
+    own = ranks.texts_of[draw[0][0]]
+    of_query, of_answer = direction.split("_to_")
 
+    def item(kind: str, number: int, **answer: Any) -> Item:
+        if kind == "image":
+            return Item(image=int(number), **answer)
+        return Item(text=captions[number], language=str(ranks.language_of_text[number]), **answer)
 
-def _text_answers(
-    picked: list[tuple],
-    ranks: RetrievalRanks,
-    images: np.ndarray | Tensor,
-    texts: np.ndarray | Tensor,
-    captions: Sequence[str],
-    top: int,
-) -> list[Example]:
-    examples = []
-    for language in dict.fromkeys(language for _, language, _, _ in picked):
-        of_language = [each for each in picked if each[1] == language]
-        asked = np.array([query for _, _, query, _ in of_language])
-        own = ranks.texts_of[language]
+    if of_answer == "image":
+        scores, answers = flat_top_k(text_embeddings[queries], image_embeddings, top, similarity, turned=True)
+        right = ranks.relevance.pairs(answers, np.broadcast_to(queries[:, None], answers.shape))
+        targets = ranks.image_of_text[queries]
+    else:
         pool = np.concatenate(list(ranks.texts_of.values())) if ranks.statement.one_pool else own
-        scores, found = flat_top_k(images[asked], texts[pool], top, ranks.statement.similarity)
-        right = ranks.relevance.images[asked] @ ranks.relevance.texts[pool].T
-        for row, (direction, _, query, rank) in enumerate(of_language):
-            answers = [
-                Item(
-                    text=captions[pool[place]],
-                    language=str(ranks.language_of_text[pool[place]]),
-                    score=float(score),
-                    right=bool(right[row, place]),
-                )
-                for place, score in zip(found[row], scores[row], strict=True)
-            ]
-            wanted = Item(text=captions[own[ranks.image_of_text[own] == query][0]], language=language)
-            examples.append(Example(direction, language, rank, Item(image=query), answers, wanted))
+        scores, places = flat_top_k(image_embeddings[queries], text_embeddings[pool], top, similarity)
+        answers = pool[places]
+        right = ranks.relevance.pairs(np.broadcast_to(queries[:, None], answers.shape), answers)
+        targets = np.array([own[ranks.image_of_text[own] == query][0] for query in queries])
+    examples = []
+    for row, (language, query, rank) in enumerate(draw):
+        best = [
+            item(of_answer, answer, score=float(score), right=bool(is_right))
+            for answer, score, is_right in zip(answers[row], scores[row], right[row], strict=True)
+        ]
+        examples.append(Example(direction, language, rank, item(of_query, query), best, item(of_answer, targets[row])))
     return examples
 
 
@@ -172,21 +148,19 @@ def score_histogram(
     sample: int = 50_000,
     seed: int = 0,
 ) -> dict[str, list[float]]:
-    """How the scores of captions with their own image, and with an image drawn at random, are spread.
+    """Histograms of the scores of captions with their own image and with a wrong one drawn at random.
 
     Returns {"edges" [bins + 1], "positive" [bins], "negative" [bins]}; both are shares that add up to 1, from at most
     `sample` captions. Images that are right for the caption are left out of the negatives.
     """
     random = np.random.default_rng(seed)
-    used = np.concatenate(list(ranks.texts_of.values()))
-    chosen = np.sort(random.permutation(used)[:sample])
+    rows = np.sort(random.permutation(np.concatenate(list(ranks.texts_of.values())))[:sample])
+    others = random.integers(0, ranks.images, len(rows))
+    wrong = ~ranks.relevance.pairs(others, rows)
     images, texts = torch.as_tensor(image_embeddings), torch.as_tensor(text_embeddings)
-    drawn = random.integers(0, ranks.images, len(chosen))
-    table = ranks.relevance
-    wrong = table.texts[chosen].multiply(table.images[drawn]).sum(1) == 0
     similarity = ranks.statement.similarity
-    positive = pair_scores(images, texts, ranks.image_of_text[chosen], chosen, similarity)
-    negative = pair_scores(images, texts, drawn[wrong], chosen[wrong], similarity)
+    positive = pair_scores(images, texts, ranks.image_of_text[rows], rows, similarity)
+    negative = pair_scores(images, texts, others[wrong], rows[wrong], similarity)
     edges = np.histogram_bin_edges(np.concatenate([positive, negative]), bins)
     counts = [np.histogram(scores, edges)[0] / max(1, len(scores)) for scores in (positive, negative)]
     return {"edges": edges.tolist(), "positive": counts[0].tolist(), "negative": counts[1].tolist()}
@@ -211,7 +185,7 @@ def report_parts(
 
 @dataclass(frozen=True)
 class RelationExample:
-    """One post of the report: its picture as bytes, its text, and what was said of it."""
+    """One post of the report: its image as bytes, its text, its class and the predicted one."""
 
     picture: bytes
     text: str
@@ -227,9 +201,7 @@ class RelationExample:
 
 @dataclass(frozen=True)
 class RelationResults:
-    """`metrics` goes into metrics.json; `task` is the one under its key "relation"; `systems` are the tables of every
-    task, the trained head's first; `examples` are of `task`.
-    """
+    """`metrics` for metrics.json, the tables of every task by system, and examples of `task`, that of "relation"."""
 
     task: str
     metrics: dict[str, Any]

@@ -7,13 +7,14 @@ from typing import Any, Literal
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.colors import Colormap, LinearSegmentedColormap
+from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 
+from mmtrain.evaluation.ranking.ranks import DIRECTIONS
+
 INK, GREY, RULE = "#1f2933", "#67727e", "#d5dae0"
-SHADES = ("#1d4e79", "#6f9dc6", "#c9dbea")  # the smallest k is the darkest
-WRONG = "#c26a2d"
-SEQUENTIAL = LinearSegmentedColormap.from_list("paper", ["#ffffff", "#c9dbea", "#6f9dc6", "#1d4e79"])
+RIGHT, WRONG = "#1d4e79", "#c26a2d"
+SEQUENTIAL = LinearSegmentedColormap.from_list("paper", ["#ffffff", "#c9dbea", "#6f9dc6", RIGHT])
 WIDTH = 4.6  # inches
 LANGUAGES_A_FIGURE = 38
 CURVES = 8
@@ -40,14 +41,15 @@ def report_figures(
     if len(languages) > 1:
         if similarity is not None:
             figures["Similarity of captions of the same image (mean cosine)"] = language_map(languages, similarity)
-        for direction, words in (("text_to_image", "text to image"), ("image_to_text", "image to text")):
+        for direction in DIRECTIONS:
             table = np.array(metrics["rank_correlation"][direction], dtype=float)
             if np.isfinite(table).any():
-                figures[f"Rank correlation between languages, {words} (Spearman)"] = language_map(languages, table)
+                title = f"Rank correlation between languages, {direction.replace('_', ' ')} (Spearman)"
+                figures[title] = language_map(languages, table)
+    if isinstance(curves, str | Path):
+        curves = read_curves(curves)
     if curves:
-        drawn = read_curves(curves) if isinstance(curves, str | Path) else curves
-        if drawn:
-            figures["Training curves"] = training_curves(drawn)
+        figures["Training curves"] = training_curves(curves)
     return figures
 
 
@@ -63,11 +65,9 @@ def recall_bars(metrics: Mapping[str, Any]) -> dict[str, Figure]:
     for part, some in enumerate(np.array_split(np.array(languages, dtype=object), parts)):
         figure = _figure(0.75 + 0.185 * len(some))
         panels = figure.subplots(1, 2, sharey=True)
-        for axes, direction, title in zip(
-            panels, ("text_to_image", "image_to_text"), ("Text to image", "Image to text"), strict=True
-        ):
+        for axes, direction in zip(panels, DIRECTIONS, strict=True):
             _recall_panel(axes, [metrics[direction][language] for language in some], recall_at)
-            axes.set_title(title, fontsize=9, color=INK, loc="left")
+            axes.set_title(direction.replace("_", " ").capitalize(), fontsize=9, color=INK, loc="left")
         panels[0].set_yticks(range(len(some)), some)
         panels[0].set_ylim(len(some) - 0.4, -0.6)
         numbered = f" ({part + 1} of {parts})" if parts > 1 else ""
@@ -96,7 +96,7 @@ def _recall_panel(axes: Axes, figures: Sequence[Mapping[str, Any]], recall_at: S
 def score_spread(histogram: Mapping[str, Sequence[float]]) -> Figure:
     figure = _figure(2.5)
     axes = figure.subplots()
-    for name, label, colour in (("negative", "wrong, drawn at random", WRONG), ("positive", "right", SHADES[0])):
+    for name, label, colour in (("negative", "wrong, drawn at random", WRONG), ("positive", "right", RIGHT)):
         axes.stairs(histogram[name], histogram["edges"], fill=True, color=colour, alpha=0.35)
         axes.stairs(histogram[name], histogram["edges"], color=colour, linewidth=1.2, label=label)
     axes.set_xlabel("score", fontsize=8, color=GREY)
@@ -106,12 +106,12 @@ def score_spread(histogram: Mapping[str, Sequence[float]]) -> Figure:
     return figure
 
 
-def language_map(languages: Sequence[str], table: np.ndarray, colours: Colormap = SEQUENTIAL) -> Figure:
-    """A square of languages against languages; its diagonal says nothing and stays empty."""
+def language_map(languages: Sequence[str], table: np.ndarray) -> Figure:
+    """A heat map of languages against languages [K, K] with an empty diagonal."""
     table = np.ma.masked_invalid(np.where(np.eye(len(languages), dtype=bool), np.nan, table))
     figure = _figure(WIDTH * 0.93)
     axes = figure.subplots()
-    picture = axes.imshow(table, cmap=colours, interpolation="nearest")
+    image = axes.imshow(table, cmap=SEQUENTIAL, interpolation="nearest")
     small = max(2.6, min(8, 260 / len(languages)))
     axes.set_xticks(range(len(languages)), languages, rotation=90, fontsize=small)
     axes.set_yticks(range(len(languages)), languages, fontsize=small)
@@ -119,18 +119,22 @@ def language_map(languages: Sequence[str], table: np.ndarray, colours: Colormap 
     axes.spines[:].set_visible(False)
     if len(languages) <= 10 and table.count():
         middle = (table.min() + table.max()) / 2
-        for row, column in zip(*np.nonzero(~table.mask), strict=True):
+        for row, column in np.argwhere(~table.mask):
             value = table[row, column]
             ink = "white" if value > middle else INK
             axes.text(column, row, f"{value:.2f}", ha="center", va="center", fontsize=7, color=ink)
-    bar = figure.colorbar(picture, ax=axes, shrink=0.7, aspect=28, pad=0.02)
+    bar = figure.colorbar(image, ax=axes, shrink=0.7, aspect=28, pad=0.02)
     bar.ax.tick_params(labelsize=7, length=0, labelcolor=GREY)
     bar.outline.set_visible(False)
     return figure
 
 
 def read_curves(path: Path | str) -> dict[str, tuple[list[float], list[float]]]:
-    """The curves of a metrics.csv as loggers write it: one column a figure, empty where a row does not hold it."""
+    """The curves of a metrics.csv: a metric in every column, empty in rows without it.
+
+    Raises:
+        ValueError: for a file without rows or without a column of `CLOCKS`.
+    """
     with open(path, newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
     if not rows:
@@ -148,21 +152,19 @@ def read_curves(path: Path | str) -> dict[str, tuple[list[float], list[float]]]:
 
 
 def training_curves(curves: Curves) -> Figure:
-    """Small panels of the curves that tell most: losses first, then recalls, then the rest; at most eight."""
+    """Small panels, at most `CURVES`: losses first, then recalls, then the rest."""
 
-    def importance(name: str) -> tuple[int, int]:
+    def kind(name: str) -> int:
         words = name.lower()
-        kind = 0 if "loss" in words else 1 if "r@" in words or "recall" in words else 2
-        return kind, list(curves).index(name)
+        return 0 if "loss" in words else 1 if "r@" in words or "recall" in words else 2
 
-    chosen = sorted(curves, key=importance)[:CURVES]
-    rows = -(-len(chosen) // 2)
+    names = sorted(curves, key=kind)[:CURVES]
+    rows = -(-len(names) // 2)
     figure = _figure(0.35 + 1.35 * rows)
-    for axes, name in zip(figure.subplots(rows, 2, squeeze=False).flat, [*chosen, None], strict=False):
-        if name is None:
-            axes.set_visible(False)
-            continue
-        axes.plot(*curves[name], color=SHADES[0], linewidth=1.2)
+    panels = figure.subplots(rows, 2, squeeze=False)
+    panels[-1, 1].set_visible(len(names) % 2 == 0)
+    for axes, name in zip(panels.flat, names, strict=False):
+        axes.plot(*curves[name], color=RIGHT, linewidth=1.2)
         axes.set_title(name, fontsize=8, color=INK, loc="left")
         _plain(axes, grid="y")
     return figure

@@ -1,6 +1,4 @@
-"""metrics.json, and one HTML file that shows it: it opens offline, on a phone and on paper, and asks for nothing
-outside itself.
-"""
+"""metrics.json, and the one HTML file that shows it."""
 
 import io
 import json
@@ -26,8 +24,8 @@ TITLES = {direction: direction.replace("_", " ").capitalize() for direction in D
 
 
 def write_metrics(path: Path | str, metrics: Mapping[str, Any]) -> None:
-    """Write metrics as JSON, NaN and infinity as null; the file appears whole or not at all."""
-    write_whole(Path(path), json.dumps(_plain_json(metrics), ensure_ascii=False, indent=1, allow_nan=False) + "\n")
+    """Writes metrics as JSON, NaN and infinity as null, whole or not at all."""
+    write_whole(path, json.dumps(_plain_json(metrics), ensure_ascii=False, indent=1, allow_nan=False) + "\n")
 
 
 def write_report(
@@ -44,16 +42,15 @@ def write_report(
     relations: Mapping[str, Mapping[str, Any]] | None = None,
     relation: Any = None,
 ) -> None:
-    """Write the report of `retrieval_metrics` as one HTML file.
+    """Writes the report of `retrieval_metrics` as one HTML file.
 
     run says what was measured (model, data, date, command, ...) and is shown as it is. examples, score_histogram and
     similarity come from `report_parts`; curves is a metrics.csv or {name: (x, y)}; language_names maps codes to names;
     relations holds the tables of `relation_metrics` by task and system, and relation what
     `mmtrain.evaluation.measuring.relation.relation_results` returns, where a head was trained.
     """
-    pictures = {image: picture_uri(data, PICTURE_SIDE) for image, data in examples.pictures.items()} if examples else {}
+    examples = examples or Examples([], [], np.empty((0, 0)), {})
     figures = report_figures(metrics, score_histogram, similarity, curves)
-    languages = [language for language in metrics["text_to_image"] if language != "mean"]
     write_page(
         path,
         TEMPLATES / "report.html.jinja",
@@ -63,14 +60,14 @@ def write_report(
         metrics=metrics,
         directions=TITLES,
         recall_at=metrics["protocol"]["recall_at"],
-        languages=languages,
+        languages=[language for language in metrics["text_to_image"] if language != "mean"],
         names=language_names or {},
         protocol=in_words(metrics["protocol"]),
         figures=[(caption, _figure_uri(figure)) for caption, figure in figures.items()],
-        examples=_by_language(examples) if examples else {},
-        rank_tables=_rank_tables(examples, metrics["rank_correlation"]["languages"]) if examples else [],
+        examples=_by_language(examples),
+        rank_tables=_rank_tables(examples, metrics["rank_correlation"]["languages"]),
         rank_scale=metrics["protocol"]["images"],
-        pictures=pictures,
+        pictures={image: picture_uri(content, PICTURE_SIDE) for image, content in examples.pictures.items()},
         relations=relations or {},
         relation=relation,
         reranked=metrics.get("rerank"),
@@ -78,7 +75,7 @@ def write_report(
 
 
 def _by_language(examples: Examples) -> dict[str, list[list[Example]]]:
-    """Per language, its queries in each direction, those answered rightly first."""
+    """The queries of each language in both directions, those with a right first answer first."""
     ordered = sorted(examples.queries, key=lambda each: each.rank > 1)
     return {
         language: [
@@ -91,11 +88,12 @@ def _by_language(examples: Examples) -> dict[str, list[list[Example]]]:
 
 def _rank_tables(examples: Examples, languages: Sequence[str]) -> list[dict[str, Any]]:
     """The table of ranks in parts that fit a page; each is {"languages", "rows": [(image, [rank or None])]}."""
-    parts = max(1, -(-len(languages) // COLUMNS_A_TABLE)) if examples.rank_images else 0
+    if not examples.rank_images:
+        return []
     tables = []
-    for columns in np.array_split(np.arange(len(languages)), parts) if parts else ():
+    for columns in np.array_split(np.arange(len(languages)), -(-len(languages) // COLUMNS_A_TABLE)):
         ranks = [[None if np.isnan(rank) else int(rank) for rank in row] for row in examples.rank_table[:, columns]]
-        rows = [(image, row) for image, row in zip(examples.rank_images, ranks, strict=True)]
+        rows = list(zip(examples.rank_images, ranks, strict=True))
         tables.append({"languages": [languages[column] for column in columns], "rows": rows})
     return tables
 
@@ -108,11 +106,11 @@ def shade(rank: int, worst: int) -> str:
 
 
 def _figure_uri(figure: Figure) -> str:
-    picture = io.BytesIO()
+    file = io.BytesIO()
     # Text stays text, in the reader's fonts; without a date the same figures make the same file.
     with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "mmtrain", "font.family": "sans-serif"}):
-        figure.savefig(picture, format="svg", metadata={"Date": None, "Creator": None})
-    return data_uri(picture.getvalue(), "image/svg+xml")
+        figure.savefig(file, format="svg", metadata={"Date": None, "Creator": None})
+    return data_uri(file.getvalue(), "image/svg+xml")
 
 
 def _plain_json(value: Any) -> Any:

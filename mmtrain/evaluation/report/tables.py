@@ -10,18 +10,13 @@ from mmtrain.evaluation.ranking.ranks import DIRECTIONS, Direction
 def print_retrieval(metrics: Mapping[str, Any], recall_at: Sequence[int]) -> None:
     """Recall in both directions by language."""
     protocol = metrics["protocol"]
-    columns = [f"{direction.replace('_', ' ')}\nR@{k}" for direction in DIRECTIONS for k in recall_at]
-    rows = [
-        [language, *(f"{metrics[direction][language][f'R@{k}']:.1f}" for direction in DIRECTIONS for k in recall_at)]
-        for language in metrics["text_to_image"]
-    ]
     title = f"{protocol['images']:,} images, {protocol['texts']:,} captions, recall in percent"
-    print_table(title, ("language", *columns), rows)
+    _print_directions(title, metrics, {f"R@{k}": f"R@{k}" for k in recall_at})
     print(f"mean recall {metrics['mean_recall']:.2f} %")
 
 
 def print_protocol(protocol: Mapping[str, Any]) -> None:
-    """Under which published protocol, and what its figures may stand beside."""
+    """The published protocol and the published figures to compare with."""
     print(f"protocol {protocol['name']}/{protocol['variant']}, {protocol['captions']} captions, {protocol['figures']}")
     if not protocol["complete"]:
         absent = f", without {', '.join(protocol['languages_absent'])}" if protocol["languages_absent"] else ""
@@ -38,11 +33,10 @@ def print_relation(task: str, tables: Mapping[str, Mapping[str, Any]]) -> None:
     for system, by_language in tables.items():
         rows = []
         for language, each in by_language.items():
+            accuracy, f1, weighted = (f"{each[name]:.1f}" for name in ("accuracy", "macro_f1", "weighted_f1"))
             low, high = each["macro_f1_ci95"]
             ece = "–" if each["ece"] is None else f"{each['ece']:.1f}"
-            f1, interval = f"{each['macro_f1']:.1f}", f"{low:.1f} to {high:.1f}"
-            weighted = f"{each['weighted_f1']:.1f}"
-            rows.append([language, f"{each['accuracy']:.1f}", f1, interval, weighted, ece, f"{each['n']:,}"])
+            rows.append([language, accuracy, f1, f"{low:.1f} to {high:.1f}", weighted, ece, f"{each['n']:,}"])
         columns = ("language", "accuracy", "macro F1", "95 %", "weighted F1", "ECE", "n")
         print_table(f"{task}, {system}, in percent", columns, rows)
     for language, each in next(iter(tables.values())).items():
@@ -54,36 +48,23 @@ def print_relation(task: str, tables: Mapping[str, Mapping[str, Any]]) -> None:
 def print_reranked(results: Mapping[str, Any], recall_at: Sequence[int]) -> None:
     """Recall before and after, by language."""
     first = f"R@{recall_at[0]}"
-    columns = [
-        f"{direction.replace('_', ' ')}\n{first} {when}" for direction in DIRECTIONS for when in ("before", "after")
-    ]
-    rows = [
-        [
-            language,
-            *(
-                f"{results[direction][language][name]:.1f}"
-                for direction in DIRECTIONS
-                for name in (f"{first}_before", first)
-            ),
-        ]
-        for language in results[DIRECTIONS[0]]
-    ]
     title = f"the best {results['k']} sorted again by the matching head, recall in percent"
-    print_table(title, ("language", *columns), rows)
+    _print_directions(title, results, {f"{first}_before": f"{first} before", first: f"{first} after"})
 
 
 def print_classes(metrics: Mapping[str, Any]) -> None:
-    """The accuracies of zero-shot classification by language, each beside its number of classes."""
+    """The accuracies and counts of zero-shot classification by language."""
     common = metrics["common"]
-    of_common = (f"{metrics['common_classes']} common classes\n@1 (95 %)",) if common else ()
     rows = []
     for language, each in metrics["accuracy"].items():
         counts = [f"{each[name]:,}" for name in ("classes", "images", "prompts")]
-        beside = [_with_interval(common[language])] if common else []
-        rows.append([language, *counts, _with_interval(each), f"{each['accuracy@5']:.1f}", *beside])
+        rows.append([language, *counts, _with_interval(each), f"{each['accuracy@5']:.1f}"])
+        if common:
+            rows[-1].append(_with_interval(common[language]))
+    columns = ["language", "classes", "images", "prompts", "@1 (95 %)", "@5"]
     if common:
+        columns.append(f"{metrics['common_classes']} common classes\n@1 (95 %)")
         rows.append(["mean", "", "", "", "", "", f"{common['mean']['accuracy@1']:.1f}"])
-    columns = ("language", "classes", "images", "prompts", "@1 (95 %)", "@5", *of_common)
     print_table("zero-shot classification, accuracy in percent", columns, rows)
     if not common:
         print(f"{metrics['common_classes']} classes are common to all languages: their accuracies do not compare")
@@ -99,14 +80,14 @@ def print_sts(figures: Mapping[str, Mapping[str, Any]]) -> None:
 
 
 def print_compared(result: Mapping[str, Any], direction: Direction, k: int) -> None:
-    """Models side by side in one direction, with what each gains over the first."""
+    """Models side by side in one direction, with the gain of each over the first."""
     protocol = result["metrics"][0]["protocol"]
     title = f"{direction.replace('_', ' ')}, R@{k} in percent, {protocol['images']:,} images"
     if protocol.get("name"):
         title += f", protocol {protocol['name']}/{protocol['variant']}"
-    columns = ["language"]
-    for number in range(len(result["models"])):
-        columns += [f"{letter(number)} (95 %)", *([f"{letter(number)} - A (95 %)", "p"] if number else [])]
+    columns = ["language", "A (95 %)"]
+    for name in map(letter, range(1, len(result["models"]))):
+        columns += [f"{name} (95 %)", f"{name} - A (95 %)", "p"]
     rows = []
     for language in (*result["languages"], "mean"):
         cells = [language]
@@ -121,6 +102,17 @@ def print_compared(result: Mapping[str, Any], direction: Direction, k: int) -> N
                 cells.append(f"{gain['p']:.3f}" + ("*" if gain["p"] < 0.05 else " "))
         rows.append(cells)
     print_table(title, columns, rows)
+
+
+def _print_directions(title: str, results: Mapping[str, Any], headings: Mapping[str, str]) -> None:
+    """The metrics of `headings` in both directions by language."""
+    cells = [(direction, name) for direction in DIRECTIONS for name in headings]
+    columns = [f"{direction.replace('_', ' ')}\n{headings[name]}" for direction, name in cells]
+    rows = [
+        [language, *(f"{results[direction][language][name]:.1f}" for direction, name in cells)]
+        for language in results[DIRECTIONS[0]]
+    ]
+    print_table(title, ("language", *columns), rows)
 
 
 def letter(number: int) -> str:

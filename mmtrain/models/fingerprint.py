@@ -11,10 +11,7 @@ from mmtrain.models.run_folder import checkpoint_of
 
 
 def stamp(model: str) -> list[list[Any]] | None:
-    """Name, size and time of each file with weights of a local MODEL; None for any other.
-
-    While they are the same, so is the fingerprint, which takes longer: it reads all weights.
-    """
+    """Name, size and time of each weights file of a local MODEL, else None; they stay while its fingerprint does."""
     path = Path(model)
     checkpoint = checkpoint_of(path)
     files = [checkpoint] if checkpoint is not None else sorted({*path.glob("*.safetensors"), *path.glob("*.onnx*")})

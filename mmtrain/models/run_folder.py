@@ -69,10 +69,7 @@ def checkpoint_of(path: Path) -> Path | None:
 
 
 def newest_readable(folder: Path) -> Path | None:
-    """The run folder's last.ckpt, or the newest before it that can be read, with a note; None where there is none.
-
-    Raises ValueError when there are some and none can be read.
-    """
+    """last.ckpt, or with a note the newest before it that can be read; None without any, ValueError if all fail."""
     folder = folder / "checkpoints"
     previous = sorted(folder.glob("previous-*.ckpt"), key=lambda path: int(path.stem.removeprefix("previous-")))
     checkpoints = [path for path in (folder / "last.ckpt", *previous) if path.exists()]

@@ -39,8 +39,8 @@ def search(
     from pathlib import Path
 
     from mmtrain.search.index import SearchIndex
-    from mmtrain.search.queries import encode_picture, encode_words, open_model
-    from mmtrain.search.results import Query, Result, print_json, print_results
+    from mmtrain.search.queries import image_row, open_model, text_row
+    from mmtrain.search.results import Query, Result, print_json, print_results, write_results
 
     if (text is None) == (image is None):
         raise UsageError('search: give either a text, as in search DIR "text", or --image FILE')
@@ -49,15 +49,13 @@ def search(
     opened = SearchIndex(index)
     encoder = open_model(opened, model, device, text_only=text is not None)
     query = Query(text, language, None if image is None else Path(image))
-    row = encode_picture(encoder, query.image) if query.image else encode_words(encoder, text or "", language)
+    row = image_row(encoder, query.image) if query.image else text_row(encoder, text or "", language)
     first = [*filter(None, [language]), *encoder.languages]
     scores, numbers = opened.search(row, k)
     there = numbers[0] >= 0
     items = opened.items.read(numbers[0][there])
     results = [Result(float(score), item) for score, item in zip(scores[0][there], items, strict=True)]
     if html is not None:
-        from mmtrain.search.page import write_results
-
         write_results(Path(html), query, results, opened.description, first)
     if json:
         print_json(query, results)

@@ -8,12 +8,11 @@ PICKLES = (".bin", ".ckpt", ".pkl", ".pickle", ".pt", ".pth")
 
 
 def prepare(folder: str | Path, repository: str, licence: str) -> None:
-    """Completes the model card of an export and lists what would be sent.
+    """Completes the model card of an export and lists the files to send.
 
     Args:
-        folder: What `mmtrain export` wrote.
         repository: OWNER/NAME on the hub.
-        licence: As the hub spells licences, e.g. apache-2.0 or cc-by-4.0; goes into the card.
+        licence: As the hub spells it, e.g. apache-2.0; goes into the card.
 
     Raises:
         ValueError: for a folder that is no export, files that can carry code, or a name that is no repository's.
@@ -36,15 +35,15 @@ def prepare(folder: str | Path, repository: str, licence: str) -> None:
     for path in files:
         if path.suffix in PICKLES:
             raise ValueError(f"push: {path} can carry code; export without pickles first")
-    written = ModelCard.load(card)
-    written.data.license = licence
-    written.save(card)
+    header = ModelCard.load(card)
+    header.data.license = licence
+    header.save(card)
     for path in files:
         print(f"{path.relative_to(folder)}  {path.stat().st_size:,} bytes")
 
 
 def send(folder: str | Path, repository: str, private: bool) -> None:
-    """Sends the folder; the hub's token is taken from where its library keeps it. Raises ValueError when refused."""
+    """Sends the folder with the token that the hub's library has stored. Raises ValueError when the hub refuses."""
     from huggingface_hub import HfApi
     from huggingface_hub.errors import HfHubHTTPError
 

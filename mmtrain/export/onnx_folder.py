@@ -1,4 +1,4 @@
-"""Two graphs, one for pictures and one for captions, with what stands before them in preprocessing.json."""
+"""Two graphs, one for images and one for captions, with their preprocessing in preprocessing.json."""
 
 import json
 import logging
@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import onnx
-import onnxscript  # noqa: F401  the exporter needs it, and says so late
+import onnxscript  # noqa: F401  the exporter needs it; without it here, it fails late
 import torch
 from onnxruntime.quantization import QuantType, quantize_dynamic
 from torch import Tensor, nn
@@ -17,8 +17,7 @@ from mmtrain.display.messages import first_line
 from mmtrain.embedding.one_pass import embed
 from mmtrain.embedding.splits import open_split
 from mmtrain.evaluation import retrieval_metrics
-from mmtrain.export.description import describe_preprocessing
-from mmtrain.export.writer import Writer
+from mmtrain.export.formats import Writer, describe_preprocessing
 from mmtrain.models.description import PREPROCESSING
 from mmtrain.models.encoder import Encoder
 from mmtrain.models.image_text import ImageTextModel
@@ -53,10 +52,7 @@ class TextGraph(nn.Module):
 
 
 def write(encoder: Encoder, folder: Path) -> None:
-    """
-    Raises:
-        ValueError: for towers that are not one graph.
-    """
+    """Writes the folder. Raises ValueError for towers that are not one graph."""
     model = encoder.model
     if not isinstance(model, ImageTextModel):
         raise ValueError(f"--format onnx: {encoder.source} is another library's model; export it there")
@@ -64,9 +60,8 @@ def write(encoder: Encoder, folder: Path) -> None:
         raise ValueError("--format onnx: WordGRU has a network for each language, ONNX one graph; safetensors holds it")
     description = {"inputs": INPUTS | ({"image.onnx": FEATURES} if encoder.images is None else {})}
     description |= describe_preprocessing(encoder, folder) | {"dimension": model.dimension}
-    text = json.dumps(description, ensure_ascii=False, indent=2)
-    (folder / PREPROCESSING).write_text(text, encoding="utf-8")
-    # two of each, since an axis of length 1 in the example is taken for a constant
+    (folder / PREPROCESSING).write_text(json.dumps(description, ensure_ascii=False, indent=2), encoding="utf-8")
+    # two of each: an axis of length 1 in the example becomes a constant
     if encoder.images is None:
         assert model.image is not None
         pixels = torch.zeros(2, model.image.width)
@@ -82,9 +77,7 @@ def write(encoder: Encoder, folder: Path) -> None:
 
 
 def _export(graph: nn.Module, inputs: tuple[Tensor, ...], dynamic: dict, path: Path) -> None:
-    noisy = logging.getLogger("torch.onnx")
-    level = noisy.level
-    noisy.setLevel(logging.ERROR)
+    logging.disable(logging.WARNING)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -99,23 +92,21 @@ def _export(graph: nn.Module, inputs: tuple[Tensor, ...], dynamic: dict, path: P
                 external_data=sum(value.nbytes for value in graph.parameters()) > LARGEST_GRAPH,
                 verbose=False,
             )
-    except Exception as error:  # whatever a stranger's network makes the exporter stumble over
+    except Exception as error:  # the exporter's own, and those of whatever a network does
         raise ValueError(f"--format onnx: {path.stem} tower cannot be traced ({first_line(error)})") from error
     finally:
-        noisy.setLevel(level)
+        logging.disable(logging.NOTSET)
 
 
 def write_int8(encoder: Encoder, folder: Path, shards: str) -> None:
-    """Graphs with 8-bit weights beside the exact ones; prints what recall they have on `shards`, and the exact ones."""
+    """Writes graphs with 8-bit weights beside the exact ones; prints the recall of both on `shards`."""
+    logging.disable(logging.WARNING)
     for side in ("image", "text"):
-        quietly = logging.getLogger()
-        level = quietly.level
-        quietly.setLevel(logging.ERROR)
         graph = onnx.load(folder / f"{side}.onnx")
-        # the shapes it has noted are those of weights that the quantiser turns round
+        # its shapes are those of weights that the quantiser transposes
         del graph.graph.value_info[:]
         quantize_dynamic(graph, folder / f"{side}.int8.onnx", weight_type=QuantType.QInt8)
-        quietly.setLevel(level)
+    logging.disable(logging.NOTSET)
     exact, small = (_recall(load_onnx(folder, int8=int8), encoder, shards) for int8 in (False, True))
     before, now = (sum(graph.stat().st_size for graph in folder.glob(kind)) for kind in ("*[!8].onnx", "*.int8.onnx"))
     print(f"8-bit weights: {now / 2**20:.1f} MiB, exact {before / 2**20:.1f}; R@1 on {shards}, in percent:")
@@ -127,9 +118,11 @@ def write_int8(encoder: Encoder, folder: Path, shards: str) -> None:
 
 def _recall(network: Encoder, encoder: Encoder, shards: str) -> dict:
     split = open_split(network, shards, None, batch_size=64, workers=0)
-    embedded = embed(network, split)
-    names = np.asarray(split.languages)[embedded.language_of_text]
-    return retrieval_metrics(embedded.images, embedded.texts, embedded.image_of_text, names, similarity=encoder.metric)
+    embeddings = embed(network, split)
+    names = np.asarray(split.languages)[embeddings.language_of_text]
+    return retrieval_metrics(
+        embeddings.images, embeddings.texts, embeddings.image_of_text, names, similarity=encoder.metric
+    )
 
 
 WRITER = Writer(write, load, write_int8=write_int8)

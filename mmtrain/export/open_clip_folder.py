@@ -11,22 +11,16 @@ from open_clip.tokenizer import get_clean_fn
 from safetensors.torch import save_file
 
 from datamodules.tokenizers.tokenizer import TransformersTokenizer
-from mmtrain.export.dual import Dual, towers
-from mmtrain.export.writer import Writer
+from mmtrain.export.formats import SCALE, Dual, Writer, towers
 from mmtrain.models.encoder import Encoder
 from mmtrain.models.loading import load, with_prefix
 
 # our pooling -> open_clip's pooler
 POOLERS = {"mean": "mean_pooler", "cls": "cls_last_hidden_state_pooler"}
-# its softmax begins so, where the model's own scale is not known (CLIP, Radford et al. 2021, section 2.5)
-SCALE = 1 / 0.07
 
 
 def write(encoder: Encoder, folder: Path) -> None:
-    """
-    Raises:
-        ValueError: for towers that open_clip has no names for.
-    """
+    """Writes the folder. Raises ValueError for towers that open_clip has no names for."""
     model, image, text, images, tokenizer = check(encoder)
     linear = model.projection == "linear"
     settings = {
@@ -50,7 +44,7 @@ def write(encoder: Encoder, folder: Path) -> None:
             "tokenizer_kwargs": {"clean": "lower"} if tokenizer.lowercase else {},
         },
     }
-    preprocess = {
+    preprocessing = {
         "size": images.size,
         "mode": "RGB",
         "mean": image.mean.flatten().tolist(),
@@ -60,15 +54,12 @@ def write(encoder: Encoder, folder: Path) -> None:
     }
     tokenizer.save(folder)
     text.network.config.save_pretrained(folder)
-    config = {"model_cfg": settings, "preprocess_cfg": preprocess}
-    _write_config(config, folder)
+    _write_config({"model_cfg": settings, "preprocess_cfg": preprocessing}, folder)
     save_file(_weights(encoder), folder / "open_clip_model.safetensors", metadata={"format": "pt"})
 
 
 def place(folder: Path, target: Path) -> None:
-    """Names the paths that the folder will have at `target`: open_clip reads the text tower's config by its path, which
-    cannot be relative to the folder.
-    """
+    """Sets the paths that the folder will have at `target`; open_clip's are not relative to the folder."""
     config = json.loads((folder / "open_clip_config.json").read_text(encoding="utf-8"))
     for field in ("hf_model_name", "hf_tokenizer_name"):
         config["model_cfg"]["text_cfg"][field] = str(target.resolve())
@@ -76,22 +67,22 @@ def place(folder: Path, target: Path) -> None:
 
 
 def check(encoder: Encoder) -> Dual:
-    refused = "--format open_clip: "
-    model, image, text, images = towers(encoder, refused)
+    prefix = "--format open_clip: "
+    model, image, text, images = towers(encoder, prefix)
     if image.pooling != "timm" or image.image_size is not None or image.options:
         raise ValueError(
-            f"{refused}it builds timm models by name alone; this tower has pooling {image.pooling}, image_size"
+            f"{prefix}it builds timm models by name alone; this tower has pooling {image.pooling}, image_size"
             f" {image.image_size}, options {image.options or 'none'}"
         )
     if text.pooling not in POOLERS:
-        raise ValueError(f"{refused}text pooling is {text.pooling}, it has {' and '.join(POOLERS)}")
+        raise ValueError(f"{prefix}text pooling is {text.pooling}, it has {' and '.join(POOLERS)}")
     if model.projection == "mlp":
-        raise ValueError(f"{refused}its MLP has another form than projection mlp; linear and none can be written")
+        raise ValueError(f"{prefix}its MLP has another form than projection mlp; linear and none can be written")
     tokenizer = encoder.tokenizer
     if not isinstance(tokenizer, TransformersTokenizer) or tokenizer.attend_padding:
-        raise ValueError(f"{refused}it masks padding of a transformers tokenizer; this is {type(tokenizer).__name__}")
+        raise ValueError(f"{prefix}it masks padding of a transformers tokenizer; this is {type(tokenizer).__name__}")
     if images.interpolation not in ("bilinear", "bicubic"):
-        raise ValueError(f"{refused}images.interpolation is {images.interpolation}, it has bilinear, bicubic")
+        raise ValueError(f"{prefix}images.interpolation is {images.interpolation}, it has bilinear, bicubic")
     return model, image, text, images, tokenizer
 
 
@@ -111,13 +102,13 @@ def _write_config(config: dict[str, Any], folder: Path) -> None:
 
 
 def cleaned(encoder: Encoder, caption: str) -> str:
-    """A caption as open_clip's tokenizers clean it: Unicode and HTML repaired, blanks joined, lower case if asked."""
+    """A caption as open_clip's tokenizers clean it: Unicode and HTML repaired, blanks joined, perhaps lower case."""
     lower = isinstance(encoder.tokenizer, TransformersTokenizer) and encoder.tokenizer.lowercase
     return get_clean_fn("lower" if lower else "whitespace")(caption)
 
 
 def read(folder: Path) -> Encoder:
-    # it says on the way what it takes by default
+    # it warns of its defaults
     logging.getLogger(open_clip.__name__).setLevel(logging.ERROR)
     return load(f"open_clip:{folder}")
 

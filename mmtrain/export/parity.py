@@ -1,4 +1,4 @@
-"""What an export is tried with: real pictures, and captions of many languages and scripts."""
+"""The comparison of an export with its model: real images, and captions of many languages and scripts."""
 
 import io
 from collections.abc import Callable
@@ -18,13 +18,13 @@ ODD = ("", " ", "🙂🏽‍🚀", "العربية ١٢٣", "漢字かな交じ�
 
 
 def largest_difference(before: Encoder, after: Encoder, cleaned: Callable[[Encoder, str], str] | None = None) -> float:
-    """Of one coordinate of the unit rows, over all pictures and captions; NaN where one of them gives NaN.
+    """The largest difference of a coordinate of the unit rows, over all images and captions; NaN where a row has NaN.
 
     Args:
         cleaned: What the other library does to a caption before its tokenizer; captions that it changes are compared
             as changed, and their number is printed.
     """
-    inputs = pictures(before)
+    inputs = images(before)
     differences = [before.encode_image(inputs) - after.encode_image(inputs)]
     changed = total = 0
     for language, texts in captions(before).items():
@@ -32,15 +32,16 @@ def largest_difference(before: Encoder, after: Encoder, cleaned: Callable[[Encod
         changed, total = changed + sum(a != b for a, b in zip(texts, ours, strict=True)), total + len(texts)
         differences.append(before.encode_text(ours, language) - after.encode_text(texts, language))
     if changed:
-        print(
-            f"{changed} of {total} captions are cleaned by the library (Unicode repaired, blanks joined): compared so"
-        )
+        reason = "Unicode repaired, blanks joined"
+        print(f"{changed} of {total} captions are cleaned by the library ({reason}): compared so")
     return float(np.max([np.abs(difference).max() for difference in differences]))
 
 
-def pictures(encoder: Encoder) -> list[Image.Image] | np.ndarray:
-    """100 pictures: the two photographs that scikit-learn carries, whole and in parts, and handwritten numbers; drawn
-    vectors [100, F] for a model of precomputed features."""
+def images(encoder: Encoder) -> list[Image.Image] | np.ndarray:
+    """100 images: scikit-learn's two photographs, whole and in parts, and handwritten numbers.
+
+    A model of precomputed features gets random vectors [100, F].
+    """
     if encoder.images is None:
         tower = encoder.model.get_submodule("image")
         assert isinstance(tower, ImageTower)
@@ -54,11 +55,13 @@ def pictures(encoder: Encoder) -> list[Image.Image] | np.ndarray:
 
 
 def captions(encoder: Encoder) -> dict[str, list[str]]:
-    """Over 100 captions by language: number words in twelve, and odd ones; only in the model's own where it needs to
-    know the language."""
+    """Over 100 captions by language: number words in twelve, and odd ones.
+
+    A model with a network for each language gets captions of its own languages alone.
+    """
     languages = LANGUAGES
     if isinstance(getattr(encoder.model, "text", None), WordGRU):
         languages = tuple(language for language in LANGUAGES if language in encoder.languages)
-    found = {language: [words(language)[number] for number in range(3, 1000, 112)] for language in languages}
+    texts = {language: [words(language)[number] for number in range(3, 1000, 112)] for language in languages}
     own = encoder.languages[0] if encoder.languages else "und"
-    return found | {own: [*found.get(own, []), *ODD]}
+    return texts | {own: [*texts.get(own, []), *ODD]}

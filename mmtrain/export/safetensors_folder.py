@@ -5,8 +5,7 @@ from pathlib import Path
 
 from safetensors.torch import save_file
 
-from mmtrain.export.description import describe_preprocessing
-from mmtrain.export.writer import Writer
+from mmtrain.export.formats import Writer, describe_preprocessing
 from mmtrain.models.description import DESCRIPTION, FORMAT, WEIGHTS
 from mmtrain.models.encoder import Encoder
 from mmtrain.models.image_text import ImageTextModel
@@ -15,10 +14,7 @@ from mmtrain.models.spec import spec_of
 
 
 def write(encoder: Encoder, folder: Path) -> None:
-    """
-    Raises:
-        ValueError: for another library's model, which has no description of ours.
-    """
+    """Writes the folder. Raises ValueError for another library's model, which has no description of ours."""
     network = encoder.model
     if not isinstance(network, ImageTextModel):
         raise ValueError(f"--format safetensors: {encoder.source} is another library's model; export it there")

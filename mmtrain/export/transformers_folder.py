@@ -1,4 +1,4 @@
-"""A folder for transformers' own dual encoder: a timm picture tower and a text tower that is read at one token."""
+"""A folder for transformers' own dual encoder: a timm image tower and a text tower that is read at one token."""
 
 from pathlib import Path
 from typing import Any
@@ -9,23 +9,18 @@ from transformers import TimmWrapperConfig, VisionTextDualEncoderConfig, VisionT
 
 from datamodules.images import ImagePipeline
 from datamodules.tokenizers.tokenizer import TransformersTokenizer
-from mmtrain.export.dual import Dual, towers
-from mmtrain.export.writer import Writer
+from mmtrain.export.formats import SCALE, Dual, Writer, towers
 from mmtrain.models.encoder import Encoder
 from mmtrain.models.loading import load
 from mmtrain.towers import TimmTower
 
-# Where a model's pooler is tanh(W x), W is this times one, and the projection behind it is divided by it: tanh(y) is y
-# to y^3 / 3, so the rows are those of the token itself to 1e-6. A power of two: nothing is rounded on the way.
+# The model's pooler is tanh(W x). W is this number times the identity, and the projection behind it is divided by it:
+# tanh(y) is y up to y^3 / 3, so the rows are those of the token itself up to 1e-6. A power of two rounds nothing.
 SMALL = 2.0**-12
-SCALE = 1 / 0.07
 
 
 def write(encoder: Encoder, folder: Path) -> None:
-    """
-    Raises:
-        ValueError: for towers that transformers has no dual encoder for.
-    """
+    """Writes the folder. Raises ValueError for towers that transformers has no dual encoder for."""
     model, image, text, images, tokenizer = check(encoder)
     width = model.dimension
     settings: dict[str, Any] = {"architecture": image.name, "num_labels": 0, "hidden_size": image.width}
@@ -46,27 +41,27 @@ def write(encoder: Encoder, folder: Path) -> None:
         dual.logit_scale.fill_(torch.tensor(encoder.scale or SCALE).log())
     # where AutoImageProcessor looks for a timm model's transforms
     dual.config.image_processor_type = "TimmWrapperImageProcessor"
-    dual.config.architecture, dual.config.pretrained_cfg = image.name, _pictures(images, image)
+    dual.config.architecture, dual.config.pretrained_cfg = image.name, _preprocessing(images, image)
     dual.save_pretrained(folder)
     tokenizer.tokenizer.model_max_length = tokenizer.max_length
     tokenizer.save(folder)
 
 
 def check(encoder: Encoder) -> Dual:
-    refused = "--format transformers: "
-    model, image, text, images = towers(encoder, refused)
+    prefix = "--format transformers: "
+    model, image, text, images = towers(encoder, prefix)
     if image.pooling != "timm":
-        raise ValueError(f"{refused}image pooling is {image.pooling}; it has timm's own")
+        raise ValueError(f"{prefix}image pooling is {image.pooling}; it has timm's own")
     if text.pooling != "cls":
         raise ValueError(
-            f"{refused}its dual encoder reads the first token, this text tower pools by {text.pooling}; use open_clip"
+            f"{prefix}its dual encoder reads the first token, this text tower pools by {text.pooling}; use open_clip"
             " or onnx"
         )
     if model.projection == "mlp":
-        raise ValueError(f"{refused}its projections are linear, this model's are mlp; use safetensors or onnx")
+        raise ValueError(f"{prefix}its projections are linear, this model's are mlp; use safetensors or onnx")
     tokenizer = encoder.tokenizer
     if not isinstance(tokenizer, TransformersTokenizer) or tokenizer.lowercase or tokenizer.attend_padding:
-        raise ValueError(f"{refused}its tokenizers neither lower-case nor attend to padding, as this model's does")
+        raise ValueError(f"{prefix}its tokenizers neither lower-case nor attend to padding, as this model's does")
     return model, image, text, images, tokenizer
 
 
@@ -82,9 +77,8 @@ def _matrix(projection: nn.Module | None, width: int) -> torch.Tensor:
     return projection.weight if isinstance(projection, nn.Linear) else torch.eye(width)
 
 
-def _pictures(images: ImagePipeline, tower: TimmTower) -> dict[str, Any]:
-    """timm's own settings: its transforms on Pillow's pictures are ours, transformers' others cut the centre a pixel
-    apart where a side is odd."""
+def _preprocessing(images: ImagePipeline, tower: TimmTower) -> dict[str, Any]:
+    """timm's settings: its transforms are equal to ours; transformers' cut the centre a pixel apart at an odd side."""
     return {
         "input_size": [3, images.size, images.size],
         "crop_pct": 1.0,
@@ -95,8 +89,4 @@ def _pictures(images: ImagePipeline, tower: TimmTower) -> dict[str, Any]:
     }
 
 
-def read(folder: Path) -> Encoder:
-    return load(f"hf:{folder}")
-
-
-WRITER = Writer(write, read)
+WRITER = Writer(write, load)

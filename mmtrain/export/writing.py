@@ -1,15 +1,15 @@
-"""A model written for other programs, without any pickle in it, and read again before it is given away."""
+"""A model written for other programs, without any pickle in it, and read again before it gets its name."""
 
 import importlib
 from pathlib import Path
 
 from datamodules.files import whole_folder
+from mmtrain.export.formats import Writer
 from mmtrain.export.parity import TOLERANCE, largest_difference
-from mmtrain.export.writer import Writer
 from mmtrain.models.card import model_card
 from mmtrain.models.encoder import Encoder
 
-# Each is a module here with a WRITER, imported when it is used, since each needs the library it is for.
+# Each is a module here with a WRITER, imported on use, since it needs its library.
 FORMATS = ("safetensors", "onnx", "open_clip", "transformers")
 CARD = "README.md"
 
@@ -20,12 +20,10 @@ def write(
     """Writes an encoder into the folder `out`, reads it again, compares, and only then gives it its name.
 
     Args:
-        encoder: The model.
-        model: Its name on the card.
+        model: The name on the card.
         out: An empty folder, or an older export.
         format: One of FORMATS.
-        int8: onnx only: SHARDS; graphs with 8-bit weights are written beside the exact ones, and the recall they cost
-            is measured on these shards.
+        int8: onnx only: SHARDS, to measure the recall of graphs with 8-bit weights, which are written too.
 
     Raises:
         ValueError: when `out` holds something else already, the towers cannot be written in this format, a library is

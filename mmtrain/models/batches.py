@@ -30,30 +30,30 @@ def embed_batch(
     present = batch.present if chosen is None else chosen
     rows = present.flatten().nonzero()[:, 0]
     # Without any caption one empty row is encoded in training: DDP waits for the text tower's gradients.
-    picked = rows if len(rows) or not (tokens or torch.is_grad_enabled()) else rows.new_zeros(1)
-    texts, mask = batch.tokens.flatten(0, 1)[picked], batch.token_mask.flatten(0, 1)[picked]
-    of_text = batch.languages.flatten()[picked].clamp(min=0)
+    inputs = rows if len(rows) or not (tokens or torch.is_grad_enabled()) else rows.new_zeros(1)
+    texts, mask = batch.tokens.flatten(0, 1)[inputs], batch.token_mask.flatten(0, 1)[inputs]
+    language_of_text = batch.languages.flatten()[inputs].clamp(min=0)
     if languages is not None:
-        of_text = languages[of_text]
+        language_of_text = languages[language_of_text]
     image_tokens = text_tokens = None
     if tokens:
         if not isinstance(network, ImageTextModel):
             raise ValueError("tokens: another library's model gives no token features; a run or export of ours does")
-        image, text, of_image, of_texts = network.tokens(batch.images, texts, mask, of_text)
-        blank = of_texts.new_zeros(B * K, *of_texts.shape[1:])
-        image_tokens = TokenFeatures(of_image)
+        image, text, image_features, text_features = network.tokens(batch.images, texts, mask, language_of_text)
+        empty = text_features.new_zeros(B * K, *text_features.shape[1:])
+        image_tokens = TokenFeatures(image_features)
         text_tokens = TokenFeatures(
-            blank.index_copy(0, picked, of_texts).unflatten(0, (B, K)),
+            empty.index_copy(0, inputs, text_features).unflatten(0, (B, K)),
             torch.cat([present.unsqueeze(-1), batch.token_mask], -1),
             batch.tokens,
         )
     else:
         image = network.encode_image(batch.images)
-        text = network.encode_text(texts, mask, of_text) if len(picked) else image.new_zeros(0, image.shape[1])
-    placed = text.new_zeros(B * K, text.shape[-1]).index_copy(0, picked, text if len(rows) else 0 * text)
+        text = network.encode_text(texts, mask, language_of_text) if len(inputs) else image.new_zeros(0, image.shape[1])
+    slots = text.new_zeros(B * K, text.shape[-1]).index_copy(0, inputs, text if len(rows) else 0 * text)
     return Embeddings(
         image=image,
-        texts=placed.unflatten(0, (B, K)),
+        texts=slots.unflatten(0, (B, K)),
         present=present,
         languages=batch.languages,
         image_ids=batch.image_ids,
@@ -67,7 +67,7 @@ def embed_batch(
 
 def _fields(network: Network, batch: Batch) -> dict[str, FieldEmbeddings]:
     """Each field by the modality of its name, else by the tower of its kind."""
-    found = {}
+    fields = {}
     for name, each in batch.fields.items():
         B, n = each.present.shape
         values = each.values.flatten(0, 1)
@@ -81,5 +81,5 @@ def _fields(network: Network, batch: Batch) -> dict[str, FieldEmbeddings]:
             rows = network.encode_image(values)
         else:
             raise ValueError(f"data.fields: {name} holds features; model.modalities needs a tower of that name")
-        found[name] = FieldEmbeddings(rows.unflatten(0, (B, n)), each.present, each.ids)
-    return found
+        fields[name] = FieldEmbeddings(rows.unflatten(0, (B, n)), each.present, each.ids)
+    return fields

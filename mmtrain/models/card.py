@@ -26,10 +26,10 @@ LIBRARY = {"safetensors": "mmtrain", "onnx": "onnx", "open_clip": "open_clip", "
 
 
 def model_card(encoder: Encoder, model: str, format: str) -> str:
-    """YAML header, what it is, how to use it, and the figures of the run's report where there is one."""
+    """A YAML header, what the model is, how to use it, and the figures of the run's report where there is one."""
     languages = "\n".join(f"- {language}" for language in encoder.languages) or "- multilingual"
     parameters = sum(parameter.numel() for parameter in encoder.model.parameters())
-    towers = [type(getattr(encoder.model, side)).__name__ for side in ("image", "text")]
+    image, text = (type(getattr(encoder.model, side)).__name__ for side in ("image", "text"))
     use = USE[format].replace("{language}", (encoder.languages or ["en"])[0])
     return f"""---
 library_name: {LIBRARY[format]}
@@ -40,7 +40,7 @@ tags: [image-text-retrieval, multilingual]
 ---
 # An image-text space in {len(encoder.languages)} languages
 
-{towers[0]} and {towers[1]}, {parameters:,} parameters, rows of {encoder.model.dimension} numbers,
+{image} and {text}, {parameters:,} parameters, rows of {encoder.model.dimension} numbers,
 {encoder.metric} similarity.
 
 {use}

@@ -1,4 +1,4 @@
-"""What a checkpoint or an export says of its model, in whichever format it was written."""
+"""The description of a model in a checkpoint or an export, of whichever format."""
 
 from typing import Any
 
@@ -9,13 +9,11 @@ FORMAT = 2  # 1 had no number
 
 
 def upgraded(description: dict[str, Any], source: str) -> dict[str, Any]:
-    """A description in today's format.
+    """The description in the newest format.
 
     "model" describes the networks; "head", where there is one, the network behind the towers, whose weights are those
-    of the checkpoint that begin with "head_weights". "objectives" names them in the config's order.
-
-    Raises:
-        ValueError: when it is of a newer format than this version knows.
+    of the checkpoint that begin with "head_weights". "objectives" names them in the config's order. Raises ValueError
+    when it is of a newer format than this version knows.
     """
     format = description.get("format", 1)
     if format > FORMAT:
@@ -27,8 +25,8 @@ def upgraded(description: dict[str, Any], source: str) -> dict[str, Any]:
     model = {"class_path": "mmtrain.ImageTextModel", "init_args": parts}
     description = description | {"format": FORMAT, "model": model}
     if relation is not None:
-        names = {"names": relation["names"], "matches": relation["matching"]}
-        head = {"class_path": "mmtrain.fusion.RelationHead", "init_args": {"fusion": relation["fusion"]} | names}
+        arguments = {"fusion": relation["fusion"], "names": relation["names"], "matches": relation["matching"]}
+        head = {"class_path": "mmtrain.fusion.RelationHead", "init_args": arguments}
         return description | {"head": head, "head_weights": "head."}
     if matching is not None:
         head = {"class_path": "mmtrain.fusion.MatchingHead", "init_args": {"fusion": matching["fusion"]}}

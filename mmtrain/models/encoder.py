@@ -5,22 +5,22 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 from torch.nn import functional
 
+from datamodules.images import ImagePipeline
 from datamodules.tokenizers import Tokenizer
+from losses import asymmetric_similarity
 from mmtrain.fusion import MatchingHead, RelationHead
 from mmtrain.models.network import Network
 
 if TYPE_CHECKING:
-    from PIL import Image
-
-    from datamodules.images import ImagePipeline
     from mmtrain.evaluation.ranking.tiles import Similarity
 
 
 class Encoder:
-    """A model with its preprocessing: pictures and captions in, rows of unit length out.
+    """A model with its preprocessing: images and captions in, rows of unit length out.
 
     Attributes:
         model: The network, in evaluation mode.
@@ -30,14 +30,14 @@ class Encoder:
         source: Where it came from.
         scale: The multiplier of the cosines in its loss (the inverse temperature), None where that is not known.
         dtype: What the networks compute in (autocast); rows are float32 in any case.
-        head: The network behind the towers that was trained with them, for relations or matching; None without one.
+        head: The network behind the towers, for relations or matching; None where none was trained with them.
     """
 
     def __init__(
         self,
         model: Network,
         tokenizer: Tokenizer,
-        images: "ImagePipeline | None",
+        images: ImagePipeline | None,
         languages: list[str],
         similarity: "Similarity",
         source: str,
@@ -72,24 +72,23 @@ class Encoder:
 
     def encode_image(
         self,
-        images: "Sequence[Image.Image] | np.ndarray | Tensor",
+        images: Sequence[Image.Image] | np.ndarray | Tensor,
         *,
         dim: int | None = None,
         batch_size: int = 64,
         progress: bool = False,
     ) -> np.ndarray:
-        """Pictures, or precomputed features [N, F], as float32 [N, D], rows of unit length.
+        """Images, or precomputed features [N, F], as float32 [N, D], rows of unit length.
 
         Args:
-            images: PIL images of any size and mode; or an array: uint8 [N, H, W, 3] pictures, or float [N, F] features.
+            images: PIL images of any size and mode, uint8 [N, H, W, 3] pixels, or float [N, F] features.
             dim: Keep the first so many dimensions and normalise again (Matryoshka).
-            batch_size: Pictures encoded at once.
+            batch_size: Images encoded at once.
             progress: Show a bar.
 
         Raises:
             ValueError: for another kind of input, or a dim beyond the model's.
         """
-
         if hasattr(images, "convert"):
             raise ValueError("encode_image: got one picture, expected a list of them, or an array")
 
@@ -112,9 +111,7 @@ class Encoder:
         Args:
             captions: Text; anything beyond the tokenizer's limit is cut.
             language: Their language, where the tokenizer or tower needs it (words of one language).
-            dim: Keep the first so many dimensions and normalise again (Matryoshka).
-            batch_size: Captions encoded at once.
-            progress: Show a bar.
+            dim, batch_size, progress: As for images.
 
         Raises:
             ValueError: for captions that are no strings, a language that the model needs and does not know, or a dim
@@ -135,14 +132,10 @@ class Encoder:
         """Scores float32 [N, M] of images [N, D] and texts [M, D]: cosine, or asymmetric where that was trained."""
         if self.metric == "cosine":
             return images @ texts.T
-        from losses import asymmetric_similarity
-
         return asymmetric_similarity(torch.from_numpy(images), torch.from_numpy(texts)).numpy()
 
     def pixels(self, images: Any) -> Tensor:
-        """What the image tower takes: pictures as uint8 [N, 3, H, W], or precomputed features [N, F]."""
-        from PIL import Image
-
+        """What the image tower takes: pixels uint8 [N, 3, H, W], or precomputed features [N, F]."""
         if isinstance(images, Tensor):
             images = images.cpu().numpy()
         if self.images is None:
@@ -151,9 +144,8 @@ class Encoder:
                     f"encode_image: {self.source} was trained on precomputed features: give an array [N, F]"
                 )
             return torch.from_numpy(np.ascontiguousarray(images, dtype=np.float32))
-        if isinstance(images, np.ndarray):
-            if images.ndim != 4 or images.shape[-1] != 3 or images.dtype != np.uint8:
-                raise ValueError(f"encode_image: expected uint8 [N, H, W, 3], got {images.dtype} {list(images.shape)}")
+        if isinstance(images, np.ndarray) and (images.dtype != np.uint8 or images.ndim != 4 or images.shape[-1] != 3):
+            raise ValueError(f"encode_image: expected uint8 [N, H, W, 3], got {images.dtype} {list(images.shape)}")
         images = [Image.fromarray(image) if isinstance(image, np.ndarray) else image for image in images]
         return torch.stack([self.images.evaluate(image) for image in images])
 
@@ -168,8 +160,8 @@ class Encoder:
             from rich.progress import track
 
             starts = track(starts, description="encoding", transient=True)
-        lower = self.dtype != torch.float32
-        with torch.inference_mode(), torch.autocast(self.device.type, self.dtype, enabled=lower):
-            encoded = [encode(items[start : start + batch_size]).float()[:, :dim] for start in starts]
-            rows = [functional.normalize(part, dim=1).cpu().numpy() for part in encoded]
+        mixed = self.dtype != torch.float32
+        with torch.inference_mode(), torch.autocast(self.device.type, self.dtype, enabled=mixed):
+            parts = [encode(items[start : start + batch_size]).float()[:, :dim] for start in starts]
+            rows = [functional.normalize(part, dim=1).cpu().numpy() for part in parts]
         return np.concatenate(rows) if rows else np.zeros((0, dim or width), dtype=np.float32)

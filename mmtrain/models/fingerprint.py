@@ -1,4 +1,4 @@
-"""Which weights a model has, in a few characters: rows of two models cannot be compared."""
+"""The weights of a model in a few characters, since rows of two models cannot be compared."""
 
 import hashlib
 from pathlib import Path
@@ -11,13 +11,11 @@ from mmtrain.models.run_folder import checkpoint_of
 
 
 def stamp(model: str) -> list[list[Any]] | None:
-    """Name, size and time of each file with weights of a local MODEL; None for any other. While they are the same, so
-    is the fingerprint, which reads all of them."""
+    """Name, size and time of each weights file of a local MODEL, else None; they stay while its fingerprint does."""
     path = Path(model)
     checkpoint = checkpoint_of(path)
-    weights = [checkpoint] if checkpoint is not None else sorted({*path.glob("*.safetensors"), *path.glob("*.onnx*")})
-    places = [(str(file.resolve()), file.stat()) for file in weights]
-    return [[name, stat.st_size, stat.st_mtime_ns] for name, stat in places] or None
+    files = [checkpoint] if checkpoint is not None else sorted({*path.glob("*.safetensors"), *path.glob("*.onnx*")})
+    return [[str(file.resolve()), file.stat().st_size, file.stat().st_mtime_ns] for file in files] or None
 
 
 def fingerprint(encoder: Encoder) -> str:

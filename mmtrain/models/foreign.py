@@ -1,12 +1,12 @@
-"""Other people's models as an Encoder: `open_clip:NAME-OR-FOLDER` and `hf:NAME-OR-FOLDER`.
+"""Other libraries' models as an Encoder: `open_clip:NAME-OR-FOLDER` and `hf:NAME-OR-FOLDER`.
 
-Each is run by its own library with its own tokenizer and preprocessing, so its rows are that library's rows; what is
-ours is the shape around them. One difference is wanted: transparent pictures are laid on white, here as everywhere.
+Each is run by its own library with its own tokenizer and preprocessing, so its rows are that library's rows. One thing
+differs on purpose: transparent images are laid on white, here as everywhere.
 """
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from PIL import Image
@@ -24,7 +24,7 @@ PREFIXES = ("open_clip:", "hf:")
 
 
 def is_foreign(model: str) -> bool:
-    return str(model).startswith(PREFIXES)
+    return model.startswith(PREFIXES)
 
 
 def load_foreign(model: str) -> Encoder:
@@ -32,11 +32,9 @@ def load_foreign(model: str) -> Encoder:
 
     `open_clip:` takes a folder with open_clip_config.json, `hf-hub:OWNER/NAME`, or an architecture of open_clip with
     the tag of its weights behind a slash, as in `open_clip:xlm-roberta-base-ViT-B-32/laion5b_s13b_b90k`. `hf:` takes a
-    folder or hub name of a transformers model that has get_image_features and get_text_features (CLIP, SigLIP,
-    SigLIP 2 of fixed resolution, AltCLIP, Chinese-CLIP). No remote code is run.
-
-    Raises:
-        ValueError: one line, when the library is missing or cannot load it.
+    folder or hub name of a transformers model that has get_image_features and get_text_features (CLIP, SigLIP, SigLIP 2
+    of fixed resolution, AltCLIP, Chinese-CLIP). No remote code is run. Raises ValueError, one line, when the library is
+    missing or cannot load it.
     """
     prefix, name = model.split(":", 1)
     if not name:
@@ -51,14 +49,14 @@ def load_foreign(model: str) -> Encoder:
 
 
 class ForeignModel(Network):
-    """The two encoders of somebody else's model behind our interface.
+    """The two encoders of another library's model behind our interface.
 
     Args:
         model: Their network.
         image: float pixels [N, 3, H, W], normalised as they do it -> [N, D].
         text: int64 tokens [N, L], bool mask [N, L] -> [N, D].
         mean, std: Of the three channels, for pixels in [0, 1].
-        size: Side of the pictures they take.
+        size: Side of the images they take, in pixels.
     """
 
     mean: Tensor
@@ -83,11 +81,9 @@ class ForeignModel(Network):
             self.dimension = self.encode_image(torch.zeros(1, 3, size, size, dtype=torch.uint8)).shape[1]
 
     def encode_image(self, images: Tensor) -> Tensor:
-        """images uint8 [N, 3, H, W] -> float [N, D], unit rows."""
         return functional.normalize(self._image((images.float() / 255 - self.mean) / self.std), dim=-1)
 
     def encode_text(self, tokens: Tensor, mask: Tensor, languages: Tensor | None = None) -> Tensor:
-        """tokens int64 [N, L], mask bool [N, L] -> float [N, D], unit rows."""
         return functional.normalize(self._text(tokens, mask), dim=-1)
 
 
@@ -105,14 +101,18 @@ class ForeignTokenizer(Tokenizer):
 
 
 class ForeignImages(ImagePipeline):
-    """Their image processor, up to where it would normalise."""
+    """An image processor of transformers, up to where it would normalise."""
 
-    def __init__(self, resize: Callable[[Image.Image], Tensor], size: int) -> None:
-        super().__init__(size=size, augment=False)
-        self._resize = resize
+    def __init__(self, model: str, processor: Any) -> None:
+        self._model, self._processor = model, processor
+        super().__init__(size=self.evaluate(Image.new("RGB", (32, 32))).shape[-1], augment=False)
 
     def evaluate(self, image: Image.Image) -> Tensor:
-        return self._resize(opaque(image))
+        options = {"do_rescale": False, "do_normalize": False, "return_tensors": "pt"}
+        pixels = self._processor(images=opaque(image), **options)["pixel_values"]
+        if pixels.ndim != 4:
+            raise ValueError(f"MODEL: {self._model} takes pictures of free size; one of fixed resolution can be read")
+        return pixels[0].round().clamp(0, 255).to(torch.uint8)
 
 
 def _open_clip(model: str, name: str) -> Encoder:
@@ -128,11 +128,11 @@ def _open_clip(model: str, name: str) -> Encoder:
         name = f"local-dir:{folder}"
     elif not name.startswith("hf-hub:"):
         name, _, weights = name.partition("/")
-        known = open_clip.list_pretrained_tags_by_model(name)
+        tags = open_clip.list_pretrained_tags_by_model(name)
         if name not in open_clip.list_models():
             raise ValueError(f"MODEL: {model}: open_clip has no architecture {name!r}, and there is no such folder")
-        if weights not in known:
-            raise ValueError(f"MODEL: {model}: weights of {name} are {', '.join(known) or 'none'}, as in {name}/TAG")
+        if weights not in tags:
+            raise ValueError(f"MODEL: {model}: weights of {name} are {', '.join(tags) or 'none'}, as in {name}/TAG")
     network, _, _ = open_clip.create_model_and_transforms(name, pretrained=weights or None)
     tokenizer = open_clip.get_tokenizer(name)
     settings = network.visual.preprocess_cfg
@@ -144,7 +144,7 @@ def _open_clip(model: str, name: str) -> Encoder:
         ids = tokenizer(captions)
         return ids, torch.ones_like(ids, dtype=torch.bool)
 
-    wrapped = ForeignModel(
+    foreign = ForeignModel(
         network,
         network.encode_image,
         lambda tokens, mask: network.encode_text(tokens),
@@ -155,8 +155,8 @@ def _open_clip(model: str, name: str) -> Encoder:
     images = ImagePipeline(
         size=size, augment=False, resize=settings["resize_mode"], interpolation=settings["interpolation"]
     )
-    vocabulary = getattr(tokenizer, "vocab_size", 0)
-    return Encoder(wrapped, ForeignTokenizer(encode, vocabulary), images, [], "cosine", model, _scale(network))
+    words = ForeignTokenizer(encode, getattr(tokenizer, "vocab_size", 0))
+    return Encoder(foreign, words, images, [], "cosine", model, _scale(network))
 
 
 def _transformers(model: str, name: str) -> Encoder:
@@ -167,7 +167,7 @@ def _transformers(model: str, name: str) -> Encoder:
     if not (hasattr(network, "get_image_features") and hasattr(network, "get_text_features")):
         raise ValueError(f"MODEL: {model} is a {type(network).__name__}, which does not embed both images and text")
     tokenizer, processor = AutoTokenizer.from_pretrained(name), AutoImageProcessor.from_pretrained(name)
-    # a tokenizer that does not know its limit says 1e30; RoBERTa counts its positions from 2
+    # a tokenizer without a limit has 1e30; RoBERTa counts its positions from 2
     limit = min(network.config.text_config.max_position_embeddings, tokenizer.model_max_length)
     # SigLIP was trained on rows of full length without a mask
     siglip = network.config.model_type.startswith("siglip")
@@ -190,45 +190,34 @@ def _transformers(model: str, name: str) -> Encoder:
         attention = {} if siglip else {"attention_mask": mask.long()}
         return _pooled(network.get_text_features(input_ids=tokens, **attention))
 
+    images: ImagePipeline
     if type(processor).__name__ == "TimmWrapperImageProcessor":
-        images, mean, std = _timm_pictures(model, processor.data_config)
+        settings = processor.data_config
+        images, mean, std = _timm_images(model, settings), settings["mean"], settings["std"]
     else:
-        images, mean, std = _pictures(model, processor)
-    wrapped = ForeignModel(network, image, text, mean=mean, std=std, size=images.size)
+        images, mean, std = ForeignImages(model, processor), processor.image_mean, processor.image_std
+    foreign = ForeignModel(network, image, text, mean=mean, std=std, size=images.size)
     words = ForeignTokenizer(encode, len(tokenizer))
-    return Encoder(wrapped, words, images, [], "cosine", model, _scale(network))
+    return Encoder(foreign, words, images, [], "cosine", model, _scale(network))
 
 
-def _timm_pictures(model: str, settings: dict[str, Any]) -> tuple[ImagePipeline, Sequence[float], Sequence[float]]:
-    modes: dict[str, Literal["shortest", "squash"]] = {"center": "shortest", "squash": "squash"}
-    if settings["crop_pct"] != 1 or settings["crop_mode"] not in modes:
+def _timm_images(model: str, settings: dict[str, Any]) -> ImagePipeline:
+    if settings["crop_pct"] != 1 or settings["crop_mode"] not in ("center", "squash"):
         raise ValueError(
             f"MODEL: {model} has crop_mode {settings['crop_mode']}, crop_pct {settings['crop_pct']}; center or squash"
             " with crop_pct 1 can be read"
         )
-    images = ImagePipeline(
+    return ImagePipeline(
         size=settings["input_size"][-1],
         augment=False,
-        resize=modes[settings["crop_mode"]],
+        resize="squash" if settings["crop_mode"] == "squash" else "shortest",
         interpolation=settings["interpolation"],
     )
-    return images, settings["mean"], settings["std"]
-
-
-def _pictures(model: str, processor: Any) -> tuple[ImagePipeline, Sequence[float], Sequence[float]]:
-    def resize(picture: Image.Image) -> Tensor:
-        found = processor(images=picture, do_rescale=False, do_normalize=False, return_tensors="pt")["pixel_values"]
-        if found.ndim != 4:
-            raise ValueError(f"MODEL: {model} takes pictures of free size; one of fixed resolution can be read")
-        return found[0].round().clamp(0, 255).to(torch.uint8)
-
-    size = resize(Image.new("RGB", (32, 32))).shape[-1]
-    return ForeignImages(resize, size), processor.image_mean, processor.image_std
 
 
 def _scale(network: nn.Module) -> float | None:
-    found = getattr(network, "logit_scale", None)
-    return None if found is None else float(found.detach().exp())
+    log_scale = getattr(network, "logit_scale", None)
+    return None if log_scale is None else float(log_scale.detach().exp())
 
 
 def _pooled(output: Any) -> Tensor:

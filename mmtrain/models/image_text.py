@@ -13,23 +13,20 @@ from mmtrain.models.network import Network
 from mmtrain.towers import ImageTower, SharedText, TextTower
 
 Projection = Literal["linear", "mlp", "none"]
-SHARED: Literal["shared"] = "shared"
 
 
 class ImageTextModel(Network):
     """Images and captions of any language as rows of unit length in one space.
 
-    It keeps its arguments, so that `mmtrain.models.spec.spec_of` describes it whole.
-
     Args:
         image: The image tower; None makes a model of texts alone.
-        text: The text tower; "shared" lets the image tower read texts that a tokenizer renders as pictures.
+        text: The text tower; "shared" lets the image tower read texts that a tokenizer renders as images.
         dimension: D, the width of the shared space.
         projection: linear, mlp (one hidden layer of the tower's width) or none (both towers are D wide already).
         modalities: Further towers by the name of the field that they read, each with a projection of its own.
         lora: Ranks of low-rank adapters by tower, see `mmtrain.models.lora`.
-        buckets: Captions are sorted by length and encoded in this many parts, each cut to its longest caption, so that
-            no time goes into padding; the result is the same. 1 encodes them as they come.
+        buckets: Captions are sorted by length and encoded in this many parts, each cut to its longest caption, which
+            saves the time of padding; the result is the same.
 
     Raises:
         ValueError: when projection is none and a tower's width is not D, or a shared tower is missing.
@@ -48,10 +45,11 @@ class ImageTextModel(Network):
         super().__init__()
         self.shared = isinstance(text, str)
         if isinstance(text, str):
-            if text != SHARED or image is None:
+            if text != "shared" or image is None:
                 raise ValueError(f"model.text: got {text!r}, expected a text tower, or shared beside an image tower")
             text = SharedText(image)
         self.image, self.text = image, text
+        self.reads_by_language = text.reads_by_language
         self.dimension = dimension
         self.projection = projection
         self.buckets = buckets
@@ -66,15 +64,11 @@ class ImageTextModel(Network):
         if lora:
             self.add_lora(lora)
 
-    @property
-    def reads_by_language(self) -> bool:
-        return self.text.reads_by_language
-
     def arguments(self) -> dict[str, object]:
-        """The constructor's arguments, for a description."""
+        """The constructor's arguments, for `mmtrain.models.spec.spec_of`."""
         return {
             "image": self.image,
-            "text": SHARED if self.shared else self.text,
+            "text": "shared" if self.shared else self.text,
             "dimension": self.dimension,
             "projection": self.projection,
             "modalities": dict(self.modalities.items()),
@@ -117,10 +111,7 @@ class ImageTextModel(Network):
     def tokens(
         self, images: Tensor, tokens: Tensor, mask: Tensor, languages: Tensor | None
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Rows and token features: images [N, D], texts [M, D], image tokens [N, 1+P, Wi], text tokens [M, 1+L, Wt].
-
-        The tower's pooled feature leads its tokens.
-        """
+        """Rows [N, D] and [M, D], and token features [N, 1+P, Wi] and [M, 1+L, Wt], the pooled feature first."""
         assert self.image is not None and self.image_projection is not None
         pooled_image, image_tokens = self.image(images)
         pooled_text, text_tokens = self.text(tokens, mask, languages)

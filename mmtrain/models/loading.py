@@ -1,4 +1,4 @@
-"""`mmtrain.load`: any trained or exported model as an object that encodes pictures and captions."""
+"""`mmtrain.load`: any trained or exported model as an object that encodes images and captions."""
 
 import json
 from pathlib import Path
@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from datamodules.images import ImagePipeline
 from datamodules.tokenizers import Tokenizer
 from mmtrain.display.messages import first_line
 from mmtrain.fusion import MatchingHead, RelationHead
@@ -18,7 +19,6 @@ from mmtrain.models.run_folder import describe, read_checkpoint, resolve_run
 from mmtrain.models.spec import build
 
 if TYPE_CHECKING:
-    from datamodules.images import ImagePipeline
     from mmtrain.evaluation.ranking.tiles import Similarity
 
 
@@ -29,44 +29,38 @@ def load(
     dtype: torch.dtype = torch.float32,
     text_only: bool = False,
 ) -> Encoder:
-    """Loads MODEL: a run folder (its best checkpoint, else its last), a checkpoint, an exported folder, or somebody
-    else's model (`open_clip:NAME-OR-FOLDER`, `hf:NAME-OR-FOLDER`).
+    """The encoder of MODEL: a run folder (its best checkpoint, else its last), a checkpoint, an exported folder, or
+    another library's model (`open_clip:NAME-OR-FOLDER`, `hf:NAME-OR-FOLDER`).
 
     Args:
         model: MODEL.
         device: Where the networks run.
         dtype: What they compute in, e.g. torch.bfloat16; rows are float32 in any case.
-        text_only: Leave out the image tower of a model of ours: quicker, for whoever encodes texts alone.
+        text_only: Leave out the image tower of a model of ours, which loads faster.
 
     Raises:
-        ValueError: for anything else, with what was there.
+        ValueError: for anything else, or a model that cannot be loaded.
     """
-    encoder = _load(model, text_only).to(device)
-    encoder.dtype = dtype
-    return encoder
-
-
-def _load(model: str | Path, text_only: bool) -> Encoder:
-    if is_foreign(str(model)):
-        return load_foreign(str(model))
     path = Path(model)
-    head: dict[str, Tensor] = {}
-    if (path / DESCRIPTION).is_file():
-        description, weights = _read_export(path)
+    if is_foreign(str(model)):
+        encoder = load_foreign(str(model))
+    elif (path / DESCRIPTION).is_file():
+        encoder = assemble(*_read_export(path), source=str(model), text_only=text_only)
     elif (path / PREPROCESSING).is_file():
-        return load_onnx(path)
+        encoder = load_onnx(path)
     elif (path / "open_clip_config.json").is_file():
-        return load_foreign(f"open_clip:{path}")
+        encoder = load_foreign(f"open_clip:{path}")
     elif (path / "config.json").is_file():
-        return load_foreign(f"hf:{path}")
+        encoder = load_foreign(f"hf:{path}")
     elif path.is_dir() or path.is_file():
         checkpoint = read_checkpoint(resolve_run(path) if path.is_dir() else path)
         description, state = describe(checkpoint), checkpoint["state_dict"]
-        weights = with_prefix(state, "model.")
         head = with_prefix(state, description["head_weights"]) if description.get("head") else {}
+        encoder = assemble(description, with_prefix(state, "model."), head, source=str(model), text_only=text_only)
     else:
         raise ValueError(f"MODEL: {model} is no run folder, checkpoint or exported folder")
-    return assemble(description, weights, head, source=str(model), text_only=text_only)
+    encoder.dtype = dtype
+    return encoder.to(device)
 
 
 def with_prefix(state: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
@@ -82,10 +76,9 @@ def assemble(
     source: str,
     text_only: bool = False,
 ) -> Encoder:
-    """The encoder that a description (the checkpoint callback writes it) and weights make.
+    """The encoder of a description, which the checkpoint callback writes, and of its weights.
 
-    Raises:
-        ValueError: when the weights do not fit the description, naming the first parameter that does not.
+    Raises ValueError when the weights do not fit the description, naming the first parameter that does not.
     """
     description = upgraded(description, source)
     model = description["model"]
@@ -95,32 +88,27 @@ def assemble(
     network = build(model, ImageTextModel)
     fill(network, weights, source)
     network.merge_lora()
-    behind: RelationHead | MatchingHead | None = None
+    encoder = Encoder(network, *preprocessing(description), source, scale=description.get("scale"))
     if head and not text_only:
-        made = build(description["head"], nn.Module)
-        fill(made, head, source)
-        assert isinstance(made, (RelationHead, MatchingHead))
-        behind = made
-    return Encoder(network, *preprocessing(description), source, scale=description.get("scale"), head=behind)
+        fusion_head = build(description["head"], nn.Module)
+        assert isinstance(fusion_head, RelationHead | MatchingHead)
+        fill(fusion_head, head, source)
+        encoder.head = fusion_head.eval().requires_grad_(False)
+    return encoder
 
 
 def fill(network: nn.Module, weights: dict[str, Tensor], source: str) -> None:
     """Loads weights that must fit. Raises ValueError naming the first parameter that does not."""
-    expected = network.state_dict()
-    for name in [*expected, *weights]:
-        if name not in weights or name not in expected or weights[name].shape != expected[name].shape:
-            ours = list(expected[name].shape) if name in expected else "nothing of that name"
-            theirs = list(weights[name].shape) if name in weights else "nothing of that name"
+    states = (weights, network.state_dict())
+    for name in [*states[1], *weights]:
+        theirs, ours = (list(state[name].shape) if name in state else "nothing of that name" for state in states)
+        if theirs != ours:
             raise ValueError(f"{source}: weights do not fit: {name} is {theirs} in the file, {ours} in the model")
     network.load_state_dict(weights)
 
 
 def load_onnx(folder: Path, *, int8: bool = False) -> Encoder:
-    """The encoder whose networks are the graphs of an export to ONNX.
-
-    Raises:
-        ValueError: when the folder is not complete.
-    """
+    """The encoder of an export to ONNX. Raises ValueError when the folder is not complete."""
     from mmtrain.models.onnx_graphs import OnnxModel
 
     description = _read_description(folder, PREPROCESSING)
@@ -128,13 +116,9 @@ def load_onnx(folder: Path, *, int8: bool = False) -> Encoder:
     return Encoder(network, *preprocessing(description), str(folder), scale=description["scale"])
 
 
-def preprocessing(description: dict[str, Any]) -> tuple[Tokenizer, "ImagePipeline | None", list[str], "Similarity"]:
-    """Tokenizer, pictures to pixels (None for features), languages and similarity."""
-    images = None
-    if description.get("images"):
-        from datamodules.images import ImagePipeline
-
-        images = build(description["images"], ImagePipeline)
+def preprocessing(description: dict[str, Any]) -> tuple[Tokenizer, ImagePipeline | None, list[str], "Similarity"]:
+    """Tokenizer, image pipeline (None for features), languages and similarity."""
+    images = build(description["images"], ImagePipeline) if description.get("images") else None
     tokenizer = build(description["tokenizer"], Tokenizer)  # type: ignore[type-abstract]
     return tokenizer, images, description["languages"], description["similarity"]
 
@@ -156,7 +140,7 @@ def _read_description(folder: Path, name: str) -> dict[str, Any]:
         tokenizer = description["tokenizer"]["init_args"]
     except (OSError, json.JSONDecodeError, KeyError, TypeError) as error:
         raise ValueError(f"{folder}: {name} cannot be read ({first_line(error)})") from error
-    # files of the tokenizer travel inside the folder
+    # the tokenizer's files lie inside the folder
     for key, value in tokenizer.items():
         if isinstance(value, str) and value.startswith("./"):
             tokenizer[key] = str(folder / value[2:])

@@ -10,11 +10,11 @@ TOWERS = ("image", "text")
 def add_adapters(towers: Mapping[str, nn.Module | None], ranks: Mapping[str, int]) -> None:
     """Freezes towers and puts low-rank adapters beside all of their linear layers (Hu et al. 2022, by peft).
 
-    An adapter begins as zero, so the model's rows are at first those it had, bit for bit.
+    An adapter begins as zero: at first the model's rows stay the same, bit for bit.
 
     Args:
-        towers: By side; one that is None is left out.
-        ranks: The rank for "image", "text" or both; adapters are scaled by 2, as with alpha = 2 r.
+        towers: By side; None is left out.
+        ranks: The rank for "image", "text" or both; alpha is twice the rank.
 
     Raises:
         ValueError: for another name, a rank below 1, or a tower without linear layers.
@@ -35,11 +35,11 @@ def add_adapters(towers: Mapping[str, nn.Module | None], ranks: Mapping[str, int
 
 
 def merge_adapters(network: nn.Module) -> None:
-    """Adds the adapters to the weights they stand beside; the network is a plain one again."""
+    """Adds the adapters to the weights beside them, so that the network is a plain one again."""
     from peft.tuners.tuners_utils import BaseTunerLayer
 
-    adapted = [(name, layer) for name, layer in network.named_modules() if isinstance(layer, BaseTunerLayer)]
-    for name, layer in adapted:
+    adapters = [(name, layer) for name, layer in network.named_modules() if isinstance(layer, BaseTunerLayer)]
+    for name, layer in adapters:
         layer.merge()
         parent, _, child = name.rpartition(".")
         setattr(network.get_submodule(parent), child, layer.get_base_layer())

@@ -1,10 +1,10 @@
-"""What every model is behind its preprocessing, ours and other people's alike."""
+"""The interface of every model behind its preprocessing, ours and other libraries'."""
 
 from torch import Tensor, nn
 
 
 class Network(nn.Module):
-    """Pictures and captions as rows of unit length.
+    """Images and captions as rows of unit length.
 
     Attributes:
         dimension: D, the width of the rows.
@@ -12,10 +12,7 @@ class Network(nn.Module):
     """
 
     dimension: int
-
-    @property
-    def reads_by_language(self) -> bool:
-        return False
+    reads_by_language: bool = False
 
     def encode_image(self, images: Tensor) -> Tensor:
         """uint8 pixels [N, 3, H, W] or float features [N, ...] -> float [N, D], unit rows."""

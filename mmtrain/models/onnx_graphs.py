@@ -36,11 +36,9 @@ class OnnxModel(Network):
             raise ValueError(f"MODEL: {folder} is no complete export ({first_line(error)})") from error
 
     def encode_image(self, images: Tensor) -> Tensor:
-        """uint8 pixels [N, 3, S, S] or float features [N, F] -> float32 [N, D], unit rows."""
         name = self._image.get_inputs()[0].name
         return torch.from_numpy(self._image.run(None, {name: images.cpu().numpy()})[0]).to(images.device)
 
     def encode_text(self, tokens: Tensor, mask: Tensor, languages: Tensor | None = None) -> Tensor:
-        """tokens int64 [N, L], mask bool [N, L] -> float32 [N, D], unit rows."""
         inputs = {"tokens": tokens.cpu().numpy(), "mask": mask.cpu().numpy()}
         return torch.from_numpy(self._text.run(None, inputs)[0]).to(tokens.device)

@@ -1,8 +1,7 @@
-"""Objects as data: {"class_path", "init_args"}, the form configs have, and back.
+"""Objects as {"class_path", "init_args"}, as in configs, and back: a model is built again without its config.
 
-An object describes itself by keeping each constructor argument under the argument's name, as scikit-learn's estimators
-do, or by a method `arguments`. Checkpoints and exported folders carry such descriptions, nested as the objects are, so
-that a model is built again without its config.
+An object keeps each constructor argument under the argument's name, as scikit-learn's estimators do, or gives them by a
+method `arguments`.
 """
 
 import importlib
@@ -16,7 +15,7 @@ T = TypeVar("T")
 
 @runtime_checkable
 class Described(Protocol):
-    """An object that says itself what it was made with."""
+    """An object that gives its own constructor arguments."""
 
     def arguments(self) -> dict[str, object]: ...
 
@@ -26,21 +25,15 @@ MOVED = {"datamodules.words.WordTokenizer": "datamodules.WordTokenizer"}
 
 
 def spec_of(thing: object) -> dict[str, Any]:
-    """The class path and constructor arguments of an object, those of the objects within it included.
-
-    Raises:
-        ValueError: when it does not keep one of them.
-    """
+    """The class path and arguments of an object and of those within it. Raises ValueError where one is not kept."""
     cls = type(thing)
     if isinstance(thing, Described):
         arguments = thing.arguments()
     else:
         names = list(inspect.signature(cls).parameters)
-        missing = [name for name in names if not hasattr(thing, name)]
+        missing = ", ".join(name for name in names if not hasattr(thing, name))
         if missing:
-            raise ValueError(
-                f"{cls.__name__} does not keep its arguments {', '.join(missing)}: it cannot be saved with a model"
-            )
+            raise ValueError(f"{cls.__name__} does not keep its arguments {missing}: it cannot be saved with a model")
         arguments = {name: getattr(thing, name) for name in names}
     return {"class_path": public_path(cls), "init_args": {name: _plain(each) for name, each in arguments.items()}}
 
@@ -58,9 +51,7 @@ def public_path(cls: type) -> str:
 def build(spec: dict[str, Any], base: type[T]) -> T:
     """The object that `spec` describes.
 
-    Raises:
-        ValueError: when the class cannot be imported here or is no subclass of `base`; nothing is called before that
-            is known.
+    Raises ValueError when the class cannot be imported here or is no subclass of `base`; then nothing was called.
     """
     path = spec.get("class_path", "")
     module, _, name = MOVED.get(path, path).rpartition(".")

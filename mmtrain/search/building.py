@@ -1,6 +1,7 @@
 """The files of an index folder."""
 
 import json
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -10,12 +11,12 @@ from datamodules import ShardDataModule
 from mmtrain.display.tables import print_table
 from mmtrain.embedding.parts import EmbeddingParts
 from mmtrain.models.foreign import is_foreign
-from mmtrain.search.index import DESCRIPTION, FAISS, FORMAT, ROWS, SearchIndex
-from mmtrain.search.joining import join
+from mmtrain.search.index import DESCRIPTION, FAISS, FORMAT, ITEMS, ROWS, SearchIndex
+from mmtrain.search.items import ItemWriter
 from mmtrain.search.kinds import build_index, describe_kind
-from mmtrain.search.recall import Queries, recall_lost, table_rows
+from mmtrain.search.recall import Queries, recall_lost
 
-MEASURED = 1000  # at most so many pictures, and their captions, ask when an index is measured
+MEASURED = 1000  # at most so many images, and their captions, are queries when an index is measured
 
 
 def check_target(target: Path) -> None:
@@ -28,17 +29,17 @@ def is_done(target: Path, fingerprint: str, data: str) -> bool:
     path = target / DESCRIPTION
     if not path.is_file():
         return False
-    written = json.loads(path.read_text(encoding="utf-8"))
-    return (written["fingerprint"], written["data"]) == (fingerprint, data)
+    description = json.loads(path.read_text(encoding="utf-8"))
+    return (description["fingerprint"], description["data"]) == (fingerprint, data)
 
 
 def write_index(
     folder: Path, description: dict[str, Any], width: int, shards: ShardDataModule, parts: EmbeddingParts
 ) -> dict[str, Any]:
-    """All files of an index; returns index.json, of which `description` is what is known before."""
+    """Writes all files of an index; returns index.json, which begins with `description`."""
     import faiss
 
-    joined = join(parts, folder, shards, width)
+    captions, texts = _join(parts, folder, shards, width)
     rows = np.load(folder / ROWS, mmap_mode="c")
     kind, similarity = description["kind"], description["similarity"]
     faiss.write_index(build_index(rows, kind, similarity), str(folder / FAISS))
@@ -48,17 +49,59 @@ def write_index(
         "faiss": describe_kind(kind, *rows.shape),
         "width": rows.shape[1],
         "images": len(rows),
-        "captions": joined.captions,
+        "captions": captions,
         "skipped": shards.account.summary()["causes"],
         "recall": None,
     }
     _write_json(folder / DESCRIPTION, description)
-    opened = SearchIndex(folder)
-    if not opened.exact:
-        asking = np.unique(np.linspace(0, len(rows) - 1, min(MEASURED, len(rows))).astype(np.int64))
-        description["recall"] = recall_lost(opened, joined.texts, Queries(rows[asking], asking))
+    index = SearchIndex(folder)
+    if not index.exact:
+        items = np.unique(np.linspace(0, len(rows) - 1, min(MEASURED, len(rows))).astype(np.int64))
+        description["recall"] = recall_lost(index, texts, Queries(rows[items], items))
         _write_json(folder / DESCRIPTION, description)
     return description
+
+
+def _join(
+    parts: EmbeddingParts, folder: Path, shards: ShardDataModule, width: int
+) -> tuple[dict[str, int], dict[str, Queries]]:
+    """Writes rows.npy float32 [N, width] and items.sqlite; samples that show the same image are one item.
+
+    Items are numbered in the split's order, whoever made the parts. Returns, by language, the number of captions and
+    the captions that were embedded. Raises ValueError when no sample could be read.
+    """
+    item_of_image: dict[int, int] = {}
+    for image in parts.image_ids():
+        item_of_image.setdefault(image, len(item_of_image))
+    if not item_of_image:
+        raise ValueError("--data: no sample could be read")
+    rows = np.lib.format.open_memmap(folder / ROWS, "w+", np.float32, (len(item_of_image), width))
+    writer = ItemWriter(folder / ITEMS)
+    captions: Counter[str] = Counter()
+    texts: dict[str, list[tuple[np.ndarray, np.ndarray]]] = {}
+    count = 0
+    for part in parts.read():
+        shards.account.add_once(part.skipped)
+        items = np.array([item_of_image[image] for image in part.image_ids.tolist()], dtype=np.int64)
+        numbers, places = np.unique(items, return_index=True)
+        new = places[numbers >= count].tolist()  # in the order of the items, which are numbered as they come first
+        rows[count : count + len(new)] = part.images[new]
+        count += len(new)
+        captions_of_items = [
+            (item, shards.languages[language], caption)
+            for item, each in zip(items.tolist(), part.captions, strict=True)
+            for language, caption in each
+        ]
+        writer.add([(int(items[place]), part.ids[place], part.thumbnails[place]) for place in new], captions_of_items)
+        captions.update(language for _, language, _ in captions_of_items)
+        item_of_text = items[np.searchsorted(part.rows, part.text_rows)]
+        for language in np.unique(part.text_languages).tolist():
+            same = part.text_languages == language
+            texts.setdefault(shards.languages[language], []).append((part.texts[same], item_of_text[same]))
+    writer.close()
+    rows.flush()
+    queries = {name: Queries(*map(np.concatenate, zip(*each, strict=True))) for name, each in sorted(texts.items())}
+    return dict(sorted(captions.items())), queries
 
 
 def _write_json(path: Path, description: dict[str, Any]) -> None:
@@ -67,9 +110,9 @@ def _write_json(path: Path, description: dict[str, Any]) -> None:
 
 def lasting(model: str) -> str:
     """MODEL as it can be loaded from another folder."""
-    prefix, name = ("", model) if not is_foreign(model) else (model.split(":", 1)[0] + ":", model.split(":", 1)[1])
+    prefix, colon, name = model.partition(":") if is_foreign(model) else ("", "", model)
     path = Path(name).expanduser()
-    return f"{prefix}{path.resolve()}" if path.exists() else model
+    return f"{prefix}{colon}{path.resolve()}" if path.exists() else model
 
 
 def print_index(folder: Path, description: dict[str, Any]) -> None:
@@ -82,12 +125,14 @@ def print_index(folder: Path, description: dict[str, Any]) -> None:
     )
     if recall is None:
         return
-    scored = f"{description['candidates']} candidates\nscored in full"
-    columns = ("queries", "number", f"{kind} alone", scored, "lost", "R@10\nexact", "R@10")
-    shares = ("found_alone", "found", "lost", "R@10_exact", "R@10")
+    in_full = f"{description['candidates']} candidates\nscored in full"
+    columns = ("queries", "number", f"{kind} alone", in_full, "lost", "R@10\nexact", "R@10")
     rows = []
-    for name, figures in table_rows(recall):
+    queries = {f"text, {language}": figures for language, figures in recall["text"].items()}
+    if recall["image"] is not None:
+        queries["image"] = recall["image"]
+    for name, figures in queries.items():
         figures = figures | {"lost": 100 - figures["found"]}
-        values = [f"{figures[share]:.1f}" if share in figures else "" for share in shares]
-        rows.append([name, f"{figures['queries']:,}", *values])
+        shares = [figures.get(share) for share in ("found_alone", "found", "lost", "R@10_exact", "R@10")]
+        rows.append([name, f"{figures['queries']:,}", *("" if share is None else f"{share:.1f}" for share in shares)])
     print_table("of the ten best by exact search, percent found", columns, rows)

@@ -17,13 +17,14 @@ FORMAT = 1
 
 
 class SearchIndex:
-    """Pictures that can be searched.
+    """Images that can be searched.
 
     A flat index by cosine is exact. Every other one proposes candidates by inner product, which are then scored in full
-    from their rows, so that scores are exact in any case and only a picture that was not proposed can be missed.
+    from their rows: scores are exact in any case, and only an image that was not proposed can be missed.
 
     Attributes:
         description: index.json.
+        rows: float32 [N, D], on disk until read.
         items: Ids, captions and thumbnails by number.
 
     Raises:
@@ -44,39 +45,37 @@ class SearchIndex:
         try:
             self._faiss = faiss.read_index(str(self.folder / FAISS))
             # copied on write: torch wants rows that it might write to
-            self._rows = np.load(self.folder / ROWS, mmap_mode="c")
+            self.rows: np.ndarray = np.load(self.folder / ROWS, mmap_mode="c")
         except (RuntimeError, OSError, ValueError) as error:
-            raise ValueError(f"DIR: {folder} is no complete index ({_file_of(error)}); index again") from error
+            # FAISS names the place in its source first, then the reason
+            reason = str(error).strip().splitlines()[-1].split("Error: ")[-1][:200]
+            raise ValueError(f"DIR: {folder} is no complete index ({reason}); index again") from error
         self.items = Items(self.folder / ITEMS)
         self.similarity: Similarity = self.description["similarity"]
         self.exact = self.description["kind"] == "flat" and self.similarity == "cosine"
 
     def __len__(self) -> int:
-        return len(self._rows)
-
-    @property
-    def rows(self) -> np.ndarray:
-        """float32 [N, D], on disk until read."""
-        return self._rows
+        return len(self.rows)
 
     def search(self, queries: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
         """Scores float32 [Q, k] and item numbers int64 [Q, k], best first, of queries float32 [Q, D].
 
         A query is the more general side of an asymmetric similarity, as a caption is. Where fewer than k items were
-        proposed, the rest is -inf and -1.
-
-        Raises:
-            ValueError: for queries of another width, or that are not finite.
+        proposed, the rest is -inf and -1. Raises ValueError for queries of another width, or that are not finite.
         """
-        self._check(queries)
+        width = self.rows.shape[1]
+        if queries.ndim != 2 or queries.shape[1] != width:
+            raise ValueError(f"query: rows of shape {list(queries.shape)}, the index has width {width}")
+        if not np.isfinite(queries).all():
+            raise ValueError("query: its row holds NaN or infinity; the model cannot encode it")
         k = min(k, len(self))
         if self.exact:
             return self._faiss.search(comparable(queries, self.similarity), k)
-        proposed = self.propose(queries, max(k, self.description["candidates"]))
+        proposals = self.propose(queries, max(k, self.description["candidates"]))
         scores = np.full((len(queries), k), -np.inf, dtype=np.float32)
         numbers = np.full((len(queries), k), -1, dtype=np.int64)
-        for query, (row, candidates) in enumerate(zip(queries, proposed, strict=True)):
-            candidates = np.sort(candidates[candidates >= 0])  # in the order of the file
+        for query, row in enumerate(queries):
+            candidates = np.sort(proposals[query][proposals[query] >= 0])  # in the order of the file
             full = self.scores(row, candidates)
             best = np.argsort(-full, kind="stable")[:k]
             scores[query, : len(best)], numbers[query, : len(best)] = full[best], candidates[best]
@@ -88,17 +87,5 @@ class SearchIndex:
 
     def scores(self, query: np.ndarray, numbers: np.ndarray) -> np.ndarray:
         """Full scores float32 [C] of a query [D] and the items of these numbers [C]."""
-        rows = torch.from_numpy(self._rows[numbers])
+        rows = torch.from_numpy(self.rows[numbers])
         return score_tile(rows, torch.from_numpy(query)[None], self.similarity)[:, 0].numpy()
-
-    def _check(self, queries: np.ndarray) -> None:
-        width = self._rows.shape[1]
-        if queries.ndim != 2 or queries.shape[1] != width:
-            raise ValueError(f"query: rows of shape {list(queries.shape)}, the index has width {width}")
-        if not np.isfinite(queries).all():
-            raise ValueError("query: its row holds NaN or infinity; the model cannot encode it")
-
-
-def _file_of(error: Exception) -> str:
-    # FAISS says where in its source it gave up before it says why
-    return str(error).strip().splitlines()[-1].split("Error: ")[-1][:200]

@@ -13,7 +13,7 @@ CREATE TABLE captions (item INTEGER NOT NULL, language TEXT NOT NULL, caption TE
 
 @dataclass(frozen=True)
 class Item:
-    """One picture of an index."""
+    """One image of an index."""
 
     id: str
     captions: dict[str, list[str]]  # by language
@@ -21,15 +21,15 @@ class Item:
 
 
 class ItemWriter:
-    """Writes items by number; what was written is there after `close`."""
+    """Writes items by number; the file is complete after `close`."""
 
     def __init__(self, path: Path) -> None:
-        # nolock: cluster file systems often have no locks, and nobody else knows the file yet
+        # nolock: cluster file systems often have no locks, and no other process has the file yet
         self._file = sqlite3.connect(f"{path.absolute().as_uri()}?nolock=1", uri=True)
         self._file.executescript(f"PRAGMA journal_mode = OFF; PRAGMA synchronous = OFF; {TABLES}")
 
     def add(self, items: Iterable[tuple[int, str, bytes]], captions: Iterable[tuple[int, str, str]]) -> None:
-        """items (number, id, thumbnail), and captions (number of the item, language, text) in any order."""
+        """Adds items (number, id, thumbnail) and captions (number of the item, language, text)."""
         self._file.executemany("INSERT INTO items VALUES (?, ?, ?)", items)
         self._file.executemany("INSERT INTO captions VALUES (?, ?, ?)", captions)
 
@@ -40,11 +40,7 @@ class ItemWriter:
 
 
 class Items:
-    """The items of a finished index.
-
-    Raises:
-        ValueError: when the file is not there or is no such file.
-    """
+    """The items of a finished index. Raises ValueError when the file is not there or is no such file."""
 
     def __init__(self, path: Path) -> None:
         try:
@@ -55,12 +51,13 @@ class Items:
 
     def read(self, numbers: Sequence[int]) -> list[Item]:
         """The items of these numbers, in this order."""
-        return [self._one(int(number)) for number in numbers]
-
-    def _one(self, number: int) -> Item:
-        name, thumbnail = self._file.execute("SELECT id, thumbnail FROM items WHERE number = ?", (number,)).fetchone()
-        captions: dict[str, list[str]] = {}
-        rows = self._file.execute("SELECT language, caption FROM captions WHERE item = ? ORDER BY rowid", (number,))
-        for language, caption in rows:
-            captions.setdefault(language, []).append(caption)
-        return Item(name, captions, thumbnail)
+        items = []
+        for number in map(int, numbers):
+            select = "SELECT id, thumbnail FROM items WHERE number = ?"
+            name, thumbnail = self._file.execute(select, (number,)).fetchone()
+            captions: dict[str, list[str]] = {}
+            select = "SELECT language, caption FROM captions WHERE item = ? ORDER BY rowid"
+            for language, caption in self._file.execute(select, (number,)):
+                captions.setdefault(language, []).append(caption)
+            items.append(Item(name, captions, thumbnail))
+        return items

@@ -1,4 +1,10 @@
-"""The FAISS index of each kind: what it is made of, and how it is filled in linear memory."""
+"""The FAISS index of each kind, filled in linear memory.
+
+flat   every row, exact
+ivf    rows in lists around centroids; the lists nearest to the query are read
+hnsw   a graph of near neighbours, walked from the top
+pq     rows as codes of a byte for each few coordinates
+"""
 
 from typing import TYPE_CHECKING, Literal
 
@@ -11,31 +17,20 @@ if TYPE_CHECKING:
     import faiss
 
 Kind = Literal["flat", "ivf", "hnsw", "pq"]
-KINDS: dict[Kind, str] = {
-    "flat": "every row, exact",
-    "ivf": "rows in lists around centroids, the lists nearest to the query are read",
-    "hnsw": "a graph of near neighbours, walked from the top",
-    "pq": "rows as codes of a byte for each few coordinates",
-}
 CHUNK = 65_536  # rows added at once
 PQ_CENTROIDS = 256
 ROWS_A_CENTROID = 39  # FAISS warns below
 
 
 def describe_kind(kind: Kind, rows: int, width: int) -> str:
-    """FAISS's own description of an index of so many rows, as its index_factory reads it.
-
-    Raises:
-        ValueError: when there are too few rows for pq to learn its codes.
-    """
+    """FAISS's factory string for so many rows. Raises ValueError for too few rows for pq to learn its codes."""
     if kind == "ivf":
-        lists = max(1, min(round(4 * rows**0.5), rows // ROWS_A_CENTROID))
-        return f"IVF{lists},Flat"
+        return f"IVF{max(1, min(round(4 * rows**0.5), rows // ROWS_A_CENTROID))},Flat"
     if kind == "pq":
         if rows < PQ_CENTROIDS:
             raise ValueError(f"--kind: pq learns its codes from at least {PQ_CENTROIDS} pictures, got {rows}; flat")
         codes = next(count for count in range(max(1, width // 4), 0, -1) if width % count == 0)
-        return f"PQ{codes}np"  # no polysemous codes: slow to learn, and nobody compares by them here
+        return f"PQ{codes}np"  # no polysemous codes: slow to learn, and not used here
     return {"flat": "Flat", "hnsw": "HNSW32,Flat"}[kind]
 
 

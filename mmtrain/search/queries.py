@@ -1,4 +1,4 @@
-"""The model of an index, and a text or a picture as a row of it."""
+"""The model of an index, and a text or an image as a row of it."""
 
 import io
 import sys
@@ -19,79 +19,68 @@ from mmtrain.search.index import SearchIndex
 def open_model(
     index: SearchIndex, model: str | None = None, device: str | None = None, *, text_only: bool = False
 ) -> Encoder:
-    """The model that made the index, from where it lay then or from `model`.
+    """The model that made the index.
 
     Args:
-        index: The index.
-        model: Where its model is now; default: where it was.
+        model: Where it is now; default: where it was.
         device: Default: cuda where there is one.
         text_only: Load the text side alone, where the files' size and time say that it is the same model.
 
     Raises:
         ValueError: when it is not there, or is another one.
     """
-    made_by = index.description["model"]
-    name, place = model or made_by, device or default_device()
-    known = index.description.get("weights") is not None and stamp(name) == index.description["weights"]
+    name = model or index.description["model"]
+    unchanged = index.description.get("weights") is not None and stamp(name) == index.description["weights"]
     try:
-        encoder = load(name, device=place, text_only=text_only and known)
+        encoder = load(name, device=device or default_device(), text_only=text_only and unchanged)
     except ValueError as error:
         if model is not None:
             raise
         raise ValueError(f"{error}; the index was built by it: say with --model where it is now") from error
-    if known:
-        return encoder
-    marked, expected = fingerprint(encoder), index.description["fingerprint"]
-    if marked != expected:
+    expected = index.description["fingerprint"]
+    if not unchanged and (actual := fingerprint(encoder)) != expected:
         raise ValueError(
-            f"{index.folder} was built by other weights (fingerprint {expected}) than those of {name} ({marked}); name"
+            f"{index.folder} was built by other weights (fingerprint {expected}) than those of {name} ({actual}); name"
             " the model that built it with --model, or index again"
         )
     return encoder
 
 
-def encode_words(encoder: Encoder, text: str, language: str | None = None) -> np.ndarray:
-    """A text as float32 [1, D]; says on stderr when the model was not trained on its language.
+def text_row(encoder: Encoder, text: str, language: str | None = None) -> np.ndarray:
+    """A text as float32 [1, D]; a note on stderr says when the model was not trained on its language.
 
-    Raises:
-        ValueError: for an empty text, one that the tokenizer knows nothing of, or a language that the model needs and
-            does not have.
+    Raises ValueError for an empty text, one without a word that the tokenizer knows, or a language that the model needs
+    and does not have.
     """
     if not text.strip():
         raise ValueError(f"text: got {text!r}, expected words to search for")
-    known = encoder.languages
-    needed = encoder.model.reads_by_language
+    languages = encoder.languages
     own_words = isinstance(encoder.tokenizer, WordTokenizer) and WordTokenizer.SHARED not in encoder.tokenizer.words
-    if language not in known and (needed or own_words):
+    if language not in languages and (own_words or encoder.model.reads_by_language):
         raise ValueError(
             f"--language: {'the model needs one' if language is None else f'got {language}'}; it reads each language by"
-            f" itself, {', '.join(known)}"
+            f" itself, {', '.join(languages)}"
         )
     if not _knows(encoder, text, language):
-        raise ValueError(f"search: the model's tokenizer knows nothing of {text!r}{_in(language)}; other words")
-    if language is not None and known and language not in known:
-        print(f"note: the model was not trained on {language}; it was on {', '.join(known)}", file=sys.stderr)
+        where = f" in {language}" if language else ""
+        raise ValueError(f"search: the model's tokenizer knows nothing of {text!r}{where}; other words")
+    if language is not None and languages and language not in languages:
+        print(f"note: the model was not trained on {language}; it was on {', '.join(languages)}", file=sys.stderr)
     return encoder.encode_text([text], language=language)
 
 
-def encode_picture(encoder: Encoder, path: Path) -> np.ndarray:
-    """A picture's file as float32 [1, D]; a .npy [F] or [1, F] where the model reads features.
-
-    Raises:
-        ValueError: when it cannot be read, or is of the wrong kind.
-    """
+def image_row(encoder: Encoder, path: Path) -> np.ndarray:
+    """A file as float32 [1, D]: an image, or .npy features [F] or [1, F]. Raises ValueError for any other."""
     try:
         content = path.read_bytes()
     except OSError as error:
         raise ValueError(f"--image: {path} cannot be read ({error.strerror}); a picture's file") from error
     if encoder.images is None:
         try:
-            features = np.load(io.BytesIO(content), allow_pickle=False)
-            return encoder.encode_image(features.reshape(1, -1))
+            return encoder.encode_image(np.load(io.BytesIO(content), allow_pickle=False).reshape(1, -1))
         except (ValueError, OSError, EOFError, RuntimeError) as error:
-            raise ValueError(
-                f"--image: {path} is no .npy of features that the model reads ({first_line(error)})"
-            ) from error
+            reason = first_line(error)
+            raise ValueError(f"--image: {path} is no .npy of features that the model reads ({reason})") from error
     try:
         return encoder.encode_image([encoder.images.open(content)])
     except ValueError as error:
@@ -101,15 +90,10 @@ def encode_picture(encoder: Encoder, path: Path) -> np.ndarray:
 def _knows(encoder: Encoder, text: str, language: str | None) -> bool:
     """Whether the tokenizer makes more of the text than special and unknown tokens, where it can say so."""
     tokenizer = encoder.tokenizer
+    ids, mask = tokenizer([text], [language or ""])
     if isinstance(tokenizer, WordTokenizer):
-        ids, _ = tokenizer([text], [language or ""])
         return bool((ids >= tokenizer.FIRST_WORD).any())
     if isinstance(tokenizer, TransformersTokenizer):
-        ids, mask = tokenizer([text], [language or ""])
         special = torch.tensor(tokenizer.tokenizer.all_special_ids)
         return bool((mask & ~torch.isin(ids, special)).any())
     return True
-
-
-def _in(language: str | None) -> str:
-    return f" in {language}" if language else ""

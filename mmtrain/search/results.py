@@ -1,19 +1,24 @@
-"""What was asked of an index, and what was found."""
+"""A query to an index, and its results."""
 
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
+
+from PIL import Image
 
 from mmtrain.display.tables import print_table
+from mmtrain.display.thumbnails import SIDE
 from mmtrain.search.items import Item
 
 SHOWN = 4  # captions of a result in the terminal
+OPEN_CAPTIONS = 3  # of a result in a page; the others unfold
 
 
 @dataclass(frozen=True)
 class Result:
-    """One picture that was found."""
+    """One image that answers a query."""
 
     score: float
     item: Item
@@ -21,7 +26,7 @@ class Result:
 
 @dataclass(frozen=True)
 class Query:
-    """What was asked: a text, or a picture's file."""
+    """A text, or the file of an image."""
 
     text: str | None = None
     language: str | None = None
@@ -30,16 +35,16 @@ class Query:
 
 def print_json(query: Query, results: list[Result]) -> None:
     """{"query": {...}, "results": [{"rank", "score", "id", "captions": {language: [...]}}]}."""
-    given = {"text": query.text, "language": query.language, "image": str(query.image) if query.image else None}
-    ranked = [
+    fields = {"text": query.text, "language": query.language, "image": query.image and str(query.image)}
+    answers = [
         {"rank": rank, "score": result.score, "id": result.item.id, "captions": result.item.captions}
         for rank, result in enumerate(results, 1)
     ]
-    query_given = {name: value for name, value in given.items() if value is not None}
-    print(json.dumps({"query": query_given, "results": ranked}, ensure_ascii=False, indent=1))
+    fields = {name: value for name, value in fields.items() if value is not None}
+    print(json.dumps({"query": fields, "results": answers}, ensure_ascii=False, indent=1))
 
 
-def print_results(query: Query, results: list[Result], pictures: int, first: Sequence[str]) -> None:
+def print_results(query: Query, results: list[Result], images: int, first: Sequence[str]) -> None:
     """A table for a terminal; captions in the `first` languages before the others."""
     rows = []
     for result in results:
@@ -48,8 +53,33 @@ def print_results(query: Query, results: list[Result], pictures: int, first: Seq
         if len(captions) > SHOWN:
             lines.append(f"and {len(captions) - SHOWN} more")
         rows.append([f"{result.score:.3f}", result.item.id, "\n".join(lines)])
-    title = f"{query.text or query.image} in {pictures:,} pictures"
+    title = f"{query.text or query.image} in {images:,} pictures"
     print_table(title, ("score", "id", "captions"), rows, left=("id", "captions"))
+
+
+def write_results(
+    path: Path, query: Query, results: list[Result], description: dict[str, Any], first: Sequence[str]
+) -> None:
+    """Writes one HTML file, whole or not at all; `description` is index.json of the index."""
+    from mmtrain.display.html import data_uri, picture_uri, write_page
+
+    image = None
+    if query.image is not None and query.image.suffix != ".npy":
+        with Image.open(query.image) as content:
+            image = picture_uri(content, SIDE)
+    write_page(
+        path,
+        Path(__file__).with_name("results.html.jinja"),
+        title=query.text or str(query.image),
+        query=query,
+        image=image,
+        results=[
+            (result, data_uri(result.item.thumbnail, "image/jpeg"), ordered(result.item.captions, first))
+            for result in results
+        ],
+        index=description,
+        open_captions=OPEN_CAPTIONS,
+    )
 
 
 def ordered(captions: dict[str, list[str]], first: Sequence[str]) -> list[tuple[str, str]]:

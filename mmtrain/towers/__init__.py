@@ -2,8 +2,7 @@
 
 from mmtrain.towers.image import FeatureTower, TimmTower
 from mmtrain.towers.pooling import Pooling
-from mmtrain.towers.shared import SharedText
-from mmtrain.towers.text import ByteGRU, TransformersTower, WordGRU
+from mmtrain.towers.text import ByteGRU, SharedText, TransformersTower, WordGRU
 from mmtrain.towers.tower import ImageTower, TextTower, Tower
 
 __all__ = [

@@ -18,9 +18,9 @@ class TimmTower(ImageTower):
     Args:
         name: timm's architecture name, e.g. vit_base_patch16_224; may be left out when `pretrained` names a hub
             repository or folder, which know their architecture.
-        pretrained: Where weights come from: None (random), a timm tag (vit_base_patch16_224.augreg2_in21k_ft_in1k), a
-            hub repository (timm/...), or a local folder with config.json and model.safetensors, as timm writes it.
-        pooling: "timm" keeps the model's own pooling; cls, mean, max, last and attention pool its tokens.
+        pretrained: None (random weights), a timm tag (vit_base_patch16_224.augreg2_in21k_ft_in1k), a hub repository
+            (timm/...), or a local folder with config.json and model.safetensors, as timm writes it.
+        pooling: "timm" uses the model's own pooling; cls, mean, max, last and attention pool its tokens.
         image_size: Pixels of the square input where it differs from the model's own; position embeddings are resized.
         options: Further arguments of timm.create_model, e.g. {patch_drop_rate: 0.5, embed_dim: 192, depth: 6}.
         frozen: Keep the weights as they are (LiT, Zhai et al. 2022).
@@ -56,7 +56,7 @@ class TimmTower(ImageTower):
             self.network = timm.create_model(source, pretrained=pretrained is not None, num_classes=0, **options)
         except (RuntimeError, FileNotFoundError, OSError, TypeError, AssertionError) as error:
             raise ValueError(f"image tower: timm cannot build {source!r}: {first_line(error)}") from error
-        self.name = _architecture(self.network, source)
+        self.name = (getattr(self.network, "pretrained_cfg", None) or {}).get("architecture") or source.split(".")[0]
         self.pretrained = None
         self.pooling = pooling
         self.image_size = options.pop("img_size", None)
@@ -64,10 +64,10 @@ class TimmTower(ImageTower):
         self.width = self.network.num_features if pooling != "timm" else self.network.head_hidden_size
         self.pool = None if pooling == "timm" else Pooling(pooling, self.width)
         data = resolve_model_data_config(self.network)
-        # kept with the weights: a hub repository may have its own, which the architecture's name does not tell
+        # saved with the weights: a hub repository may have its own, which the architecture's name does not tell
         self.register_buffer("mean", torch.tensor(data["mean"]).view(1, -1, 1, 1))
         self.register_buffer("deviation", torch.tensor(data["std"]).view(1, -1, 1, 1))
-        self.freeze_if_asked()
+        self.apply_frozen()
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
         if images.dtype == torch.uint8:
@@ -82,9 +82,7 @@ class TimmTower(ImageTower):
 
 
 class FeatureTower(ImageTower):
-    """Precomputed features, passed on as they are: the projection behind it is all there is to train.
-
-    The 2017 ranking systems work so (Gella et al.: VGG19 features, one linear layer).
+    """Precomputed features, passed on as they are (Gella et al. 2017: VGG19 features, one linear layer behind them).
 
     Args:
         width: Length of the vectors in the shards' .npy files.
@@ -98,10 +96,11 @@ class FeatureTower(ImageTower):
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
         if images.ndim != 2 or images.shape[1] != self.width:
-            raise ValueError(
-                f"image.width: {self.width}, but the shards hold features of shape {tuple(images.shape[1:])}"
-            )
-        features = nn.functional.normalize(images.float(), dim=-1) if self.normalise else images.float()
+            shape = tuple(images.shape[1:])
+            raise ValueError(f"image.width: {self.width}, but the shards hold features of shape {shape}")
+        features = images.float()
+        if self.normalise:
+            features = nn.functional.normalize(features, dim=-1)
         return features, features.unsqueeze(1)
 
 
@@ -122,11 +121,6 @@ def _timm_source(name: str | None, pretrained: str | None) -> tuple[str, dict[st
 
         return f"hf-hub:{pretrained}", load_model_config_from_hf(pretrained)[2] or {}
     return pretrained, {}
-
-
-def _architecture(network: nn.Module, source: str) -> str:
-    architecture = (getattr(network, "pretrained_cfg", None) or {}).get("architecture")
-    return architecture or source.split(".")[0]
 
 
 def _sequence(features: Tensor, channels: int) -> Tensor:

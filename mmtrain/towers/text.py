@@ -1,14 +1,17 @@
-"""Text towers: any transformers encoder, a byte GRU that needs no download, word GRUs one a language."""
+"""Text towers: any transformers encoder, a byte GRU, word GRUs one a language, and the image tower itself."""
 
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
 from mmtrain.display.messages import first_line
 from mmtrain.towers.pooling import Pool, Pooling
-from mmtrain.towers.tower import TextTower
+from mmtrain.towers.tower import ImageTower, TextTower
+
+WHITE = 255
 
 
 class TransformersTower(TextTower):
@@ -42,13 +45,10 @@ class TransformersTower(TextTower):
             if pretrained is not None:
                 settings = AutoConfig.from_pretrained(pretrained)
             else:
-                options = dict(config)
-                settings = AutoConfig.for_model(options.pop("model_type", ""), **options)
+                settings = AutoConfig.for_model(**{"model_type": "", **config})
             text_only = type(settings) in AutoModelForTextEncoding._model_mapping
             factory = AutoModelForTextEncoding if text_only else AutoModel
-            self.network = (
-                factory.from_pretrained(pretrained) if pretrained is not None else factory.from_config(settings)
-            )
+            self.network = factory.from_pretrained(pretrained) if pretrained else factory.from_config(settings)
         except (OSError, ValueError, KeyError) as error:
             source = pretrained if pretrained is not None else config.get("model_type", "a config without model_type")
             raise ValueError(f"text tower: transformers cannot load {source!r}: {first_line(error)}") from error
@@ -58,10 +58,10 @@ class TransformersTower(TextTower):
         self.config = {key: value for key, value in settings.to_diff_dict().items() if key != "_name_or_path"}
         self.config["model_type"] = settings.model_type
         self.pooling = pooling
-        self.width = settings.get_text_config().hidden_size
-        self.vocabulary_size = settings.get_text_config().vocab_size
+        text = settings.get_text_config()
+        self.width, self.vocabulary_size = text.hidden_size, text.vocab_size
         self.pool = Pooling(pooling, self.width)
-        self.freeze_if_asked()
+        self.apply_frozen()
 
     def forward(self, tokens: Tensor, mask: Tensor, languages: Tensor | None = None) -> tuple[Tensor, Tensor]:
         features = self.network(input_ids=tokens, attention_mask=mask.long()).last_hidden_state
@@ -74,8 +74,8 @@ class TransformersTower(TextTower):
 class ByteGRU(TextTower):
     """A bidirectional GRU over UTF-8 bytes: every language, no download, no vocabulary.
 
-    The backward direction reads each row reversed within its own length, so the result does not depend on padding,
-    and without packed sequences, so that it exports.
+    The backward direction reads each row reversed within its own length: the result does not depend on padding, and
+    without packed sequences it can be exported.
 
     Args:
         width: Length of the pooled vector; half of it for each direction.
@@ -113,7 +113,7 @@ class ByteGRU(TextTower):
         self.drop = nn.Dropout(dropout)
         self.pool = None if pooling == "last" else Pooling(pooling, width)
         self._checkpointing = False
-        self.freeze_if_asked()
+        self.apply_frozen()
 
     def forward(self, tokens: Tensor, mask: Tensor, languages: Tensor | None = None) -> tuple[Tensor, Tensor]:
         if self._checkpointing and self.training:
@@ -123,11 +123,11 @@ class ByteGRU(TextTower):
     def _encode(self, tokens: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
         positions = torch.arange(tokens.shape[1], device=tokens.device).unsqueeze(0)
         lengths = mask.sum(1, keepdim=True).clamp(min=1)
-        mirrored = torch.where(positions < lengths, lengths - 1 - positions, positions)
+        mirror = torch.where(positions < lengths, lengths - 1 - positions, positions)
         features = self.drop(self.embed(tokens))
         for ahead, back in zip(self.forwards, self.backwards, strict=True):
             right, _ = ahead(features)
-            index = mirrored.unsqueeze(-1)
+            index = mirror.unsqueeze(-1)
             left, _ = back(features.gather(1, index.expand(-1, -1, features.shape[-1])))
             left = left.gather(1, index.expand(-1, -1, left.shape[-1]))
             features = self.drop(torch.cat([right, left], dim=-1))
@@ -166,19 +166,41 @@ class WordGRU(TextTower):
         self.embed = nn.Embedding(vocabulary_size, embedding)
         self.readers = nn.ModuleList(nn.GRU(embedding, width, batch_first=True) for _ in range(languages))
         self.pool = Pooling("last", width)
-        self.freeze_if_asked()
+        self.apply_frozen()
 
     def forward(self, tokens: Tensor, mask: Tensor, languages: Tensor | None = None) -> tuple[Tensor, Tensor]:
         if languages is None or bool((languages < 0).any()) or bool((languages >= self.languages).any()):
             raise ValueError(f"WordGRU reads {self.languages} languages by index, got {languages}")
-        embedded = self.embed(tokens)
-        features = embedded.new_zeros(*tokens.shape, self.width)
+        embeddings = self.embed(tokens)
+        features = embeddings.new_zeros(*tokens.shape, self.width)
         for index, reader in enumerate(self.readers):
             rows = (languages == index).nonzero()[:, 0]
-            # A language without a caption in this batch reads one row for nothing: DDP waits for every parameter.
-            states, _ = reader(embedded[rows] if len(rows) else embedded[:1])
             if len(rows):
-                features = features.index_copy(0, rows, states.to(features.dtype))
-            else:
-                features = features + 0 * states.sum()
+                features = features.index_copy(0, rows, reader(embeddings[rows])[0].to(features.dtype))
+            else:  # one row times zero: DDP waits for every parameter
+                features = features + 0 * reader(embeddings[:1])[0].sum()
         return self.pool(features, mask), features
+
+
+class SharedText(TextTower):
+    """The image tower as a text tower (CLIPPO, Tschannen et al., CVPR 2023). It has no weights of its own.
+
+    forward(tokens uint8 [N, h, side] grey pixels, mask bool [N, h] of the rows used) pads the page below with blank
+    rows to the square that the image tower sees.
+
+    Args:
+        image: The image tower, which owns the weights.
+    """
+
+    vocabulary_size = 2**31  # any pixel is a token
+
+    def __init__(self, image: ImageTower) -> None:
+        super().__init__()
+        self._image = (image,)  # not a submodule: the weights are counted, saved and trained once
+        self.width = image.width
+
+    def forward(self, tokens: Tensor, mask: Tensor, languages: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        side = tokens.shape[2]
+        rows = tokens.masked_fill(~mask[..., None], WHITE)  # the padding of a batch is black
+        page = functional.pad(rows, (0, 0, 0, side - tokens.shape[1]), value=WHITE)
+        return self._image[0](page[:, None].expand(-1, 3, -1, -1))

@@ -1,14 +1,13 @@
-"""What every tower is: a network that turns its input into token features and one pooled vector."""
+"""The interface of every tower: a network that turns its input into token features and one pooled vector."""
 
 from torch import Tensor, nn
-
-# Both kinds of tower keep each constructor argument under its own name (as scikit-learn's estimators do), with
-# `pretrained` reset once the weights are in: `mmtrain.models.spec.spec_of` then describes a tower that can be built
-# again anywhere, with random weights to be filled from a checkpoint.
 
 
 class Tower(nn.Module):
     """A network with pooled features of width `width`.
+
+    It keeps its arguments for `mmtrain.models.spec.spec_of` and resets `pretrained` once the weights are in, so that it
+    is built again without them and filled from a checkpoint.
 
     Args:
         frozen: Keep all weights, and the statistics of normalisation layers, as they are.
@@ -20,7 +19,7 @@ class Tower(nn.Module):
         super().__init__()
         self.frozen = frozen
 
-    def freeze_if_asked(self) -> None:
+    def apply_frozen(self) -> None:
         """Called at the end of a constructor, when all parameters exist."""
         if self.frozen:
             self.requires_grad_(False).eval()
@@ -29,11 +28,7 @@ class Tower(nn.Module):
         return super().train(mode and not self.frozen)
 
     def checkpoint_activations(self) -> None:
-        """Recompute activations in the backward pass instead of keeping them.
-
-        Raises:
-            ValueError: where the network has no way to.
-        """
+        """Recomputes activations in the backward pass to save memory. Raises ValueError where the network cannot."""
         raise ValueError(f"--model.checkpoint_activations: {type(self).__name__} cannot; use --model.micro_batch")
 
 
@@ -45,14 +40,10 @@ class ImageTower(Tower):
 
 
 class TextTower(Tower):
-    """forward(tokens int64 [N, L], mask bool [N, L], languages int64 [N]) -> (pooled [N, W], features [N, L, W]).
+    """forward(tokens int64 [N, L], mask bool [N, L], languages int64 [N]) -> (pooled [N, W], features [N, L, W])."""
 
-    `vocabulary_size` is the number of token ids it knows: the tokenizer must not have more. One that has a network for
-    each language `reads_by_language`.
-    """
-
-    vocabulary_size: int
-    reads_by_language: bool = False
+    vocabulary_size: int  # token ids; the tokenizer must not have more
+    reads_by_language: bool = False  # whether it has a network for each language
 
     def forward(self, tokens: Tensor, mask: Tensor, languages: Tensor | None = None) -> tuple[Tensor, Tensor]:
         raise NotImplementedError

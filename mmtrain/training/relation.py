@@ -132,7 +132,7 @@ class RelationModule(ContrastiveModule):
         for name, tower in (("image", image), ("text", text)):
             if name in frozen:
                 tower.frozen = True
-                tower.freeze_if_asked()
+                tower.apply_frozen()
         fusion = (fusion or CrossAttentionFusion()).connect(image.width, text.width)
         self.head = RelationHead(fusion, matches=bool(itm), dropout=dropout)
         if source is not None:

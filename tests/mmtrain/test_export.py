@@ -12,7 +12,7 @@ from PIL import Image
 import mmtrain
 from datamodules import ByteTokenizer, TransformersTokenizer
 from mmtrain.cli import main
-from mmtrain.export.parity import captions, pictures
+from mmtrain.export.parity import captions, images
 from mmtrain.towers import ByteGRU, FeatureTower, TransformersTower, WordGRU
 from tests.mmtrain.encoders import XLMR, saved, write_words
 from tests.mmtrain.small import ENVIRONMENT
@@ -119,7 +119,7 @@ def test_an_exported_folder_is_a_model(
     assert "largest difference" in capsys.readouterr().out
     before, after = mmtrain.load(model), mmtrain.load(tmp_path / "out")
     np.testing.assert_allclose(
-        after.encode_image(pictures(before)[:4]), before.encode_image(pictures(before)[:4]), atol=1e-4
+        after.encode_image(images(before)[:4]), before.encode_image(images(before)[:4]), atol=1e-4
     )
     np.testing.assert_allclose(after.encode_text(CAPTIONS, "lv"), before.encode_text(CAPTIONS, "lv"), atol=1e-4)
     assert after.scale == pytest.approx(20, rel=1e-5)
@@ -128,7 +128,7 @@ def test_an_exported_folder_is_a_model(
 
 def test_the_probes_are_a_hundred_pictures_and_captions_in_twelve_languages(words: str, tmp_path: Path) -> None:
     model = mmtrain.load(xlmr(tmp_path / "model", words, "cls"))
-    assert len(pictures(model)) == 100
+    assert len(images(model)) == 100
     assert len(captions(model)) == 12 and sum(map(len, captions(model).values())) >= 100
 
 

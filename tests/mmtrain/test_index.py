@@ -22,6 +22,7 @@ from mmtrain.embedding.processes import Processes
 from mmtrain.embedding.splits import open_shards
 from mmtrain.evaluation.ranking.nearest import flat_top_k
 from mmtrain.models.fingerprint import fingerprint
+from mmtrain.search.building import print_index
 from mmtrain.search.index import SearchIndex
 from mmtrain.search.items import ItemWriter
 from mmtrain.search.kinds import build_index, describe_kind
@@ -271,6 +272,17 @@ def test_an_exact_index_loses_nothing_and_an_asymmetric_one_says_what_it_does(sp
         for count in (10, 500)
     )
     assert few["text"]["en"]["found"] < many["text"]["en"]["found"] <= 100
+
+
+def test_an_index_of_one_image_has_figures_of_texts_alone(tmp_path: Path, capsys) -> None:
+    rows = np.eye(1, 8, dtype=np.float32)
+    index = synthetic(tmp_path / "index", "flat", "asymmetric", rows, 1)
+    queries = Queries(rows, np.zeros(1, dtype=np.int64))
+    recall = recall_lost(index, {"en": queries}, queries)
+    facts = {"images": 1, "captions": {"en": 1}, "faiss": "Flat", "recall": recall}
+    print_index(index.folder, index.description | facts)
+    printed = capsys.readouterr().out
+    assert "text, en" in printed and "image" not in printed.partition("text, en")[2]
 
 
 def test_pq_needs_enough_pictures() -> None:

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-from mmtrain.commands.usage import Folder, Model, Shards
+from mmtrain.commands.usage import BatchSize, Device, Folder, Model, Shards, Workers
 
 if TYPE_CHECKING:
     from mmtrain.evaluation.protocols import Protocol
@@ -21,9 +21,9 @@ def compare(
     images: Folder | None = None,
     languages: list[str] | None = None,
     recall_at: tuple[int, ...] = (1, 5, 10),
-    batch_size: int = 64,
-    workers: int = 2,
-    device: str | None = None,
+    batch_size: BatchSize = 64,
+    workers: Workers = 2,
+    device: Device | None = None,
 ) -> dict[str, Any]:
     """Measures MODELs on SHARDS and prints them side by side; with `out` also compare.json and compare.html there.
 
@@ -33,17 +33,12 @@ def compare(
     they are not corrected for how many are tested.
 
     Args:
-        model: MODEL: a run folder, a checkpoint, an exported folder, open_clip:NAME or hf:NAME.
         models: What to compare with it.
-        data: SHARDS: a folder, a tar, a brace pattern, or several joined with ::.
         out: Gets compare.json and compare.html; default: only the table.
         protocol: A published test set, as for evaluate.
         images: With --protocol: where the data set's own pictures lie.
         languages: Default: those that all the models share.
         recall_at: Ranks to report; the first is tested.
-        batch_size: Samples that go through the model together.
-        workers: Reading processes.
-        device: Default: cuda where there is one.
 
     Returns:
         {"models", "languages", "left_out", "metrics": [metrics.json of each model], "against_first": [what

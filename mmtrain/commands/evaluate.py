@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from mmtrain.commands.usage import File, Folder, Model, Shards, UsageError
+from mmtrain.commands.usage import BatchSize, Device, File, Folder, Model, Shards, UsageError, Workers
 
 if TYPE_CHECKING:
     from mmtrain.evaluation.protocols import Protocol
@@ -30,9 +30,9 @@ def evaluate(
     sts: bool = False,
     templates: File | None = None,
     task: str | None = None,
-    batch_size: int = 64,
-    workers: int = 2,
-    device: str | None = None,
+    batch_size: BatchSize = 64,
+    workers: Workers = 2,
+    device: Device | None = None,
 ) -> dict[str, Any]:
     """Measures MODEL on SHARDS; writes metrics.json and report.html, prints the tables, returns the metrics.
 
@@ -40,7 +40,6 @@ def evaluate(
     `mmtrain.RelationModule` is measured on the tasks it was trained for too, where the shards label them.
 
     Args:
-        model: MODEL: a run folder, a checkpoint, an exported folder, open_clip:NAME or hf:NAME.
         data: SHARDS: a folder, a tar, a brace pattern, or several joined with ::; or a manifest in JSON Lines.
         out: Gets metrics.json and report.html; default: report/ in the run folder.
         languages: Default: the languages of the run.
@@ -60,9 +59,6 @@ def evaluate(
             sentence2, score; writes sts.json.
         templates: For --classes: JSON {language: ["a photo of a {}", ...]}.
         task: For --classes: which of the samples' labels; default: the only one.
-        batch_size: Samples that go through the model together.
-        workers: Reading processes.
-        device: Default: cuda where there is one.
 
     Raises:
         ValueError: when the shards have none of the languages, or nothing in them can be read; a model without a

@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING, Annotated
 
-from mmtrain.commands.usage import File, Folder, Model, UsageError
+from mmtrain.commands.usage import Device, File, Folder, Model, UsageError
 
 if TYPE_CHECKING:
     from mmtrain.search.results import Result
@@ -18,7 +18,7 @@ def search(
     json: bool = False,
     html: File | None = None,
     model: Model | None = None,
-    device: str | None = None,
+    device: Device | None = None,
 ) -> "list[Result]":
     """Searches an index folder, prints the nearest pictures, and returns them, best first.
 
@@ -31,7 +31,6 @@ def search(
         json: Print JSON instead of a table.
         html: Also write a page with pictures, which opens offline.
         model: Where the index's model is now, if it was moved.
-        device: Default: cuda where there is one.
 
     Raises:
         ValueError: when there is no index, the model is another one, or the query cannot be encoded.

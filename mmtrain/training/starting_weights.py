@@ -83,11 +83,7 @@ class Pretrained:
                 tower.frozen = False
         self.model.requires_grad_(True).train()
         self.head = None if encoder.head is None else encoder.head.requires_grad_(True).train()
-        self._languages = encoder.languages
-        self._preprocessing: dict[str, Any] = {
-            "tokenizer": spec_of(encoder.tokenizer),
-            "images": spec_of(encoder.images) if encoder.images else None,
-        }
+        self._languages, self._tokenizer, self._images = encoder.languages, encoder.tokenizer, encoder.images
 
     def fill(self, model: ImageTextModel) -> None:
         """Copies the weights into a model whose towers may be other objects.
@@ -112,8 +108,8 @@ class Pretrained:
         ours, theirs = head.fusion, self.head.fusion
         if type(ours) is not type(theirs) or _shapes(ours) != _shapes(theirs):
             rank_zero_info(
-                f"model.pretrained: the fusion of {self.name} is {_short(spec_of(theirs))}, which is no start for"
-                f" {_short(spec_of(ours))}; leave model.fusion out to take it"
+                f"model.pretrained: the fusion of {self.name} is {_short(theirs)}, which is no start for"
+                f" {_short(ours)}; leave model.fusion out to take it"
             )
             return
         ours.load_state_dict(theirs.state_dict())
@@ -127,14 +123,15 @@ class Pretrained:
         Raises:
             ValueError: for another tokenizer, another size of picture, or other languages where each has a network.
         """
-        ours, theirs = spec_of(data.tokenizer), self._preprocessing["tokenizer"]
-        if ours != theirs:
+        if spec_of(data.tokenizer) != spec_of(self._tokenizer):
             raise ValueError(
-                f"data.tokenizer: {_short(ours)}, but {self.name} was trained with {_short(theirs)}; take the same"
+                f"data.tokenizer: {_short(data.tokenizer)}, but {self.name} was trained with {_short(self._tokenizer)};"
+                " take the same"
             )
-        size = (self._preprocessing["images"] or {}).get("init_args", {}).get("size")
-        if size is not None and data.images.size != size:
-            raise ValueError(f"data.images.size: {data.images.size}, but {self.name} was trained with {size}")
+        if self._images is not None and data.images.size != self._images.size:
+            raise ValueError(
+                f"data.images.size: {data.images.size}, but {self.name} was trained with {self._images.size}"
+            )
         if self.model.reads_by_language and list(data.languages) != list(self._languages):
             raise ValueError(
                 f"data.languages: {data.languages}, but {self.name} has one network each for {self._languages}"
@@ -145,9 +142,9 @@ def _shapes(network: nn.Module) -> dict[str, torch.Size]:
     return {name: tensor.shape for name, tensor in network.state_dict().items()}
 
 
-def _short(spec: dict[str, Any]) -> str:
-    given = ", ".join(f"{name}={value}" for name, value in spec["init_args"].items() if value is not None)
-    return f"{spec['class_path'].rsplit('.', 1)[-1]}({given})"
+def _short(thing: Any) -> str:
+    arguments = spec_of(thing)["init_args"].items()
+    return f"{type(thing).__name__}({', '.join(f'{name}={value}' for name, value in arguments if value is not None)})"
 
 
 def _renamed(network: nn.Module) -> dict[str, Tensor]:
@@ -160,13 +157,13 @@ def _renamed(network: nn.Module) -> dict[str, Tensor]:
     return renamed
 
 
-def _resized(value: Tensor, wanted: Tensor, tower: nn.Module | None) -> Tensor:
+def _resized(value: Tensor, target: Tensor, tower: nn.Module | None) -> Tensor:
     """A square grid of position embeddings at another size, bicubic; class and register tokens stay in front."""
     from timm.layers import resample_abs_pos_embed
 
     network = getattr(tower, "network", None)
     prefix = getattr(network, "num_prefix_tokens", 0) if not getattr(network, "no_embed_class", False) else 0
-    side = round((wanted.shape[1] - prefix) ** 0.5)
+    side = round((target.shape[1] - prefix) ** 0.5)
     return resample_abs_pos_embed(value, [side, side], num_prefix_tokens=prefix)
 
 

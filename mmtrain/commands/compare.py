@@ -102,16 +102,15 @@ def shared_languages(
 
     Models of other libraries do not say what they know and count as knowing all. Raises ValueError where none is left.
     """
-    measured = list(in_shards) if protocol is None else protocol.chosen_languages(in_shards)
+    choices = list(in_shards) if protocol is None else protocol.chosen_languages(in_shards)
     if languages is not None:
-        return measured, []
-    shared = [
-        each for each in measured if all(not encoder.languages or each in encoder.languages for encoder in encoders)
-    ]
+        return choices, []
+    trained = [encoder.languages for encoder in encoders if encoder.languages]
+    shared = [each for each in choices if all(each in names for names in trained)]
     if not shared:
-        trained = "; ".join(f"{encoder.source}: {', '.join(encoder.languages[:10])}" for encoder in encoders)
-        raise ValueError(f"--languages: the models share none that {data} has ({trained}); name some to measure them")
-    return shared, [each for each in measured if each not in shared]
+        models = "; ".join(f"{encoder.source}: {', '.join(encoder.languages[:10])}" for encoder in encoders)
+        raise ValueError(f"--languages: the models share none that {data} has ({models}); name some to measure them")
+    return shared, [each for each in choices if each not in shared]
 
 
 def _print(result: dict[str, Any], k: int) -> None:

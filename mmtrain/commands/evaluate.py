@@ -8,8 +8,6 @@ from mmtrain.commands.usage import BatchSize, Device, File, Folder, Model, Shard
 if TYPE_CHECKING:
     from mmtrain.evaluation.protocols import Protocol
 
-INSTEAD = ("protocol", "captions", "text_to_text", "rerank", "zero_shot")  # options that say nothing there
-
 
 def evaluate(
     model: Model,
@@ -68,7 +66,8 @@ def evaluate(
     if classes is not None or sts:
         if classes is not None and sts:
             raise UsageError("--sts: not allowed with argument --classes")
-        for name, value in zip(INSTEAD, (protocol, captions, text_to_text, rerank, zero_shot), strict=True):
+        retrieval = {"protocol": protocol, "captions": captions, "text_to_text": text_to_text, "rerank": rerank}
+        for name, value in (retrieval | {"zero_shot": zero_shot}).items():
             if value:
                 raise ValueError(f"--{name}: says nothing about {'--sts' if sts else '--classes'}; without it")
         if classes is None:
@@ -101,10 +100,10 @@ def evaluate(
     encoder = load(model, device=device or default_device())
     if rerank is not None:
         checked_head(encoder)
-    told = None if prompts is None else read_prompts(prompts)
+    class_prompts = None if prompts is None else read_prompts(prompts)
     names = dict(encoder.classes)
-    if told is not None and zero_shot not in names:
-        names[str(zero_shot)] = sorted(told, key=lambda name: (len(name), name))
+    if class_prompts is not None and zero_shot not in names:
+        names[str(zero_shot)] = sorted(class_prompts, key=lambda name: (len(name), name))
     data = _shards(data, published, images)
     labelled = bool(encoder.classes) or zero_shot is not None
     shards = open_split(encoder, data, languages, batch_size, workers, labelled=labelled, label_names=names)
@@ -122,7 +121,7 @@ def evaluate(
         metrics |= relation.metrics
         relations = dict(relation.systems)
     if zero_shot is not None:
-        metrics["zero_shot"] = zero_shot_results(encoder, shards, split, zero_shot, told)
+        metrics["zero_shot"] = zero_shot_results(encoder, shards, split, zero_shot, class_prompts)
         tables = {f"zero-shot by {name}": each for name, each in metrics["zero_shot"].items()}
         relations[zero_shot] = relations.get(zero_shot, {}) | tables
     if rerank is not None:

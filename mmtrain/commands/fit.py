@@ -114,8 +114,8 @@ class Fit(LightningCLI):
         folder = Path(options["default_root_dir"])
         if SLURMEnvironment.detect():
             # the batch script requeues; Lightning would do it a second time
-            options["plugins"] = [*_listed(options.get("plugins")), SLURMEnvironment(auto_requeue=False)]
-        loggers = [logger for logger in _listed(options.get("logger")) if isinstance(logger, Logger)]
+            options["plugins"] = [*_as_list(options.get("plugins")), SLURMEnvironment(auto_requeue=False)]
+        loggers = [logger for logger in _as_list(options.get("logger")) if isinstance(logger, Logger)]
         self._resumed = self._checkpoint(folder)
         for logger in loggers:
             if isinstance(logger, Wandb):
@@ -157,7 +157,7 @@ class Fit(LightningCLI):
         arguments.ckpt_path = None if self._resumed is None else str(self._resumed)
 
 
-def _listed(items: Any) -> list:
+def _as_list(items: Any) -> list:
     """Nothing, one or several as a list, as the Trainer takes its loggers and plugins."""
     return [] if items is None else list(items) if isinstance(items, (list, tuple)) else [items]
 

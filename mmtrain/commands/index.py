@@ -52,8 +52,8 @@ def index(
     processes = Processes.launched()
     encoder = load(model, device=processes.device(device))
     shards = open_shards(encoder, data, languages, batch_size, workers)
-    marked = fingerprint(encoder)
-    if processes.rank and is_done(target, marked, data):
+    identity = fingerprint(encoder)
+    if processes.rank and is_done(target, identity, data):
         return target  # the others needed no help: this one came late
     exact = kind == "flat" and encoder.metric == "cosine"
     samples = shards.samples("test")
@@ -62,7 +62,7 @@ def index(
         target.with_name(target.name + ".parts"),
         encoder,
         shards,
-        fingerprint=marked,
+        fingerprint=identity,
         batch_size=batch_size,
         part_size=part_size,
         text_every=None if exact else -(-samples // MEASURED),
@@ -70,10 +70,10 @@ def index(
     parts.embed(processes, workers)
     if processes.rank:
         return target
-    description: dict[str, Any] = {"model": lasting(model), "fingerprint": marked, "weights": stamp(model)}
+    description: dict[str, Any] = {"model": lasting(model), "fingerprint": identity, "weights": stamp(model)}
     description |= {"similarity": encoder.metric, "data": data, "kind": kind, "candidates": candidates}
     with whole_folder(target) as folder:
-        written = write_index(folder, description, encoder.model.dimension, shards, parts)
+        facts = write_index(folder, description, encoder.model.dimension, shards, parts)
     parts.remove(processes)
-    print_index(target, written)
+    print_index(target, facts)
     return target

@@ -45,23 +45,23 @@ def search(
         raise UsageError('search: give either a text, as in search DIR "text", or --image FILE')
     if k < 1:
         raise UsageError(f"-k: got {k}, expected a whole number from 1")
-    opened = SearchIndex(index)
-    encoder = open_model(opened, model, device, text_only=text is not None)
+    pictures = SearchIndex(index)
+    encoder = open_model(pictures, model, device, text_only=text is not None)
     query = Query(text, language, None if image is None else Path(image))
     row = encode_picture(encoder, query.image) if query.image else encode_words(encoder, text or "", language)
     first = [*filter(None, [language]), *encoder.languages]
-    scores, numbers = opened.search(row, k)
-    there = numbers[0] >= 0
-    items = opened.items.read(numbers[0][there])
-    results = [Result(float(score), item) for score, item in zip(scores[0][there], items, strict=True)]
+    scores, numbers = pictures.search(row, k)
+    valid = numbers[0] >= 0  # an index of fewer than k pictures fills up with -1
+    items = pictures.items.read(numbers[0][valid])
+    results = [Result(float(score), item) for score, item in zip(scores[0][valid], items, strict=True)]
     if html is not None:
         from mmtrain.search.page import write_results
 
-        write_results(Path(html), query, results, opened.description, first)
+        write_results(Path(html), query, results, pictures.description, first)
     if json:
         print_json(query, results)
     else:
-        print_results(query, results, len(opened), first)
+        print_results(query, results, len(pictures), first)
         if html is not None:
             print(f"page: {html}")
     return results

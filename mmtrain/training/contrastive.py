@@ -141,12 +141,12 @@ class ContrastiveModule(pl.LightningModule):
     def losses(self, batch: Batch, embeddings: Embeddings) -> dict[str, Tensor]:
         """The terms of the sum by name, without their weights."""
         return {
-            name: objective.loss(batch, self._counted(name, batch, embeddings), self.model)
+            name: objective.loss(batch, self._mask_uncounted(name, batch, embeddings), self.model)
             for name, objective in self.named_objectives()
         }
 
-    def _counted(self, name: str, batch: Batch, embeddings: Embeddings) -> Embeddings:
-        """What an objective sees: captions of sources that do not name it are absent, their pictures stay negatives."""
+    def _mask_uncounted(self, name: str, batch: Batch, embeddings: Embeddings) -> Embeddings:
+        """Embeddings without the captions of sources that do not name the objective; their images stay negatives."""
         if name not in self._counts_for or embeddings.present is None or embeddings.languages is None:
             return embeddings
         counts = torch.tensor(self._counts_for[name], device=embeddings.texts.device)[batch.sources]

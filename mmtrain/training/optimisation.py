@@ -95,5 +95,5 @@ def rate_factor(
         return factor * remaining / cooldown_samples if remaining < cooldown_samples else factor
     if math.isinf(total_samples):
         return 1.0
-    done = min((samples_seen - warmup_samples) / max(total_samples - warmup_samples, 1), 1.0)
-    return 1 - done if schedule == "linear" else 0.5 * (1 + math.cos(math.pi * done))
+    progress = min((samples_seen - warmup_samples) / max(total_samples - warmup_samples, 1), 1.0)
+    return 1 - progress if schedule == "linear" else 0.5 * (1 + math.cos(math.pi * progress))

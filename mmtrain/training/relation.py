@@ -131,7 +131,7 @@ class RelationModule(ContrastiveModule):
         self.tasks, self.tower_rate, self.class_weights = tasks, tower_rate, class_weights
         self._source = source
         self._task_weight = 1 - itc - itm if convex else 1.0
-        self._judged: tuple[Embeddings, dict[str, Tensor]] | None = None
+        self._logits: tuple[Embeddings, dict[str, Tensor]] | None = None
         self._predicted = PredictedSplit(self.head)
 
     def _match(self, image: Tensor, text: Tensor, mask: Tensor) -> Tensor:
@@ -191,15 +191,15 @@ class RelationModule(ContrastiveModule):
 
     def _judge(self, embeddings: Embeddings) -> dict[str, Tensor]:
         """Task -> logits [N, C] of the present captions, fused once for all tasks."""
-        if self._judged is None or self._judged[0] is not embeddings:
+        if self._logits is None or self._logits[0] is not embeddings:
             assert embeddings.present is not None
             posts, slots = embeddings.present.nonzero(as_tuple=True)
-            self._judged = embeddings, self.head.judge(embeddings, posts, slots)
-        return self._judged[1]
+            self._logits = embeddings, self.head.judge(embeddings, posts, slots)
+        return self._logits[1]
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
         super().optimizer_step(*args, **kwargs)
-        self._judged = None
+        self._logits = None
 
     # ---- validation
 

@@ -35,7 +35,7 @@ def load_partially(model: ImageTextModel, name: str) -> str:
         ValueError: when nothing fits.
     """
     encoder = load(name)
-    theirs = _renamed(encoder.model)
+    theirs = _by_our_names(encoder.model)
     ours = model.state_dict()
     fitting: dict[str, Tensor] = {}
     resized: list[str] = []
@@ -45,18 +45,18 @@ def load_partially(model: ImageTextModel, name: str) -> str:
         if value.shape == ours[key].shape:
             fitting[key] = value
         elif key.endswith("pos_embed") and value.ndim == ours[key].ndim == 3:
-            fitting[key] = _resized(value, ours[key], model.image)
+            fitting[key] = _resize(value, ours[key], model.image)
             resized.append(f"{key} {list(value.shape)} to {list(ours[key].shape)}")
     if not any(value.ndim > 1 and key not in ("image.mean", "image.deviation") for key, value in fitting.items()):
         raise ValueError(
-            f"model.pretrained: nothing of {name} fits: it has {_listed(list(theirs))}, the model has"
-            f" {_listed(list(ours))}"
+            f"model.pretrained: nothing of {name} fits: it has {_brief(list(theirs))}, the model has"
+            f" {_brief(list(ours))}"
         )
     model.load_state_dict(fitting, strict=False)
     missing, unused = [key for key in ours if key not in fitting], [key for key in theirs if key not in fitting]
     return (
-        f"pretrained: {name}: {len(fitting)} of {len(ours)} tensors loaded; resized: {_listed(resized)}; as they were:"
-        f" {_listed(missing)}; left out of it: {_listed(unused)}"
+        f"pretrained: {name}: {len(fitting)} of {len(ours)} tensors loaded; resized: {_brief(resized)}; as they were:"
+        f" {_brief(missing)}; left out of it: {_brief(unused)}"
     )
 
 
@@ -147,7 +147,7 @@ def _short(thing: Any) -> str:
     return f"{type(thing).__name__}({', '.join(f'{name}={value}' for name, value in arguments if value is not None)})"
 
 
-def _renamed(network: nn.Module) -> dict[str, Tensor]:
+def _by_our_names(network: nn.Module) -> dict[str, Tensor]:
     if not isinstance(network, ForeignModel):
         return network.state_dict()
     renamed = {}
@@ -157,7 +157,7 @@ def _renamed(network: nn.Module) -> dict[str, Tensor]:
     return renamed
 
 
-def _resized(value: Tensor, target: Tensor, tower: nn.Module | None) -> Tensor:
+def _resize(value: Tensor, target: Tensor, tower: nn.Module | None) -> Tensor:
     """A square grid of position embeddings at another size, bicubic; class and register tokens stay in front."""
     from timm.layers import resample_abs_pos_embed
 
@@ -167,7 +167,7 @@ def _resized(value: Tensor, target: Tensor, tower: nn.Module | None) -> Tensor:
     return resample_abs_pos_embed(value, [side, side], num_prefix_tokens=prefix)
 
 
-def _listed(names: list[str]) -> str:
+def _brief(names: list[str]) -> str:
     if not names:
         return "none"
     more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""

@@ -103,10 +103,10 @@ class Checkpoint(LightningCheckpoint):
         if trainer.sanity_checking or trainer.state.fn != "fit":
             return
         if self.monitor not in trainer.callback_metrics:
-            measured = sorted(name for name in trainer.callback_metrics if name.startswith("val/"))
+            figures = sorted(name for name in trainer.callback_metrics if name.startswith("val/"))
             rank_zero_warn(
                 f"checkpoint.monitor: validation did not measure {self.monitor}, so no best.ckpt is kept; it measured"
-                f" {', '.join(measured) or 'nothing'}"
+                f" {', '.join(figures) or 'nothing'}"
             )
             return
         value, before = float(trainer.callback_metrics[self.monitor]), self.best

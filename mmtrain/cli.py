@@ -16,7 +16,7 @@ from mmtrain.commands.index import index
 from mmtrain.commands.inspect import inspect
 from mmtrain.commands.push import push
 from mmtrain.commands.search import search
-from mmtrain.commands.usage import OneLineParser, UsageError, add_command
+from mmtrain.commands.usage import OneLineParser, UsageError, add_command, add_verb
 from mmtrain.display.messages import one_line
 
 VERBS: dict[str, tuple[Callable[..., Any], str]] = {
@@ -80,7 +80,7 @@ def parse(arguments: list[str]) -> Namespace:
     verbs.add_parser("submit", help="run a verb under SLURM: submit [SLURM options] -- VERB ...", add_help=False)
     for name, (function, text) in VERBS.items():
         add_command(verbs, name, function, text)
-    pack = verbs.add_parser("pack", help="write shards", description="Write shards.")
+    pack = add_verb(verbs, "pack", "write shards")
     if "pack" in arguments:  # the formats come with their readers, which other verbs need not wait for
         from mmtrain.commands.pack import add_formats
 

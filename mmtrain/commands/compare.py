@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-from mmtrain.commands.usage import Folder, Model, Shards
+from mmtrain.commands.usage import BatchSize, Device, Folder, Model, Shards, Workers
 
 if TYPE_CHECKING:
     from mmtrain.evaluation.protocols import Protocol
@@ -21,9 +21,9 @@ def compare(
     images: Folder | None = None,
     languages: list[str] | None = None,
     recall_at: tuple[int, ...] = (1, 5, 10),
-    batch_size: int = 64,
-    workers: int = 2,
-    device: str | None = None,
+    batch_size: BatchSize = 64,
+    workers: Workers = 2,
+    device: Device | None = None,
 ) -> dict[str, Any]:
     """Measures MODELs on SHARDS and prints them side by side; with `out` also compare.json and compare.html there.
 
@@ -33,17 +33,12 @@ def compare(
     they are not corrected for how many are tested.
 
     Args:
-        model: MODEL: a run folder, a checkpoint, an exported folder, open_clip:NAME or hf:NAME.
         models: What to compare with it.
-        data: SHARDS: a folder, a tar, a brace pattern, or several joined with ::.
         out: Gets compare.json and compare.html; default: only the table.
         protocol: A published test set, as for evaluate.
         images: With --protocol: where the data set's own pictures lie.
         languages: Default: those that all the models share.
         recall_at: Ranks to report; the first is tested.
-        batch_size: Samples that go through the model together.
-        workers: Reading processes.
-        device: Default: cuda where there is one.
 
     Returns:
         {"models", "languages", "left_out", "metrics": [metrics.json of each model], "against_first": [what
@@ -107,16 +102,15 @@ def shared_languages(
 
     Models of other libraries do not say what they know and count as knowing all. Raises ValueError where none is left.
     """
-    measured = list(in_shards) if protocol is None else protocol.chosen_languages(in_shards)
+    choices = list(in_shards) if protocol is None else protocol.chosen_languages(in_shards)
     if languages is not None:
-        return measured, []
-    shared = [
-        each for each in measured if all(not encoder.languages or each in encoder.languages for encoder in encoders)
-    ]
+        return choices, []
+    trained = [encoder.languages for encoder in encoders if encoder.languages]
+    shared = [each for each in choices if all(each in names for names in trained)]
     if not shared:
-        trained = "; ".join(f"{encoder.source}: {', '.join(encoder.languages[:10])}" for encoder in encoders)
-        raise ValueError(f"--languages: the models share none that {data} has ({trained}); name some to measure them")
-    return shared, [each for each in measured if each not in shared]
+        models = "; ".join(f"{encoder.source}: {', '.join(encoder.languages[:10])}" for encoder in encoders)
+        raise ValueError(f"--languages: the models share none that {data} has ({models}); name some to measure them")
+    return shared, [each for each in choices if each not in shared]
 
 
 def _print(result: dict[str, Any], k: int) -> None:

@@ -3,12 +3,10 @@
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from mmtrain.commands.usage import File, Folder, Model, Shards, UsageError
+from mmtrain.commands.usage import BatchSize, Device, File, Folder, Model, Shards, UsageError, Workers
 
 if TYPE_CHECKING:
     from mmtrain.evaluation.protocols import Protocol
-
-INSTEAD = ("protocol", "captions", "text_to_text", "rerank", "zero_shot")  # options that say nothing there
 
 
 def evaluate(
@@ -30,9 +28,9 @@ def evaluate(
     sts: bool = False,
     templates: File | None = None,
     task: str | None = None,
-    batch_size: int = 64,
-    workers: int = 2,
-    device: str | None = None,
+    batch_size: BatchSize = 64,
+    workers: Workers = 2,
+    device: Device | None = None,
 ) -> dict[str, Any]:
     """Measures MODEL on SHARDS; writes metrics.json and report.html, prints the tables, returns the metrics.
 
@@ -40,7 +38,6 @@ def evaluate(
     `mmtrain.RelationModule` is measured on the tasks it was trained for too, where the shards label them.
 
     Args:
-        model: MODEL: a run folder, a checkpoint, an exported folder, open_clip:NAME or hf:NAME.
         data: SHARDS: a folder, a tar, a brace pattern, or several joined with ::; or a manifest in JSON Lines.
         out: Gets metrics.json and report.html; default: report/ in the run folder.
         languages: Default: the languages of the run.
@@ -60,9 +57,6 @@ def evaluate(
             sentence2, score; writes sts.json.
         templates: For --classes: JSON {language: ["a photo of a {}", ...]}.
         task: For --classes: which of the samples' labels; default: the only one.
-        batch_size: Samples that go through the model together.
-        workers: Reading processes.
-        device: Default: cuda where there is one.
 
     Raises:
         ValueError: when the shards have none of the languages, or nothing in them can be read; a model without a
@@ -72,7 +66,8 @@ def evaluate(
     if classes is not None or sts:
         if classes is not None and sts:
             raise UsageError("--sts: not allowed with argument --classes")
-        for name, value in zip(INSTEAD, (protocol, captions, text_to_text, rerank, zero_shot), strict=True):
+        retrieval = {"protocol": protocol, "captions": captions, "text_to_text": text_to_text, "rerank": rerank}
+        for name, value in (retrieval | {"zero_shot": zero_shot}).items():
             if value:
                 raise ValueError(f"--{name}: says nothing about {'--sts' if sts else '--classes'}; without it")
         if classes is None:
@@ -105,10 +100,10 @@ def evaluate(
     encoder = load(model, device=device or default_device())
     if rerank is not None:
         checked_head(encoder)
-    told = None if prompts is None else read_prompts(prompts)
+    class_prompts = None if prompts is None else read_prompts(prompts)
     names = dict(encoder.classes)
-    if told is not None and zero_shot not in names:
-        names[str(zero_shot)] = sorted(told, key=lambda name: (len(name), name))
+    if class_prompts is not None and zero_shot not in names:
+        names[str(zero_shot)] = sorted(class_prompts, key=lambda name: (len(name), name))
     data = _shards(data, published, images)
     labelled = bool(encoder.classes) or zero_shot is not None
     shards = open_split(encoder, data, languages, batch_size, workers, labelled=labelled, label_names=names)
@@ -126,7 +121,7 @@ def evaluate(
         metrics |= relation.metrics
         relations = dict(relation.systems)
     if zero_shot is not None:
-        metrics["zero_shot"] = zero_shot_results(encoder, shards, split, zero_shot, told)
+        metrics["zero_shot"] = zero_shot_results(encoder, shards, split, zero_shot, class_prompts)
         tables = {f"zero-shot by {name}": each for name, each in metrics["zero_shot"].items()}
         relations[zero_shot] = relations.get(zero_shot, {}) | tables
     if rerank is not None:

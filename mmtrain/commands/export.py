@@ -20,7 +20,6 @@ def export(
     stays.
 
     Args:
-        model: MODEL: a run folder, a checkpoint, an exported folder, open_clip:NAME or hf:NAME.
         out: An empty folder, or an older export.
         format: Default: safetensors, which mmtrain.load reads.
         int8: onnx: also with 8-bit weights, and the recall they cost on these shards.

@@ -12,7 +12,6 @@ from typing import Any, NoReturn
 
 import yaml
 from pytorch_lightning import LightningDataModule, LightningModule, Trainer
-from pytorch_lightning.callbacks import Callback
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from pytorch_lightning.loggers.logger import Logger
 from pytorch_lightning.plugins.environments import SLURMEnvironment
@@ -58,12 +57,12 @@ def _suggestion(message: str) -> str:
     if unknown is None:
         return ""
     wrong = next(group for group in unknown.groups() if group).split(".")[-1]
-    known: dict[str, str] = {}
-    for prefix, cls in (("trainer", Trainer), ("model", ContrastiveModule), ("data", ShardDataModule)):
-        known |= {name: f"--{prefix}.{name}" for name in inspect.signature(cls.__init__).parameters if name != "self"}
-    known |= {name: f"--checkpoint.{name}" for name in inspect.signature(Checkpoint.__init__).parameters}
-    known |= {name: f"--guard.{name}" for name in inspect.signature(Guard.__init__).parameters}
-    near = [known[name] for name in difflib.get_close_matches(wrong, known, n=3)]
+    classes = {"trainer": Trainer, "model": ContrastiveModule, "data": ShardDataModule}
+    classes |= {"checkpoint": Checkpoint, "guard": Guard}
+    options = {
+        name: f"--{prefix}.{name}" for prefix in classes for name in inspect.signature(classes[prefix]).parameters
+    }
+    near = [options[name] for name in difflib.get_close_matches(wrong, options, n=3)]
     return f"; nearest: {', '.join(near)}" if near else "; mmtrain fit --help lists what is accepted"
 
 
@@ -115,14 +114,13 @@ class Fit(LightningCLI):
         folder = Path(options["default_root_dir"])
         if SLURMEnvironment.detect():
             # the batch script requeues; Lightning would do it a second time
-            options["plugins"] = [*_listed(options.get("plugins")), SLURMEnvironment(auto_requeue=False)]
-        asked = options.get("logger")
-        loggers: list[Logger] = [item for item in _listed(asked) if isinstance(item, Logger)]
+            options["plugins"] = [*_as_list(options.get("plugins")), SLURMEnvironment(auto_requeue=False)]
+        loggers = [logger for logger in _as_list(options.get("logger")) if isinstance(logger, Logger)]
         self._resumed = self._checkpoint(folder)
         for logger in loggers:
             if isinstance(logger, Wandb):
-                known = read_checkpoint(self._resumed)["mmtrain"].get("wandb") if self._resumed else None
-                logger.attach(folder, known)
+                run_id = read_checkpoint(self._resumed)["mmtrain"].get("wandb") if self._resumed else None
+                logger.attach(folder, run_id)
         trainer = super().instantiate_trainer(logger=[MetricsFile(folder), *loggers], **kwargs)
         if 0 < trainer.max_steps < logging_interval(trainer):  # a run however short has a row in metrics.csv
             trainer.log_every_n_steps = trainer.max_steps  # type: ignore[attr-defined]  # set in a connector
@@ -138,16 +136,16 @@ class Fit(LightningCLI):
 
     def _checkpoint(self, folder: Path) -> Path | None:
         """What --ckpt_path means: the file to go on from, None to start anew. Raises ValueError when it is no file."""
-        asked = self.config_init[self.subcommand].ckpt_path
-        if asked is None:
+        path = self.config_init[self.subcommand].ckpt_path
+        if path is None:
             return None
-        if asked == "last":
+        if path == "last":
             return newest_readable(folder)
-        if not Path(asked).exists():
-            raise ValueError(f"--ckpt_path: {asked} is no file; give a checkpoint, or last")
-        if Path(asked).is_file():
-            read_checkpoint(asked)  # says in one line what is wrong with it
-        return Path(asked)
+        if not Path(path).exists():
+            raise ValueError(f"--ckpt_path: {path} is no file; give a checkpoint, or last")
+        if Path(path).is_file():
+            read_checkpoint(path)  # says in one line what is wrong with it
+        return Path(path)
 
     def before_fit(self) -> None:
         folder = Path(self.trainer.default_root_dir)
@@ -172,7 +170,7 @@ class Parsed(Fit):
         pass
 
 
-def _listed(items: Any) -> list:
+def _as_list(items: Any) -> list:
     """Nothing, one or several as a list, as the Trainer takes its loggers and plugins."""
     return [] if items is None else list(items) if isinstance(items, (list, tuple)) else [items]
 
@@ -185,9 +183,8 @@ def run(arguments: list[str]) -> None:
         SystemExit: with code 2 for wrong usage, 75 when a signal ended the training after a checkpoint.
     """
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # tokenizers warn after every fork of a loader otherwise
-    _quieten()
     try:
-        _fit(arguments)
+        _start(Fit, arguments)
     except Stopped as stopped:
         print(f"mmtrain fit: {stopped}; its checkpoint is written, --ckpt_path last goes on", file=sys.stderr)
         # one process says so: a launcher takes another's code for a crash
@@ -200,11 +197,11 @@ def check(arguments: list[str]) -> None:
     Raises:
         SystemExit: with code 2 for wrong usage.
     """
+    _start(Parsed, arguments)
+
+
+def _start(cli: type[Fit], arguments: list[str]) -> None:
     _quieten()
-    _fit(arguments, Parsed)
-
-
-def _fit(arguments: list[str], cli: type[Fit] = Fit) -> None:
     cli(
         model_class=LightningModule,
         datamodule_class=LightningDataModule,
@@ -238,5 +235,3 @@ def _quieten() -> None:
 
 
 _CHATTER = ("litlogger", "litmodels", "TPU available", "`weights_only` was not set")
-
-__all__ = ["Callback", "ContrastiveModule", "Fit", "ShardDataModule", "run"]

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any, Literal
 
-from mmtrain.commands.usage import Folder, Model, Shards
+from mmtrain.commands.usage import BatchSize, Device, Folder, Model, Shards, Workers
 
 
 def index(
@@ -14,10 +14,10 @@ def index(
     kind: Literal["flat", "ivf", "hnsw", "pq"] = "flat",
     candidates: int = 100,
     languages: list[str] | None = None,
-    batch_size: int = 64,
+    batch_size: BatchSize = 64,
     part_size: int = 1024,
-    workers: int = 2,
-    device: str | None = None,
+    workers: Workers = 2,
+    device: Device | None = None,
 ) -> Path:
     """Embeds the pictures of SHARDS and writes a folder: a FAISS index, rows, ids, captions and thumbnails.
 
@@ -25,16 +25,11 @@ def index(
     `out`.parts until the index is written. An embedding that was stopped goes on with them.
 
     Args:
-        model: MODEL: a run folder, a checkpoint, an exported folder, open_clip:NAME or hf:NAME.
-        data: SHARDS: a folder, a tar, a brace pattern, or several joined with ::.
         out: Gets a FAISS index, ids, thumbnails and captions.
         kind: Default: flat, which is exact; what the others lose is measured, printed and written to index.json.
         candidates: Pictures that an inexact index proposes, to be scored in full.
         languages: Captions to show; default: all. Samples with none are left out.
-        batch_size: Pictures that go through the model together.
         part_size: Samples embedded between two files; a kill costs no more.
-        workers: Reading processes.
-        device: Default: cuda where there is one.
 
     Raises:
         ValueError: when `out` holds something else, nothing can be read, or there are too few pictures for the kind.
@@ -57,8 +52,8 @@ def index(
     processes = Processes.launched()
     encoder = load(model, device=processes.device(device))
     shards = open_shards(encoder, data, languages, batch_size, workers)
-    marked = fingerprint(encoder)
-    if processes.rank and is_done(target, marked, data):
+    identity = fingerprint(encoder)
+    if processes.rank and is_done(target, identity, data):
         return target  # the others needed no help: this one came late
     exact = kind == "flat" and encoder.metric == "cosine"
     samples = shards.samples("test")
@@ -67,7 +62,7 @@ def index(
         target.with_name(target.name + ".parts"),
         encoder,
         shards,
-        fingerprint=marked,
+        fingerprint=identity,
         batch_size=batch_size,
         part_size=part_size,
         text_every=None if exact else -(-samples // MEASURED),
@@ -75,10 +70,10 @@ def index(
     parts.embed(processes, workers)
     if processes.rank:
         return target
-    description: dict[str, Any] = {"model": lasting(model), "fingerprint": marked, "weights": stamp(model)}
+    description: dict[str, Any] = {"model": lasting(model), "fingerprint": identity, "weights": stamp(model)}
     description |= {"similarity": encoder.metric, "data": data, "kind": kind, "candidates": candidates}
     with whole_folder(target) as folder:
-        written = write_index(folder, description, encoder.model.dimension, shards, parts)
+        facts = write_index(folder, description, encoder.model.dimension, shards, parts)
     parts.remove(processes)
-    print_index(target, written)
+    print_index(target, facts)
     return target

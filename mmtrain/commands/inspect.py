@@ -88,14 +88,12 @@ def _checkpoint(path: Path) -> dict[str, Any]:
 
 def _loss_parameters(state: dict[str, Any]) -> dict[str, float]:
     """Of the objectives; a multiplier is stored as its logarithm, and shown as it multiplies the cosines."""
-    scalars = {
-        name.removeprefix("objectives."): value
+    return {
+        name.removeprefix("objectives.").replace("log_scale", "scale"): round(
+            float(value.exp() if name.endswith("log_scale") else value), 4
+        )
         for name, value in state.items()
         if name.startswith("objectives.") and value.numel() == 1
-    }
-    return {
-        name.replace("log_scale", "scale"): round(float(value.exp() if name.endswith("log_scale") else value), 4)
-        for name, value in scalars.items()
     }
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from datamodules import packing
-from mmtrain.commands.usage import Folder, OneLineParser, add_arguments, add_command, call
+from mmtrain.commands.usage import Folder, OneLineParser, add_arguments, add_command, add_verb, call
 
 
 class Format(NamedTuple):
@@ -41,16 +41,14 @@ def add_formats(pack: OneLineParser) -> None:
     """One sub-command a format."""
     formats = pack.add_subparsers(dest="format", metavar="FORMAT", required=True, parser_class=OneLineParser)
     for name, format in FORMATS.items():
-        described = f"{format.text[0].upper()}{format.text[1:]}."
-        parser = formats.add_parser(name, aliases=format.aliases, help=format.text, description=described)
+        parser = add_verb(formats, name, format.text, format.aliases)
         parser.add_argument("source", metavar=format.source)
         parser.add_argument("--out", required=True, metavar="DIR", help="gets the shards and shards.json")
         add_arguments(parser, format.read, without=("source",))
         without = ("rows", "out", "title") + (() if format.splits else ("split",))
         add_arguments(parser, packing.pack_rows, without=without, defaults={"workers": WORKERS, "images": None})
         parser.set_defaults(run=partial(_pack, format))
-    text = "the embedded corpus: handwritten numbers in many languages"
-    add_command(formats, "numbers", numbers, text)
+    add_command(formats, "numbers", numbers, "the embedded corpus: handwritten numbers in many languages")
 
 
 def _pack(format: Format, options: argparse.Namespace) -> None:

@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING, Annotated
 
-from mmtrain.commands.usage import File, Folder, Model, UsageError
+from mmtrain.commands.usage import Device, File, Folder, Model, UsageError
 
 if TYPE_CHECKING:
     from mmtrain.search.results import Result
@@ -18,7 +18,7 @@ def search(
     json: bool = False,
     html: File | None = None,
     model: Model | None = None,
-    device: str | None = None,
+    device: Device | None = None,
 ) -> "list[Result]":
     """Searches an index folder, prints the nearest pictures, and returns them, best first.
 
@@ -31,7 +31,6 @@ def search(
         json: Print JSON instead of a table.
         html: Also write a page with pictures, which opens offline.
         model: Where the index's model is now, if it was moved.
-        device: Default: cuda where there is one.
 
     Raises:
         ValueError: when there is no index, the model is another one, or the query cannot be encoded.
@@ -46,21 +45,21 @@ def search(
         raise UsageError('search: give either a text, as in search DIR "text", or --image FILE')
     if k < 1:
         raise UsageError(f"-k: got {k}, expected a whole number from 1")
-    opened = SearchIndex(index)
-    encoder = open_model(opened, model, device, text_only=text is not None)
+    pictures = SearchIndex(index)
+    encoder = open_model(pictures, model, device, text_only=text is not None)
     query = Query(text, language, None if image is None else Path(image))
     row = image_row(encoder, query.image) if query.image else text_row(encoder, text or "", language)
     first = [*filter(None, [language]), *encoder.languages]
-    scores, numbers = opened.search(row, k)
-    there = numbers[0] >= 0
-    items = opened.items.read(numbers[0][there])
-    results = [Result(float(score), item) for score, item in zip(scores[0][there], items, strict=True)]
+    scores, numbers = pictures.search(row, k)
+    valid = numbers[0] >= 0  # an index of fewer than k pictures fills up with -1
+    items = pictures.items.read(numbers[0][valid])
+    results = [Result(float(score), item) for score, item in zip(scores[0][valid], items, strict=True)]
     if html is not None:
-        write_results(Path(html), query, results, opened.description, first)
+        write_results(Path(html), query, results, pictures.description, first)
     if json:
         print_json(query, results)
     else:
-        print_results(query, results, len(opened), first)
+        print_results(query, results, len(pictures), first)
         if html is not None:
             print(f"page: {html}")
     return results

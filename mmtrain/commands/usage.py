@@ -7,6 +7,7 @@ import operator
 import re
 import sys
 import types
+from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, NoReturn, Union, get_args, get_origin, get_type_hints
@@ -14,11 +15,14 @@ from typing import Annotated, Any, Literal, NoReturn, Union, get_args, get_origi
 from mmtrain.commands import values
 from mmtrain.display.messages import one_line
 
-# what the help shows for an argument of this kind
-Model = Annotated[str, "MODEL"]
-Shards = Annotated[str, "SHARDS"]
+# kinds of arguments: what the help shows for the value, then its text where the command's docstring has none
+Model = Annotated[str, "MODEL", "MODEL: a run folder, a checkpoint, an exported folder, open_clip:NAME or hf:NAME"]
+Shards = Annotated[str, "SHARDS", "SHARDS: a folder, a tar, a brace pattern, or several joined with ::"]
 Folder = Annotated[str, "DIR"]
 File = Annotated[str, "FILE"]
+BatchSize = Annotated[int, "N", "samples that go through the model together"]
+Workers = Annotated[int, "N", "reading processes"]
+Device = Annotated[str, "DEVICE", "default: cuda where there is one"]
 
 # how a value of this type is read, and what the help shows for it; of any other type it is the text itself
 READERS: dict[Any, tuple[Callable[[str], Any], str]] = {
@@ -35,13 +39,6 @@ READERS: dict[Any, tuple[Callable[[str], Any], str]] = {
     Mapping[str, str | Sequence[str]]: (values.columns, "[en=COLUMN,lv=COLUMN]"),
 }
 
-POSITIONAL, VARIADIC, OPTION = (
-    inspect.Parameter.POSITIONAL_OR_KEYWORD,
-    inspect.Parameter.VAR_POSITIONAL,
-    inspect.Parameter.KEYWORD_ONLY,
-)
-Verbs = argparse._SubParsersAction  # of OneLineParser, in annotations alone
-
 
 class UsageError(ValueError):
     """Arguments that do not go together: exit code 2."""
@@ -55,15 +52,20 @@ class OneLineParser(argparse.ArgumentParser):
         raise SystemExit(2)
 
 
-def add_command(
-    verbs: "Verbs[OneLineParser]", name: str, function: Callable[..., Any], text: str, aliases: Iterable[str] = ()
+def add_verb(
+    verbs: "argparse._SubParsersAction[OneLineParser]", name: str, text: str, aliases: Sequence[str] = ()
 ) -> OneLineParser:
-    """Adds a verb that calls `function`, whose parameters are its arguments; `text` is the help in a few words."""
-    described = f"{text[0].upper()}{text[1:]}."
-    parser = verbs.add_parser(name, help=text, description=described, aliases=list(aliases))
+    """Adds a verb without arguments; `text` is its help in a few words."""
+    return verbs.add_parser(name, help=text, description=f"{text[0].upper()}{text[1:]}.", aliases=aliases)
+
+
+def add_command(
+    verbs: "argparse._SubParsersAction[OneLineParser]", name: str, function: Callable[..., Any], text: str
+) -> None:
+    """Adds a verb that calls `function`, whose parameters are its arguments."""
+    parser = add_verb(verbs, name, text)
     add_arguments(parser, function)
-    parser.set_defaults(run=lambda options: call(function, options))
-    return parser
+    parser.set_defaults(run=functools.partial(call, function))
 
 
 def add_arguments(
@@ -75,8 +77,8 @@ def add_arguments(
 ) -> None:
     """Adds a function's parameters to a parser: those before `*` as arguments, those behind it as options.
 
-    A parameter's type is how its value is read, and `Annotated[type, "SHARDS"]` what the help shows for it. What the
-    docstring says under Args is the help.
+    A parameter's type is how its value is read. Its help is what the docstring says under Args, else the text of its
+    `Annotated[type, VALUE, text]`, whose VALUE the help shows for the value.
 
     Args:
         parser: Gets the arguments.
@@ -84,57 +86,52 @@ def add_arguments(
         without: Parameters to leave out.
         defaults: Other defaults than the function's.
     """
-    texts, hints = described_arguments(function), _hints(function)
+    texts = described_arguments(function)
+    # not what it returns, which may be of a type that is only imported for checking
+    parameters = {name: hint for name, hint in function.__annotations__.items() if name != "return"}
+    holder = types.SimpleNamespace(__annotations__=parameters)
+    hints = get_type_hints(holder, function.__globals__, include_extras=True)
     for name, parameter in inspect.signature(function).parameters.items():
         if name in without:
             continue
         settings = _settings(hints[name], texts.get(name))
-        if parameter.kind is VARIADIC:
+        if parameter.kind is parameter.VAR_POSITIONAL:
             parser.add_argument(name, nargs="+", **settings)
             continue
         default = (defaults or {}).get(name, parameter.default)
-        if parameter.kind is OPTION:
-            if default is inspect.Parameter.empty:
+        if parameter.kind is parameter.KEYWORD_ONLY:
+            if default is parameter.empty:
                 settings["required"] = True
             elif settings.get("action") != "store_true":
                 settings["default"] = default
-                _say_default(settings, default)
+                if "help" in settings and default is not None and "default" not in settings["help"].lower():
+                    text = ",".join(map(str, default)) if isinstance(default, (list, tuple)) else str(default)
+                    settings["help"] += f" (default: {text})"
             # both spellings, as people type them
             spellings = {f"-{name}"} if len(name) == 1 else {f"--{name}", f"--{name.replace('_', '-')}"}
             parser.add_argument(*sorted(spellings, reverse=True), dest=name, **settings)
-        elif default is inspect.Parameter.empty:
+        elif default is parameter.empty:
             parser.add_argument(name, **settings)
         else:
             parser.add_argument(name, nargs="?", default=default, **settings)
 
 
-def call(function: Callable[..., Any], options: argparse.Namespace, **given: Any) -> Any:
-    """Calls a function with what was parsed for it, and with what is given."""
-    arguments: list[Any] = []
-    named: dict[str, Any] = {}
-    for name, parameter in inspect.signature(function).parameters.items():
-        if name not in given and not hasattr(options, name):
-            continue
-        value = given[name] if name in given else getattr(options, name)
-        if parameter.kind is VARIADIC:
-            arguments += value
-        elif parameter.kind is POSITIONAL:
-            arguments.append(value)
-        else:
-            named[name] = value
-    return function(*arguments, **named)
-
-
-def _hints(function: Callable[..., Any]) -> dict[str, Any]:
-    """The types of a function's parameters; what it returns may be of a type that is only imported for checking."""
-    parameters = {name: hint for name, hint in function.__annotations__.items() if name != "return"}
-    holder = types.SimpleNamespace(__annotations__=parameters)
-    return get_type_hints(holder, function.__globals__, include_extras=True)
+def call(function: Callable[..., Any], options: argparse.Namespace, **others: Any) -> Any:
+    """Calls a function with what was parsed for it, and with other arguments by name."""
+    signature, values = inspect.signature(function), vars(options) | others
+    arguments = OrderedDict((name, values[name]) for name in signature.parameters if name in values)
+    bound = inspect.BoundArguments(signature, arguments)
+    return function(*bound.args, **bound.kwargs)
 
 
 def _settings(hint: Any, text: str | None) -> dict[str, Any]:
-    """What argparse is told of a type."""
-    hint, metavar = _plain(hint)
+    """What argparse is told of a parameter's type, and of its text in the docstring."""
+    if get_origin(hint) in (Union, types.UnionType):
+        hint = functools.reduce(operator.or_, [part for part in get_args(hint) if part is not type(None)])
+    metavar = None
+    if get_origin(hint) is Annotated:
+        hint, metavar, *shared = get_args(hint)
+        text = text or next(iter(shared), None)
     settings: dict[str, Any] = {} if text is None else {"help": text.replace("%", "%%")}
     if hint is bool:
         return settings | {"action": "store_true"}
@@ -142,25 +139,6 @@ def _settings(hint: Any, text: str | None) -> dict[str, Any]:
         return settings | {"choices": get_args(hint)}
     reader, usual = READERS.get(hint, (str, None))
     return settings | {"type": reader, "metavar": metavar or usual}
-
-
-def _plain(hint: Any) -> tuple[Any, str | None]:
-    """A type without its note and without None, and the note."""
-    note = None
-    if get_origin(hint) is Annotated:
-        hint, note = get_args(hint)[:2]
-    if get_origin(hint) in (Union, types.UnionType):
-        parts = [part for part in get_args(hint) if part is not type(None)]
-        hint = functools.reduce(operator.or_, parts)
-        if get_origin(hint) is Annotated:
-            hint, note = get_args(hint)[:2]
-    return hint, note
-
-
-def _say_default(settings: dict[str, Any], default: Any) -> None:
-    if "help" in settings and default is not None and "default" not in settings["help"].lower():
-        shown = ",".join(map(str, default)) if isinstance(default, (list, tuple)) else str(default)
-        settings["help"] += f" (default: {shown})"
 
 
 def described_arguments(thing: Any) -> dict[str, str]:

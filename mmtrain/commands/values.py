@@ -40,18 +40,19 @@ def pairs(text: str) -> list[tuple[str, str]]:
 
 def column_each(text: str) -> dict[str, str]:
     """[en=a,lv=b]: a name has one."""
-    for name, given in (named := columns(text)).items():
-        if len(given) > 1:
-            raise argparse.ArgumentTypeError(f"got {', '.join(given)} for {name}, expected one column for each")
-    return {name: given[0] for name, given in named.items()}
+    by_name = columns(text)
+    for name, several in by_name.items():
+        if len(several) > 1:
+            raise argparse.ArgumentTypeError(f"got {', '.join(several)} for {name}, expected one column for each")
+    return {name: column for name, (column,) in by_name.items()}
 
 
 def columns(text: str) -> dict[str, list[str]]:
     """[en=a,en=b,lv=c]: a name may have several."""
-    named: dict[str, list[str]] = {}
+    by_name: dict[str, list[str]] = {}
     for pair in items(text):
         name, equals, column = pair.partition("=")
         if not (name and equals and column):
             raise argparse.ArgumentTypeError(f"got {pair!r}, expected a name and a column like en=caption")
-        named.setdefault(name, []).append(column)
-    return named
+        by_name.setdefault(name, []).append(column)
+    return by_name

@@ -1,6 +1,7 @@
 """Pretraining: two towers, any weighted sum of objectives, samples seen as the clock."""
 
 import random
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any, Literal
 
@@ -13,7 +14,8 @@ from torch import Tensor, nn
 from datamodules.batch import Batch
 from losses import Embeddings, Objective
 from losses.objective import Similarity, needs_of
-from mmtrain.embedding.collected import EmbeddedSplit
+from mmtrain.embedding.collected import Embedded, EmbeddedSplit
+from mmtrain.evaluation.metrics.retrieval import flat_figures, retrieval_metrics
 from mmtrain.fusion import MatchingHead, RelationHead
 from mmtrain.models.batches import embed_batch
 from mmtrain.models.image_text import ImageTextModel, Projection
@@ -22,7 +24,6 @@ from mmtrain.training.data import TrainingData, check_needs, logging_interval, t
 from mmtrain.training.monitoring.diagnostics import gradient_norm, space_diagnostics
 from mmtrain.training.optimisation import OptimizerClass, Schedule, make_optimizer, parameter_groups, rate_factor
 from mmtrain.training.starting_weights import load_partially
-from mmtrain.training.validation import broadcast, retrieval_figures
 
 
 class ContrastiveModule(pl.LightningModule):
@@ -89,13 +90,6 @@ class ContrastiveModule(pl.LightningModule):
         unknown = set(weights or {}) - set(objectives)
         if unknown or not objectives:
             raise ValueError(f"model.weights: {sorted(unknown)} not among the objectives {sorted(objectives)}")
-        on_tokens = [name for name, objective in objectives.items() if "tokens" in needs_of(objective)]
-        if micro_batch is not None and micro_batch < 1:
-            raise ValueError(f"model.micro_batch: got {micro_batch}, expected at least 1")
-        if micro_batch is not None and on_tokens:
-            raise ValueError(
-                f"model.micro_batch: objectives on tokens ({', '.join(on_tokens)}) need the whole batch at once"
-            )
         if cooldown_steps and schedule in ("cosine", "linear"):
             raise ValueError(f"model.cooldown_steps: got {cooldown_steps}; {schedule} falls to 0 without, expected 0")
         self.model = ImageTextModel(image, text, dimension, projection, modalities)
@@ -116,6 +110,10 @@ class ContrastiveModule(pl.LightningModule):
         self._seed = torch.initial_seed()
         self._counts_for: dict[str, list[bool]] = {}  # objectives that not all sources' captions count for
         if micro_batch is not None:
+            if micro_batch < 1:
+                raise ValueError(f"model.micro_batch: got {micro_batch}, expected at least 1")
+            if on_tokens := ", ".join(name for name, each in objectives.items() if "tokens" in needs_of(each)):
+                raise ValueError(f"model.micro_batch: objectives on tokens ({on_tokens}) need the whole batch at once")
             for name, layer in self.model.named_modules():
                 if isinstance(layer, nn.modules.batchnorm._BatchNorm) and layer.training:
                     raise ValueError(
@@ -143,12 +141,12 @@ class ContrastiveModule(pl.LightningModule):
     def losses(self, batch: Batch, embeddings: Embeddings) -> dict[str, Tensor]:
         """The terms of the sum by name, without their weights."""
         return {
-            name: objective.loss(batch, self._counted(name, batch, embeddings), self.model)
+            name: objective.loss(batch, self._mask_uncounted(name, batch, embeddings), self.model)
             for name, objective in self.named_objectives()
         }
 
-    def _counted(self, name: str, batch: Batch, embeddings: Embeddings) -> Embeddings:
-        """What an objective sees: captions of sources that do not name it are absent, their pictures stay negatives."""
+    def _mask_uncounted(self, name: str, batch: Batch, embeddings: Embeddings) -> Embeddings:
+        """Embeddings without the captions of sources that do not name the objective; their images stay negatives."""
         if name not in self._counts_for or embeddings.present is None or embeddings.languages is None:
             return embeddings
         counts = torch.tensor(self._counts_for[name], device=embeddings.texts.device)[batch.sources]
@@ -159,14 +157,10 @@ class ContrastiveModule(pl.LightningModule):
         """The objectives in the order of the config."""
         return [(name, each) for name, each in self.objectives.items() if isinstance(each, Objective)]
 
-    @property
-    def needs_tokens(self) -> bool:
-        """Whether an objective reads the towers' token features."""
-        return any("tokens" in needs_of(objective) for _, objective in self.named_objectives())
-
     def embed(self, batch: Batch) -> Embeddings:
         """Encodes the images, the present captions and the fields of a batch."""
-        return embed_batch(self.model, batch, tokens=self.needs_tokens)
+        tokens = any("tokens" in needs_of(objective) for _, objective in self.named_objectives())
+        return embed_batch(self.model, batch, tokens=tokens)
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         # The randomness of a step (dropout, patch dropout) follows from seed, samples seen and rank alone, so that a
@@ -253,9 +247,6 @@ class ContrastiveModule(pl.LightningModule):
 
     # ---- validation
 
-    def on_validation_epoch_start(self) -> None:
-        self._validation = EmbeddedSplit()
-
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         self._validation.add(batch, embed_batch(self.model, batch))
         self.data.evaluated(batch)
@@ -263,13 +254,31 @@ class ContrastiveModule(pl.LightningModule):
     def on_validation_epoch_end(self) -> None:
         split = self._validation.gather()
         self._validation = EmbeddedSplit()
-        figures = broadcast(
-            self.trainer, lambda: retrieval_figures(split, self.data.languages, self.recall_at, self.similarity)
+        self.log_validation(lambda: self._retrieval_figures(split), "mean_recall")
+
+    def _retrieval_figures(self, split: Embedded | None) -> dict[str, float]:
+        """Flat figures for the log; none where there is nothing to measure."""
+        if split is None or not len(split.texts):
+            return {}
+        metrics = retrieval_metrics(
+            split.images,
+            split.texts,
+            split.image_of_text,
+            np.asarray(self.data.languages)[split.language_of_text],
+            recall_at=self.recall_at,
+            similarity=self.similarity,
+            bootstrap=0,
         )
+        return flat_figures(metrics, self.recall_at)
+
+    def log_validation(self, measure: Callable[[], dict[str, float]], headline: str) -> None:
+        """Logs what process 0 measures, on every process; the progress bar shows `headline`."""
+        measured = self.trainer.strategy.broadcast(measure() if self.trainer.is_global_zero else {})
+        figures = {name: torch.tensor(value, dtype=torch.float32) for name, value in measured.items()}
         if figures:
             self.log_dict({f"val/{name}": value for name, value in figures.items()})
             self.log("samples_seen", float(self.samples_seen))
-            self.log("mean_recall", figures["mean_recall"], prog_bar=True, logger=False)
+            self.log(headline, figures[headline], prog_bar=True, logger=False)
 
     # ---- logging
 

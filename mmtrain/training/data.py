@@ -58,14 +58,6 @@ def training_data(trainer: pl.Trainer) -> TrainingData:
     return data
 
 
-def labelled_data(trainer: pl.Trainer) -> LabelledData:
-    """The same, of samples with labels."""
-    data = training_data(trainer)
-    if not isinstance(data, LabelledData):
-        raise ValueError(f"data: {type(data).__name__} counts no labels; use datamodules.RelationDataModule")
-    return data
-
-
 def logging_interval(trainer: pl.Trainer) -> int:
     """Steps from one row of the log to the next."""
     return trainer.log_every_n_steps  # type: ignore[attr-defined]  # Lightning sets it in a connector

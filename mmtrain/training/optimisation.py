@@ -12,14 +12,16 @@ Schedule = Literal["cosine", "linear", "rsqrt", "constant"]
 # made of parameter groups; in a config a class path, with init_args
 OptimizerClass = Callable[[Iterable], Optimizer]
 
-# "blocks.3.", "layer.11.", "layers.0.", "stages.2.", "h.5." and torch's own "forwards.1.": the depth of a parameter
-_DEPTH = re.compile(r"(?:^|\.)(?:blocks|layers?|stages|h|forwards|backwards)\.(\d+)\.")
+# "blocks.3.", "layer.11.", "layers.0.", "stages.2.", "h.5." and torch's own "forwards.1.": the block of a parameter
+_BLOCK = re.compile(r"(?:^|\.)(?:blocks|layers?|stages|h|forwards|backwards)\.(\d+)\.")
 
 
-def block_of(name: str) -> int | None:
-    """The number of the block that a tower's parameter is in, None for one outside of all blocks."""
-    match = _DEPTH.search(name)
-    return int(match[1]) if match else None
+def depths_of(module: nn.Module) -> tuple[dict[str, int], int]:
+    """The depth of each parameter, and the number n of blocks: 0 before the blocks, 1 to n in them, n + 1 behind."""
+    blocks = {name: _BLOCK.search(name) for name, _ in module.named_parameters()}
+    count = max((int(match[1]) + 1 for match in blocks.values() if match), default=0)
+    outside = {name: 0 if "embed" in name or "token" in name else count + 1 for name in blocks}
+    return outside | {name: int(match[1]) + 1 for name, match in blocks.items() if match}, count
 
 
 def parameter_groups(
@@ -40,30 +42,17 @@ def parameter_groups(
     """
     groups: dict[tuple, dict] = {}
     for module_name, module in modules.items():
-        blocks = {name: block_of(name) for name, _ in module.named_parameters()}
-        deepest = max((block + 1 for block in blocks.values() if block is not None), default=0)
+        depths, blocks = depths_of(module)
         for name, parameter in module.named_parameters():
             if not parameter.requires_grad:
                 continue
             decay = weight_decay if parameter.ndim >= 2 and not name.endswith("bias") else 0.0
             rate = learning_rate
-            if module_name in ("image", "text") and layer_decay != 1.0 and deepest:
-                below = 0 if "embed" in name or "token" in name else deepest + 1
-                block = blocks[name]
-                depth = below if block is None else block + 1
-                rate = learning_rate * layer_decay ** (deepest + 1 - depth)
-            key = (module_name, decay, rate)
-            group = groups.setdefault(
-                key,
-                {
-                    "name": f"{module_name}/{len(groups)}",
-                    "params": [],
-                    "lr": rate,
-                    "base_lr": rate,
-                    "weight_decay": decay,
-                },
-            )
-            group["params"].append(parameter)
+            if module_name in ("image", "text") and layer_decay != 1.0 and blocks:
+                rate = learning_rate * layer_decay ** (blocks + 1 - depths[name])
+            label = f"{module_name}/{len(groups)}"
+            group = {"name": label, "params": [], "lr": rate, "base_lr": rate, "weight_decay": decay}
+            groups.setdefault((module_name, decay, rate), group)["params"].append(parameter)
     return list(groups.values())
 
 
@@ -102,9 +91,9 @@ def rate_factor(
         return samples_seen / warmup_samples
     if schedule in ("constant", "rsqrt"):
         factor = 1.0 if schedule == "constant" else math.sqrt(warmup_samples / max(samples_seen, warmup_samples, 1))
-        left = max(total_samples - samples_seen, 0)
-        return factor * left / cooldown_samples if left < cooldown_samples else factor
+        remaining = max(total_samples - samples_seen, 0)
+        return factor * remaining / cooldown_samples if remaining < cooldown_samples else factor
     if math.isinf(total_samples):
         return 1.0
-    done = min((samples_seen - warmup_samples) / max(total_samples - warmup_samples, 1), 1.0)
-    return 1 - done if schedule == "linear" else 0.5 * (1 + math.cos(math.pi * done))
+    progress = min((samples_seen - warmup_samples) / max(total_samples - warmup_samples, 1), 1.0)
+    return 1 - progress if schedule == "linear" else 0.5 * (1 + math.cos(math.pi * progress))

@@ -9,7 +9,7 @@ from pytorch_lightning.utilities import rank_zero_info
 from torch import nn
 
 from mmtrain.models.lora import TOWERS
-from mmtrain.training.optimisation import block_of
+from mmtrain.training.optimisation import depths_of
 
 
 @dataclass
@@ -64,7 +64,8 @@ class Phases(pl.Callback):
             tower, trained = getattr(pl_module.model, side), getattr(phase, side)
             if phase is not self._current:
                 _train_blocks(tower, side, trained)
-                rank_zero_info(f"step {trainer.global_step}: {side} tower: {_said(trained)}")
+                state = {"all": "trained", 0: "frozen"}.get(trained, f"its last {trained} blocks are trained")
+                rank_zero_info(f"step {trainer.global_step}: {side} tower: {state}")
             if trained == 0:
                 tower.eval()  # each time: validation ends with all in training mode
             elif tower.frozen is False and phase is not self._current:
@@ -73,17 +74,9 @@ class Phases(pl.Callback):
 
 
 def _train_blocks(tower: nn.Module, side: str, trained: int | str) -> None:
-    blocks = {name: block_of(name) for name, _ in tower.named_parameters()}
-    count = max((block + 1 for block in blocks.values() if block is not None), default=0)
+    depths, count = depths_of(tower)
     if trained not in ("all", 0) and not 0 < int(trained) <= count:
         raise ValueError(f"phases: {side}: {trained} blocks, {type(tower).__name__} has {count}; 0 to {count}, or all")
     for name, parameter in tower.named_parameters():
-        block = blocks[name]
         # what stands behind the blocks goes with the last of them, what stands before them only with all
-        behind = block is None and not ("embed" in name or "token" in name)
-        kept = behind or (block is not None and trained != "all" and block >= count - int(trained))
-        parameter.requires_grad_(trained == "all" or (trained != 0 and kept))
-
-
-def _said(trained: int | str) -> str:
-    return {"all": "trained", 0: "frozen"}.get(trained, f"its last {trained} blocks are trained")
+        parameter.requires_grad_(trained == "all" or (trained != 0 and depths[name] > count - int(trained)))

@@ -16,10 +16,9 @@ from mmtrain.models.image_text import Projection
 from mmtrain.objectives import TaskLoss
 from mmtrain.towers import ImageTower, TextTower
 from mmtrain.training.contrastive import ContrastiveModule
-from mmtrain.training.data import labelled_data
+from mmtrain.training.data import LabelledData
 from mmtrain.training.optimisation import OptimizerClass, Schedule
 from mmtrain.training.starting_weights import Pretrained
-from mmtrain.training.validation import broadcast
 
 
 class RelationModule(ContrastiveModule):
@@ -48,16 +47,8 @@ class RelationModule(ContrastiveModule):
         tower_rate: Learning rate of towers and projections, as a multiple of learning_rate.
         dimension: Width of the shared space; that of `pretrained`, where given.
         projection: Into the shared space: linear, mlp or none; that of `pretrained`, where given.
-        learning_rate: Peak of the learning rate.
-        weight_decay: Decay; gains, biases and the temperature have none.
-        betas: Momenta of AdamW, where `optimizer` names no other.
-        optimizer: Class of another optimiser, torch's, timm's or your own; rate and decay are the two above.
-        schedule: Behind the warm-up: cosine or linear down to 0 at the end of training, constant, or rsqrt.
-        warmup_steps: Steps of linear warm-up.
-        cooldown_steps: Last steps, in which constant and rsqrt fall to 0.
-        layer_decay: Learning rate of a tower's block relative to the one above it (1: all alike).
-        compile: Compile both towers with torch.compile.
-        checkpoint_activations: Recompute the towers' activations in the backward pass.
+
+    The other arguments are those of ContrastiveModule.
 
     Raises:
         ValueError: weights that leave the task nothing, no towers, or a `pretrained` that does not fit them.
@@ -140,7 +131,7 @@ class RelationModule(ContrastiveModule):
         self.tasks, self.tower_rate, self.class_weights = tasks, tower_rate, class_weights
         self._source = source
         self._task_weight = 1 - itc - itm if convex else 1.0
-        self._judged: tuple[Embeddings, dict[str, Tensor]] | None = None
+        self._logits: tuple[Embeddings, dict[str, Tensor]] | None = None
         self._predicted = PredictedSplit(self.head)
 
     def _match(self, image: Tensor, text: Tensor, mask: Tensor) -> Tensor:
@@ -152,7 +143,9 @@ class RelationModule(ContrastiveModule):
         """Makes the tasks' layers and their losses, which the data decide on."""
         if self.head.names:
             return
-        data = labelled_data(self.trainer)
+        data = self.data
+        if not isinstance(data, LabelledData):
+            raise ValueError(f"data: {type(data).__name__} counts no labels; use datamodules.RelationDataModule")
         tasks = list(data.classes) if self.tasks is None else self.tasks
         if not data.classes:
             raise ValueError('data.train: no sample has a label; "labels": {"<task>": number or string} in the JSON')
@@ -198,20 +191,17 @@ class RelationModule(ContrastiveModule):
 
     def _judge(self, embeddings: Embeddings) -> dict[str, Tensor]:
         """Task -> logits [N, C] of the present captions, fused once for all tasks."""
-        if self._judged is None or self._judged[0] is not embeddings:
+        if self._logits is None or self._logits[0] is not embeddings:
             assert embeddings.present is not None
             posts, slots = embeddings.present.nonzero(as_tuple=True)
-            self._judged = embeddings, self.head.judge(embeddings, posts, slots)
-        return self._judged[1]
+            self._logits = embeddings, self.head.judge(embeddings, posts, slots)
+        return self._logits[1]
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
         super().optimizer_step(*args, **kwargs)
-        self._judged = None
+        self._logits = None
 
     # ---- validation
-
-    def on_validation_epoch_start(self) -> None:
-        self._predicted = PredictedSplit(self.head)
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         self._predicted.add(batch, embed_batch(self.model, batch, tokens=True))
@@ -220,8 +210,4 @@ class RelationModule(ContrastiveModule):
     def on_validation_epoch_end(self) -> None:
         pairs = self._predicted.gather()
         self._predicted = PredictedSplit(self.head)
-        figures = broadcast(self.trainer, lambda: relation_figures(pairs, self.data.languages))
-        if figures:
-            self.log_dict({f"val/{name}": value for name, value in figures.items()})
-            self.log("samples_seen", float(self.samples_seen))
-            self.log("macro_f1", figures["macro_f1"], prog_bar=True, logger=False)
+        self.log_validation(lambda: relation_figures(pairs, self.data.languages), "macro_f1")

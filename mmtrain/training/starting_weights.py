@@ -35,7 +35,7 @@ def load_partially(model: ImageTextModel, name: str) -> str:
         ValueError: when nothing fits.
     """
     encoder = load(name)
-    theirs = _renamed(encoder.model)
+    theirs = _by_our_names(encoder.model)
     ours = model.state_dict()
     fitting: dict[str, Tensor] = {}
     resized: list[str] = []
@@ -45,18 +45,18 @@ def load_partially(model: ImageTextModel, name: str) -> str:
         if value.shape == ours[key].shape:
             fitting[key] = value
         elif key.endswith("pos_embed") and value.ndim == ours[key].ndim == 3:
-            fitting[key] = _resized(value, ours[key], model.image)
+            fitting[key] = _resize(value, ours[key], model.image)
             resized.append(f"{key} {list(value.shape)} to {list(ours[key].shape)}")
     if not any(value.ndim > 1 and key not in ("image.mean", "image.deviation") for key, value in fitting.items()):
         raise ValueError(
-            f"model.pretrained: nothing of {name} fits: it has {_listed(list(theirs))}, the model has"
-            f" {_listed(list(ours))}"
+            f"model.pretrained: nothing of {name} fits: it has {_brief(list(theirs))}, the model has"
+            f" {_brief(list(ours))}"
         )
     model.load_state_dict(fitting, strict=False)
     missing, unused = [key for key in ours if key not in fitting], [key for key in theirs if key not in fitting]
     return (
-        f"pretrained: {name}: {len(fitting)} of {len(ours)} tensors loaded; resized: {_listed(resized)}; as they were:"
-        f" {_listed(missing)}; left out of it: {_listed(unused)}"
+        f"pretrained: {name}: {len(fitting)} of {len(ours)} tensors loaded; resized: {_brief(resized)}; as they were:"
+        f" {_brief(missing)}; left out of it: {_brief(unused)}"
     )
 
 
@@ -83,11 +83,7 @@ class Pretrained:
                 tower.frozen = False
         self.model.requires_grad_(True).train()
         self.head = None if encoder.head is None else encoder.head.requires_grad_(True).train()
-        self._languages = encoder.languages
-        self._preprocessing: dict[str, Any] = {
-            "tokenizer": spec_of(encoder.tokenizer),
-            "images": spec_of(encoder.images) if encoder.images else None,
-        }
+        self._languages, self._tokenizer, self._images = encoder.languages, encoder.tokenizer, encoder.images
 
     def fill(self, model: ImageTextModel) -> None:
         """Copies the weights into a model whose towers may be other objects.
@@ -112,8 +108,8 @@ class Pretrained:
         ours, theirs = head.fusion, self.head.fusion
         if type(ours) is not type(theirs) or _shapes(ours) != _shapes(theirs):
             rank_zero_info(
-                f"model.pretrained: the fusion of {self.name} is {_short(spec_of(theirs))}, which is no start for"
-                f" {_short(spec_of(ours))}; leave model.fusion out to take it"
+                f"model.pretrained: the fusion of {self.name} is {_short(theirs)}, which is no start for"
+                f" {_short(ours)}; leave model.fusion out to take it"
             )
             return
         ours.load_state_dict(theirs.state_dict())
@@ -127,14 +123,15 @@ class Pretrained:
         Raises:
             ValueError: for another tokenizer, another size of picture, or other languages where each has a network.
         """
-        ours, theirs = spec_of(data.tokenizer), self._preprocessing["tokenizer"]
-        if ours != theirs:
+        if spec_of(data.tokenizer) != spec_of(self._tokenizer):
             raise ValueError(
-                f"data.tokenizer: {_short(ours)}, but {self.name} was trained with {_short(theirs)}; take the same"
+                f"data.tokenizer: {_short(data.tokenizer)}, but {self.name} was trained with {_short(self._tokenizer)};"
+                " take the same"
             )
-        size = (self._preprocessing["images"] or {}).get("init_args", {}).get("size")
-        if size is not None and data.images.size != size:
-            raise ValueError(f"data.images.size: {data.images.size}, but {self.name} was trained with {size}")
+        if self._images is not None and data.images.size != self._images.size:
+            raise ValueError(
+                f"data.images.size: {data.images.size}, but {self.name} was trained with {self._images.size}"
+            )
         if self.model.reads_by_language and list(data.languages) != list(self._languages):
             raise ValueError(
                 f"data.languages: {data.languages}, but {self.name} has one network each for {self._languages}"
@@ -145,12 +142,12 @@ def _shapes(network: nn.Module) -> dict[str, torch.Size]:
     return {name: tensor.shape for name, tensor in network.state_dict().items()}
 
 
-def _short(spec: dict[str, Any]) -> str:
-    given = ", ".join(f"{name}={value}" for name, value in spec["init_args"].items() if value is not None)
-    return f"{spec['class_path'].rsplit('.', 1)[-1]}({given})"
+def _short(thing: Any) -> str:
+    arguments = spec_of(thing)["init_args"].items()
+    return f"{type(thing).__name__}({', '.join(f'{name}={value}' for name, value in arguments if value is not None)})"
 
 
-def _renamed(network: nn.Module) -> dict[str, Tensor]:
+def _by_our_names(network: nn.Module) -> dict[str, Tensor]:
     if not isinstance(network, ForeignModel):
         return network.state_dict()
     renamed = {}
@@ -160,17 +157,17 @@ def _renamed(network: nn.Module) -> dict[str, Tensor]:
     return renamed
 
 
-def _resized(value: Tensor, wanted: Tensor, tower: nn.Module | None) -> Tensor:
+def _resize(value: Tensor, target: Tensor, tower: nn.Module | None) -> Tensor:
     """A square grid of position embeddings at another size, bicubic; class and register tokens stay in front."""
     from timm.layers import resample_abs_pos_embed
 
     network = getattr(tower, "network", None)
     prefix = getattr(network, "num_prefix_tokens", 0) if not getattr(network, "no_embed_class", False) else 0
-    side = round((wanted.shape[1] - prefix) ** 0.5)
+    side = round((target.shape[1] - prefix) ** 0.5)
     return resample_abs_pos_embed(value, [side, side], num_prefix_tokens=prefix)
 
 
-def _listed(names: list[str]) -> str:
+def _brief(names: list[str]) -> str:
     if not names:
         return "none"
     more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""

@@ -72,9 +72,6 @@ class Checkpoint(LightningCheckpoint):
         self._written_at = time.monotonic()
         self._written_step = -1
 
-    def folder(self, trainer: pl.Trainer) -> Path:
-        return Path(trainer.default_root_dir) / "checkpoints"
-
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         trainer.strategy.checkpoint_io = self.files
 
@@ -106,17 +103,16 @@ class Checkpoint(LightningCheckpoint):
         if trainer.sanity_checking or trainer.state.fn != "fit":
             return
         if self.monitor not in trainer.callback_metrics:
-            measured = sorted(name for name in trainer.callback_metrics if name.startswith("val/"))
+            figures = sorted(name for name in trainer.callback_metrics if name.startswith("val/"))
             rank_zero_warn(
                 f"checkpoint.monitor: validation did not measure {self.monitor}, so no best.ckpt is kept; it measured"
-                f" {', '.join(measured) or 'nothing'}"
+                f" {', '.join(figures) or 'nothing'}"
             )
             return
-        value = float(trainer.callback_metrics[self.monitor])
-        best = math.nan if self.best is None else self.best
-        better = math.isnan(best) or (value > best if self.mode == "max" else value < best)
+        value, before = float(trainer.callback_metrics[self.monitor]), self.best
+        better = before is None or math.isnan(before) or (value > before if self.mode == "max" else value < before)
         if better and not math.isnan(value):
-            before, self.best = self.best, value
+            self.best = value  # now, since the checkpoint holds it
             if not self._write(trainer, "best.ckpt"):
                 self.best = before
 
@@ -173,15 +169,10 @@ class Checkpoint(LightningCheckpoint):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.best = state_dict["best"]
 
-    def write_account(self, trainer: pl.Trainer) -> None:
-        """skipped.json: what was left out so far, by shard and cause, on all processes together."""
-        account = training_data(trainer).account.merged()
-        if trainer.is_global_zero:
-            account.write(Path(trainer.default_root_dir) / "skipped.json")
-
     def _write(self, trainer: pl.Trainer, name: str, must: bool = False) -> bool:
         """Whether it was written; one that `must` be is an OSError otherwise."""
-        target = self.folder(trainer) / name
+        folder = Path(trainer.default_root_dir)
+        target = folder / "checkpoints" / name
         # a sharding strategy writes a folder itself, which gets its name when it is complete
         place = target.with_name(name + ".part") if isinstance(trainer.strategy, FSDPStrategy) else target
         trainer.save_checkpoint(place, weights_only=False)  # with optimiser and cursor
@@ -197,7 +188,9 @@ class Checkpoint(LightningCheckpoint):
             if trainer.is_global_zero:
                 publish(place, target, self.files.keep_last)
             trainer.strategy.barrier("checkpoint")
-        self.write_account(trainer)
+        account = training_data(trainer).account.merged()  # over all processes, each of which must come here
+        if trainer.is_global_zero:
+            account.write(folder / "skipped.json")
         if name == "last.ckpt":
             self._written_at, self._written_step = time.monotonic(), trainer.global_step
         return True

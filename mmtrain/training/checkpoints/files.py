@@ -71,8 +71,8 @@ class CheckpointFiles(CheckpointIO):
         except (OSError, RuntimeError) as error:  # torch's writer turns a full disk into a RuntimeError
             temporary.unlink(missing_ok=True)
             self.error = error
-            kept = "the one written before is kept" if target.exists() else "there is none yet"
-            rank_zero_warn(f"checkpoint: {target} could not be written ({first_line(error)}); {kept}")
+            fallback = "the one written before is kept" if target.exists() else "there is none yet"
+            rank_zero_warn(f"checkpoint: {target} could not be written ({first_line(error)}); {fallback}")
 
 
 def publish(temporary: Path, target: Path, keep_last: int) -> None:

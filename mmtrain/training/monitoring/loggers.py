@@ -43,10 +43,7 @@ class MetricsFile(Logger):
     @rank_zero_only
     def continue_from(self, step: int, row: dict[str, Any] | None = None) -> None:
         """Keep the complete rows up to `step`, and add `row`, the one of the checkpoint, where it was not written."""
-        rows: list[dict[str, Any]] = []
-        if self.path.exists():
-            with self.path.open(newline="", encoding="utf-8") as file:
-                rows = [row for row in csv.DictReader(file) if None not in row.values() and int(row["step"]) <= step]
+        rows = [row for row in self._rows() if None not in row.values() and int(row["step"]) <= step]
         if row is not None and not any(int(other["step"]) == row["step"] for other in rows):
             rows.append(row)
         if rows:
@@ -62,14 +59,16 @@ class MetricsFile(Logger):
         fresh = [key for key in row if key not in self._columns]
         if fresh:
             self._columns += fresh
-            rows: list[dict] = []
-            if self.path.exists():
-                with self.path.open(newline="", encoding="utf-8") as file:
-                    rows = list(csv.DictReader(file))
-            self._rewrite([*rows, row])
+            self._rewrite([*self._rows(), row])
             return
         with self.path.open("a", newline="", encoding="utf-8") as file:
             csv.DictWriter(file, self._columns).writerow(row)
+
+    def _rows(self) -> list[dict[str, Any]]:
+        if not self.path.exists():
+            return []
+        with self.path.open(newline="", encoding="utf-8") as file:
+            return list(csv.DictReader(file))
 
     def _rewrite(self, rows: list[dict]) -> None:
         with whole_file(self.path) as unfinished, unfinished.open("w", newline="", encoding="utf-8") as file:
@@ -110,12 +109,7 @@ class Wandb(WandbLogger):
         """Called with the run folder, before anything is logged; `identity` is that of a checkpoint to go on from."""
         settings: dict[str, Any] = {key: value for key, value in self._settings.items() if value is not None}
         settings.setdefault("name", folder.resolve().name)
-        super().__init__(
-            save_dir=str(folder),
-            id=self._identity(folder, identity),
-            resume="allow",
-            **settings,
-        )
+        super().__init__(save_dir=str(folder), id=self._identity(folder, identity), resume="allow", **settings)
         self._wandb_init.pop("anonymous", None)  # Lightning passes it, wandb warns of it
 
     @property
@@ -151,8 +145,8 @@ class Wandb(WandbLogger):
     @rank_zero_only
     def finalize(self, status: str) -> None:
         folder = Path(self._wandb_init["dir"])
-        checkpoint = next((path for path in (folder / "checkpoints").glob("best.ckpt")), None)
-        if status == "success" and self._log_checkpoints and self._experiment is not None and checkpoint:
+        checkpoint = folder / "checkpoints" / "best.ckpt"
+        if status == "success" and self._log_checkpoints and self._experiment is not None and checkpoint.exists():
             import wandb
 
             from mmtrain.models.card import model_card
@@ -165,13 +159,13 @@ class Wandb(WandbLogger):
                 card.write(model_card(load(checkpoint), str(folder), "safetensors"))
             self._experiment.log_artifact(artifact)
 
-    def _identity(self, folder: Path, known: str | None) -> str | None:
+    def _identity(self, folder: Path, identity: str | None) -> str | None:
         if getattr(rank_zero_only, "rank", 0) != 0:
             return None
         path = folder / IDENTITY
         if not path.exists():
-            identity = {"id": known or secrets.token_hex(4), "project": self._settings["project"]}
-            write_whole(path, json.dumps(identity))
+            run = {"id": identity or secrets.token_hex(4), "project": self._settings["project"]}
+            write_whole(path, json.dumps(run))
         self.identity = json.loads(path.read_text(encoding="utf-8"))["id"]
         return self.identity
 

@@ -3,6 +3,7 @@
 import resource
 import sys
 import time
+from functools import partial
 from typing import Any
 
 import pytorch_lightning as pl
@@ -41,7 +42,8 @@ class Throughput(pl.Callback):
     ) -> None:
         self._waited += time.perf_counter() - self._last_end
         if self.mfu and self._flops is None and torch.cuda.is_available():
-            self._flops = measure_flops(pl_module, lambda: _loss(pl_module, batch, batch_idx), lambda loss: loss)
+            step = partial(pl_module.training_step, batch, batch_idx)
+            self._flops = measure_flops(pl_module, lambda: torch.as_tensor(step()), lambda loss: loss)
             pl_module.zero_grad(set_to_none=True)
 
     def on_train_batch_end(
@@ -76,9 +78,3 @@ class Throughput(pl.Callback):
             if available and self._flops:
                 figures["speed/mfu"] = self._flops * self._steps / seconds / available
         return figures
-
-
-def _loss(module: pl.LightningModule, batch: Any, batch_idx: int) -> torch.Tensor:
-    loss = module.training_step(batch, batch_idx)
-    assert isinstance(loss, torch.Tensor)
-    return loss

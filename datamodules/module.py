@@ -19,6 +19,7 @@ from datamodules.reading.dataset import ShardDataset
 from datamodules.reading.loaders import EvaluationBatches, make_loader
 from datamodules.reading.splits import Splits
 from datamodules.reading.training import Training
+from datamodules.shards.locations import Reading
 from datamodules.stream.identity import check_all_alike, shards_digest
 from datamodules.stream.mixture import Source, count_for
 from datamodules.tokenizers.tokenizer import ByteTokenizer, Tokenizer
@@ -115,7 +116,7 @@ class ShardDataModule(LightningDataModule):
         self.images = ImagePipeline() if images is PIXELS else images
         self.drawing = Uniform() if drawing is EVENLY else drawing
         self.account = SkipAccount(max_skip_rate)
-        self._text_language, self._cache_dir = text_language, cache_dir
+        self._reading = Reading(text_language, cache_dir, allow_pipe)
         self._splits = Splits(
             {"train": train, "val": val, "test": test},
             chosen=languages,
@@ -123,9 +124,7 @@ class ShardDataModule(LightningDataModule):
             account=self.account,
             images=self.images,
             text=AsWritten() if text is AS_WRITTEN else text,
-            text_language=text_language,
-            cache_dir=cache_dir,
-            allow_pipe=allow_pipe,
+            reading=self._reading,
         )
         self._training = Training(
             self.account,
@@ -251,7 +250,7 @@ class ShardDataModule(LightningDataModule):
             splits.survey(new)
             self.surveyed(splits, new)
         shared: dict = {"tokenizer": self.tokenizer, "label_names": splits.label_names, "tasks": splits.tasks}
-        shared |= {"text_language": self._text_language, "cache_dir": self._cache_dir}
+        shared["reading"] = self._reading
         for name in new:
             if name == "train":
                 self._training.set_up(splits.sources[name], splits.languages, **shared)

@@ -19,7 +19,7 @@ from datamodules.module import ShardDataModule
 from datamodules.packing.as_shards import Manifest, as_shards
 from datamodules.reading.labels import UNLABELLED, Labels, check_labels, classes_of, labels_of, only, tasks_shown
 from datamodules.reading.splits import Splits
-from datamodules.shards.locations import expand
+from datamodules.shards.locations import weighted_parts
 from datamodules.stream.mixture import Source, SurveyedSource
 
 
@@ -98,11 +98,11 @@ class RelationDataModule(ShardDataModule):
         for split, named in self._named.items():
             if named is None:
                 continue
-            shared = sum(other == named for other in self._named.values()) > 1
-            shards = as_shards(named, f"data.{split}", self._manifest, split if shared else None, self._cache_dir)
-            own = self._own[split]
+            field, own = f"data.{split}", self._own[split]
+            shared = list(self._named.values()).count(named) > 1
+            shards = as_shards(named, field, self._manifest, split if shared else None, self._reading.cache_dir)
             self._splits.specs[split] = (
-                shards if own is None else _in_languages(shards, own, f"data.{split}", self._cache_dir)
+                shards if own is None else [Source(part, weight, own) for part, weight in weighted_parts(shards, field)]
             )
 
     def surveyed(self, splits: Splits, new: Sequence[str]) -> None:
@@ -121,8 +121,7 @@ class RelationDataModule(ShardDataModule):
         sources = splits.sources["train"]
         chooses = self._examples is not None or self._sampling == "balanced"
         task = self._main_task() if chooses or self._task is not None else ""
-        reading = self._text_language, self._cache_dir
-        labels = [[labels_of(shard, *reading) for shard in source.shards] for source in sources]
+        labels = [[labels_of(shard, self._reading) for shard in source.shards] for source in sources]
         if self._examples is not None:
             labels = self._few(sources, labels, task, self._examples)
         self.label_counts = {name: self._count(labels, name) for name in self.classes}
@@ -200,11 +199,3 @@ class RelationDataModule(ShardDataModule):
                     name = f"{source.name}/{task}={self.class_names(task)[number]}"
                     parts.append(replace(source, name=name, shards=shards, weight=share))
         return parts
-
-
-def _in_languages(shards: str, languages: list[str], field: str, cache_dir: str | None) -> list[Source]:
-    """SHARDS as sources that bring these languages only."""
-    parts = shards.split("::")
-    weights = [expand(part, field=field, cache_dir=cache_dir)[0].weight for part in parts]
-    names = [part.split("@", 1)[1] if weight is not None else part for part, weight in zip(parts, weights, strict=True)]
-    return [Source(name, weight, languages) for name, weight in zip(names, weights, strict=True)]

@@ -22,7 +22,7 @@ from datamodules.batch import Batch, Skip, text_id
 from datamodules.captions.drawing import Drawing, Uniform
 from datamodules.images import BrokenImage, ImageTooLarge
 from datamodules.shards.index_cache import IndexCache
-from datamodules.shards.locations import local_path
+from datamodules.shards.locations import Reading, local_path
 from datamodules.shards.reader import ShardReader
 from datamodules.shards.samples import FEATURE_SUFFIX, BrokenSample, Sample, read_sample
 from datamodules.stream.mixture import SurveyedSource
@@ -69,8 +69,7 @@ class ShardDataset(Dataset):
         drawing: Drawing | None = None,
         label_names: dict[str, list[str]] | None = None,
         tasks: Sequence[str] = (),
-        text_language: str = "und",
-        cache_dir: str | None = None,
+        reading: Reading,
         seed: int = 0,
         streams: int = 1,
     ) -> None:
@@ -80,10 +79,10 @@ class ShardDataset(Dataset):
         self.captions_per_image = captions_per_image
         self.label_names, self.tasks = label_names or {}, list(tasks)
         self._tokenizer, self._drawing = tokenizer, Uniform() if drawing is None else drawing
-        self._text_language, self._cache_dir, self._seed = text_language, cache_dir, seed
+        self._reading, self._seed = reading, seed
         largest = max(shard.samples for shard in self.shards)
         most = max(200_000, 2 * streams * largest)
-        self._reader = ShardReader(most, max(64, 2 * streams), IndexCache(cache_dir))
+        self._reader = ShardReader(most, max(64, 2 * streams), IndexCache(reading.cache_dir))
         self._index = {language: i for i, language in enumerate(self.languages)}
         # row at which each shard starts, and the shard at which each source does
         self._starts = np.concatenate(([0], np.cumsum([len(shard) for shard in self.shards]))).tolist()
@@ -145,7 +144,7 @@ class ShardDataset(Dataset):
         index = self._source(place)
         source = self.sources[index]
         try:
-            sample = read_sample(*self._reader.read(path, number), self._text_language)
+            sample = read_sample(*self._reader.read(path, number), self._reading.text_language)
             view = self._features(sample) if sample.suffix == FEATURE_SUFFIX else self._view(sample, source, rng)
         except BrokenSample:
             if self._reader.cut(path, number):
@@ -163,7 +162,7 @@ class ShardDataset(Dataset):
     def _place(self, place: Draw) -> tuple[str, int]:
         if place.shard not in self._paths:
             try:
-                self._paths[place.shard] = local_path(self.shards[place.shard].shard, self._cache_dir)
+                self._paths[place.shard] = local_path(self.shards[place.shard].shard, self._reading.cache_dir)
             except OSError:
                 raise BrokenSample("missing shard") from None
         usable = self.shards[place.shard].usable

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from datamodules.reading.splits import Splits
-from datamodules.shards.locations import local_path
+from datamodules.shards.locations import Reading, local_path
 from datamodules.shards.reader import ShardReader
 from datamodules.shards.samples import BrokenSample, read_record
 from datamodules.shards.survey import TEXT_FILES, ShardSurvey
@@ -19,15 +19,15 @@ Labels = dict[str, int | str]
 UNLABELLED = -1
 
 
-def labels_of(shard: ShardSurvey, text_language: str = "und", cache_dir: str | None = None) -> list[Labels]:
+def labels_of(shard: ShardSurvey, reading: Reading) -> list[Labels]:
     """The labels of each usable sample of a shard; none where they cannot be read."""
     numbers = range(shard.samples) if shard.usable is None else shard.usable.tolist()
     reader, found = ShardReader(), []
     try:
-        path = local_path(shard.shard, cache_dir)
+        path = local_path(shard.shard, reading.cache_dir)
         for number in numbers:
             try:
-                labels = read_record(reader.read(path, number, TEXT_FILES)[1], text_language)[0].get("labels")
+                labels = read_record(reader.read(path, number, TEXT_FILES)[1], reading.text_language)[0].get("labels")
             except BrokenSample:
                 labels = None
             found.append(labels if isinstance(labels, dict) else {})

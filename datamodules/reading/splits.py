@@ -10,6 +10,7 @@ from datamodules.account import SkipAccount
 from datamodules.captions.rewriting import TextTransform
 from datamodules.images import ImagePipeline
 from datamodules.reading.choices import choose_labels, choose_languages, missing_languages
+from datamodules.shards.locations import Reading
 from datamodules.stream.mixture import Source, SurveyedSource, survey_sources
 
 
@@ -34,9 +35,7 @@ class Splits:
         account: SkipAccount,
         images: ImagePipeline,
         text: TextTransform,
-        text_language: str,
-        cache_dir: str | None,
-        allow_pipe: bool,
+        reading: Reading,
     ) -> None:
         self.specs = specs
         self.languages: list[str] = list(chosen or [])
@@ -45,12 +44,7 @@ class Splits:
         self.tasks: list[str] = []
         self.sources: dict[str, list[SurveyedSource]] = {}
         self._account, self._images, self._text = account, images, text
-        self._reading: dict = {
-            "languages": chosen,
-            "text_language": text_language,
-            "cache_dir": cache_dir,
-            "allow_pipe": allow_pipe,
-        }
+        self._chosen, self._reading = chosen, reading
 
     def survey(self, names: Sequence[str]) -> None:
         """Reads the shards of splits that are new. Raises ValueError, one line, for shards that cannot be used."""
@@ -69,8 +63,14 @@ class Splits:
         if spec is None:
             raise ValueError(f"data.{name}: no shards are named; a folder, a tar or a brace pattern")
         # in the test split a picture without a caption in the chosen languages stays: captions are ranked against all
-        reading = self._reading | ({"languages": None} if name == "test" else {})
-        sources = survey_sources(spec, field=f"data.{name}", images=self._images, text=self._text, **reading)
+        sources = survey_sources(
+            spec,
+            field=f"data.{name}",
+            images=self._images,
+            text=self._text,
+            languages=None if name == "test" else self._chosen,
+            reading=self._reading,
+        )
         shards = [shard for source in sources for shard in source.shards]
         self._account.add_survey(shards)
         for shard in shards:

@@ -14,6 +14,7 @@ from datamodules.batch import Batch
 from datamodules.captions.drawing import Drawing
 from datamodules.reading.dataset import ShardDataset
 from datamodules.reading.loaders import TrainingBatches, TrainingStream, TrainLoader, make_loader
+from datamodules.shards.locations import Reading
 from datamodules.stream.cursor import Cursor
 from datamodules.stream.identity import check_resumed, described, shards_digest
 from datamodules.stream.mixture import SurveyedSource
@@ -65,12 +66,13 @@ class Training:
     def sources(self) -> list[SurveyedSource]:
         return self.dataset.sources
 
-    def set_up(self, sources: list[SurveyedSource], languages: list[str], **dataset: Any) -> None:
+    def set_up(self, sources: list[SurveyedSource], languages: list[str], reading: Reading, **dataset: Any) -> None:
         """Makes the dataset. Raises ValueError, one line, where data and options do not fit each other.
 
         Args:
             sources: Of the training split.
             languages: Those in use.
+            reading: How the shards are read.
             dataset: Further arguments of ShardDataset.
         """
         for source in sources:
@@ -85,8 +87,7 @@ class Training:
                 f"train: captions_per_image is {asked}, but there are only {count} languages; so many slots are made"
             )
         self._drawing.check(languages, count)
-        reading = {name: dataset[name] for name in ("text_language", "cache_dir")}
-        self._streams = streams_of(sources, languages, self._alpha, self._caps, **reading)
+        self._streams = streams_of(sources, languages, self._alpha, self._caps, reading)
         self.dataset = ShardDataset(
             sources,
             languages=languages,
@@ -94,6 +95,7 @@ class Training:
             drawing=self._drawing,
             seed=self._seed,
             streams=len(self._streams),
+            reading=reading,
             **dataset,
         )
         length, world = min(len(self.dataset), self.epoch_length), self._processes()[1]

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from datamodules.captions.rewriting import TextTransform
 from datamodules.images import ImagePipeline
-from datamodules.shards.locations import ShardList, expand
+from datamodules.shards.locations import Reading, ShardList, expand
 from datamodules.shards.survey import ShardSurvey, survey
 
 SHOWN = 20
@@ -70,14 +70,12 @@ def survey_sources(
     images: ImagePipeline,
     text: TextTransform,
     languages: list[str] | None = None,
-    text_language: str = "und",
-    cache_dir: str | None = None,
-    allow_pipe: bool = False,
+    reading: Reading,
 ) -> list[SurveyedSource]:
     """Reads the shards of SHARDS, or of a list of sources. Raises ValueError, one line, for what cannot be used."""
 
     def lists(shards: str) -> list[ShardList]:
-        return expand(shards, field=field, cache_dir=cache_dir, allow_pipe=allow_pipe)
+        return expand(shards, field=field, allow_pipe=reading.allow_pipe)
 
     if isinstance(spec, str):
         asked = [(Source(spec, part.weight), part.shards) for part in lists(spec)]
@@ -92,7 +90,7 @@ def survey_sources(
         _check(source, f"{field}: source {name}", images, languages)
         found = SurveyedSource(
             name,
-            survey(shards, source.languages or languages, text_language, cache_dir),
+            survey(shards, source.languages or languages, reading),
             source.images or images,
             source.text or text,
             (source.weight or 1.0) if weighted else None,

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from datamodules.shards.locations import local_path
+from datamodules.shards.locations import Reading, local_path
 from datamodules.shards.progress import Progress
 from datamodules.shards.reader import ShardReader
 from datamodules.shards.samples import BrokenSample, read_record
@@ -40,18 +40,17 @@ class Stream:
 def streams_of(
     sources: Sequence[SurveyedSource],
     languages: Sequence[str],
-    alpha: float | None = None,
-    caps: Mapping[str, int] | None = None,
-    text_language: str = "und",
-    cache_dir: str | None = None,
+    alpha: float | None,
+    caps: Mapping[str, int],
+    reading: Reading,
 ) -> list[Stream]:
     """The streams of a mixture: by language where alpha or caps are given. Raises ValueError for an unknown one."""
-    for language in caps or ():
+    for language in caps:
         if language not in languages:
             raise ValueError(f"data.language_caps: {language!r} is not among the languages in use, {shown(languages)}")
     if alpha is None and not caps:
         return plain_streams(sources)
-    return language_streams(sources, languages, 1.0 if alpha is None else alpha, caps or {}, text_language, cache_dir)
+    return language_streams(sources, languages, 1.0 if alpha is None else alpha, caps, reading)
 
 
 def plain_streams(sources: Sequence[SurveyedSource]) -> list[Stream]:
@@ -67,8 +66,7 @@ def language_streams(
     languages: Sequence[str],
     alpha: float,
     caps: Mapping[str, int],
-    text_language: str = "und",
-    cache_dir: str | None = None,
+    reading: Reading,
 ) -> list[Stream]:
     """One stream a language (and source, where they have weights), weighted by `language_shares`.
 
@@ -79,7 +77,7 @@ def language_streams(
     for first, group in _groups(sources):
         shards = [shard for source in group for shard in source.shards]
         allowed = [source.languages for source in group for _ in source.shards]
-        having = _having(shards, allowed, languages, text_language, cache_dir)
+        having = _having(shards, allowed, languages, reading)
         counts = np.array([table.sum(1) for table in having]).T  # [languages, shards]
         most = int(counts.sum(1).argmax())
         for shard, table in enumerate(having):
@@ -122,8 +120,7 @@ def _having(
     shards: Sequence[ShardSurvey],
     allowed: Sequence[list[str] | None],
     languages: Sequence[str],
-    text_language: str,
-    cache_dir: str | None,
+    reading: Reading,
 ) -> list[np.ndarray]:
     """For each shard bool [languages, usable samples]: which may be drawn in which language."""
 
@@ -135,12 +132,12 @@ def _having(
             return np.repeat(np.array(column)[:, None], len(shard), 1)
         table = np.zeros((len(names), len(shard)), bool)
         try:
-            path, reader = local_path(shard.shard, cache_dir), ShardReader()
+            path, reader = local_path(shard.shard, reading.cache_dir), ShardReader()
         except OSError:
             return table  # to be met and counted
         for place, number in enumerate(range(shard.samples) if shard.usable is None else shard.usable.tolist()):
             try:
-                captions = read_record(reader.read(path, number, TEXT_FILES)[1], text_language)[1]
+                captions = read_record(reader.read(path, number, TEXT_FILES)[1], reading.text_language)[1]
             except BrokenSample:
                 continue
             table[:, place] = [name in captions for name in names]

@@ -20,7 +20,8 @@ from torch.utils.data import Dataset
 
 from datamodules.batch import Batch, Skip, text_id
 from datamodules.captions.drawing import Drawing, Uniform
-from datamodules.images import BrokenImage, ImageTooLarge
+from datamodules.images import BrokenImage, ImagePipeline, ImageTooLarge
+from datamodules.reading.choices import class_of
 from datamodules.shards.index_cache import IndexCache
 from datamodules.shards.locations import Reading, local_path
 from datamodules.shards.reader import ShardReader
@@ -88,7 +89,6 @@ class ShardDataset(Dataset):
         self._starts = np.concatenate(([0], np.cumsum([len(shard) for shard in self.shards]))).tolist()
         self._firsts = np.concatenate(([0], np.cumsum([len(source.shards) for source in sources]))).tolist()
         self._paths: dict[int, str] = {}
-        self._shape: tuple[int, ...] = (3, sources[0].images.size, sources[0].images.size)
         self._shape = self._probe()
 
     def __len__(self) -> int:
@@ -127,8 +127,7 @@ class ShardDataset(Dataset):
             try:
                 return self._read(place, rng if training else None)
             except BrokenSample as error:
-                shard = self.shards[place.shard]
-                skipped.append(Skip(shard.shard, error.cause, self._key(place)))
+                skipped.append(Skip(self.shards[place.shard].shard, error.cause, self._key(place)))
                 if not training:
                     return None
         causes = ", ".join(sorted({skip.cause for skip in skipped}))
@@ -145,7 +144,7 @@ class ShardDataset(Dataset):
         source = self.sources[index]
         try:
             sample = read_sample(*self._reader.read(path, number), self._reading.text_language)
-            view = self._features(sample) if sample.suffix == FEATURE_SUFFIX else self._view(sample, source, rng)
+            view = _features(sample.image) if sample.suffix == FEATURE_SUFFIX else _view(sample, source.images, rng)
         except BrokenSample:
             if self._reader.cut(path, number):
                 raise BrokenSample("truncated shard") from None
@@ -153,10 +152,7 @@ class ShardDataset(Dataset):
         if view.shape != self._shape:
             mixed = view.ndim != len(self._shape)
             raise BrokenSample("pictures and features mixed" if mixed else "features of another size")
-        if rng is None:
-            texts = self._all_texts(sample, source)
-        else:
-            texts = self._drawn_texts(sample, source, place.language, rng)
+        texts = self._all_texts(sample, source) if rng is None else self._drawn_texts(sample, source, place, rng)
         return _Loaded(sample, view, texts, self._starts[place.shard] + place.sample, index)
 
     def _place(self, place: Draw) -> tuple[str, int]:
@@ -174,24 +170,6 @@ class ShardDataset(Dataset):
         except BrokenSample:
             return f"#{place.sample}"
 
-    def _view(self, sample: Sample, source: SurveyedSource, rng: random.Random | None) -> Tensor:
-        try:
-            image = source.images.open(sample.image)
-            return source.images.evaluate(image) if rng is None else source.images.train(image, rng)
-        except ImageTooLarge:
-            raise BrokenSample("image too large") from None
-        except BrokenImage:
-            raise BrokenSample("broken image") from None
-
-    def _features(self, sample: Sample) -> Tensor:
-        try:
-            features = np.load(io.BytesIO(sample.image), allow_pickle=False)
-        except (OSError, ValueError, EOFError):
-            raise BrokenSample("broken features") from None
-        if features.ndim != 1 or features.dtype.kind != "f" or not np.isfinite(features).all():
-            raise BrokenSample("broken features")
-        return torch.from_numpy(features.astype(np.float32))
-
     def _all_texts(self, sample: Sample, source: SurveyedSource) -> Sequence[tuple[int, str] | None]:
         return [
             (index, text)
@@ -201,50 +179,43 @@ class ShardDataset(Dataset):
         ]
 
     def _drawn_texts(
-        self, sample: Sample, source: SurveyedSource, language: int, rng: random.Random
+        self, sample: Sample, source: SurveyedSource, place: Draw, rng: random.Random
     ) -> Sequence[tuple[int, str] | None]:
-        own = [
-            name
-            for name in sample.captions
-            if name in self._index and (source.languages is None or name in source.languages)
-        ]
+        allowed = self._index if source.languages is None else self._index.keys() & source.languages
+        own = [name for name in sample.captions if name in allowed]
         count = self.captions_per_image or len(self.languages)
-        if language >= 0 and (first := self.languages[language]) in own:
+        if place.language >= 0 and (first := self.languages[place.language]) in own:
             own.remove(first)
-            drawn = [first, *self._drawing.draw(own, count - 1, rng)]
+            names = [first, *self._drawing.draw(own, count - 1, rng)]
         else:
-            drawn = self._drawing.draw(own, count, rng)
-        texts: list[tuple[int, str]] = []
-        for name in drawn:
-            caption = rng.choice(sample.captions[name])
-            texts.append((self._index[name], source.text(caption, name, rng)))
+            names = self._drawing.draw(own, count, rng)
+        texts = {self._index[name]: source.text(rng.choice(sample.captions[name]), name, rng) for name in names}
         if len(self.languages) != count:
-            return texts
-        by_language = dict(texts)
-        return [(i, by_language[i]) if i in by_language else None for i in range(count)]
+            return list(texts.items())
+        return [(i, texts[i]) if i in texts else None for i in range(count)]
 
     def _batch(self, loaded: Sequence[_Loaded | None], slots: int) -> Batch:
         size = len(loaded)
         languages = [[-1] * slots for _ in range(size)]
         text_ids = [[-1] * slots for _ in range(size)]
         captions = [[""] * slots for _ in range(size)]
-        filled: list[tuple[int, int]] = []
+        texts: list[str] = []
+        names: list[str] = []
         for b, item in enumerate(loaded):
             for k, text in enumerate(item.texts if item else ()):
                 if text is not None:
                     languages[b][k], captions[b][k] = text
                     text_ids[b][k] = text_id(text[1])
-                    filled.append((b, k))
+                    names.append(self.languages[text[0]])
+                    texts.append(text[1])
         present = torch.tensor(languages) >= 0
         # without any caption, an empty one says what tokens look like
-        texts = [(captions[b][k], self.languages[languages[b][k]]) for b, k in filled] or [("", "und")]
-        ids, mask = self._tokenizer([text for text, _ in texts], [language for _, language in texts])
+        ids, mask = self._tokenizer(texts or [""], names or ["und"])
         tokens = ids.new_zeros(size, slots, *ids.shape[1:])
         token_mask = mask.new_zeros(size, slots, mask.shape[1])
-        if filled:
+        if texts:
             tokens[present], token_mask[present] = ids, mask
-        dtype = torch.uint8 if len(self._shape) == 3 else torch.float32
-        blank = torch.zeros(self._shape, dtype=dtype)
+        blank = torch.zeros(self._shape, dtype=torch.uint8 if len(self._shape) == 3 else torch.float32)
         return Batch(
             images=torch.stack([item.view if item else blank for item in loaded]),
             tokens=tokens,
@@ -261,28 +232,39 @@ class ShardDataset(Dataset):
         )
 
     def _label(self, item: _Loaded | None, task: str) -> int:
-        label = item.sample.labels.get(task) if item else None
-        if label is None:
-            return -1
-        names = self.label_names.get(task)
-        if names is None:
-            return label if isinstance(label, int) else -1
-        return names.index(str(label)) if str(label) in names else -1
+        return class_of(item.sample.labels.get(task) if item else None, self.label_names.get(task))
 
     def _probe(self) -> tuple[int, ...]:
         """Shape of one image: that of the pipeline, or of the first features that can be read."""
-        for shard, found in enumerate(self.shards):
-            for sample in range(min(len(found), 3)):
+        square = (3, self.sources[0].images.size, self.sources[0].images.size)
+        for number, shard in enumerate(self.shards):
+            for sample in range(min(len(shard), 3)):
                 try:
-                    path, number = self._place(Draw(0, shard, sample))
-                    _, members = self._reader.read(path, number)
-                    if FEATURE_SUFFIX not in members:
-                        return self._shape
-                    content = Sample("", {}, {}, members[FEATURE_SUFFIX], FEATURE_SUFFIX, 0)
-                    return tuple(self._features(content).shape)
+                    _, members = self._reader.read(*self._place(Draw(0, number, sample)))
+                    return tuple(_features(members[FEATURE_SUFFIX]).shape) if FEATURE_SUFFIX in members else square
                 except BrokenSample:
                     continue
-        return self._shape
+        return square
+
+
+def _view(sample: Sample, images: ImagePipeline, rng: random.Random | None) -> Tensor:
+    try:
+        image = images.open(sample.image)
+        return images.evaluate(image) if rng is None else images.train(image, rng)
+    except ImageTooLarge:
+        raise BrokenSample("image too large") from None
+    except BrokenImage:
+        raise BrokenSample("broken image") from None
+
+
+def _features(content: bytes) -> Tensor:
+    try:
+        features = np.load(io.BytesIO(content), allow_pickle=False)
+    except (OSError, ValueError, EOFError):
+        raise BrokenSample("broken features") from None
+    if features.ndim != 1 or features.dtype.kind != "f" or not np.isfinite(features).all():
+        raise BrokenSample("broken features")
+    return torch.from_numpy(features.astype(np.float32))
 
 
 class _Loaded(NamedTuple):

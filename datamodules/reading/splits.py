@@ -22,7 +22,7 @@ class Splits:
         chosen: Languages the user chose; None takes those there are.
         label_names: For tasks labelled by strings, the strings in the order of their numbers, where chosen.
         account: Gets what is lost already.
-        images: Pictures to pixels, where a source has no way of its own.
+        images: Encoded images to pixels, where a source has no way of its own.
         text: Rewriting of the training split's captions, where a source has none of its own.
     """
 
@@ -60,9 +60,8 @@ class Splits:
 
     def _survey(self, name: str) -> list[SurveyedSource]:
         spec = self.specs[name]
-        if spec is None:
-            raise ValueError(f"data.{name}: no shards are named; a folder, a tar or a brace pattern")
-        # in the test split a picture without a caption in the chosen languages stays: captions are ranked against all
+        assert spec is not None
+        # in the test split an image without a caption in the chosen languages stays: captions are ranked against all
         sources = survey_sources(
             spec,
             field=f"data.{name}",
@@ -81,7 +80,7 @@ class Splits:
         samples = sum(shard.samples for shard in shards)
         if not samples:
             causes = ", ".join(sorted({cause for shard in shards for cause in shard.lost})) or "empty shards"
-            named = spec if isinstance(spec, str) else ", ".join(source.shards for source in spec)
-            raise ValueError(f"data.{name}: no sample in {named} ({causes}); shards with samples")
+            where = spec if isinstance(spec, str) else ", ".join(source.shards for source in spec)
+            raise ValueError(f"data.{name}: no sample in {where} ({causes}); shards with samples")
         self._account.check_lost(samples + sum(shard.lost.total() for shard in shards))
         return sources

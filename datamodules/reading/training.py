@@ -66,25 +66,27 @@ class Training:
     def sources(self) -> list[SurveyedSource]:
         return self.dataset.sources
 
-    def set_up(self, sources: list[SurveyedSource], languages: list[str], reading: Reading, **dataset: Any) -> None:
+    def set_up(
+        self, sources: list[SurveyedSource], *, languages: list[str], reading: Reading, **options: Any
+    ) -> ShardDataset:
         """Makes the dataset. Raises ValueError, one line, where data and options do not fit each other.
 
         Args:
             sources: Of the training split.
             languages: Those in use.
             reading: How the shards are read.
-            dataset: Further arguments of ShardDataset.
+            options: Further arguments of ShardDataset.
         """
         for source in sources:
             if not len(source):
                 raise ValueError(f"data.train: source {source.name} ({source.shards[0].shard}) has no usable sample")
             sharing = [other.languages or languages for other in sources if other.text is source.text]
             source.text.check(list(dict.fromkeys(name for names in sharing for name in names)))
-        asked = len(languages) if self._captions_per_image == "all" else self._captions_per_image
-        count = min(asked, len(languages))
-        if asked > count:
+        slots = len(languages) if self._captions_per_image == "all" else self._captions_per_image
+        count = min(slots, len(languages))
+        if slots > count:
             rank_zero_info(
-                f"train: captions_per_image is {asked}, but there are only {count} languages; so many slots are made"
+                f"train: captions_per_image is {slots}, but there are only {count} languages; so many slots are made"
             )
         self._drawing.check(languages, count)
         self._streams = streams_of(sources, languages, self._alpha, self._caps, reading)
@@ -96,7 +98,7 @@ class Training:
             seed=self._seed,
             streams=len(self._streams),
             reading=reading,
-            **dataset,
+            **options,
         )
         length, world = min(len(self.dataset), self.epoch_length), self._processes()[1]
         if length < self.group:
@@ -107,6 +109,7 @@ class Training:
             )
         if self._restored is not None:
             check_resumed(self._restored, self.identity())
+        return self.dataset
 
     def close(self) -> None:
         """Ends the readers; the next loader has new ones."""
@@ -123,8 +126,8 @@ class Training:
         over = self.cursor.over(self.group, self.epoch_length)
         self.cursor.begin_epoch(inside=not over if restarting is None else restarting)
         if self._loader is None:
-            stream = TrainingStream(self._streams, self._seed, self._window)
             rank, world = self._processes()
+            stream = TrainingStream(self._streams, self._seed, self._window)
             batches = TrainingBatches(stream, self.cursor, self._batch_size, self.epoch_length, rank, world)
             self._loader = make_loader(TrainLoader, self.dataset, batches, workers)
             steps, tail = divmod(self.epoch_length, self.group)

@@ -13,10 +13,11 @@ import numpy as np
 from torch import Tensor
 
 from datamodules.files import write_whole
-from datamodules.shards.locations import expand, local_path
-from datamodules.shards.reader import ShardReader
-from datamodules.shards.samples import BrokenSample, read_record
-from datamodules.shards.survey import TEXT_FILES
+from datamodules.shards.locations import Reading, expand, local_path
+from datamodules.shards.reader import index_shard
+from datamodules.shards.records import read_records
+from datamodules.shards.samples import BrokenSample
+from datamodules.shards.survey import ShardSurvey
 from datamodules.tokenizers.tokenizer import Tokenizer, padded
 
 # scripts that put no space between words: one character is a token
@@ -99,23 +100,17 @@ class WordTokenizer(Tokenizer):
         passed over. Raises ValueError when no word is frequent enough.
         """
         counts: dict[str, Counter[str]] = {}
-        reader = ShardReader()
-        for shard in (shard for source in expand(shards, field="shards") for shard in source.shards):
-            path = local_path(shard)
+        for name in (name for source in expand(shards) for name in source.shards):
+            path = local_path(name)
             try:
-                samples = len(reader.index(path))
+                shard = ShardSurvey(path, len(index_shard(path)))
             except BrokenSample:
                 continue
-            for sample in range(samples):
-                try:
-                    _, captions = read_record(reader.read(path, sample, TEXT_FILES)[1], text_language)
-                except BrokenSample:
-                    continue
+            for _, captions in read_records(shard, Reading(text_language)):
                 for language, texts in captions.items():
                     if languages is None or language in languages:
-                        counted = counts.setdefault(cls.SHARED if shared else language, Counter())
-                        counted.update(word for text in texts for word in split_words(text))
-        reader.close()
+                        counts_here = counts.setdefault(cls.SHARED if shared else language, Counter())
+                        counts_here.update(word for text in texts for word in split_words(text))
         words = {
             language: sorted(
                 (word for word, n in counted.items() if n >= minimum_count), key=lambda w: (-counted[w], w)

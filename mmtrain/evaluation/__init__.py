@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from mmtrain.evaluation.report.figures import report_figures
     from mmtrain.evaluation.report.report import write_metrics, write_report
 
-__getattr__ = lazy(
+__getattr__, __all__ = lazy(
     __name__,
     {
         "mmtrain.evaluation.metrics.bootstrap": ("paired_bootstrap",),
@@ -46,24 +46,3 @@ __getattr__ = lazy(
         "mmtrain.evaluation.report.report": ("write_metrics", "write_report"),
     },
 )
-__all__ = [
-    "Example",
-    "Examples",
-    "Item",
-    "QueryRanks",
-    "RetrievalRanks",
-    "choose_examples",
-    "flat_top_k",
-    "language_similarity",
-    "mean_rank_variance",
-    "paired_bootstrap",
-    "rank_correlation",
-    "rank_retrieval",
-    "report_figures",
-    "report_parts",
-    "retrieval_metrics",
-    "score_histogram",
-    "summarise",
-    "write_metrics",
-    "write_report",
-]

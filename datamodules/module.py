@@ -167,10 +167,6 @@ class ShardDataModule(LightningDataModule):
         """Samples of all ranks trained: the place in the stream behind the last batch trained."""
         return self._training.cursor.position
 
-    @position.setter
-    def position(self, position: int) -> None:
-        self._training.cursor.position = position
-
     @property
     def epoch_length(self) -> int:
         """Samples of all ranks in an epoch."""

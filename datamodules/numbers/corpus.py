@@ -92,26 +92,25 @@ def pack_numbers(
         workers: Processes.
     """
     _check_split(split)
-    chosen = check_languages(languages)
+    languages = check_languages(languages)
     renderings = RENDERINGS[split] if renderings is None else renderings
     for name, value in (("renderings", renderings), ("samples_per_shard", samples_per_shard)):
         if value < 1:
             raise ValueError(f"{name}: {value} is too few; at least 1")
     places = [[number, rendering] for rendering in range(renderings) for number in numbers_of(split)]
     tasks = [
-        {"split": split, "languages": chosen, "first": first, "places": places[first : first + samples_per_shard]}
+        {"split": split, "languages": languages, "first": first, "places": places[first : first + samples_per_shard]}
         for first in range(0, len(places), samples_per_shard)
     ]
     return write_shards(out, tasks, _samples, workers=workers, total=len(tasks), title=f"packing numbers ({split})")
 
 
 def check_languages(languages: Sequence[str] | None) -> list[str]:
-    """The languages given, all of LANGUAGES for None. Raises ValueError for one without number words."""
-    chosen = list(languages) if languages else sorted(LANGUAGES)
-    for language in chosen:
+    """The languages, all of LANGUAGES for None. Raises ValueError for one without number words."""
+    for language in languages or ():
         if language not in LANGUAGES:
             raise ValueError(f"languages: {language!r} has no number words; {', '.join(sorted(LANGUAGES))}")
-    return chosen
+    return list(languages or sorted(LANGUAGES))
 
 
 def _samples(task: dict) -> Iterator[dict]:
@@ -128,7 +127,7 @@ def _samples(task: dict) -> Iterator[dict]:
 
 
 def png(page: np.ndarray) -> bytes:
-    """An encoded RGB picture of a grey page."""
+    """A grey page as an RGB image, encoded."""
     encoded = io.BytesIO()
     Image.fromarray(page).convert("RGB").save(encoded, "PNG")
     return encoded.getvalue()

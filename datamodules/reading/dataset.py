@@ -45,6 +45,9 @@ class Draw(NamedTuple):
     language: int = -1
 
 
+PADDING = Draw(-1, -1, -1)
+
+
 class ShardDataset(Dataset):
     """The samples of one split. `dataset[list of draws]` is a Batch.
 
@@ -52,10 +55,9 @@ class ShardDataset(Dataset):
         sources: Sources that were surveyed; draws number the shards through all of them.
         languages: Languages in the order of their indices.
         captions_per_image: K captions of K different languages in training; None takes all captions (evaluation).
-            When K is the number of languages, slot k is language k; otherwise the filled slots come first, in the
-            order in which they were drawn.
+            When K is the number of languages, slot k is language k; otherwise captions fill slots as they are drawn.
         drawing: Which K languages of a sample are drawn.
-        streams: How many streams draw from the shards at once, each somewhere else: so many stay indexed.
+        streams: How many streams draw from the shards at once, each from another shard: so many stay indexed.
         label_names: For tasks labelled by strings, the strings in the order of their indices.
         seed: Of everything random about a sample.
     """
@@ -103,9 +105,7 @@ class ShardDataset(Dataset):
         """One batch. Broken samples are replaced in training, and are padding (row -1) in evaluation."""
         skipped: list[Skip] = []
         loaded = [self._load(draw, skipped) for draw in draws]
-        slots = self.captions_per_image
-        if slots is None:
-            slots = max([1, *(len(item.texts) for item in loaded if item)])
+        slots = self.captions_per_image or max([1, *(len(item.texts) for item in loaded if item)])
         batch = self._batch(loaded, slots)
         batch.skipped, batch.end = skipped, draws[0].end
         if self.captions_per_image is not None:

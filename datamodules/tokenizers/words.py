@@ -46,28 +46,26 @@ class WordTokenizer(Tokenizer):
             raise ValueError(f"tokenizer.max_length: {max_length} leaves no room for words; at least 3")
         try:
             words = json.loads(Path(vocabulary).read_text(encoding="utf-8"))["words"]
-            lists = {str(language): [str(word) for word in words[language]] for language in words}
+            self.words = {str(language): [str(word) for word in words[language]] for language in words}
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise ValueError(
                 f"tokenizer.vocabulary: {vocabulary} cannot be read ({type(error).__name__}); a file that "
                 "datamodules.WordTokenizer.build wrote"
             ) from None
         self.vocabulary, self.max_length = str(vocabulary), max_length
-        self.words = lists
         self._ids: dict[str, dict[str, int]] = {}
-        first = self.FIRST_WORD
-        for language, listed in lists.items():
-            self._ids[language] = {word: first + i for i, word in enumerate(listed)}
-            first += len(listed)
-        self.vocabulary_size = first
+        self.vocabulary_size = self.FIRST_WORD
+        for language, of_language in self.words.items():
+            self._ids[language] = {word: i for i, word in enumerate(of_language, self.vocabulary_size)}
+            self.vocabulary_size += len(of_language)
 
     def __call__(self, captions: Sequence[str], languages: Sequence[str]) -> tuple[Tensor, Tensor]:
         return padded([self._row(caption, language) for caption, language in zip(captions, languages, strict=True)])
 
     def _row(self, caption: str, language: str) -> np.ndarray:
         ids = self._ids.get(self.SHARED) or self._ids.get(language, {})
-        found = [ids.get(word, self.UNKNOWN) for word in split_words(caption)[: self.max_length - 2]]
-        return np.array([self.START, *found, self.END], np.int64)
+        row = [ids.get(word, self.UNKNOWN) for word in split_words(caption)[: self.max_length - 2]]
+        return np.array([self.START, *row, self.END], np.int64)
 
     def save(self, folder: str | Path) -> None:
         """Writes words.json, from which WordTokenizer(folder / "words.json") is the same again."""
@@ -109,13 +107,13 @@ class WordTokenizer(Tokenizer):
             for _, captions in read_records(shard, Reading(text_language)):
                 for language, texts in captions.items():
                     if languages is None or language in languages:
-                        counts_here = counts.setdefault(cls.SHARED if shared else language, Counter())
-                        counts_here.update(word for text in texts for word in split_words(text))
+                        by_word = counts.setdefault(cls.SHARED if shared else language, Counter())
+                        by_word.update(word for text in texts for word in split_words(text))
         words = {
-            language: sorted(
-                (word for word, n in counted.items() if n >= minimum_count), key=lambda w: (-counted[w], w)
-            )
-            for language, counted in sorted(counts.items())
+            language: [
+                word for word, n in sorted(by_word.items(), key=lambda item: (-item[1], item[0])) if n >= minimum_count
+            ]
+            for language, by_word in sorted(counts.items())
         }
         if not any(words.values()):
             raise ValueError(f"shards: no word of {shards} comes {minimum_count} times; lower minimum_count")

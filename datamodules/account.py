@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TypeVar
 
 from datamodules.batch import Skip
 from datamodules.files import write_whole
@@ -17,6 +18,7 @@ JUDGED_FROM = 100  # samples tried before a rate means anything; an epoch's end 
 EXAMPLES = 5  # keys remembered for each shard and cause
 
 Counts = Counter[tuple[str, str]]
+T = TypeVar("T")
 
 
 @dataclass
@@ -152,31 +154,22 @@ class SkipAccount:
         """What skipped.json holds."""
         trained = self._trained
         everything = trained.skipped + self.evaluated + self.lost
-        shards: dict[str, dict[str, int]] = {}
         causes: Counter[str] = Counter()
-        for (shard, cause), count in sorted(everything.items()):
-            shards.setdefault(shard, {})[cause] = count
+        for (_, cause), count in everything.items():
             causes[cause] += count
-        examples: dict[str, dict[str, list[str]]] = {}
-        for (shard, cause), keys in sorted(self.examples.items()):
-            examples.setdefault(shard, {})[cause] = keys
-        drawn: dict[str, dict] = {}
-        for (source, language), count in sorted(trained.drawn.items()):
-            entry = drawn.setdefault(source, {"samples": 0, "captions": {}})
-            if language:
-                entry["captions"][language] = count
-            else:
-                entry["samples"] = count
         return {
             "tried": trained.tried,
             "skipped": everything.total(),
             "rate": round(self.rate, 6),
             "max_rate": self.max_rate,
             "causes": dict(sorted(causes.items())),
-            "shards": shards,
-            "examples": examples,
+            "shards": _nested(everything),
+            "examples": _nested(self.examples),
             "no_chosen_language": dict(sorted(self.left_out.items())),
-            "drawn": drawn,
+            "drawn": {
+                source: {"samples": counts.pop("", 0), "captions": counts}
+                for source, counts in _nested(trained.drawn).items()
+            },
         }
 
     def write(self, path: str | Path) -> None:
@@ -197,3 +190,11 @@ class SkipAccount:
             Counter({(first, second): count for first, second, count in state[name]}) for name in ("skipped", "drawn")
         )
         self._own, self._restored = Trained(), Trained(state["tried"], skipped, drawn)
+
+
+def _nested(values: Mapping[tuple[str, str], T]) -> dict[str, dict[str, T]]:
+    """{(a, b): value} as {a: {b: value}}, sorted."""
+    nested: dict[str, dict[str, T]] = {}
+    for (outer, inner), value in sorted(values.items()):
+        nested.setdefault(outer, {})[inner] = value
+    return nested

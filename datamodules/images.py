@@ -110,8 +110,9 @@ class ImagePipeline:
             raise ImageTooLarge(f"{width} x {height} pixels, more than images.max_pixels = {self.max_pixels}")
         return image
 
-    def train(self, image: Image.Image, rng: random.Random) -> Tensor:
+    def train(self, image: Image.Image, rng: random.Random | None = None) -> Tensor:
         """A training view, uint8 [3, size, size]; the same `rng` state gives the same view. Raises BrokenImage."""
+        rng = rng or random.Random()
         view = self._training_view(image, rng) if self.augment else self.evaluate(image)
         if self.transform is None:
             return view

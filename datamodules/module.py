@@ -51,7 +51,7 @@ class ShardDataModule(LightningDataModule):
         language_alpha: Draws samples by language, p ~ n^alpha for the n samples with a caption in it: 1 as in the data,
             0 all languages alike. Each sample brings the language it is drawn for, the other K - 1 by `drawing`.
             Default: samples are drawn whatever their languages.
-        language_caps: The most samples of a language that count in n; alpha is 1 where not given.
+        language_caps: The most samples of a language that count in n; alpha is 1 by default then.
         text: Rewrites captions while training, such as datamodules.CodeSwitch; their language stays what it was.
         batch_size: Images in a batch of one process.
         workers: Reading processes beside each training process.
@@ -193,7 +193,7 @@ class ShardDataModule(LightningDataModule):
 
         Raises ValueError, one line, for a name that only one side knows.
         """
-        return count_for(self._training.sources, objectives)
+        return count_for(self._training.dataset.sources, objectives)
 
     # -- Lightning's hooks
 

@@ -24,6 +24,8 @@ from datamodules.reading.splits import Splits
 from datamodules.shards.locations import weighted_parts
 from datamodules.stream.mixture import Source, SurveyedSource
 
+SourceLabels = list[list[list[Labels]]]  # of each source, shard and usable sample
+
 
 class RelationDataModule(ShardDataModule):
     """`ShardDataModule` of samples with `labels`, whose classes it counts.
@@ -148,14 +150,12 @@ class RelationDataModule(ShardDataModule):
             raise ValueError(f"data.task: nobody labelled {task!r}; labelled are {tasks_shown(self.classes)}")
         return task
 
-    def _numbers(self, labels: list[list[list[Labels]]], task: str) -> list[int]:
+    def _numbers(self, labels: SourceLabels, task: str) -> list[int]:
         """The class of each sample of all sources."""
         names = self.label_names.get(task)
         return [class_of(sample.get(task), names) for source in labels for shard in source for sample in shard]
 
-    def _few(
-        self, sources: list[SurveyedSource], labels: list[list[list[Labels]]], task: str, count: int
-    ) -> list[list[list[Labels]]]:
+    def _few(self, sources: list[SurveyedSource], labels: SourceLabels, task: str, count: int) -> SourceLabels:
         """Leaves `count` samples of each class in the sources; returns their labels."""
         numbers = np.array(self._numbers(labels, task))
         chosen = np.zeros(len(numbers), bool)
@@ -168,14 +168,12 @@ class RelationDataModule(ShardDataModule):
         in_order = iter(chosen.tolist())
         subset = []
         for source, labels_of_source in zip(sources, labels, strict=True):
-            places = [[i for i in range(len(shard)) if next(in_order)] for shard in labels_of_source]
+            places = [[i for i in range(len(shard)) if next(in_order)] for shard in source.shards]
             source.shards = [only(shard, some) for shard, some in zip(source.shards, places, strict=True)]
             subset.append([[shard[i] for i in some] for shard, some in zip(labels_of_source, places, strict=True)])
         return subset
 
-    def _by_class(
-        self, sources: list[SurveyedSource], labels: list[list[list[Labels]]], task: str
-    ) -> list[SurveyedSource]:
+    def _by_class(self, sources: list[SurveyedSource], labels: SourceLabels, task: str) -> list[SurveyedSource]:
         """A source for each class, all of the same weight: exact quotas, however rare a class is."""
         parts, names = [], self.label_names.get(task)
         for number, name in enumerate(self.class_names(task)):
@@ -184,7 +182,7 @@ class RelationDataModule(ShardDataModule):
                     only(shard, [i for i, each in enumerate(samples) if class_of(each.get(task), names) == number])
                     for shard, samples in zip(source.shards, labels_of_source, strict=True)
                 ]
-                if samples := sum(len(shard) for shard in shards):
-                    share = samples / self.label_counts[task][number]
+                if total := sum(len(shard) for shard in shards):
+                    share = total / self.label_counts[task][number]
                     parts.append(replace(source, name=f"{source.name}/{task}={name}", shards=shards, weight=share))
         return parts

@@ -39,7 +39,7 @@ class AsWritten(TextTransform):
 class CodeSwitch(TextTransform):
     """Words replaced by their translations, by M3P's rule (Ni et al., CVPR 2021, section 3.3, and its sampler's code).
 
-    A caption is left alone with probability 1 - sentence_ratio. Otherwise each of its words, split at spaces, that a
+    A caption stays as it is with probability 1 - sentence_ratio. Otherwise each of its words, split at spaces, that a
     dictionary of its language has, exactly as written, is replaced with probability word_ratio: by a language drawn
     evenly of those that have the word, then by one of its translations there, drawn evenly. So several languages meet
     in one caption; its language index stays that of the caption it was made from.
@@ -51,7 +51,7 @@ class CodeSwitch(TextTransform):
     Args:
         dictionaries: The files; those of one language are taken together.
         sentence_ratio: Share of the captions that are switched.
-        word_ratio: Share of the known words that are replaced in those.
+        word_ratio: Share of a dictionary's words that are replaced in those.
 
     Raises:
         ValueError: a ratio outside 0 to 1, or a file that is missing or no such table, with the line.

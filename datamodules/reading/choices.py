@@ -34,12 +34,6 @@ def choose_languages(
     return languages
 
 
-def missing_languages(sources: Iterable[SurveyedSource], languages: Iterable[str]) -> list[str]:
-    """Those of the languages that no caption of the sources is in."""
-    present = set().union(*(source.captions for source in sources))
-    return [language for language in languages if language not in present]
-
-
 def label_counts(sources: Iterable[SurveyedSource]) -> dict[str, Counter[int | str]]:
     """Task -> label -> samples."""
     counts: dict[str, Counter[int | str]] = {}

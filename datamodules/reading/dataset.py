@@ -199,21 +199,20 @@ class ShardDataset(Dataset):
         languages = [[-1] * slots for _ in range(size)]
         text_ids = [[-1] * slots for _ in range(size)]
         captions = [[""] * slots for _ in range(size)]
-        texts: list[str] = []
-        names: list[str] = []
         for b, item in enumerate(loaded):
             for k, text in enumerate(item.texts if item else ()):
                 if text is not None:
                     languages[b][k], captions[b][k] = text
                     text_ids[b][k] = text_id(text[1])
-                    names.append(self.languages[text[0]])
-                    texts.append(text[1])
         present = torch.tensor(languages) >= 0
         # without any caption, an empty one says what tokens look like
-        ids, mask = self._tokenizer(texts or [""], names or ["und"])
+        texts = [text for item in loaded if item for text in item.texts if text] or [(-1, "")]
+        ids, mask = self._tokenizer(
+            [caption for _, caption in texts], [self.languages[i] if i >= 0 else "und" for i, _ in texts]
+        )
         tokens = ids.new_zeros(size, slots, *ids.shape[1:])
         token_mask = mask.new_zeros(size, slots, mask.shape[1])
-        if texts:
+        if present.any():
             tokens[present], token_mask[present] = ids, mask
         blank = torch.zeros(self._shape, dtype=torch.uint8 if len(self._shape) == 3 else torch.float32)
         return Batch(

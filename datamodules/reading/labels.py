@@ -52,9 +52,9 @@ def classes_of(splits: Splits, declared: Mapping[str, int]) -> dict[str, int]:
     sources = splits.sources.get("train") or [source for split in splits.sources.values() for source in split]
     classes = {}
     for task, values in label_counts(sources).items():
-        largest = len(splits.label_names.get(task, ())) or 1 + max(v for v in values if isinstance(v, int))
-        if declared.get(task, largest) or largest:
-            classes[task] = declared.get(task, largest)
+        counted = len(splits.label_names.get(task, ())) or 1 + max(v for v in values if isinstance(v, int))
+        if declared.get(task) or counted:
+            classes[task] = declared.get(task, counted)
     return classes
 
 

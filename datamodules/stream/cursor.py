@@ -9,7 +9,7 @@ class Cursor:
     """Counts in samples of all ranks, and points behind the last batch trained.
 
     Lightning resumes in mid-epoch by counting the batches it has done against the loader's length, so the length must
-    be that of the whole epoch: batches done in it plus batches left. The number done is kept rather than computed,
+    be that of the whole epoch: batches done in it plus batches left. The number done is stored rather than computed,
     because a resumed run may have another global batch.
     """
 
@@ -20,7 +20,7 @@ class Cursor:
         self._counted_epoch: int | None = None  # of the last batch in `_counted`
 
     def begin_epoch(self, inside: bool) -> None:
-        """Called when a loader is asked for.
+        """Called when a loader is made or returned again.
 
         Args:
             inside: Whether the trainer takes itself to be inside an epoch, as after a resume, and will count the

@@ -25,10 +25,10 @@ class Source:
         weight: Its share of the samples drawn, relative to the other sources'. Where some sources have a weight the
             others weigh 1; where none has, every sample of all sources is drawn equally often.
         languages: Languages drawn from this source; default: all that the run uses.
-        images: Its own way from pictures to pixels, of the same size; default: data.images.
+        images: Its own way from encoded images to pixels, of the same size; default: data.images.
         text: Its own rewriting of captions; default: data.text.
         objectives: Names of the objectives that its captions count for; default: all. For any other objective they
-            are absent, while its pictures stay negatives.
+            are absent, while its images stay negatives.
         name: In the log and the account; default: the folder's name.
     """
 
@@ -72,7 +72,7 @@ def survey_sources(
     field: str,
     images: ImagePipeline,
     text: TextTransform,
-    languages: list[str] | None = None,
+    languages: list[str] | None,
     reading: Reading,
 ) -> list[SurveyedSource]:
     """Reads the shards of SHARDS, or of a list of sources. Raises ValueError, one line, for what cannot be used."""

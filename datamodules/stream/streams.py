@@ -1,7 +1,7 @@
 """Which streams a training mixture is read as: one for all, one a source, or one a language.
 
 Drawing languages by p ~ n^alpha makes a language a stream of its own: the samples that have a caption in it, read pass
-after pass, and mixed with the other languages' by exact quotas. So the share of each language is the one asked for in
+after pass, and mixed with the other languages' by exact quotas. So the share of each language is the one configured in
 any stretch of the run, whatever languages a sample has besides, and the place in all streams is still one number.
 """
 

@@ -17,7 +17,7 @@ class Cursor:
         self.position = 0
         self._counted_from = 0  # position up to which the batches of this epoch are in `_counted`
         self._counted = 0
-        self._counted_epoch: int | None = None  # of the last batch in `_counted`
+        self._counted_epoch = -1  # of the last batch in `_counted`, -1 without one
 
     def begin_epoch(self, inside: bool) -> None:
         """Called when a loader is made or returned again.
@@ -27,7 +27,7 @@ class Cursor:
                 batches it has done against the length. When nothing was trained since, it still does.
         """
         if self.position != self._counted_from or not inside:
-            self._counted_from, self._counted, self._counted_epoch = self.position, 0, None
+            self._counted_from, self._counted, self._counted_epoch = self.position, 0, -1
 
     def over(self, group: int, length: int) -> bool:
         """Whether the epoch of the last batch is over: it was restored from its very end."""
@@ -52,9 +52,8 @@ class Cursor:
                 done = self._counted + (self.position - self._counted_from) // group
             else:
                 done = (self.position - epoch * length - 1) // group + 1
-        return {"position": self.position, "batches": done, "epoch": -1 if epoch is None else epoch}
+        return {"position": self.position, "batches": done, "epoch": epoch}
 
     def load_state_dict(self, state: dict[str, int]) -> None:
         self.position = self._counted_from = state["position"]
-        self._counted = state["batches"]
-        self._counted_epoch = None if state["epoch"] < 0 else state["epoch"]
+        self._counted, self._counted_epoch = state["batches"], state["epoch"]

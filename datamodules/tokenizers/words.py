@@ -110,9 +110,7 @@ class WordTokenizer(Tokenizer):
                         by_word = counts.setdefault(cls.SHARED if shared else language, Counter())
                         by_word.update(word for text in texts for word in split_words(text))
         words = {
-            language: [
-                word for word, n in sorted(by_word.items(), key=lambda item: (-item[1], item[0])) if n >= minimum_count
-            ]
+            language: [word for n, word in sorted((-n, word) for word, n in by_word.items()) if -n >= minimum_count]
             for language, by_word in sorted(counts.items())
         }
         if not any(words.values()):

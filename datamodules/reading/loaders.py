@@ -28,15 +28,15 @@ class TrainingStream:
 
     def __init__(self, streams: Sequence[Stream], seed: int, window: int) -> None:
         self._streams = list(streams)
-        # a language's window spans as many shards as everybody's would, or each draw might open another file
+        # a language's window spans as many shards as one of all samples, or each draw might open another file
         self._orders = [
             PassOrder(stream.counts, seed, max(1, round(window * stream.density)), salt)
             for salt, stream in enumerate(streams)
         ]
-        self._mix = Interleave([stream.weight for stream in streams]) if len(streams) > 1 else None
+        self._mix = Interleave([stream.weight for stream in streams])
 
     def draw(self, position: int, end: int = 0) -> Draw:
-        number, place = (0, position) if self._mix is None else self._mix(position)
+        number, place = self._mix(position)
         stream = self._streams[number]
         shard, place = self._orders[number](place)
         return Draw(position, stream.first + shard, stream.sample(shard, place), end, stream.language)

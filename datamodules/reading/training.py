@@ -144,7 +144,7 @@ class Training:
         return self.account.per_image(names, self.dataset.languages, self.processes()[1])
 
     def identity(self) -> dict[str, dict]:
-        """What a place in the stream depends on, and the other options that a resumed run should be told of."""
+        """What a place in the stream depends on, and the other options, whose changes a resumed run logs."""
         data = {
             "samples": len(self.dataset),
             "shards": shards_digest(self.dataset.sources),

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from datamodules.tokenizers.tokenizer import ByteTokenizer, Tokenizer, TransformersTokenizer
     from datamodules.tokenizers.words import WordTokenizer
 
-__getattr__ = lazy(
+__getattr__, __all__ = lazy(
     __name__,
     {
         "datamodules.account": ("SkipAccount",),
@@ -36,26 +36,3 @@ __getattr__ = lazy(
         "datamodules.tokenizers.words": ("WordTokenizer",),
     },
 )
-__all__ = [
-    "AsWritten",
-    "Batch",
-    "ByteTokenizer",
-    "CodeSwitch",
-    "Drawing",
-    "Field",
-    "ImagePipeline",
-    "InOrder",
-    "Manifest",
-    "Pivot",
-    "RelationDataModule",
-    "ShardDataModule",
-    "Skip",
-    "SkipAccount",
-    "Source",
-    "TextTransform",
-    "Tokenizer",
-    "TransformersTokenizer",
-    "Uniform",
-    "Weighted",
-    "WordTokenizer",
-]

@@ -4,19 +4,35 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-
-import torch.distributed
+from typing import TypeVar
 
 from datamodules.batch import Skip
 from datamodules.files import write_whole
 from datamodules.shards.survey import ShardSurvey
+from datamodules.stream.identity import gathered
 
 JUDGED_FROM = 100  # samples tried before a rate means anything; an epoch's end is judged whatever it had
 EXAMPLES = 5  # keys remembered for each shard and cause
 
 Counts = Counter[tuple[str, str]]
+T = TypeVar("T")
+
+
+@dataclass
+class Trained:
+    """What training read: samples tried, those of them skipped by (shard, cause), and what was drawn of the others:
+    captions by (source, language), samples by (source, "").
+    """
+
+    tried: int = 0
+    skipped: Counts = field(default_factory=Counter)
+    drawn: Counts = field(default_factory=Counter)
+
+    def __add__(self, other: Trained) -> Trained:
+        return Trained(self.tried + other.tried, self.skipped + other.skipped, self.drawn + other.drawn)
 
 
 class SkipAccount:
@@ -33,17 +49,21 @@ class SkipAccount:
 
     def __init__(self, max_rate: float = 0.01) -> None:
         self.max_rate = max_rate
-        self.tried = 0
-        self.skipped: Counts = Counter()
-        self.evaluated: Counts = Counter()  # of validation and test, each sample once
-        self.drawn: Counts = Counter()  # captions by (source, language), samples by (source, "")
+        self.evaluated: Counts = Counter()  # skipped in validation and test, each sample once
         self.lost: Counts = Counter()
         self.left_out: Counter[str] = Counter()
         self.examples: dict[tuple[str, str], list[str]] = {}
-        self._restored: Counts = Counter()
-        self._restored_tried = 0
-        self._restored_drawn: Counts = Counter()
+        self._own, self._restored = Trained(), Trained()  # of this process; of all processes before a resume
         self._seen: set[Skip] = set()
+
+    @property
+    def _trained(self) -> Trained:
+        return self._own + self._restored
+
+    @property
+    def tried(self) -> int:
+        """Samples that this process read for training since it began or resumed."""
+        return self._own.tried
 
     def add_survey(self, shards: Iterable[ShardSurvey]) -> None:
         """Counts what is already gone from shards, and what has no chosen language."""
@@ -53,12 +73,12 @@ class SkipAccount:
             if shard.left_out:
                 self.left_out[shard.shard] += shard.left_out
 
-    def add(self, tried: int, skips: Iterable[Skip], drawn: Counts | None = None) -> None:
+    def add(self, tried: int, skips: Iterable[Skip], drawn: Counts) -> None:
         """Counts samples tried for training, those of them that were skipped, and what was drawn of the others."""
-        self.tried += tried
-        self.drawn.update(drawn or {})
+        self._own.tried += tried
+        self._own.drawn.update(drawn)
         for skip in skips:
-            self._count(self.skipped, skip)
+            self._count(self._own.skipped, skip)
 
     def add_once(self, skips: Iterable[Skip]) -> None:
         """Counts skips of validation, which comes again and again: each sample once."""
@@ -68,23 +88,24 @@ class SkipAccount:
                 self._count(self.evaluated, skip)
 
     def _count(self, counts: Counts, skip: Skip) -> None:
-        shard, cause, key = skip
-        counts[shard, cause] += 1
-        examples = self.examples.setdefault((shard, cause), [])
-        if len(examples) < EXAMPLES and key not in examples:
-            examples.append(key)
+        counts[skip.shard, skip.cause] += 1
+        self._remember((skip.shard, skip.cause), [skip.key])
+
+    def _remember(self, place: tuple[str, str], keys: Iterable[str]) -> None:
+        examples = self.examples.setdefault(place, [])
+        examples += [key for key in keys if key not in examples][: EXAMPLES - len(examples)]
 
     @property
     def rate(self) -> float:
         """Share of this process's samples that were broken, resumed runs included."""
-        tried = self.tried + self._restored_tried
-        return (self.skipped.total() + self._restored.total()) / tried if tried else 0.0
+        trained = self._trained
+        return trained.skipped.total() / trained.tried if trained.tried else 0.0
 
     def check(self, epoch_end: bool = False) -> None:
         """Raises ValueError with the table when the rate is above the limit."""
-        if self.tried + self._restored_tried >= JUDGED_FROM or (epoch_end and self.tried):
-            if self.rate > self.max_rate:
-                self._stop(f"{self.rate:.1%} of the samples are broken", self.skipped + self._restored)
+        judged = self._own.tried + self._restored.tried >= JUDGED_FROM or (epoch_end and self._own.tried)
+        if judged and self.rate > self.max_rate:
+            self._stop(f"{self.rate:.1%} of the samples are broken", self._trained.skipped)
 
     def check_lost(self, total: int) -> None:
         """Raises ValueError with the table when too many of `total` samples are gone before training begins."""
@@ -92,35 +113,22 @@ class SkipAccount:
             self._stop(f"{self.lost.total()} of {total} samples are lost", self.lost)
 
     def _stop(self, what: str, counts: Counts) -> None:
+        worst = [f"{shard}: {cause} {count}" for (shard, cause), count in counts.most_common(10)]
+        more = f"; and {len(counts) - len(worst)} more" if len(counts) > len(worst) else ""
         raise ValueError(
-            f"data: {what}, more than max_skip_rate = {self.max_rate:g}; mend the shards or raise it:{table(counts)}"
+            f"data: {what}, more than max_skip_rate = {self.max_rate:g}; mend the shards or raise it: "
+            f"{'; '.join(worst)}{more}"
         )
 
     def merged(self) -> SkipAccount:
         """The account over all processes. Collective: every process of the default group must call it."""
         whole = SkipAccount(self.max_rate)
-        own = {
-            "tried": self.tried,
-            "skipped": self.skipped,
-            "evaluated": self.evaluated,
-            "drawn": self.drawn,
-            "examples": self.examples,
-        }
-        parts: list = [own]
-        if torch.distributed.is_available() and torch.distributed.is_initialized():
-            parts = [None] * torch.distributed.get_world_size()
-            torch.distributed.all_gather_object(parts, own)
-        for part in parts:
-            whole.tried += part["tried"]
-            whole.skipped += part["skipped"]
-            whole.evaluated += part["evaluated"]
-            whole.drawn += part["drawn"]
-            for place, keys in part["examples"].items():
-                examples = whole.examples.setdefault(place, [])
-                examples += [key for key in keys if key not in examples][: EXAMPLES - len(examples)]
-        whole.tried += self._restored_tried
-        whole.skipped += self._restored
-        whole.drawn += self._restored_drawn
+        whole._restored = self._restored
+        for own, evaluated, examples in gathered((self._own, self.evaluated, self.examples)):
+            whole._own += own
+            whole.evaluated += evaluated
+            for place, keys in examples.items():
+                whole._remember(place, keys)
         whole.lost, whole.left_out = self.lost, self.left_out  # every process surveys the same shards
         return whole
 
@@ -133,7 +141,7 @@ class SkipAccount:
         """
 
         def drawn(source: str, language: str = "") -> float:
-            return self.drawn[source, language] + self._restored_drawn[source, language] / world
+            return self._own.drawn[source, language] + self._restored.drawn[source, language] / world
 
         images = sum(drawn(source) for source in sources)
         if not images:
@@ -144,33 +152,24 @@ class SkipAccount:
 
     def summary(self) -> dict:
         """What skipped.json holds."""
-        everything = self.skipped + self._restored + self.evaluated + self.lost
-        shards: dict[str, dict[str, int]] = {}
-        for (shard, cause), count in sorted(everything.items()):
-            shards.setdefault(shard, {})[cause] = count
+        trained = self._trained
+        everything = trained.skipped + self.evaluated + self.lost
         causes: Counter[str] = Counter()
         for (_, cause), count in everything.items():
             causes[cause] += count
-        examples: dict[str, dict[str, list[str]]] = {}
-        for (shard, cause), keys in sorted(self.examples.items()):
-            examples.setdefault(shard, {})[cause] = keys
-        drawn: dict[str, dict] = {}
-        for (source, language), count in sorted((self.drawn + self._restored_drawn).items()):
-            entry = drawn.setdefault(source, {"samples": 0, "captions": {}})
-            if language:
-                entry["captions"][language] = count
-            else:
-                entry["samples"] = count
         return {
-            "tried": self.tried + self._restored_tried,
+            "tried": trained.tried,
             "skipped": everything.total(),
             "rate": round(self.rate, 6),
             "max_rate": self.max_rate,
             "causes": dict(sorted(causes.items())),
-            "shards": shards,
-            "examples": examples,
+            "shards": _nested(everything),
+            "examples": _nested(self.examples),
             "no_chosen_language": dict(sorted(self.left_out.items())),
-            "drawn": drawn,
+            "drawn": {
+                source: {"samples": counts.pop("", 0), "captions": counts}
+                for source, counts in _nested(trained.drawn).items()
+            },
         }
 
     def write(self, path: str | Path) -> None:
@@ -179,22 +178,23 @@ class SkipAccount:
 
     def state_dict(self) -> dict:
         """Plain lists and numbers, for a checkpoint that is loaded as weights only."""
-        counts = self.skipped + self._restored
+        trained = self._trained
         return {
-            "tried": self.tried + self._restored_tried,
-            "skipped": [[shard, cause, count] for (shard, cause), count in sorted(counts.items())],
-            "drawn": [[*place, count] for place, count in sorted((self.drawn + self._restored_drawn).items())],
+            "tried": trained.tried,
+            "skipped": [[*place, count] for place, count in sorted(trained.skipped.items())],
+            "drawn": [[*place, count] for place, count in sorted(trained.drawn.items())],
         }
 
     def load_state_dict(self, state: dict) -> None:
-        self._restored = Counter({(shard, cause): count for shard, cause, count in state["skipped"]})
-        self._restored_tried = state["tried"]
-        self._restored_drawn = Counter({(source, language): count for source, language, count in state["drawn"]})
-        self.tried, self.skipped, self.drawn = 0, Counter(), Counter()
+        skipped, drawn = (
+            Counter({(first, second): count for first, second, count in state[name]}) for name in ("skipped", "drawn")
+        )
+        self._own, self._restored = Trained(), Trained(state["tried"], skipped, drawn)
 
 
-def table(counts: Counts) -> str:
-    """`shard: cause n` for the worst, on the line of an error."""
-    worst = [f"{shard}: {cause} {count}" for (shard, cause), count in counts.most_common(10)]
-    more = len(counts) - len(worst)
-    return " " + "; ".join(worst) + (f"; and {more} more" if more > 0 else "")
+def _nested(values: Mapping[tuple[str, str], T]) -> dict[str, dict[str, T]]:
+    """{(a, b): value} as {a: {b: value}}, sorted."""
+    nested: dict[str, dict[str, T]] = {}
+    for (outer, inner), value in sorted(values.items()):
+        nested.setdefault(outer, {})[inner] = value
+    return nested

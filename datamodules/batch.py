@@ -1,4 +1,4 @@
-"""What a DataLoader yields: pictures, K captions a picture, and where all of it came from.
+"""What a DataLoader yields: images, K captions an image, and where all of it came from.
 
 Letters: B samples, K caption slots, L tokens, H x W pixels, F features.
 """
@@ -52,7 +52,7 @@ class Batch:
                 absent captions are all zeros and False
     present     bool [B, K], which caption slots are filled
     languages   int64 [B, K], index into `ShardDataModule.languages`, -1 absent
-    image_ids   int64 [B], equal for equal pictures
+    image_ids   int64 [B], equal for equal images
     text_ids    int64 [B, K], equal for equal captions in any language, -1 absent
     rows        int64 [B], index of the sample in its split, -1 for a padding row of validation
     sources     int64 [B], which source of the training mixture it came from, -1 for padding

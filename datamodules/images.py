@@ -1,4 +1,4 @@
-"""Encoded pictures to uint8 pixels.
+"""Encoded images to uint8 pixels.
 
 Decoding is where a loader spends its time, so training decodes JPEG at a reduced scale (libjpeg's "draft") and resizes
 the crop once; evaluation decodes in full. Neither normalises: that is the tower's, on the device.
@@ -20,12 +20,7 @@ import torch
 from PIL import Image, ImageOps
 from torch import Tensor, nn
 
-INTERPOLATIONS = {
-    "nearest": Image.Resampling.NEAREST,
-    "bilinear": Image.Resampling.BILINEAR,
-    "bicubic": Image.Resampling.BICUBIC,
-    "lanczos": Image.Resampling.LANCZOS,
-}
+INTERPOLATIONS = ("nearest", "bilinear", "bicubic", "lanczos")
 # A crop may come out of libjpeg with this share of the pixels it needs, each way, and be enlarged: some two of 255 away
 # from full decoding on average, in two thirds of the time (benchmarks/loader.py).
 REDUCED = 0.8
@@ -38,7 +33,7 @@ class ImageTooLarge(ValueError):
 
 
 class BrokenImage(ValueError):
-    """The bytes are no picture, or one that cannot be decoded."""
+    """The bytes are no image, or one that cannot be decoded."""
 
     cause = "broken image"
 
@@ -48,8 +43,6 @@ def _decoding() -> Iterator[None]:
     # Pillow's readers raise whatever a damaged file makes them stumble over (SyntaxError, struct.error, IndexError...)
     try:
         yield
-    except ImageTooLarge:
-        raise
     except Image.DecompressionBombError as error:
         raise ImageTooLarge(str(error)) from None
     except Exception as error:
@@ -57,25 +50,25 @@ def _decoding() -> Iterator[None]:
 
 
 def resizing() -> ModuleType:
-    """torchvision's functions, imported when a picture is resized: that takes seconds, and a text query has none."""
+    """torchvision's functions, imported when an image is resized: that takes seconds, and a text query has none."""
     from torchvision.transforms.v2 import functional
 
     return functional
 
 
 class ImagePipeline:
-    """From a picture to uint8 [3, size, size].
+    """From an encoded image to uint8 [3, size, size].
 
     Args:
         size: Side of the square the towers see, in pixels.
         augment: Crop at random while training; False trains on the evaluation view.
         scale: Smallest and largest share of the area that a training crop keeps, in (0, 1].
         ratio: Narrowest and widest training crop, width over height.
-        flip: Mirror half of the training pictures. Off, because text, digits and flags must not be mirrored.
+        flip: Mirror half of the training images. Off, because text, digits and flags must not be mirrored.
         resize: How evaluation reaches the square: "shortest" scales the shorter side and cuts the centre, "squash"
             scales both sides.
         interpolation: nearest, bilinear, bicubic or lanczos.
-        max_pixels: Pictures whose header says more than this are refused before decoding; at most Pillow's own limit
+        max_pixels: Images whose header says more than this are refused before decoding; at most Pillow's own limit
             of 178,956,970.
         transform: A torchvision v2 transform on uint8 [3, size, size], training only, seeded by the sample.
     """
@@ -112,7 +105,7 @@ class ImagePipeline:
         return {name: getattr(self, name) for name in names} | {"transform": None}
 
     def open(self, content: bytes) -> Image.Image:
-        """The picture, its header read and its pixels not yet. Raises ImageTooLarge or BrokenImage."""
+        """The image, its header read and its pixels not yet. Raises ImageTooLarge or BrokenImage."""
         with _decoding(), warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
             image = Image.open(io.BytesIO(content))
@@ -124,15 +117,17 @@ class ImagePipeline:
     def train(self, image: Image.Image, rng: random.Random | None = None) -> Tensor:
         """A training view, uint8 [3, size, size]; the same `rng` state gives the same view. Raises BrokenImage."""
         rng = rng or random.Random()
-        if not self.augment:
-            return self._transformed(self.evaluate(image), rng)
-        with _decoding():
-            view = self._training_view(image, rng)
-        return self._transformed(view, rng)
+        view = self._training_view(image, rng) if self.augment else self.evaluate(image)
+        if self.transform is None:
+            return view
+        # torchvision draws from torch's global generator, which belongs to the model when there are no workers
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(rng.getrandbits(63))
+            return self.transform(view)
 
+    @_decoding()
     def _training_view(self, image: Image.Image, rng: random.Random) -> Tensor:
-        orientation = image.getexif().get(0x0112, 1)
-        full = image.size
+        orientation, full = image.getexif().get(0x0112, 1), image.size
         crop = self._crop(full, rng)
         # what libjpeg can decode at: 1/8, 1/4 or 1/2, the smallest that gives the crop enough pixels
         reduced = next((part for part in (8, 4, 2) if min(crop[2:]) >= part * REDUCED * self.size), 1)
@@ -142,7 +137,7 @@ class ImagePipeline:
         if image.size == full:
             crop = tuple(edge * reduced for edge in crop)
         left, top = min(crop[0], image.size[0] - 1), min(crop[1], image.size[1] - 1)
-        width, height = (max(1, min(crop[2], image.size[0] - left)), max(1, min(crop[3], image.size[1] - top)))
+        width, height = max(1, min(crop[2], image.size[0] - left)), max(1, min(crop[3], image.size[1] - top))
         whole: Image.Image | Tensor = opaque(image)
         if self.interpolation != "lanczos":  # torch has none; the others it does in half of Pillow's time
             whole = torch.from_numpy(np.array(whole)).permute(2, 0, 1)
@@ -168,33 +163,24 @@ class ImagePipeline:
         return pixels(functional.center_crop(image, [self.size, self.size]))
 
     def _crop(self, size: tuple[int, int], rng: random.Random) -> tuple[float, ...]:
-        """left, top, width, height of a crop of random area and shape, cut to what the picture holds."""
+        """left, top, width, height of a crop of random area and shape, cut to what the image holds."""
         area = size[0] * size[1] * rng.uniform(*self.scale)
         shape = math.exp(rng.uniform(math.log(self.ratio[0]), math.log(self.ratio[1])))
         width = min(float(size[0]), max(1.0, math.sqrt(area * shape)))
         height = min(float(size[1]), max(1.0, math.sqrt(area / shape)))
         return rng.uniform(0, size[0] - width), rng.uniform(0, size[1] - height), width, height
 
-    def _transformed(self, view: Tensor, rng: random.Random) -> Tensor:
-        if self.transform is None:
-            return view
-        # torchvision draws from torch's global generator, which belongs to the model when there are no workers
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(rng.getrandbits(63))
-            return self.transform(view)
-
 
 def opaque(image: Image.Image) -> Image.Image:
-    """The picture as RGB; palettes are resolved and transparency is laid on white, as a page would show it."""
+    """The image as RGB; palettes are resolved and transparency is laid on white, as a page would show it."""
     if image.mode.startswith("I;16"):
         return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8)).convert("RGB")
     if image.has_transparency_data:
-        image = image.convert("RGBA")
         white = Image.new("RGBA", image.size, "white")
-        return Image.alpha_composite(white, image).convert("RGB")
+        return Image.alpha_composite(white, image.convert("RGBA")).convert("RGB")
     return image.convert("RGB")
 
 
 def pixels(image: Image.Image) -> Tensor:
-    """uint8 [3, H, W] of an RGB picture."""
+    """uint8 [3, H, W] of an RGB image."""
     return torch.from_numpy(np.array(image)).permute(2, 0, 1).contiguous()

@@ -5,8 +5,8 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 
-def lazy(package: str, homes: Mapping[str, Iterable[str]]) -> Callable[[str], Any]:
-    """A package's `__getattr__` (PEP 562).
+def lazy(package: str, homes: Mapping[str, Iterable[str]]) -> tuple[Callable[[str], Any], list[str]]:
+    """A package's `__getattr__` (PEP 562) and its `__all__`.
 
     Args:
         package: Its name, for the error.
@@ -19,4 +19,4 @@ def lazy(package: str, homes: Mapping[str, Iterable[str]]) -> Callable[[str], An
             raise AttributeError(f"module {package!r} has no attribute {name!r}")
         return getattr(importlib.import_module(home[name]), name)
 
-    return get
+    return get, sorted(home)

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Literal
 
-import torch.distributed
 from jsonargparse import lazy_instance
 from pytorch_lightning import LightningDataModule
 from torch.utils.data import DataLoader
@@ -19,7 +18,8 @@ from datamodules.reading.dataset import ShardDataset
 from datamodules.reading.loaders import EvaluationBatches, make_loader
 from datamodules.reading.splits import Splits
 from datamodules.reading.training import Training
-from datamodules.stream.identity import check_all_alike, shards_digest
+from datamodules.shards.locations import Reading
+from datamodules.stream.identity import check_all_alike, rank_and_world, shards_digest
 from datamodules.stream.mixture import Source, count_for
 from datamodules.tokenizers.tokenizer import ByteTokenizer, Tokenizer
 
@@ -51,12 +51,12 @@ class ShardDataModule(LightningDataModule):
         language_alpha: Draws samples by language, p ~ n^alpha for the n samples with a caption in it: 1 as in the data,
             0 all languages alike. Each sample brings the language it is drawn for, the other K - 1 by `drawing`.
             Default: samples are drawn whatever their languages.
-        language_caps: The most samples of a language that count in n; alpha is 1 where not given.
+        language_caps: The most samples of a language that count in n; alpha is 1 by default then.
         text: Rewrites captions while training, such as datamodules.CodeSwitch; their language stays what it was.
         batch_size: Images in a batch of one process.
         workers: Reading processes beside each training process.
         tokenizer: What makes captions token ids; UTF-8 bytes by default.
-        images: What makes pictures pixels.
+        images: What makes encoded images pixels.
         seed: Of order, drawn captions and augmentation.
         shuffle_window: Samples are shuffled within runs of whole shards of at least this many samples.
         text_language: Language of `.txt` captions (shards of img2dataset and open_clip).
@@ -115,7 +115,9 @@ class ShardDataModule(LightningDataModule):
         self.images = ImagePipeline() if images is PIXELS else images
         self.drawing = Uniform() if drawing is EVENLY else drawing
         self.account = SkipAccount(max_skip_rate)
-        self._text_language, self._cache_dir = text_language, cache_dir
+        self._reading = Reading(text_language, cache_dir, allow_pipe)
+        self._batch_size, self._workers = batch_size, workers
+        self._datasets: dict[str, ShardDataset] = {}
         self._splits = Splits(
             {"train": train, "val": val, "test": test},
             chosen=languages,
@@ -123,9 +125,7 @@ class ShardDataModule(LightningDataModule):
             account=self.account,
             images=self.images,
             text=AsWritten() if text is AS_WRITTEN else text,
-            text_language=text_language,
-            cache_dir=cache_dir,
-            allow_pipe=allow_pipe,
+            reading=self._reading,
         )
         self._training = Training(
             self.account,
@@ -139,8 +139,6 @@ class ShardDataModule(LightningDataModule):
             shuffle_window=shuffle_window,
             processes=self._rank_and_world,
         )
-        self._batch_size, self._workers = batch_size, workers
-        self._datasets: dict[str, ShardDataset] = {}
 
     # -- what the training module uses
 
@@ -169,10 +167,6 @@ class ShardDataModule(LightningDataModule):
         """Samples of all ranks trained: the place in the stream behind the last batch trained."""
         return self._training.cursor.position
 
-    @position.setter
-    def position(self, position: int) -> None:
-        self._training.cursor.position = position
-
     @property
     def epoch_length(self) -> int:
         """Samples of all ranks in an epoch."""
@@ -199,19 +193,19 @@ class ShardDataModule(LightningDataModule):
 
         Raises ValueError, one line, for a name that only one side knows.
         """
-        return count_for(self._training.sources, objectives)
+        return count_for(self._training.dataset.sources, objectives)
 
     # -- Lightning's hooks
 
     def setup(self, stage: str | None = None) -> None:
         """Surveys the shards of the stage's splits. Raises ValueError, one line, for shards that cannot be used."""
-        found: dict | ValueError
+        facts: dict | ValueError
         try:
             self._set_up(stage)
-            found = {name: [len(dataset), shards_digest(dataset.sources)] for name, dataset in self._datasets.items()}
+            facts = {name: [len(dataset), shards_digest(dataset.sources)] for name, dataset in self._datasets.items()}
         except ValueError as error:
-            found = error
-        check_all_alike(found)
+            facts = error
+        check_all_alike(facts)
 
     def teardown(self, stage: str | None = None) -> None:
         """Ends the reading processes of the training."""
@@ -225,10 +219,10 @@ class ShardDataModule(LightningDataModule):
 
     def val_dataloader(self) -> DataLoader | list:
         """Every sample once over all ranks, all captions of the chosen languages; nothing when no shards are named."""
-        return self._evaluation_loader("val") if self._splits.specs["val"] is not None else []
+        return self._evaluation_loader("val")
 
     def test_dataloader(self) -> DataLoader | list:
-        return self._evaluation_loader("test") if self._splits.specs["test"] is not None else []
+        return self._evaluation_loader("test")
 
     def state_dict(self) -> dict:
         """Cursor, account and what they belong to. Collective where there are ranks, as saving a checkpoint is."""
@@ -245,28 +239,29 @@ class ShardDataModule(LightningDataModule):
         splits = self._splits
         if stage == "fit" and splits.specs["train"] is None:
             raise ValueError("data.train: no shards are named; a folder, a tar or a brace pattern")
-        wanted = [name for name in STAGES.get(str(stage), tuple(splits.specs)) if splits.specs[name] is not None]
-        new = [name for name in wanted if name not in self._datasets]
+        names = STAGES.get(str(stage), tuple(splits.specs))
+        new = [name for name in names if splits.specs[name] is not None and name not in self._datasets]
         if new:
             splits.survey(new)
             self.surveyed(splits, new)
-        shared: dict = {"tokenizer": self.tokenizer, "label_names": splits.label_names, "tasks": splits.tasks}
-        shared |= {"text_language": self._text_language, "cache_dir": self._cache_dir}
         for name in new:
-            if name == "train":
-                self._training.set_up(splits.sources[name], splits.languages, **shared)
-                self._datasets[name] = self._training.dataset
-            else:
-                self._datasets[name] = ShardDataset(splits.sources[name], languages=splits.languages, **shared)
+            self._datasets[name] = (self._training.set_up if name == "train" else ShardDataset)(
+                splits.sources[name],
+                languages=splits.languages,
+                tokenizer=self.tokenizer,
+                label_names=splits.label_names,
+                tasks=splits.tasks,
+                reading=self._reading,
+            )
 
     def surveyed(self, splits: Splits, new: Sequence[str]) -> None:
         """For subclasses: the shards of splits that are new were read, nothing is drawn from them yet."""
-        return None
 
-    def _evaluation_loader(self, name: str) -> DataLoader:
+    def _evaluation_loader(self, name: str) -> DataLoader | list:
+        if self._splits.specs[name] is None:
+            return []
         self._require(name)
-        rank, world = self._rank_and_world()
-        batches = EvaluationBatches(self._datasets[name], self._batch_size, rank, world)
+        batches = EvaluationBatches(self._datasets[name], self._batch_size, *self._rank_and_world())
         return make_loader(DataLoader, self._datasets[name], batches, self._workers)
 
     def _require(self, name: str) -> None:
@@ -276,6 +271,4 @@ class ShardDataModule(LightningDataModule):
     def _rank_and_world(self) -> tuple[int, int]:
         if self.trainer is not None:
             return self.trainer.global_rank, self.trainer.world_size
-        if torch.distributed.is_available() and torch.distributed.is_initialized():
-            return torch.distributed.get_rank(), torch.distributed.get_world_size()
-        return 0, 1
+        return rank_and_world()

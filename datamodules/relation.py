@@ -13,19 +13,24 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, Literal
 
+import numpy as np
 from pytorch_lightning.utilities import rank_zero_info
 
 from datamodules.module import ShardDataModule
 from datamodules.packing.as_shards import Manifest, as_shards
-from datamodules.reading.labels import UNLABELLED, Labels, check_labels, classes_of, labels_of, only, tasks_shown
+from datamodules.reading.choices import class_of
+from datamodules.reading.labels import Labels, check_labels, classes_of, labels_of, only, tasks_shown
 from datamodules.reading.splits import Splits
-from datamodules.shards.locations import expand
+from datamodules.shards.locations import weighted_parts
 from datamodules.stream.mixture import Source, SurveyedSource
+
+SourceLabels = list[list[list[Labels]]]  # of each source, shard and usable sample
 
 
 class RelationDataModule(ShardDataModule):
-    """`ShardDataModule` of samples with `labels`, whose classes it counts. A sample without a label of a task, or with
-    -1, takes no part in that task.
+    """`ShardDataModule` of samples with `labels`, whose classes it counts.
+
+    A sample without a label of a task, or with -1, takes no part in that task.
 
     Args:
         train: Shards, or a manifest (.csv, .tsv, .jsonl), which is packed once beside the cached shards. One manifest
@@ -68,19 +73,18 @@ class RelationDataModule(ShardDataModule):
             raise ValueError(f"data.examples_per_class: {examples_per_class} is too small; at least 1")
         if sampling not in ("as_written", "balanced"):
             raise ValueError(f"data.sampling: {sampling!r} is unknown; as_written or balanced")
-        own = {"train": train_languages, "val": val_languages, "test": test_languages}
-        if languages is None and any(own.values()):
-            languages = list(dict.fromkeys(name for names in own.values() for name in names or ()))
-        for split, names in own.items():
-            unknown = [name for name in names or () if name not in (languages or ())]
-            if unknown:
-                raise ValueError(f"data.{split}_languages: {unknown[0]!r} is not in data.languages, {languages}")
-        named = {"train": train, "val": val, "test": test}
+        by_split = {"train": train_languages, "val": val_languages, "test": test_languages}
+        if languages is None and any(by_split.values()):
+            languages = list(dict.fromkeys(name for names in by_split.values() for name in names or ()))
+        for split, names in by_split.items():
+            for name in names or ():
+                if name not in (languages or ()):
+                    raise ValueError(f"data.{split}_languages: {name!r} is not in data.languages, {languages}")
         super().__init__(train, val, test, languages=languages, seed=seed, **options)
-        self._named, self._own, self._manifest = named, own, manifest
-        self._splits.elsewhere = list(languages or []) if any(own.values()) else []
-        self._task, self._examples, self._sampling, self._declared = task, examples_per_class, sampling, classes or {}
-        self._draws = seed
+        self._specs, self._by_split = {"train": train, "val": val, "test": test}, by_split
+        self._splits.elsewhere = list(languages or []) if any(by_split.values()) else []
+        self._task, self._sampling, self._declared = task, sampling, classes or {}
+        self._examples, self._seed, self._manifest = examples_per_class, seed, manifest
         self.classes: dict[str, int] = {}
         self.label_counts: dict[str, list[int]] = {}
         self.balanced_task: str | None = None
@@ -95,38 +99,39 @@ class RelationDataModule(ShardDataModule):
 
     def _resolve(self) -> None:
         """Names every split's shards and languages for the survey."""
-        for split, named in self._named.items():
-            if named is None:
+        for split, spec in self._specs.items():
+            if spec is None:
                 continue
-            shared = sum(other == named for other in self._named.values()) > 1
-            shards = as_shards(named, f"data.{split}", self._manifest, split if shared else None, self._cache_dir)
-            own = self._own[split]
-            self._splits.specs[split] = (
-                shards if own is None else _in_languages(shards, own, f"data.{split}", self._cache_dir)
-            )
+            field, languages = f"data.{split}", self._by_split[split]
+            shared = list(self._specs.values()).count(spec) > 1
+            shards = as_shards(spec, field, self._manifest, split if shared else None, self._reading.cache_dir)
+            if languages is None:
+                self._splits.specs[split] = shards
+            else:
+                parts = weighted_parts(shards, field)
+                self._splits.specs[split] = [Source(part, weight, languages) for part, weight in parts]
 
     def surveyed(self, splits: Splits, new: Sequence[str]) -> None:
         check_labels(splits, self._declared)
         self.classes = classes_of(splits, self._declared)
         if "train" in new:
             self._choose_examples(splits)
-        known = {name for source in splits.sources.get("train", ()) for name in source.captions}
+        trained = {name for source in splits.sources.get("train", ()) for name in source.captions}
         for split in set(new) - {"train"}:
             captions = set().union(*(source.captions for source in splits.sources[split]))
-            unknown = sorted(captions & set(splits.languages) - known) if known else []
-            if unknown:
+            if trained and (unknown := sorted(captions & set(splits.languages) - trained)):
                 rank_zero_info(f"{split}: {', '.join(unknown)} not trained on; measured by transfer")
 
     def _choose_examples(self, splits: Splits) -> None:
         sources = splits.sources["train"]
         chooses = self._examples is not None or self._sampling == "balanced"
         task = self._main_task() if chooses or self._task is not None else ""
-        reading = self._text_language, self._cache_dir
-        labels = [[labels_of(shard, *reading) for shard in source.shards] for source in sources]
+        labels = [[labels_of(shard, self._reading) for shard in source.shards] for source in sources]
         if self._examples is not None:
             labels = self._few(sources, labels, task, self._examples)
-        self.label_counts = {name: self._count(labels, name) for name in self.classes}
-        for name, counts in self.label_counts.items():
+        for name, classes in self.classes.items():
+            numbers = Counter(self._numbers(labels, name))
+            counts = self.label_counts[name] = [numbers[number] for number in range(classes)]
             if missing := [self.class_names(name)[c] for c, count in enumerate(counts) if not count]:
                 rank_zero_info(f"train: task {name} has no sample of class {', '.join(missing)}: it is never predicted")
         if self._sampling == "balanced":
@@ -138,73 +143,46 @@ class RelationDataModule(ShardDataModule):
         return self.label_names.get(task) or [str(number) for number in range(self.classes[task])]
 
     def _main_task(self) -> str:
-        if self._task is not None:
-            if self._task not in self.classes:
-                raise ValueError(f"data.task: nobody labelled {self._task!r}; labelled are {tasks_shown(self.classes)}")
-            return self._task
-        if "relation" not in self.classes and len(self.classes) != 1:
+        if self._task is None and "relation" not in self.classes and len(self.classes) != 1:
             raise ValueError(f"data.task: name the task to draw examples by; labelled are {tasks_shown(self.classes)}")
-        return "relation" if "relation" in self.classes else next(iter(self.classes))
+        task = self._task or ("relation" if "relation" in self.classes else next(iter(self.classes)))
+        if task not in self.classes:
+            raise ValueError(f"data.task: nobody labelled {task!r}; labelled are {tasks_shown(self.classes)}")
+        return task
 
-    def _number(self, task: str, label: int | str | None) -> int:
-        """The class that a label says."""
-        if label is None:
-            return UNLABELLED
+    def _numbers(self, labels: SourceLabels, task: str) -> list[int]:
+        """The class of each sample of all sources."""
         names = self.label_names.get(task)
-        return int(label) if names is None else names.index(str(label)) if str(label) in names else UNLABELLED
+        return [class_of(sample.get(task), names) for source in labels for shard in source for sample in shard]
 
-    def _count(self, labels: list[list[list[Labels]]], task: str) -> list[int]:
-        found = Counter(
-            self._number(task, sample.get(task)) for source in labels for shard in source for sample in shard
-        )
-        return [found[number] for number in range(self.classes[task])]
-
-    def _few(self, sources: list[SurveyedSource], labels: list, task: str, count: int) -> list:
+    def _few(self, sources: list[SurveyedSource], labels: SourceLabels, task: str, count: int) -> SourceLabels:
         """Leaves `count` samples of each class in the sources; returns their labels."""
-        places: dict[int, list[tuple[int, int, int]]] = {number: [] for number in range(self.classes[task])}
-        for s, source in enumerate(labels):
-            for h, shard in enumerate(source):
-                for place, sample in enumerate(shard):
-                    if (number := self._number(task, sample.get(task))) != UNLABELLED:
-                        places[number].append((s, h, place))
-        kept: set[tuple[int, int, int]] = set()
-        for number, candidates in places.items():
-            if len(candidates) < count:
-                raise ValueError(
-                    f"data.examples_per_class: {count}, but class {self.class_names(task)[number]} of task"
-                    f" {task} has {len(candidates)} training samples"
-                )
-            kept.update(random.Random(f"{self._draws}/{number}").sample(candidates, count))
-        chosen = []
-        for s, source in enumerate(sources):
-            picked = [
-                [place for place in range(len(shard)) if (s, h, place) in kept] for h, shard in enumerate(source.shards)
-            ]
-            source.shards = [only(shard, some) for shard, some in zip(source.shards, picked, strict=True)]
-            chosen.append([[labels[s][h][place] for place in some] for h, some in enumerate(picked)])
-        return chosen
+        numbers = np.array(self._numbers(labels, task))
+        chosen = np.zeros(len(numbers), bool)
+        for number, name in enumerate(self.class_names(task)):
+            rows = np.flatnonzero(numbers == number).tolist()
+            if len(rows) < count:
+                there = f"class {name} of task {task} has {len(rows)} training samples"
+                raise ValueError(f"data.examples_per_class: {count}, but {there}")
+            chosen[random.Random(f"{self._seed}/{number}").sample(rows, count)] = True
+        in_order = iter(chosen.tolist())
+        subset = []
+        for source, labels_of_source in zip(sources, labels, strict=True):
+            places = [[i for i in range(len(shard)) if next(in_order)] for shard in source.shards]
+            source.shards = [only(shard, some) for shard, some in zip(source.shards, places, strict=True)]
+            subset.append([[shard[i] for i in some] for shard, some in zip(labels_of_source, places, strict=True)])
+        return subset
 
-    def _by_class(self, sources: list[SurveyedSource], labels: list, task: str) -> list[SurveyedSource]:
+    def _by_class(self, sources: list[SurveyedSource], labels: SourceLabels, task: str) -> list[SurveyedSource]:
         """A source for each class, all of the same weight: exact quotas, however rare a class is."""
-        parts = []
-        for number in range(self.classes[task]):
-            if not self.label_counts[task][number]:
-                continue
-            for source, found in zip(sources, labels, strict=True):
+        parts, names = [], self.label_names.get(task)
+        for number, name in enumerate(self.class_names(task)):
+            for source, labels_of_source in zip(sources, labels, strict=True):
                 shards = [
-                    only(shard, [i for i, each in enumerate(some) if self._number(task, each.get(task)) == number])
-                    for shard, some in zip(source.shards, found, strict=True)
+                    only(shard, [i for i, each in enumerate(samples) if class_of(each.get(task), names) == number])
+                    for shard, samples in zip(source.shards, labels_of_source, strict=True)
                 ]
-                if any(len(shard) for shard in shards):
-                    share = sum(len(shard) for shard in shards) / self.label_counts[task][number]
-                    name = f"{source.name}/{task}={self.class_names(task)[number]}"
-                    parts.append(replace(source, name=name, shards=shards, weight=share))
+                if total := sum(len(shard) for shard in shards):
+                    share = total / self.label_counts[task][number]
+                    parts.append(replace(source, name=f"{source.name}/{task}={name}", shards=shards, weight=share))
         return parts
-
-
-def _in_languages(shards: str, languages: list[str], field: str, cache_dir: str | None) -> list[Source]:
-    """SHARDS as sources that bring these languages only."""
-    parts = shards.split("::")
-    weights = [expand(part, field=field, cache_dir=cache_dir)[0].weight for part in parts]
-    names = [part.split("@", 1)[1] if weight is not None else part for part, weight in zip(parts, weights, strict=True)]
-    return [Source(name, weight, languages) for name, weight in zip(names, weights, strict=True)]

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from mmtrain.training.contrastive import ContrastiveModule
     from mmtrain.training.relation import RelationModule
 
-__getattr__ = lazy(
+__getattr__, __all__ = lazy(
     __name__,
     {
         "mmtrain.models.encoder": ("Encoder",),
@@ -28,12 +28,3 @@ __getattr__ = lazy(
         "mmtrain.training.relation": ("RelationModule",),
     },
 )
-__all__ = [
-    "ContrastiveModule",
-    "Encoder",
-    "ImageTextModel",
-    "RelationClassifier",
-    "RelationModule",
-    "load",
-    "load_relation",
-]

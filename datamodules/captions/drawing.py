@@ -45,7 +45,7 @@ class Weighted(Drawing):
         self.weights = dict(weights)
 
     def draw(self, languages: Sequence[str], count: int, rng: random.Random) -> list[str]:
-        pool = {language: self._weight(language) for language in languages if self._weight(language) > 0}
+        pool = {language: weight for language in languages if (weight := self._weight(language)) > 0}
         drawn: list[str] = []
         while pool and len(drawn) < count:
             drawn += rng.choices(list(pool), list(pool.values()))
@@ -58,10 +58,10 @@ class Weighted(Drawing):
                 raise ValueError(
                     f"drawing.weights: {language!r} is not among the languages in use, {', '.join(languages)}"
                 )
-        given = sum(self._weight(language) > 0 for language in languages)
-        if given < count:
+        positive = sum(self._weight(language) > 0 for language in languages)
+        if positive < count:
             raise ValueError(
-                f"data.captions_per_image: {count} is more than the {given} languages that drawing.weights "
+                f"data.captions_per_image: {count} is more than the {positive} languages that drawing.weights "
                 "leaves above 0; fewer captions, or fewer zeros"
             )
 

@@ -13,6 +13,9 @@ from pathlib import Path
 
 DICTIONARY = "a TSV whose first line names the languages: of the words, then of each column of translations"
 
+# language -> word -> language -> translations, each once and in the file's order
+Entries = dict[str, dict[str, dict[str, dict[str, None]]]]
+
 
 class TextTransform(ABC):
     """Rewrites one caption; everything random about it comes from `rng`."""
@@ -36,7 +39,7 @@ class AsWritten(TextTransform):
 class CodeSwitch(TextTransform):
     """Words replaced by their translations, by M3P's rule (Ni et al., CVPR 2021, section 3.3, and its sampler's code).
 
-    A caption is left alone with probability 1 - sentence_ratio. Otherwise each of its words, split at spaces, that a
+    A caption stays as it is with probability 1 - sentence_ratio. Otherwise each of its words, split at spaces, that a
     dictionary of its language has, exactly as written, is replaced with probability word_ratio: by a language drawn
     evenly of those that have the word, then by one of its translations there, drawn evenly. So several languages meet
     in one caption; its language index stays that of the caption it was made from.
@@ -48,7 +51,7 @@ class CodeSwitch(TextTransform):
     Args:
         dictionaries: The files; those of one language are taken together.
         sentence_ratio: Share of the captions that are switched.
-        word_ratio: Share of the known words that are replaced in those.
+        word_ratio: Share of a dictionary's words that are replaced in those.
 
     Raises:
         ValueError: a ratio outside 0 to 1, or a file that is missing or no such table, with the line.
@@ -62,19 +65,20 @@ class CodeSwitch(TextTransform):
             raise ValueError(f"text.dictionaries: none are named; {DICTIONARY}")
         self.dictionaries = [str(path) for path in dictionaries]
         self.sentence_ratio, self.word_ratio = sentence_ratio, word_ratio
-        # language -> word -> its translations, one tuple a language that has the word
-        self._words: dict[str, dict[str, list[tuple[str, ...]]]] = {}
-        found: dict[str, dict[str, dict[str, dict[str, None]]]] = {}
+        entries: Entries = {}
         for path in self.dictionaries:
-            read_dictionary(path, found)
-        for language, words in found.items():
-            self._words[language] = {word: [tuple(texts) for texts in by.values()] for word, by in words.items()}
+            read_dictionary(path, entries)
+        # language -> word -> its translations, one tuple a language that has the word
+        self._words = {
+            language: {word: [tuple(texts) for texts in by_language.values()] for word, by_language in words.items()}
+            for language, words in entries.items()
+        }
 
     def __call__(self, caption: str, language: str, rng: random.Random) -> str:
         words = self._words.get(language)
         if words is None or rng.random() >= self.sentence_ratio:
             return caption
-        # composed like the dictionary, or accents written the other way would never be found
+        # composed like the dictionary, or accents written the other way would never match
         return " ".join(self._switched(word, words, rng) for word in unicodedata.normalize("NFC", caption).split(" "))
 
     def _switched(self, word: str, words: dict[str, list[tuple[str, ...]]], rng: random.Random) -> str:
@@ -90,11 +94,8 @@ class CodeSwitch(TextTransform):
             )
 
 
-def read_dictionary(path: str | Path, into: dict[str, dict[str, dict[str, dict[str, None]]]]) -> None:
-    """Adds a TSV to language -> word -> language -> translations, each translation once and in the file's order.
-
-    Raises ValueError, one line, for a file that cannot be read or is no dictionary.
-    """
+def read_dictionary(path: str | Path, entries: Entries) -> None:
+    """Adds the entries of a TSV. Raises ValueError, one line, for a file that cannot be read or is no dictionary."""
 
     def wrong(what: str, line: int | None = None) -> ValueError:
         place = "" if line is None else f", line {line}"
@@ -109,7 +110,7 @@ def read_dictionary(path: str | Path, into: dict[str, dict[str, dict[str, dict[s
     source, *targets = [cell.strip() for cell in lines[0].split("\t")]
     if not targets or not source or not all(targets) or len({source, *targets}) <= len(targets):
         raise wrong(f"names no two languages: {lines[0][:40]!r}", 1)
-    entries = 0
+    empty = True
     for number, line in enumerate(lines[1:], 2):
         word, *translations = [cell.strip() for cell in line.split("\t")]
         if not line.strip():
@@ -118,7 +119,7 @@ def read_dictionary(path: str | Path, into: dict[str, dict[str, dict[str, dict[s
             raise wrong(f"{'no word' if not word else f'{len(translations) + 1} cells'} in {line[:40]!r}", number)
         for target, translation in zip(targets, translations, strict=False):  # empty cells at the end may be left out
             if translation:
-                into.setdefault(source, {}).setdefault(word, {}).setdefault(target, {})[translation] = None
-                entries += 1
-    if not entries:
+                entries.setdefault(source, {}).setdefault(word, {}).setdefault(target, {})[translation] = None
+                empty = False
+    if empty:
         raise wrong("holds no translation")

@@ -37,7 +37,8 @@ LANGUAGES: dict[str, str] = {
 @functools.cache
 def numbers_of(split: str) -> list[int]:
     """The numbers of a split, ascending: 700 train, 100 val, 200 test, disjoint."""
-    _check_split(split)
+    if split not in SPLITS:
+        raise ValueError(f"split: {split!r} is unknown; {', '.join(SPLITS)}")
     # 0 is always trained: its word is in no other number, so nothing could compose it
     shuffled = np.random.RandomState(0).permutation(np.arange(1, 1000)).tolist()
     val, test = HELD_OUT["val"], HELD_OUT["test"]
@@ -62,7 +63,6 @@ def picture(digits: str, split: str, seed: Sequence[int]) -> np.ndarray:
 
 def digits_row(digits: str, split: str, random: np.random.RandomState) -> np.ndarray:
     """uint8 [20, 64]: the digits alone, each a scan drawn at random."""
-    _check_split(split)
     row = np.full((DIGIT, SIDE), 255, np.uint8)
     for column, digit in enumerate(digits.rjust(3)):
         if digit != " ":
@@ -91,27 +91,26 @@ def pack_numbers(
         samples_per_shard: Samples that make one shard.
         workers: Processes.
     """
-    _check_split(split)
-    chosen = check_languages(languages)
+    numbers = numbers_of(split)
+    languages = check_languages(languages)
     renderings = RENDERINGS[split] if renderings is None else renderings
     for name, value in (("renderings", renderings), ("samples_per_shard", samples_per_shard)):
         if value < 1:
             raise ValueError(f"{name}: {value} is too few; at least 1")
-    places = [[number, rendering] for rendering in range(renderings) for number in numbers_of(split)]
+    places = [[number, rendering] for rendering in range(renderings) for number in numbers]
     tasks = [
-        {"split": split, "languages": chosen, "first": first, "places": places[first : first + samples_per_shard]}
+        {"split": split, "languages": languages, "first": first, "places": places[first : first + samples_per_shard]}
         for first in range(0, len(places), samples_per_shard)
     ]
     return write_shards(out, tasks, _samples, workers=workers, total=len(tasks), title=f"packing numbers ({split})")
 
 
 def check_languages(languages: Sequence[str] | None) -> list[str]:
-    """The languages given, all of LANGUAGES for None. Raises ValueError for one without number words."""
-    chosen = list(languages) if languages else sorted(LANGUAGES)
-    for language in chosen:
+    """The languages, all of LANGUAGES for None. Raises ValueError for one without number words."""
+    for language in languages or ():
         if language not in LANGUAGES:
             raise ValueError(f"languages: {language!r} has no number words; {', '.join(sorted(LANGUAGES))}")
-    return chosen
+    return list(languages or sorted(LANGUAGES))
 
 
 def _samples(task: dict) -> Iterator[dict]:
@@ -128,7 +127,7 @@ def _samples(task: dict) -> Iterator[dict]:
 
 
 def png(page: np.ndarray) -> bytes:
-    """An encoded RGB picture of a grey page."""
+    """A grey page as an RGB image, encoded."""
     encoded = io.BytesIO()
     Image.fromarray(page).convert("RGB").save(encoded, "PNG")
     return encoded.getvalue()
@@ -142,8 +141,3 @@ def _scans(split: str) -> list[np.ndarray]:
     pages = [Image.fromarray((255 - image * (255 / 16)).astype(np.uint8)) for image in images]
     large = np.stack([np.asarray(page.resize((DIGIT, DIGIT), Image.Resampling.BICUBIC)) for page in pages])
     return [large[labels == digit] for digit in range(10)]
-
-
-def _check_split(split: str) -> None:
-    if split not in SPLITS:
-        raise ValueError(f"split: {split!r} is unknown; {', '.join(SPLITS)}")

@@ -54,12 +54,12 @@ def pack_posts(
         workers: Processes.
     """
     numbers_of(split)  # names a wrong split
-    chosen = check_languages(languages)
+    languages = check_languages(languages)
     posts = (POSTS[split] if posts is None else posts) // 8 * 8
     if posts < 8 or samples_per_shard < 1:
         raise ValueError(f"posts, samples_per_shard: {posts}, {samples_per_shard} are too few; at least 8 and 1")
     tasks = [
-        {"split": split, "languages": chosen, "first": first, "end": min(first + samples_per_shard, posts)}
+        {"split": split, "languages": languages, "first": first, "end": min(first + samples_per_shard, posts)}
         for first in range(0, posts, samples_per_shard)
     ]
     return write_shards(out, tasks, _samples, workers=workers, total=len(tasks), title=f"packing posts ({split})")
@@ -70,7 +70,7 @@ def post(split: str, number: int) -> tuple[list[int], list[int], int]:
     cases = [(sizes, relation) for sizes, possible in POSSIBLE.items() for relation in possible]
     (pictured, stated), relation = cases[number % len(cases)]
     random = _random(split, number, 0)
-    a, b, c, d = (int(drawn) for drawn in random.choice(numbers_of(split), 4, replace=False))
+    a, b, c, d = random.choice(numbers_of(split), 4, replace=False).tolist()
     image = [a, b][:pictured]
     if relation == 0:
         text = image

@@ -7,6 +7,8 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 
 from datamodules.stream.mixture import SurveyedSource, shown
 
+UNLABELLED = -1
+
 
 def choose_languages(
     splits: Mapping[str, Sequence[SurveyedSource]], chosen: list[str] | None, elsewhere: Collection[str] = ()
@@ -23,32 +25,39 @@ def choose_languages(
         if language not in every and language not in elsewhere:
             raise ValueError(f"data.languages: no caption is in {language!r}; the shards have {shown(every)}")
     for name, sources in splits.items():
-        told = counts[name]
-        if not any(len(source) for source in sources) or (told and not any(told[language] for language in languages)):
+        here = counts[name]
+        if not any(len(source) for source in sources) or (here and not any(here[language] for language in languages)):
             raise ValueError(
                 f"data.{name}: no sample has a caption in {', '.join(languages) or 'any language'}; "
-                f"the shards have {shown(told)}"
+                f"the shards have {shown(here)}"
             )
     return languages
 
 
-def missing_languages(sources: Iterable[SurveyedSource], languages: Iterable[str]) -> list[str]:
-    """Those of the languages that no caption of the sources is in."""
-    found = set().union(*(source.captions for source in sources))
-    return [language for language in languages if language not in found]
+def label_counts(sources: Iterable[SurveyedSource]) -> dict[str, Counter[int | str]]:
+    """Task -> label -> samples."""
+    counts: dict[str, Counter[int | str]] = {}
+    for shard in (shard for source in sources for shard in source.shards):
+        for task, values in shard.labels.items():
+            counts.setdefault(task, Counter()).update(values)
+    return counts
 
 
 def choose_labels(
     sources: Iterable[SurveyedSource], names: dict[str, list[str]]
 ) -> tuple[list[str], dict[str, list[str]]]:
-    """(tasks, names of the labels of those labelled by strings): `names` where given, else all there are, sorted."""
-    values: dict[str, set[int | str]] = {}
-    for shard in (shard for source in sources for shard in source.shards):
-        for task, counts in shard.labels.items():
-            values.setdefault(task, set()).update(counts)
-    named = {
+    """(tasks, names of the labels of those labelled by strings): `names`, or all there are, sorted."""
+    counts = label_counts(sources)
+    strings = {
         task: sorted(map(str, labels))
-        for task, labels in values.items()
+        for task, labels in counts.items()
         if any(isinstance(label, str) for label in labels)
     }
-    return sorted(values), named | names
+    return sorted(counts), strings | names
+
+
+def class_of(label: int | str | None, names: Sequence[str] | None) -> int:
+    """The number of a label, by the names of its task where it has some; UNLABELLED without one, or for another."""
+    if label is None or names is None:
+        return label if isinstance(label, int) else UNLABELLED
+    return names.index(str(label)) if str(label) in names else UNLABELLED

@@ -20,9 +20,10 @@ from torch.utils.data import Dataset
 
 from datamodules.batch import Batch, Skip, text_id
 from datamodules.captions.drawing import Drawing, Uniform
-from datamodules.images import BrokenImage, ImageTooLarge
+from datamodules.images import BrokenImage, ImagePipeline, ImageTooLarge
+from datamodules.reading.choices import class_of
 from datamodules.shards.index_cache import IndexCache
-from datamodules.shards.locations import local_path
+from datamodules.shards.locations import Reading, local_path
 from datamodules.shards.reader import ShardReader
 from datamodules.shards.samples import FEATURE_SUFFIX, BrokenSample, Sample, read_sample
 from datamodules.stream.mixture import SurveyedSource
@@ -44,6 +45,9 @@ class Draw(NamedTuple):
     language: int = -1
 
 
+PADDING = Draw(-1, -1, -1)
+
+
 class ShardDataset(Dataset):
     """The samples of one split. `dataset[list of draws]` is a Batch.
 
@@ -51,10 +55,9 @@ class ShardDataset(Dataset):
         sources: Sources that were surveyed; draws number the shards through all of them.
         languages: Languages in the order of their indices.
         captions_per_image: K captions of K different languages in training; None takes all captions (evaluation).
-            When K is the number of languages, slot k is language k; otherwise the filled slots come first, in the
-            order in which they were drawn.
+            When K is the number of languages, slot k is language k; otherwise captions fill slots as they are drawn.
         drawing: Which K languages of a sample are drawn.
-        streams: How many streams draw from the shards at once, each somewhere else: so many stay indexed.
+        streams: How many streams draw from the shards at once, each from another shard: so many stay indexed.
         label_names: For tasks labelled by strings, the strings in the order of their indices.
         seed: Of everything random about a sample.
     """
@@ -69,8 +72,7 @@ class ShardDataset(Dataset):
         drawing: Drawing | None = None,
         label_names: dict[str, list[str]] | None = None,
         tasks: Sequence[str] = (),
-        text_language: str = "und",
-        cache_dir: str | None = None,
+        reading: Reading,
         seed: int = 0,
         streams: int = 1,
     ) -> None:
@@ -80,16 +82,15 @@ class ShardDataset(Dataset):
         self.captions_per_image = captions_per_image
         self.label_names, self.tasks = label_names or {}, list(tasks)
         self._tokenizer, self._drawing = tokenizer, Uniform() if drawing is None else drawing
-        self._text_language, self._cache_dir, self._seed = text_language, cache_dir, seed
+        self._reading, self._seed = reading, seed
         largest = max(shard.samples for shard in self.shards)
         most = max(200_000, 2 * streams * largest)
-        self._reader = ShardReader(most, max(64, 2 * streams), IndexCache(cache_dir))
+        self._reader = ShardReader(most, max(64, 2 * streams), IndexCache(reading.cache_dir))
         self._index = {language: i for i, language in enumerate(self.languages)}
         # row at which each shard starts, and the shard at which each source does
         self._starts = np.concatenate(([0], np.cumsum([len(shard) for shard in self.shards]))).tolist()
         self._firsts = np.concatenate(([0], np.cumsum([len(source.shards) for source in sources]))).tolist()
         self._paths: dict[int, str] = {}
-        self._shape: tuple[int, ...] = (3, sources[0].images.size, sources[0].images.size)
         self._shape = self._probe()
 
     def __len__(self) -> int:
@@ -104,9 +105,7 @@ class ShardDataset(Dataset):
         """One batch. Broken samples are replaced in training, and are padding (row -1) in evaluation."""
         skipped: list[Skip] = []
         loaded = [self._load(draw, skipped) for draw in draws]
-        slots = self.captions_per_image
-        if slots is None:
-            slots = max([1, *(len(item.texts) for item in loaded if item)])
+        slots = self.captions_per_image or max([1, *(len(item.texts) for item in loaded if item)])
         batch = self._batch(loaded, slots)
         batch.skipped, batch.end = skipped, draws[0].end
         if self.captions_per_image is not None:
@@ -128,8 +127,7 @@ class ShardDataset(Dataset):
             try:
                 return self._read(place, rng if training else None)
             except BrokenSample as error:
-                shard = self.shards[place.shard]
-                skipped.append(Skip(shard.shard, error.cause, self._key(place)))
+                skipped.append(Skip(self.shards[place.shard].shard, error.cause, self._key(place)))
                 if not training:
                     return None
         causes = ", ".join(sorted({skip.cause for skip in skipped}))
@@ -145,8 +143,8 @@ class ShardDataset(Dataset):
         index = self._source(place)
         source = self.sources[index]
         try:
-            sample = read_sample(*self._reader.read(path, number), self._text_language)
-            view = self._features(sample) if sample.suffix == FEATURE_SUFFIX else self._view(sample, source, rng)
+            sample = read_sample(*self._reader.read(path, number), self._reading.text_language)
+            view = _features(sample.image) if sample.suffix == FEATURE_SUFFIX else _view(sample, source.images, rng)
         except BrokenSample:
             if self._reader.cut(path, number):
                 raise BrokenSample("truncated shard") from None
@@ -154,16 +152,13 @@ class ShardDataset(Dataset):
         if view.shape != self._shape:
             mixed = view.ndim != len(self._shape)
             raise BrokenSample("pictures and features mixed" if mixed else "features of another size")
-        if rng is None:
-            texts = self._all_texts(sample, source)
-        else:
-            texts = self._drawn_texts(sample, source, place.language, rng)
+        texts = self._all_texts(sample, source) if rng is None else self._drawn_texts(sample, source, place, rng)
         return _Loaded(sample, view, texts, self._starts[place.shard] + place.sample, index)
 
     def _place(self, place: Draw) -> tuple[str, int]:
         if place.shard not in self._paths:
             try:
-                self._paths[place.shard] = local_path(self.shards[place.shard].shard, self._cache_dir)
+                self._paths[place.shard] = local_path(self.shards[place.shard].shard, self._reading.cache_dir)
             except OSError:
                 raise BrokenSample("missing shard") from None
         usable = self.shards[place.shard].usable
@@ -175,22 +170,6 @@ class ShardDataset(Dataset):
         except BrokenSample:
             return f"#{place.sample}"
 
-    def _view(self, sample: Sample, source: SurveyedSource, rng: random.Random | None) -> Tensor:
-        try:
-            image = source.images.open(sample.image)
-            return source.images.evaluate(image) if rng is None else source.images.train(image, rng)
-        except (ImageTooLarge, BrokenImage) as error:
-            raise BrokenSample(error.cause) from None
-
-    def _features(self, sample: Sample) -> Tensor:
-        try:
-            features = np.load(io.BytesIO(sample.image), allow_pickle=False)
-        except (OSError, ValueError, EOFError):
-            raise BrokenSample("broken features") from None
-        if features.ndim != 1 or features.dtype.kind != "f" or not np.isfinite(features).all():
-            raise BrokenSample("broken features")
-        return torch.from_numpy(features.astype(np.float32))
-
     def _all_texts(self, sample: Sample, source: SurveyedSource) -> Sequence[tuple[int, str] | None]:
         return [
             (index, text)
@@ -200,50 +179,42 @@ class ShardDataset(Dataset):
         ]
 
     def _drawn_texts(
-        self, sample: Sample, source: SurveyedSource, language: int, rng: random.Random
+        self, sample: Sample, source: SurveyedSource, place: Draw, rng: random.Random
     ) -> Sequence[tuple[int, str] | None]:
-        own = [
-            name
-            for name in sample.captions
-            if name in self._index and (source.languages is None or name in source.languages)
-        ]
+        allowed = self._index if source.languages is None else self._index.keys() & source.languages
+        own = [name for name in sample.captions if name in allowed]
         count = self.captions_per_image or len(self.languages)
-        if language >= 0 and (first := self.languages[language]) in own:
+        if place.language >= 0 and (first := self.languages[place.language]) in own:
             own.remove(first)
-            drawn = [first, *self._drawing.draw(own, count - 1, rng)]
+            names = [first, *self._drawing.draw(own, count - 1, rng)]
         else:
-            drawn = self._drawing.draw(own, count, rng)
-        texts: list[tuple[int, str]] = []
-        for name in drawn:
-            caption = rng.choice(sample.captions[name])
-            texts.append((self._index[name], source.text(caption, name, rng)))
+            names = self._drawing.draw(own, count, rng)
+        texts = {self._index[name]: source.text(rng.choice(sample.captions[name]), name, rng) for name in names}
         if len(self.languages) != count:
-            return texts
-        by_language = dict(texts)
-        return [(i, by_language[i]) if i in by_language else None for i in range(count)]
+            return list(texts.items())
+        return [(i, texts[i]) if i in texts else None for i in range(count)]
 
     def _batch(self, loaded: Sequence[_Loaded | None], slots: int) -> Batch:
         size = len(loaded)
         languages = [[-1] * slots for _ in range(size)]
         text_ids = [[-1] * slots for _ in range(size)]
         captions = [[""] * slots for _ in range(size)]
-        filled: list[tuple[int, int]] = []
         for b, item in enumerate(loaded):
             for k, text in enumerate(item.texts if item else ()):
                 if text is not None:
                     languages[b][k], captions[b][k] = text
                     text_ids[b][k] = text_id(text[1])
-                    filled.append((b, k))
         present = torch.tensor(languages) >= 0
         # without any caption, an empty one says what tokens look like
-        texts = [(captions[b][k], self.languages[languages[b][k]]) for b, k in filled] or [("", "und")]
-        ids, mask = self._tokenizer([text for text, _ in texts], [language for _, language in texts])
+        texts = [text for item in loaded if item for text in item.texts if text] or [(-1, "")]
+        ids, mask = self._tokenizer(
+            [caption for _, caption in texts], [self.languages[i] if i >= 0 else "und" for i, _ in texts]
+        )
         tokens = ids.new_zeros(size, slots, *ids.shape[1:])
         token_mask = mask.new_zeros(size, slots, mask.shape[1])
-        if filled:
+        if present.any():
             tokens[present], token_mask[present] = ids, mask
-        dtype = torch.uint8 if len(self._shape) == 3 else torch.float32
-        blank = torch.zeros(self._shape, dtype=dtype)
+        blank = torch.zeros(self._shape, dtype=torch.uint8 if len(self._shape) == 3 else torch.float32)
         return Batch(
             images=torch.stack([item.view if item else blank for item in loaded]),
             tokens=tokens,
@@ -260,28 +231,37 @@ class ShardDataset(Dataset):
         )
 
     def _label(self, item: _Loaded | None, task: str) -> int:
-        label = item.sample.labels.get(task) if item else None
-        if label is None:
-            return -1
-        names = self.label_names.get(task)
-        if names is None:
-            return label if isinstance(label, int) else -1
-        return names.index(str(label)) if str(label) in names else -1
+        return class_of(item.sample.labels.get(task) if item else None, self.label_names.get(task))
 
     def _probe(self) -> tuple[int, ...]:
         """Shape of one image: that of the pipeline, or of the first features that can be read."""
-        for shard, found in enumerate(self.shards):
-            for sample in range(min(len(found), 3)):
+        square = (3, self.sources[0].images.size, self.sources[0].images.size)
+        for number, shard in enumerate(self.shards):
+            for sample in range(min(len(shard), 3)):
                 try:
-                    path, number = self._place(Draw(0, shard, sample))
-                    _, members = self._reader.read(path, number)
-                    if FEATURE_SUFFIX not in members:
-                        return self._shape
-                    content = Sample("", {}, {}, members[FEATURE_SUFFIX], FEATURE_SUFFIX, 0)
-                    return tuple(self._features(content).shape)
+                    _, members = self._reader.read(*self._place(Draw(0, number, sample)))
+                    return tuple(_features(members[FEATURE_SUFFIX]).shape) if FEATURE_SUFFIX in members else square
                 except BrokenSample:
                     continue
-        return self._shape
+        return square
+
+
+def _view(sample: Sample, images: ImagePipeline, rng: random.Random | None) -> Tensor:
+    try:
+        image = images.open(sample.image)
+        return images.evaluate(image) if rng is None else images.train(image, rng)
+    except (ImageTooLarge, BrokenImage) as error:
+        raise BrokenSample(error.cause) from None
+
+
+def _features(content: bytes) -> Tensor:
+    try:
+        features = np.load(io.BytesIO(content), allow_pickle=False)
+    except (OSError, ValueError, EOFError):
+        raise BrokenSample("broken features") from None
+    if features.ndim != 1 or features.dtype.kind != "f" or not np.isfinite(features).all():
+        raise BrokenSample("broken features")
+    return torch.from_numpy(features.astype(np.float32))
 
 
 class _Loaded(NamedTuple):

@@ -2,39 +2,24 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 
+from datamodules.reading.choices import UNLABELLED, label_counts
 from datamodules.reading.splits import Splits
-from datamodules.shards.locations import local_path
-from datamodules.shards.reader import ShardReader
-from datamodules.shards.samples import BrokenSample, read_record
-from datamodules.shards.survey import TEXT_FILES, ShardSurvey
+from datamodules.shards.locations import Reading
+from datamodules.shards.records import read_records
+from datamodules.shards.survey import ShardSurvey
 
 Labels = dict[str, int | str]
-UNLABELLED = -1
 
 
-def labels_of(shard: ShardSurvey, text_language: str = "und", cache_dir: str | None = None) -> list[Labels]:
+def labels_of(shard: ShardSurvey, reading: Reading) -> list[Labels]:
     """The labels of each usable sample of a shard; none where they cannot be read."""
-    numbers = range(shard.samples) if shard.usable is None else shard.usable.tolist()
-    reader, found = ShardReader(), []
-    try:
-        path = local_path(shard.shard, cache_dir)
-        for number in numbers:
-            try:
-                labels = read_record(reader.read(path, number, TEXT_FILES)[1], text_language)[0].get("labels")
-            except BrokenSample:
-                labels = None
-            found.append(labels if isinstance(labels, dict) else {})
-    except OSError:
-        found = [{} for _ in numbers]  # to be met and counted when drawn
-    reader.close()
-    return found
+    labels = [record.get("labels") for record, _ in read_records(shard, reading)]
+    return [by_task if isinstance(by_task, dict) else {} for by_task in labels]
 
 
 def only(shard: ShardSurvey, places: Sequence[int]) -> ShardSurvey:
@@ -43,24 +28,15 @@ def only(shard: ShardSurvey, places: Sequence[int]) -> ShardSurvey:
     return replace(shard, usable=usable[np.asarray(places, dtype=np.int64)])
 
 
-def _labels_seen(splits: Splits, names: Sequence[str]) -> dict[str, Counter[int | str]]:
-    seen: dict[str, Counter[int | str]] = {}
-    for shard in (shard for name in names for source in splits.sources[name] for shard in source.shards):
-        for task, values in shard.labels.items():
-            seen.setdefault(task, Counter()).update(values)
-    return seen
-
-
 def check_labels(splits: Splits, declared: Mapping[str, int]) -> None:
     """Raises ValueError, one line, for a label out of range or a declared task that nobody labelled."""
-    seen = _labels_seen(splits, list(splits.sources))
     for task in declared:
-        if task not in seen:
-            raise ValueError(f"data.classes: nobody labelled {task!r}; labelled are {tasks_shown(seen)}")
+        if task not in splits.tasks:
+            raise ValueError(f"data.classes: nobody labelled {task!r}; labelled are {tasks_shown(splits.tasks)}")
     classes = classes_of(splits, declared)
-    for split in splits.sources:
-        for task, values in _labels_seen(splits, [split]).items():
-            if task not in classes:  # nothing to be learnt of it, so nothing to be wrong about
+    for split, sources in splits.sources.items():
+        for task, values in label_counts(sources).items():
+            if task not in classes:  # it has no class, so no label can be out of range
                 continue
             names = splits.label_names.get(task)
             for value in sorted(set(values) - {UNLABELLED}, key=str):
@@ -73,14 +49,14 @@ def check_labels(splits: Splits, declared: Mapping[str, int]) -> None:
 
 def classes_of(splits: Splits, declared: Mapping[str, int]) -> dict[str, int]:
     """Number of classes of each task: as declared, or as the strings say, or the training split's largest label."""
-    known = _labels_seen(splits, ["train"] if "train" in splits.sources else list(splits.sources))
+    sources = splits.sources.get("train") or [source for split in splits.sources.values() for source in split]
     classes = {}
-    for task, values in known.items():
-        largest = len(splits.label_names.get(task, ())) or 1 + max(v for v in values if isinstance(v, int))
-        if declared.get(task, largest) or largest:
-            classes[task] = declared.get(task, largest)
+    for task, values in label_counts(sources).items():
+        counted = len(splits.label_names.get(task, ())) or 1 + max(v for v in values if isinstance(v, int))
+        if declared.get(task) or counted:
+            classes[task] = declared.get(task, counted)
     return classes
 
 
-def tasks_shown(tasks: Mapping[str, Any]) -> str:
+def tasks_shown(tasks: Iterable[str]) -> str:
     return ", ".join(sorted(tasks)) or "no tasks at all"

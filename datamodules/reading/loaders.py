@@ -11,7 +11,7 @@ from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 
 from datamodules.batch import Batch
 from datamodules.images import resizing
-from datamodules.reading.dataset import Draw, ShardDataset
+from datamodules.reading.dataset import PADDING, Draw, ShardDataset
 from datamodules.stream.cursor import Cursor
 from datamodules.stream.order import Interleave, PassOrder, batches_left
 from datamodules.stream.streams import Stream
@@ -28,15 +28,15 @@ class TrainingStream:
 
     def __init__(self, streams: Sequence[Stream], seed: int, window: int) -> None:
         self._streams = list(streams)
-        # a language's window spans as many shards as everybody's would, or each draw might open another file
+        # a language's window spans as many shards as one of all samples, or each draw might open another file
         self._orders = [
             PassOrder(stream.counts, seed, max(1, round(window * stream.density)), salt)
             for salt, stream in enumerate(streams)
         ]
-        self._mix = Interleave([stream.weight for stream in streams]) if len(streams) > 1 else None
+        self._mix = Interleave([stream.weight for stream in streams])
 
     def draw(self, position: int, end: int = 0) -> Draw:
-        number, place = (0, position) if self._mix is None else self._mix(position)
+        number, place = self._mix(position)
         stream = self._streams[number]
         shard, place = self._orders[number](place)
         return Draw(position, stream.first + shard, stream.sample(shard, place), end, stream.language)
@@ -62,11 +62,10 @@ class TrainingBatches:
 
     def __iter__(self) -> Iterator[list[Draw]]:
         start = self._cursor.position
-        for _ in range(batches_left(start, self._group, self._epoch_length)):
-            end = start + self._group
-            mine = start + self._rank * self._batch_size
-            yield [self._stream.draw(position, end) for position in range(mine, mine + self._batch_size)]
-            start = end
+        for batch in range(batches_left(start, self._group, self._epoch_length)):
+            first = start + batch * self._group
+            mine = range(first + self._rank * self._batch_size, first + (self._rank + 1) * self._batch_size)
+            yield [self._stream.draw(position, first + self._group) for position in mine]
 
 
 class EvaluationBatches:
@@ -84,15 +83,15 @@ class EvaluationBatches:
         end = self._first + self._share
         for start in range(self._first, end, self._batch_size):
             rows = range(start, min(start + self._batch_size, end))
-            yield [self._dataset.at(row) if row < len(self._dataset) else Draw(-1, -1, -1) for row in rows]
+            yield [self._dataset.at(row) if row < len(self._dataset) else PADDING for row in rows]
 
 
 class TrainLoader(DataLoader):
     """A DataLoader that starts where the cursor is.
 
-    Its iterator is made at the first batch, because Lightning makes each epoch's iterator twice and the readers would
-    decode for nothing. Lightning takes a loader with state_dict for one that can resume; the state itself is the data
-    module's, since a loader's own place is ahead of what was trained.
+    Its iterator is made at the first batch: Lightning makes each epoch's iterator twice, and the readers would decode
+    for nothing. Lightning resumes only a loader with a state_dict; the state itself is the data module's, since the
+    loader is ahead of what was trained.
     """
 
     def __iter__(self) -> Iterator[Batch]:  # type: ignore[override]  # made at the first batch

@@ -3,76 +3,71 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from pytorch_lightning.utilities import rank_zero_info
 
 from datamodules.account import SkipAccount
 from datamodules.captions.rewriting import TextTransform
 from datamodules.images import ImagePipeline
-from datamodules.reading.choices import choose_labels, choose_languages, missing_languages
+from datamodules.reading.choices import choose_labels, choose_languages
+from datamodules.shards.locations import Reading
 from datamodules.stream.mixture import Source, SurveyedSource, survey_sources
 
 
+@dataclass
 class Splits:
     """Surveys each split once, and chooses what all of them share.
 
     Args:
-        specs: By split what the user named, None where nothing.
+        specs: By split its shards as the user gives them, None where there are none.
         chosen: Languages the user chose; None takes those there are.
         label_names: For tasks labelled by strings, the strings in the order of their numbers, where chosen.
         account: Gets what is lost already.
-        images: Pictures to pixels, where a source has no way of its own.
+        images: Encoded images to pixels, where a source has no way of its own.
         text: Rewriting of the training split's captions, where a source has none of its own.
     """
 
-    def __init__(
-        self,
-        specs: dict[str, list[Source] | str | None],
-        *,
-        chosen: list[str] | None,
-        label_names: dict[str, list[str]],
-        account: SkipAccount,
-        images: ImagePipeline,
-        text: TextTransform,
-        text_language: str,
-        cache_dir: str | None,
-        allow_pipe: bool,
-    ) -> None:
-        self.specs = specs
-        self.languages: list[str] = list(chosen or [])
+    specs: dict[str, list[Source] | str | None]
+    chosen: list[str] | None
+    label_names: dict[str, list[str]]
+    account: SkipAccount
+    images: ImagePipeline
+    text: TextTransform
+    reading: Reading
+
+    def __post_init__(self) -> None:
+        self.languages: list[str] = list(self.chosen or [])
         self.elsewhere: list[str] = []  # languages that a split may lack, since splits have languages of their own
-        self.label_names = dict(label_names)
         self.tasks: list[str] = []
         self.sources: dict[str, list[SurveyedSource]] = {}
-        self._account, self._images, self._text = account, images, text
-        self._reading: dict = {
-            "languages": chosen,
-            "text_language": text_language,
-            "cache_dir": cache_dir,
-            "allow_pipe": allow_pipe,
-        }
 
     def survey(self, names: Sequence[str]) -> None:
         """Reads the shards of splits that are new. Raises ValueError, one line, for shards that cannot be used."""
         for name in names:
             self.sources[name] = self._survey(name)
         self.languages = choose_languages(self.sources, self.languages, self.elsewhere)
-        everywhere = [language for language in self.languages if language not in self.elsewhere]
         for name in names:
-            if absent := missing_languages(self.sources[name], everywhere):
+            present = set(self.elsewhere).union(*(source.captions for source in self.sources[name]))
+            if absent := [language for language in self.languages if language not in present]:
                 rank_zero_info(f"{name}: no caption in {', '.join(absent)}")
         every = [source for sources in self.sources.values() for source in sources]
         self.tasks, self.label_names = choose_labels(every, self.label_names)
 
     def _survey(self, name: str) -> list[SurveyedSource]:
         spec = self.specs[name]
-        if spec is None:
-            raise ValueError(f"data.{name}: no shards are named; a folder, a tar or a brace pattern")
-        # in the test split a picture without a caption in the chosen languages stays: captions are ranked against all
-        reading = self._reading | ({"languages": None} if name == "test" else {})
-        sources = survey_sources(spec, field=f"data.{name}", images=self._images, text=self._text, **reading)
+        assert spec is not None
+        # in the test split an image without a caption in the chosen languages stays: captions are ranked against all
+        sources = survey_sources(
+            spec,
+            field=f"data.{name}",
+            images=self.images,
+            text=self.text,
+            languages=None if name == "test" else self.chosen,
+            reading=self.reading,
+        )
         shards = [shard for source in sources for shard in source.shards]
-        self._account.add_survey(shards)
+        self.account.add_survey(shards)
         for shard in shards:
             for cause, count in shard.lost.items():
                 rank_zero_info(f"{name}: {shard.shard}: {cause} ({count})")
@@ -81,7 +76,7 @@ class Splits:
         samples = sum(shard.samples for shard in shards)
         if not samples:
             causes = ", ".join(sorted({cause for shard in shards for cause in shard.lost})) or "empty shards"
-            named = spec if isinstance(spec, str) else ", ".join(source.shards for source in spec)
-            raise ValueError(f"data.{name}: no sample in {named} ({causes}); shards with samples")
-        self._account.check_lost(samples + sum(shard.lost.total() for shard in shards))
+            where = spec if isinstance(spec, str) else ", ".join(source.shards for source in spec)
+            raise ValueError(f"data.{name}: no sample in {where} ({causes}); shards with samples")
+        self.account.check_lost(samples + sum(shard.lost.total() for shard in shards))
         return sources

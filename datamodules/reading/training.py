@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any, Literal
 
 from pytorch_lightning.utilities import rank_zero_info
@@ -14,6 +15,7 @@ from datamodules.batch import Batch
 from datamodules.captions.drawing import Drawing
 from datamodules.reading.dataset import ShardDataset
 from datamodules.reading.loaders import TrainingBatches, TrainingStream, TrainLoader, make_loader
+from datamodules.shards.locations import Reading
 from datamodules.stream.cursor import Cursor
 from datamodules.stream.identity import check_resumed, described, shards_digest
 from datamodules.stream.mixture import SurveyedSource
@@ -21,6 +23,7 @@ from datamodules.stream.order import epoch_of
 from datamodules.stream.streams import streams_of
 
 
+@dataclass
 class Training:
     """What the data module asks about its training split; the arguments are the data module's own.
 
@@ -28,83 +31,73 @@ class Training:
         processes: Gives this process's rank and the number of processes, which a trainer may settle late.
     """
 
-    def __init__(
-        self,
-        account: SkipAccount,
-        *,
-        captions_per_image: int | Literal["all"],
-        drawing: Drawing,
-        language_alpha: float | None,
-        language_caps: Mapping[str, int],
-        batch_size: int,
-        epoch_samples: int | None,
-        seed: int,
-        shuffle_window: int,
-        processes: Callable[[], tuple[int, int]],
-    ) -> None:
+    account: SkipAccount
+    captions_per_image: int | Literal["all"]
+    drawing: Drawing
+    language_alpha: float | None
+    language_caps: dict[str, int]
+    batch_size: int
+    epoch_samples: int | None
+    seed: int
+    shuffle_window: int
+    processes: Callable[[], tuple[int, int]]
+
+    def __post_init__(self) -> None:
         self.cursor = Cursor()
         self.dataset: ShardDataset  # once it is set up
-        self._account, self._captions_per_image, self._drawing = account, captions_per_image, drawing
-        self._alpha, self._caps = language_alpha, dict(language_caps)
-        self._batch_size, self._epoch_samples, self._seed = batch_size, epoch_samples, seed
-        self._window, self._processes = shuffle_window, processes
         self._loader: DataLoader | None = None
         self._restored: dict | None = None
 
     @property
     def group(self) -> int:
         """Samples of one global batch."""
-        return self._batch_size * self._processes()[1]
+        return self.batch_size * self.processes()[1]
 
     @property
     def epoch_length(self) -> int:
         """Samples of all ranks in an epoch."""
-        return self._epoch_samples or len(self.dataset)
+        return self.epoch_samples or len(self.dataset)
 
-    @property
-    def sources(self) -> list[SurveyedSource]:
-        return self.dataset.sources
+    def set_up(
+        self, sources: list[SurveyedSource], *, languages: list[str], reading: Reading, **options: Any
+    ) -> ShardDataset:
+        """Makes the dataset; the arguments are those of ShardDataset.
 
-    def set_up(self, sources: list[SurveyedSource], languages: list[str], **dataset: Any) -> None:
-        """Makes the dataset. Raises ValueError, one line, where data and options do not fit each other.
-
-        Args:
-            sources: Of the training split.
-            languages: Those in use.
-            dataset: Further arguments of ShardDataset.
+        Raises ValueError, one line, where data and options do not fit each other.
         """
         for source in sources:
             if not len(source):
                 raise ValueError(f"data.train: source {source.name} ({source.shards[0].shard}) has no usable sample")
             sharing = [other.languages or languages for other in sources if other.text is source.text]
             source.text.check(list(dict.fromkeys(name for names in sharing for name in names)))
-        asked = len(languages) if self._captions_per_image == "all" else self._captions_per_image
-        count = min(asked, len(languages))
-        if asked > count:
+        slots = len(languages) if self.captions_per_image == "all" else self.captions_per_image
+        count = min(slots, len(languages))
+        if slots > count:
             rank_zero_info(
-                f"train: captions_per_image is {asked}, but there are only {count} languages; so many slots are made"
+                f"train: captions_per_image is {slots}, but there are only {count} languages; so many slots are made"
             )
-        self._drawing.check(languages, count)
-        reading = {name: dataset[name] for name in ("text_language", "cache_dir")}
-        self._streams = streams_of(sources, languages, self._alpha, self._caps, **reading)
+        self.drawing.check(languages, count)
+        self._streams = streams_of(sources, languages, self.language_alpha, self.language_caps, reading)
         self.dataset = ShardDataset(
             sources,
             languages=languages,
             captions_per_image=count,
-            drawing=self._drawing,
-            seed=self._seed,
+            drawing=self.drawing,
+            seed=self.seed,
             streams=len(self._streams),
-            **dataset,
+            reading=reading,
+            **options,
         )
-        length, world = min(len(self.dataset), self.epoch_length), self._processes()[1]
+        length, world = min(len(self.dataset), self.epoch_length), self.processes()[1]
         if length < self.group:
-            what = "data.epoch_samples" if self._epoch_samples == length else "data.train"
+            what = "data.epoch_samples" if self.epoch_samples == length else "data.train"
             raise ValueError(
-                f"{what}: {length} samples do not fill one global batch of {self._batch_size} x {world}; "
+                f"{what}: {length} samples do not fill one global batch of {self.batch_size} x {world}; "
                 f"lower data.batch_size to at most {max(1, length // world)}"
             )
         if self._restored is not None:
             check_resumed(self._restored, self.identity())
+        return self.dataset
 
     def close(self) -> None:
         """Ends the readers; the next loader has new ones."""
@@ -121,15 +114,15 @@ class Training:
         over = self.cursor.over(self.group, self.epoch_length)
         self.cursor.begin_epoch(inside=not over if restarting is None else restarting)
         if self._loader is None:
-            stream = TrainingStream(self._streams, self._seed, self._window)
-            rank, world = self._processes()
-            batches = TrainingBatches(stream, self.cursor, self._batch_size, self.epoch_length, rank, world)
+            rank, world = self.processes()
+            stream = TrainingStream(self._streams, self.seed, self.shuffle_window)
+            batches = TrainingBatches(stream, self.cursor, self.batch_size, self.epoch_length, rank, world)
             self._loader = make_loader(TrainLoader, self.dataset, batches, workers)
             steps, tail = divmod(self.epoch_length, self.group)
             rank_zero_info(
                 f"train: {len(self.dataset)} samples in {len(self.dataset.shards)} shards, "
                 f"{len(self.dataset.languages)} languages; an epoch of {self.epoch_length} samples is {steps} steps of "
-                f"{self._batch_size} x {world} processes"
+                f"{self.batch_size} x {world} processes"
                 + (f", {tail} samples are carried into the next" if tail else "")
             )
         return self._loader
@@ -139,35 +132,35 @@ class Training:
         self.cursor.position = batch.end
         drawn: Counts = Counter()
         for (source, language), count in batch.drawn.items():
-            drawn[self.sources[source].name, self.dataset.languages[language] if language >= 0 else ""] += count
-        self._account.add(len(batch) + len(batch.skipped), batch.skipped, drawn)
+            drawn[self.dataset.sources[source].name, self.dataset.languages[language] if language >= 0 else ""] += count
+        self.account.add(len(batch) + len(batch.skipped), batch.skipped, drawn)
         next_epoch = epoch_of(batch.end, self.group, self.epoch_length)
         at_end = next_epoch != epoch_of(batch.end - self.group, self.group, self.epoch_length)
-        self._account.check(epoch_end=at_end)
+        self.account.check(epoch_end=at_end)
 
     def drawn(self) -> dict[str, float]:
         """`SkipAccount.per_image` of the sources and languages of this split."""
-        names = [source.name for source in self.sources]
-        return self._account.per_image(names, self.dataset.languages, self._processes()[1])
+        names = [source.name for source in self.dataset.sources]
+        return self.account.per_image(names, self.dataset.languages, self.processes()[1])
 
     def identity(self) -> dict[str, dict]:
-        """What a place in the stream depends on, and the other options that a resumed run should be told of."""
+        """What a place in the stream depends on, and the other options, whose changes a resumed run logs."""
         data = {
             "samples": len(self.dataset),
-            "shards": shards_digest(self.sources),
+            "shards": shards_digest(self.dataset.sources),
             "languages": ",".join(self.dataset.languages),
-            "languages of the sources": described([source.languages for source in self.sources]),
-            "language_alpha": described(self._alpha),
-            "language_caps": described(self._caps),
-            "seed": self._seed,
-            "shuffle_window": self._window,
+            "languages of the sources": described([source.languages for source in self.dataset.sources]),
+            "language_alpha": described(self.language_alpha),
+            "language_caps": described(self.language_caps),
+            "seed": self.seed,
+            "shuffle_window": self.shuffle_window,
         }
         options = {
             "captions_per_image": described(self.dataset.captions_per_image),
-            "drawing": described(self._drawing),
-            "text": described([source.text for source in self.sources]),
-            "images": described([source.images for source in self.sources]),
-            "objectives": described([source.objectives for source in self.sources]),
+            "drawing": described(self.drawing),
+            "text": described([source.text for source in self.dataset.sources]),
+            "images": described([source.images for source in self.dataset.sources]),
+            "objectives": described([source.objectives for source in self.dataset.sources]),
         }
         return {"data": data, "options": options}
 
@@ -175,7 +168,7 @@ class Training:
         """Cursor, account and what they belong to. Collective where there are ranks."""
         return {
             "cursor": self.cursor.state_dict(self.group, self.epoch_length),
-            "account": self._account.merged().state_dict(),
+            "account": self.account.merged().state_dict(),
             "group": self.group,
             **self.identity(),
         }
@@ -183,7 +176,7 @@ class Training:
     def load_state_dict(self, state: dict) -> None:
         """Goes on where `state` was. Raises ValueError when it belongs to other data."""
         self.cursor.load_state_dict(state["cursor"])
-        self._account.load_state_dict(state["account"])
+        self.account.load_state_dict(state["account"])
         self._restored = state
         if hasattr(self, "dataset"):
             check_resumed(state, self.identity())

@@ -55,22 +55,18 @@ class Inspection:
     facts: dict[str, Any]
     broken: list[Broken]
     examples: dict[str, list[Place]]
-    text_language: str = "und"
 
     def samples(self, group: str) -> Iterator[tuple[Place, Sample]]:
         """The examples of a group, read again."""
         reader = ShardReader()
         for place in sorted(self.examples[group], key=lambda place: (place.shard, place.number)):
-            yield place, read_sample(*reader.read(place.path, place.number), self.text_language)
+            yield place, read_sample(*reader.read(place.path, place.number))
         reader.close()
 
 
 def inspect_shards(
     spec: str,
     *,
-    text_language: str = "und",
-    cache_dir: str | None = None,
-    allow_pipe: bool = False,
     workers: int | None = None,
     examples: Literal["sample", "language"] = "sample",
 ) -> Inspection:
@@ -83,19 +79,15 @@ def inspect_shards(
     skip it. The examples are whole samples drawn from all of them, or from those of each language. Raises ValueError,
     one line, when SHARDS names nothing.
     """
-    shards = [
-        shard
-        for source in expand(spec, field="SHARDS", cache_dir=cache_dir, allow_pipe=allow_pipe)
-        for shard in source.shards
-    ]
+    shards = [shard for source in expand(spec, field="SHARDS") for shard in source.shards]
     whole = _Tally(examples)
     # decoding leaves the interpreter, so threads do
     with ThreadPoolExecutor(workers or os.cpu_count() or 1) as threads:
-        tallies = threads.map(lambda shard: _tally(shard, text_language, cache_dir, examples), shards)
+        tallies = threads.map(lambda shard: _tally(shard, examples), shards)
         for tally in with_progress(tallies, "reading shards", len(shards)):
             whole.add(tally)
     groups = dict(sorted(whole.examples.items(), key=lambda group: -whole.languages[group[0]]))
-    return Inspection(whole.summary(len(shards)), whole.listed, groups, text_language)
+    return Inspection(whole.summary(len(shards)), whole.listed, groups)
 
 
 class _Tally:
@@ -168,13 +160,13 @@ class _Tally:
         return {name: f"{width} x {height}" for name, (width, height) in sizes.items()}
 
 
-def _tally(shard: str, text_language: str, cache_dir: str | None, examples: str) -> _Tally:
+def _tally(shard: str, examples: str) -> _Tally:
     tally, reader, images = _Tally(examples), ShardReader(), ImagePipeline()
-    listing = listing_of(shard, cache_dir)
+    listing = listing_of(shard)
     entry = ((read_listing(listing) if listing else None) or {}).get(shard.rsplit("/", 1)[-1])
     promised = entry["samples"] if entry else 0
     try:
-        path = local_path(shard, cache_dir)
+        path = local_path(shard)
         index = reader.index(path)
     except (BrokenSample, OSError) as error:
         tally.fault(shard, error.cause if isinstance(error, BrokenSample) else "missing shard", "", promised or 1)
@@ -188,7 +180,7 @@ def _tally(shard: str, text_language: str, cache_dir: str | None, examples: str)
             tally.fault(shard, cause, "")
     for number in range(len(index)):
         try:
-            sample = read_sample(*reader.read(path, number), text_language)
+            sample = read_sample(*reader.read(path, number))
             if sample.suffix == FEATURE_SUFFIX:
                 tally.features += 1
             else:

@@ -30,9 +30,22 @@ class ShardList:
     weight: float | None = None
 
 
-def expand(
-    spec: str, *, field: str = "shards", cache_dir: str | Path | None = None, allow_pipe: bool = False
-) -> list[ShardList]:
+@dataclass(frozen=True)
+class Reading:
+    """How shards are reached and read; the data modules have options of these names.
+
+    Args:
+        text_language: Language of `.txt` captions.
+        cache_dir: Where remote shards are kept; default ~/.cache/mmtrain/shards.
+        allow_pipe: Whether `pipe:COMMAND` may name a shard.
+    """
+
+    text_language: str = "und"
+    cache_dir: str | None = None
+    allow_pipe: bool = False
+
+
+def expand(spec: str, *, field: str = "shards", allow_pipe: bool = False) -> list[ShardList]:
     """The lists of shards that SHARDS names.
 
     `::` joins several. `WEIGHT@` before a part, as in `0.7@en/::0.3@lv/{00..09}.tar`, sets its share of the samples
@@ -43,12 +56,9 @@ def expand(
     if not isinstance(spec, str) or not spec.strip():
         raise ValueError(f"{field}: {spec!r} names no shards; {ACCEPTED}")
     parts, weights = [], []
-    for part in spec.split("::"):
-        weighted = WEIGHTED.fullmatch(part.strip())
-        weights.append(float(weighted[1]) if weighted else None)
-        if weights[-1] == 0:
-            raise ValueError(f"{field}: {part!r} has weight 0; a weight above 0, or leave it out")
-        parts.append(_shards(weighted[2] if weighted else part.strip(), field, cache_dir, allow_pipe))
+    for name, weight in weighted_parts(spec, field):
+        weights.append(weight)
+        parts.append(_shards(name, field, allow_pipe))
     seen: set[str] = set()
     for shard in (shard for part in parts for shard in part):
         if shard in seen:
@@ -59,7 +69,18 @@ def expand(
     return [ShardList([shard for part in parts for shard in part])]
 
 
-def _shards(part: str, field: str, cache_dir: str | Path | None, allow_pipe: bool) -> list[str]:
+def weighted_parts(spec: str, field: str) -> list[tuple[str, float | None]]:
+    """The parts of SHARDS between `::`, each with its weight, None where it has none."""
+    parts: list[tuple[str, float | None]] = []
+    for part in spec.split("::"):
+        weighted = WEIGHTED.fullmatch(part.strip())
+        if weighted and float(weighted[1]) == 0:
+            raise ValueError(f"{field}: {part!r} has weight 0; a weight above 0, or leave it out")
+        parts.append((weighted[2], float(weighted[1])) if weighted else (part.strip(), None))
+    return parts
+
+
+def _shards(part: str, field: str, allow_pipe: bool) -> list[str]:
     if part.startswith("pipe:"):
         if not allow_pipe:
             raise ValueError(f"{field}: {part!r} would run a command; switch that on with allow_pipe, or give files")

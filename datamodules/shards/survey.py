@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 
 from datamodules.shards.index_cache import IndexCache
-from datamodules.shards.locations import is_remote, listing_of, local_path, read_listing
+from datamodules.shards.locations import Reading, is_remote, listing_of, local_path, read_listing
 from datamodules.shards.progress import with_progress
 from datamodules.shards.reader import ShardReader
 from datamodules.shards.samples import BrokenSample, read_record
@@ -47,27 +47,21 @@ class ShardSurvey:
         return self.samples - len(self)
 
 
-def survey(
-    shards: Sequence[str], languages: Sequence[str] | None, text_language: str = "und", cache_dir: str | None = None
-) -> list[ShardSurvey]:
+def survey(shards: Sequence[str], languages: Sequence[str] | None, reading: Reading) -> list[ShardSurvey]:
     """One ShardSurvey a shard, in order; `languages` None takes every sample with a caption."""
     folders = {shard.rsplit("/", 1)[0]: shard for shard in shards}
-    listings = {folder: _listing(shard, cache_dir) for folder, shard in folders.items()}
+    listings = {folder: _listing(shard, reading.cache_dir) for folder, shard in folders.items()}
 
     def one(shard: str) -> ShardSurvey:
         entry = listings[shard.rsplit("/", 1)[0]].get(shard.rsplit("/", 1)[-1])
-        return survey_shard(shard, languages, text_language, cache_dir, entry)
+        return survey_shard(shard, languages, reading, entry)
 
     with ThreadPoolExecutor(8) as threads:
         return list(with_progress(threads.map(one, shards), "reading shards", len(shards)))
 
 
 def survey_shard(
-    shard: str,
-    languages: Sequence[str] | None,
-    text_language: str = "und",
-    cache_dir: str | None = None,
-    entry: dict | None = None,
+    shard: str, languages: Sequence[str] | None, reading: Reading, entry: dict | None = None
 ) -> ShardSurvey:
     """One shard; `entry` is what shards.json says of it."""
     if entry is not None and _fits(shard, entry):
@@ -76,8 +70,9 @@ def survey_shard(
             return result
     promised = entry["samples"] if entry is not None else None
     try:
-        path, cache = local_path(shard, cache_dir), IndexCache(cache_dir)
-        found = cache.found(path, f"captions, .txt is {text_language}", lambda: _found(path, text_language, cache))
+        path, cache = local_path(shard, reading.cache_dir), IndexCache(reading.cache_dir)
+        text = reading.text_language
+        found = cache.found(path, f"captions, .txt is {text}", lambda: _found(path, text, cache))
     except (BrokenSample, OSError) as error:
         cause = error.cause if isinstance(error, BrokenSample) else "missing shard"
         return ShardSurvey(shard, lost=Counter({cause: promised or 1}))

@@ -9,7 +9,7 @@ class Cursor:
     """Counts in samples of all ranks, and points behind the last batch trained.
 
     Lightning resumes in mid-epoch by counting the batches it has done against the loader's length, so the length must
-    be that of the whole epoch: batches done in it plus batches left. The number done is kept rather than computed,
+    be that of the whole epoch: batches done in it plus batches left. The number done is stored rather than computed,
     because a resumed run may have another global batch.
     """
 
@@ -17,17 +17,17 @@ class Cursor:
         self.position = 0
         self._counted_from = 0  # position up to which the batches of this epoch are in `_counted`
         self._counted = 0
-        self._counted_epoch: int | None = None  # of the last batch in `_counted`
+        self._counted_epoch = -1  # of the last batch in `_counted`, -1 without one
 
     def begin_epoch(self, inside: bool) -> None:
-        """Called when a loader is asked for.
+        """Called when a loader is made or returned again.
 
         Args:
             inside: Whether the trainer takes itself to be inside an epoch, as after a resume, and will count the
                 batches it has done against the length. When nothing was trained since, it still does.
         """
         if self.position != self._counted_from or not inside:
-            self._counted_from, self._counted, self._counted_epoch = self.position, 0, None
+            self._counted_from, self._counted, self._counted_epoch = self.position, 0, -1
 
     def over(self, group: int, length: int) -> bool:
         """Whether the epoch of the last batch is over: it was restored from its very end."""
@@ -52,9 +52,8 @@ class Cursor:
                 done = self._counted + (self.position - self._counted_from) // group
             else:
                 done = (self.position - epoch * length - 1) // group + 1
-        return {"position": self.position, "batches": done, "epoch": -1 if epoch is None else epoch}
+        return {"position": self.position, "batches": done, "epoch": epoch}
 
     def load_state_dict(self, state: dict[str, int]) -> None:
         self.position = self._counted_from = state["position"]
-        self._counted = state["batches"]
-        self._counted_epoch = None if state["epoch"] < 0 else state["epoch"]
+        self._counted, self._counted_epoch = state["batches"], state["epoch"]

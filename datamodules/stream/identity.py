@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Sequence
+from typing import TypeVar
 
 import torch.distributed
 from pytorch_lightning.utilities import rank_zero_info
@@ -13,6 +14,7 @@ from torch import nn
 from datamodules.stream.mixture import SurveyedSource
 
 SHOWN = 60
+T = TypeVar("T")
 
 
 def shards_digest(sources: Sequence[SurveyedSource]) -> str:
@@ -38,7 +40,7 @@ def check_resumed(before: dict[str, dict], now: dict[str, dict]) -> None:
     """Compares two descriptions {"data": {...}, "options": {...}} of a run.
 
     Raises ValueError, one line, where the data differ, for then a place in the stream means another sample. Other
-    options that differ are said.
+    options that differ are logged.
     """
     for part in now["data"] | before["data"]:
         was, this = (one["data"].get(part) for one in (before, now))
@@ -53,27 +55,37 @@ def check_resumed(before: dict[str, dict], now: dict[str, dict]) -> None:
             rank_zero_info(f"train: {part} was {_short(was)} in the checkpoint and is now {_short(this)}")
 
 
+def rank_and_world() -> tuple[int, int]:
+    """This process's number in the default group and how many there are; 0 and 1 without a group."""
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        return torch.distributed.get_rank(), torch.distributed.get_world_size()
+    return 0, 1
+
+
+def gathered(mine: T) -> list[T]:
+    """What each process of the default group holds, in their order. Collective where there is a group."""
+    parts = [mine] * rank_and_world()[1]
+    if len(parts) > 1:
+        torch.distributed.all_gather_object(parts, mine)
+    return parts
+
+
 def check_all_alike(mine: dict | ValueError) -> None:
-    """Collective: every process that found other shards, or an error, would make the others wait for ever.
+    """Compares what the processes surveyed; one with other shards would make the others wait for ever. Collective.
 
     Args:
-        mine: What this process found, or the error that it met.
+        mine: This process's facts by name, or the error that it met.
 
     Raises:
-        ValueError: on every process, in one line, when one met an error or found other than process 0.
+        ValueError: on every process, in one line, when one met an error or its facts differ from process 0's.
     """
-    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
-        if isinstance(mine, ValueError):
-            raise mine
-        return
-    found: list = [None] * torch.distributed.get_world_size()
-    torch.distributed.all_gather_object(found, str(mine) if isinstance(mine, ValueError) else mine)
+    facts: list = gathered(str(mine) if isinstance(mine, ValueError) else mine)
     if isinstance(mine, ValueError):
         raise mine
-    for rank, theirs in enumerate(found):
+    for rank, theirs in enumerate(facts):
         if isinstance(theirs, str):
             raise ValueError(f"{theirs} (met by process {rank})")
-        for part, value in found[0].items():
+        for part, value in facts[0].items():
             if theirs.get(part) != value:
                 raise ValueError(
                     f"data: process {rank} found other shards than process 0 ({part} is {_short(theirs.get(part))}, "

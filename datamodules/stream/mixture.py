@@ -10,7 +10,7 @@ from pathlib import Path
 
 from datamodules.captions.rewriting import TextTransform
 from datamodules.images import ImagePipeline
-from datamodules.shards.locations import ShardList, expand
+from datamodules.shards.locations import Reading, expand
 from datamodules.shards.survey import ShardSurvey, survey
 
 SHOWN = 20
@@ -25,10 +25,10 @@ class Source:
         weight: Its share of the samples drawn, relative to the other sources'. Where some sources have a weight the
             others weigh 1; where none has, every sample of all sources is drawn equally often.
         languages: Languages drawn from this source; default: all that the run uses.
-        images: Its own way from pictures to pixels, of the same size; default: data.images.
+        images: Its own way from encoded images to pixels, of the same size; default: data.images.
         text: Its own rewriting of captions; default: data.text.
         objectives: Names of the objectives that its captions count for; default: all. For any other objective they
-            are absent, while its pictures stay negatives.
+            are absent, while its images stay negatives.
         name: In the log and the account; default: the folder's name.
     """
 
@@ -59,8 +59,11 @@ class SurveyedSource:
     @property
     def captions(self) -> Counter[str]:
         """Samples with a caption in each of the languages that this source may bring."""
-        found = sum((shard.languages for shard in self.shards), Counter())
-        return found if self.languages is None else Counter({name: found[name] for name in self.languages})
+        counts = self._all_captions()
+        return counts if self.languages is None else Counter({name: counts[name] for name in self.languages})
+
+    def _all_captions(self) -> Counter[str]:
+        return sum((shard.languages for shard in self.shards), Counter())
 
 
 def survey_sources(
@@ -69,30 +72,25 @@ def survey_sources(
     field: str,
     images: ImagePipeline,
     text: TextTransform,
-    languages: list[str] | None = None,
-    text_language: str = "und",
-    cache_dir: str | None = None,
-    allow_pipe: bool = False,
+    languages: list[str] | None,
+    reading: Reading,
 ) -> list[SurveyedSource]:
     """Reads the shards of SHARDS, or of a list of sources. Raises ValueError, one line, for what cannot be used."""
-
-    def lists(shards: str) -> list[ShardList]:
-        return expand(shards, field=field, cache_dir=cache_dir, allow_pipe=allow_pipe)
-
     if isinstance(spec, str):
-        asked = [(Source(spec, part.weight), part.shards) for part in lists(spec)]
+        parts = expand(spec, field=field, allow_pipe=reading.allow_pipe)
+        sources = [(Source(spec, part.weight), part.shards) for part in parts]
     else:
-        asked = [(source, _unweighted(lists(source.shards), source.shards, field)) for source in spec]
-    if not asked:
+        sources = [(source, _unweighted(source.shards, field, reading)) for source in spec]
+    if not sources:
         raise ValueError(f"{field}: an empty list of sources; at least one, with its shards")
-    weighted = any(source.weight is not None for source, _ in asked)
+    weighted = any(source.weight is not None for source, _ in sources)
     surveyed: list[SurveyedSource] = []
-    for source, shards in asked:
+    for source, shards in sources:
         name = _unused_name(source.name or _folder(shards[0]), {other.name for other in surveyed})
         _check(source, f"{field}: source {name}", images, languages)
-        found = SurveyedSource(
+        result = SurveyedSource(
             name,
-            survey(shards, source.languages or languages, text_language, cache_dir),
+            survey(shards, source.languages or languages, reading),
             source.images or images,
             source.text or text,
             (source.weight or 1.0) if weighted else None,
@@ -100,10 +98,10 @@ def survey_sources(
             source.objectives,
         )
         for language in source.languages or ():
-            if not found.captions[language]:
-                every = sum((shard.languages for shard in found.shards), Counter())
-                raise ValueError(f"{field}: source {name}: no caption is in {language!r}; it has {shown(every)}")
-        surveyed.append(found)
+            if not result.captions[language]:
+                there = shown(result._all_captions())
+                raise ValueError(f"{field}: source {name}: no caption is in {language!r}; it has {there}")
+        surveyed.append(result)
     return surveyed
 
 
@@ -115,18 +113,19 @@ def _check(source: Source, where: str, images: ImagePipeline, languages: list[st
             f"{where}: images.size is {source.images.size}, data.images.size is {images.size}; one size for all"
         )
     for field in ("languages", "objectives"):
-        named = getattr(source, field)
-        if named is not None and (not named or len(set(named)) < len(named)):
-            raise ValueError(f"{where}: {field} {named} is empty or names one twice; different ones, or leave it out")
+        names = getattr(source, field)
+        if names is not None and (not names or len(set(names)) < len(names)):
+            raise ValueError(f"{where}: {field} {names} is empty or names one twice; different ones, or leave it out")
     for language in source.languages or ():
         if languages is not None and language not in languages:
             raise ValueError(f"{where}: language {language!r} is not in data.languages, {shown(languages)}")
 
 
-def _unweighted(parts: list[ShardList], shards: str, field: str) -> list[str]:
-    if any(part.weight is not None for part in parts):
+def _unweighted(shards: str, field: str, reading: Reading) -> list[str]:
+    part, *_ = expand(shards, field=field, allow_pipe=reading.allow_pipe)
+    if part.weight is not None:
         raise ValueError(f"{field}: {shards!r} has a weight inside; in a list of sources it is the source's `weight`")
-    return [shard for part in parts for shard in part.shards]
+    return part.shards
 
 
 def _folder(shard: str) -> str:
@@ -134,8 +133,8 @@ def _folder(shard: str) -> str:
 
 
 def _unused_name(name: str, used: set[str]) -> str:
-    number = next(n for n in range(1, len(used) + 2) if (name if n == 1 else f"{name}-{n}") not in used)
-    return name if number == 1 else f"{name}-{number}"
+    names = [name, *(f"{name}-{number}" for number in range(2, len(used) + 2))]
+    return next(each for each in names if each not in used)
 
 
 def count_for(sources: Sequence[SurveyedSource], objectives: Sequence[str]) -> dict[str, list[bool]]:
@@ -150,16 +149,15 @@ def count_for(sources: Sequence[SurveyedSource], objectives: Sequence[str]) -> d
                     f"data.train: source {source.name}: no objective is called {name!r}; the model has "
                     f"{', '.join(objectives)}"
                 )
-    counts = {
-        name: [source.objectives is None or name in source.objectives for source in sources] for name in objectives
-    }
-    for name, sourced in counts.items():
-        if not any(sourced):
+    counts = {}
+    for name in objectives:
+        counts[name] = [source.objectives is None or name in source.objectives for source in sources]
+        if not any(counts[name]):
             raise ValueError(
                 f"model.objectives: {name!r} has no captions, for no source of data.train names it; "
                 "name it under a source's objectives, or leave it out"
             )
-    return {name: sourced for name, sourced in counts.items() if not all(sourced)}
+    return {name: by_source for name, by_source in counts.items() if not all(by_source)}
 
 
 def shown(languages: Iterable[str]) -> str:

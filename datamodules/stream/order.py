@@ -9,8 +9,8 @@ readers.
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections import OrderedDict
 from collections.abc import Sequence
+from functools import lru_cache
 
 import numpy as np
 
@@ -31,8 +31,9 @@ class PassOrder:
         self.total = int(self.counts.sum())
         assert self.total >= 1 and window >= 1
         self._seed, self._window, self._salt = seed, window, salt
-        self._passes: OrderedDict[int, tuple[np.ndarray, np.ndarray, list[int]]] = OrderedDict()
-        self._windows: OrderedDict[tuple[int, int], np.ndarray] = OrderedDict()
+        # at the border of two passes or windows both are in use
+        self._pass = lru_cache(maxsize=2)(self._draw_pass)
+        self._permutation = lru_cache(maxsize=2)(self._draw_permutation)
 
     def __call__(self, position: int) -> tuple[int, int]:
         """(shard, sample within the shard) at a position >= 0 of the stream."""
@@ -44,32 +45,21 @@ class PassOrder:
         shard = int(np.searchsorted(starts, place, side="right")) - 1
         return int(shards[shard]), place - int(starts[shard])
 
-    def _pass(self, number: int) -> tuple[np.ndarray, np.ndarray, list[int]]:
+    def _draw_pass(self, number: int) -> tuple[np.ndarray, np.ndarray, list[int]]:
         """Permuted shards, where each starts in the pass, and which shards open a window."""
-        if number not in self._passes:
-            full = np.flatnonzero(self.counts)  # an empty shard has no place in the stream
-            shards = full[self._random(number).permutation(len(full))]
-            ends = np.cumsum(self.counts[shards])
-            starts = np.concatenate(([0], ends[:-1]))
-            firsts, opened = [0], 0
-            for shard in range(1, len(shards)):
-                if starts[shard] - opened >= self._window:
-                    firsts.append(shard)
-                    opened = starts[shard]
-            self._passes[number] = (shards, starts, firsts)
-            if len(self._passes) > 2:
-                self._passes.popitem(last=False)
-        return self._passes[number]
+        full = np.flatnonzero(self.counts)  # an empty shard has no place in the stream
+        shards = full[self._random(number).permutation(len(full))]
+        starts = np.concatenate(([0], np.cumsum(self.counts[shards])[:-1]))
+        firsts = [0]
+        for shard in range(1, len(shards)):
+            if starts[shard] - starts[firsts[-1]] >= self._window:
+                firsts.append(shard)
+        return shards, starts, firsts
 
-    def _permutation(self, number: int, window: int) -> np.ndarray:
-        if (number, window) not in self._windows:
-            _, starts, firsts = self._pass(number)
-            end = int(starts[firsts[window + 1]]) if window + 1 < len(firsts) else self.total
-            length = end - int(starts[firsts[window]])
-            self._windows[number, window] = self._random(number, window + 1).permutation(length)
-            if len(self._windows) > 2:
-                self._windows.popitem(last=False)
-        return self._windows[number, window]
+    def _draw_permutation(self, number: int, window: int) -> np.ndarray:
+        _, starts, firsts = self._pass(number)
+        end = int(starts[firsts[window + 1]]) if window + 1 < len(firsts) else self.total
+        return self._random(number, window + 1).permutation(end - int(starts[firsts[window]]))
 
     def _random(self, number: int, window: int = 0) -> np.random.RandomState:
         # RandomState's streams are frozen by numpy's policy: a checkpoint resumes the same order on a later numpy
@@ -81,8 +71,7 @@ class Interleave:
     """A mixture of sources by exact quotas: position -> (source, position in that source's own stream).
 
     The shares are rounded to ten-thousandths by largest remainder, none to 0, and each block of ten thousand positions
-    takes every source in that number, evenly spread; so any stretch of the stream has the shares asked for, not only
-    its average.
+    takes every source in that number, evenly spread. So every stretch of the stream has these shares.
 
     Args:
         weights: One positive number a source; they are divided by their sum.
@@ -96,13 +85,13 @@ class Interleave:
         most_missing = np.argsort(quotas - shares, kind="stable")
         quotas[most_missing[: self.BLOCK - int(quotas.sum())]] += 1
         assert len(quotas) <= self.BLOCK
-        for forgotten in np.flatnonzero(quotas == 0):
+        for source in np.flatnonzero(quotas == 0):
             quotas[quotas.argmax()] -= 1
-            quotas[forgotten] = 1
+            quotas[source] = 1
         self.quotas = quotas
         sources = np.repeat(np.arange(len(quotas)), quotas)
         ranks = np.concatenate([np.arange(quota) for quota in quotas])
-        order = np.argsort((ranks + 0.5) / np.repeat(np.maximum(quotas, 1), quotas), kind="stable")
+        order = np.argsort((ranks + 0.5) / np.repeat(quotas, quotas), kind="stable")
         self._sources, self._ranks = sources[order], ranks[order]
 
     def __call__(self, position: int) -> tuple[int, int]:

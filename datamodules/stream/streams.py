@@ -1,7 +1,7 @@
 """Which streams a training mixture is read as: one for all, one a source, or one a language.
 
 Drawing languages by p ~ n^alpha makes a language a stream of its own: the samples that have a caption in it, read pass
-after pass, and mixed with the other languages' by exact quotas. So the share of each language is the one asked for in
+after pass, and mixed with the other languages' by exact quotas. So the share of each language is the one configured in
 any stretch of the run, whatever languages a sample has besides, and the place in all streams is still one number.
 """
 
@@ -13,11 +13,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from datamodules.shards.locations import local_path
+from datamodules.shards.locations import Reading
 from datamodules.shards.progress import with_progress
-from datamodules.shards.reader import ShardReader
-from datamodules.shards.samples import BrokenSample, read_record
-from datamodules.shards.survey import TEXT_FILES, ShardSurvey
+from datamodules.shards.records import read_records
+from datamodules.shards.survey import ShardSurvey
 from datamodules.stream.mixture import SurveyedSource, shown
 
 
@@ -40,22 +39,18 @@ class Stream:
 def streams_of(
     sources: Sequence[SurveyedSource],
     languages: Sequence[str],
-    alpha: float | None = None,
-    caps: Mapping[str, int] | None = None,
-    text_language: str = "und",
-    cache_dir: str | None = None,
+    alpha: float | None,
+    caps: Mapping[str, int],
+    reading: Reading,
 ) -> list[Stream]:
-    """The streams of a mixture: by language where alpha or caps are given. Raises ValueError for an unknown one."""
-    for language in caps or ():
+    """The streams of a mixture: by language where alpha or caps are given, else all samples as one, or one a source
+    where they have weights. Raises ValueError for a cap on a language that is not in use.
+    """
+    for language in caps:
         if language not in languages:
             raise ValueError(f"data.language_caps: {language!r} is not among the languages in use, {shown(languages)}")
-    if alpha is None and not caps:
-        return plain_streams(sources)
-    return language_streams(sources, languages, 1.0 if alpha is None else alpha, caps or {}, text_language, cache_dir)
-
-
-def plain_streams(sources: Sequence[SurveyedSource]) -> list[Stream]:
-    """One stream of all samples, or one a source where they have weights."""
+    if alpha is not None or caps:
+        return language_streams(sources, languages, 1.0 if alpha is None else alpha, caps, reading)
     return [
         Stream([len(shard) for source in group for shard in source.shards], first, group[0].weight or 1.0)
         for first, group in _groups(sources)
@@ -67,19 +62,18 @@ def language_streams(
     languages: Sequence[str],
     alpha: float,
     caps: Mapping[str, int],
-    text_language: str = "und",
-    cache_dir: str | None = None,
+    reading: Reading,
 ) -> list[Stream]:
     """One stream a language (and source, where they have weights), weighted by `language_shares`.
 
-    Reads the captions of all shards once, those left out that have a language on all samples or on none. A sample that
-    cannot be read is met in the stream of the most frequent language, and counted there.
+    Reads the captions of each shard once, except where every language is on all of its samples or on none. A sample
+    that cannot be read is in the stream of the most frequent language, where it is counted.
     """
     streams = []
     for first, group in _groups(sources):
         shards = [shard for source in group for shard in source.shards]
         allowed = [source.languages for source in group for _ in source.shards]
-        having = _having(shards, allowed, languages, text_language, cache_dir)
+        having = _having(shards, allowed, languages, reading)
         counts = np.array([table.sum(1) for table in having]).T  # [languages, shards]
         most = int(counts.sum(1).argmax())
         for shard, table in enumerate(having):
@@ -122,8 +116,7 @@ def _having(
     shards: Sequence[ShardSurvey],
     allowed: Sequence[list[str] | None],
     languages: Sequence[str],
-    text_language: str,
-    cache_dir: str | None,
+    reading: Reading,
 ) -> list[np.ndarray]:
     """For each shard bool [languages, usable samples]: which may be drawn in which language."""
 
@@ -133,19 +126,8 @@ def _having(
         if all(name is None or shard.languages[name] in (0, shard.samples) for name in names):
             column = [name is not None and shard.languages[name] > 0 for name in names]
             return np.repeat(np.array(column)[:, None], len(shard), 1)
-        table = np.zeros((len(names), len(shard)), bool)
-        try:
-            path, reader = local_path(shard.shard, cache_dir), ShardReader()
-        except OSError:
-            return table  # to be met and counted
-        for place, number in enumerate(range(shard.samples) if shard.usable is None else shard.usable.tolist()):
-            try:
-                captions = read_record(reader.read(path, number, TEXT_FILES)[1], text_language)[1]
-            except BrokenSample:
-                continue
-            table[:, place] = [name in captions for name in names]
-        reader.close()
-        return table
+        rows = [[name in captions for name in names] for _, captions in read_records(shard, reading)]
+        return np.array(rows, bool).reshape(-1, len(names)).T
 
     with ThreadPoolExecutor(8) as threads:
         tables = threads.map(one, zip(shards, allowed, strict=True))

@@ -56,7 +56,7 @@ class ByteTokenizer(Tokenizer):
 
     @property
     def mask_id(self) -> int:
-        """The id of padding, which under a True mask is met nowhere else; so the vocabulary stays what it was."""
+        """The id of padding, which no text has under a True mask; so the vocabulary stays as it is."""
         return self.PADDING
 
     def __call__(self, captions: Sequence[str], languages: Sequence[str]) -> tuple[Tensor, Tensor]:
@@ -67,11 +67,8 @@ class ByteTokenizer(Tokenizer):
         room = self.max_length - 2
         if len(content) > room:
             content = content[:room].decode(errors="ignore").encode()  # no half character at the cut
-        row = np.empty(len(content) + 2, np.int64)
-        row[0], row[-1] = self.START, self.END
-        row[1:-1] = np.frombuffer(content, np.uint8)
-        row[1:-1] += self.FIRST_BYTE
-        return row
+        row = np.frombuffer(content, np.uint8).astype(np.int64) + self.FIRST_BYTE
+        return np.concatenate(([self.START], row, [self.END]))
 
     def save(self, folder: str | Path) -> None:
         Path(folder).mkdir(parents=True, exist_ok=True)
@@ -83,8 +80,8 @@ class TransformersTokenizer(Tokenizer):
     """Any tokenizer of transformers, by hub name or local folder.
 
     SigLIP and SigLIP 2 were trained on exactly 64 tokens, with no mask: their text towers read the padding and take the
-    last position (pooling "last"). SigLIP 2's text was lower-cased before. The tokenizers on the hub do neither by
-    themselves, so these models need max_length 64, padding "max_length", attend_padding, and SigLIP 2 lowercase too.
+    last position (pooling "last"). They need max_length 64, padding "max_length" and attend_padding, SigLIP 2 lowercase
+    too; the tokenizers on the hub do none of it by themselves.
 
     Args:
         name_or_folder: What AutoTokenizer.from_pretrained takes, e.g. "xlm-roberta-base" or a folder.
@@ -133,9 +130,8 @@ class TransformersTokenizer(Tokenizer):
         return self.tokenizer.mask_token_id
 
     def __call__(self, captions: Sequence[str], languages: Sequence[str]) -> tuple[Tensor, Tensor]:
-        texts = [caption.lower() if self.lowercase else caption for caption in captions]
         encoded = self.tokenizer(
-            texts,
+            [caption.lower() if self.lowercase else caption for caption in captions],
             truncation=True,
             max_length=self.max_length,
             padding=self.padding,

@@ -13,10 +13,11 @@ import numpy as np
 from torch import Tensor
 
 from datamodules.files import write_whole
-from datamodules.shards.locations import expand, local_path
-from datamodules.shards.reader import ShardReader
-from datamodules.shards.samples import BrokenSample, read_record
-from datamodules.shards.survey import TEXT_FILES
+from datamodules.shards.locations import Reading, expand, local_path
+from datamodules.shards.reader import index_shard
+from datamodules.shards.records import read_records
+from datamodules.shards.samples import BrokenSample
+from datamodules.shards.survey import ShardSurvey
 from datamodules.tokenizers.tokenizer import Tokenizer, padded
 
 # scripts that put no space between words: one character is a token
@@ -45,28 +46,26 @@ class WordTokenizer(Tokenizer):
             raise ValueError(f"tokenizer.max_length: {max_length} leaves no room for words; at least 3")
         try:
             words = json.loads(Path(vocabulary).read_text(encoding="utf-8"))["words"]
-            lists = {str(language): [str(word) for word in words[language]] for language in words}
+            self.words = {str(language): [str(word) for word in words[language]] for language in words}
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise ValueError(
                 f"tokenizer.vocabulary: {vocabulary} cannot be read ({type(error).__name__}); a file that "
                 "datamodules.WordTokenizer.build wrote"
             ) from None
         self.vocabulary, self.max_length = str(vocabulary), max_length
-        self.words = lists
         self._ids: dict[str, dict[str, int]] = {}
-        first = self.FIRST_WORD
-        for language, listed in lists.items():
-            self._ids[language] = {word: first + i for i, word in enumerate(listed)}
-            first += len(listed)
-        self.vocabulary_size = first
+        self.vocabulary_size = self.FIRST_WORD
+        for language, of_language in self.words.items():
+            self._ids[language] = {word: i for i, word in enumerate(of_language, self.vocabulary_size)}
+            self.vocabulary_size += len(of_language)
 
     def __call__(self, captions: Sequence[str], languages: Sequence[str]) -> tuple[Tensor, Tensor]:
         return padded([self._row(caption, language) for caption, language in zip(captions, languages, strict=True)])
 
     def _row(self, caption: str, language: str) -> np.ndarray:
         ids = self._ids.get(self.SHARED) or self._ids.get(language, {})
-        found = [ids.get(word, self.UNKNOWN) for word in split_words(caption)[: self.max_length - 2]]
-        return np.array([self.START, *found, self.END], np.int64)
+        row = [ids.get(word, self.UNKNOWN) for word in split_words(caption)[: self.max_length - 2]]
+        return np.array([self.START, *row, self.END], np.int64)
 
     def save(self, folder: str | Path) -> None:
         """Writes words.json, from which WordTokenizer(folder / "words.json") is the same again."""
@@ -99,28 +98,20 @@ class WordTokenizer(Tokenizer):
         passed over. Raises ValueError when no word is frequent enough.
         """
         counts: dict[str, Counter[str]] = {}
-        reader = ShardReader()
-        for shard in (shard for source in expand(shards, field="shards") for shard in source.shards):
-            path = local_path(shard)
+        for name in (name for source in expand(shards) for name in source.shards):
+            path = local_path(name)
             try:
-                samples = len(reader.index(path))
+                shard = ShardSurvey(path, len(index_shard(path)))
             except BrokenSample:
                 continue
-            for sample in range(samples):
-                try:
-                    _, captions = read_record(reader.read(path, sample, TEXT_FILES)[1], text_language)
-                except BrokenSample:
-                    continue
+            for _, captions in read_records(shard, Reading(text_language)):
                 for language, texts in captions.items():
                     if languages is None or language in languages:
-                        counted = counts.setdefault(cls.SHARED if shared else language, Counter())
-                        counted.update(word for text in texts for word in split_words(text))
-        reader.close()
+                        by_word = counts.setdefault(cls.SHARED if shared else language, Counter())
+                        by_word.update(word for text in texts for word in split_words(text))
         words = {
-            language: sorted(
-                (word for word, n in counted.items() if n >= minimum_count), key=lambda w: (-counted[w], w)
-            )
-            for language, counted in sorted(counts.items())
+            language: [word for n, word in sorted((-n, word) for word, n in by_word.items()) if -n >= minimum_count]
+            for language, by_word in sorted(counts.items())
         }
         if not any(words.values()):
             raise ValueError(f"shards: no word of {shards} comes {minimum_count} times; lower minimum_count")

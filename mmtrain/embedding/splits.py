@@ -70,12 +70,12 @@ class MeasuredShards(RelationDataModule):
         shared = [language for language in self._trained if language in splits.languages]
         if not shared:
             raise ValueError(
-                f"--data: {self._named['test']} has {', '.join(splits.languages[:20])}, the model was trained on"
+                f"--data: {self._specs['test']} has {', '.join(splits.languages[:20])}, the model was trained on"
                 f" {', '.join(self._trained[:20])}; name some with --languages to measure them nevertheless"
             )
         absent = [language for language in self._trained if language not in shared]
         if absent and shared != splits.languages:
-            print(f"{self._named['test']} has no captions in {', '.join(absent)}")
+            print(f"{self._specs['test']} has no captions in {', '.join(absent)}")
         splits.languages = shared
 
 

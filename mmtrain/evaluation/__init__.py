@@ -39,5 +39,4 @@ HOMES = {
     "report.figures": ("report_figures",),
     "report.report": ("write_metrics", "write_report"),
 }
-__getattr__ = lazy(__name__, {f"{__name__}.{module}": names for module, names in HOMES.items()})
-__all__ = [name for names in HOMES.values() for name in names]
+__getattr__, __all__ = lazy(__name__, {f"{__name__}.{module}": names for module, names in HOMES.items()})

@@ -7,6 +7,7 @@ from tiny_shards import png_bytes, sample_files, write_tar
 
 import datamodules.shards.survey
 from datamodules.shards.index_cache import IndexCache
+from datamodules.shards.locations import Reading
 from datamodules.shards.reader import ShardReader, index_shard
 from datamodules.shards.survey import survey
 
@@ -48,9 +49,9 @@ def facts(found):
 @pytest.mark.parametrize("languages", [None, ["lv"], ["de", "und"]])
 def test_the_second_survey_says_the_same_without_reading(tmp_path, read, languages):
     paths = [str(shard(tmp_path / "a.tar")), str(shard(tmp_path / "b.tar"))]
-    first = survey(paths, languages, cache_dir=str(tmp_path / "cache"))
+    first = survey(paths, languages, Reading(cache_dir=str(tmp_path / "cache")))
     assert sorted(read) == paths
-    again = survey(paths, languages, cache_dir=str(tmp_path / "cache"))
+    again = survey(paths, languages, Reading(cache_dir=str(tmp_path / "cache")))
     assert sorted(read) == paths
     assert facts(first) == facts(again)
     kept = {None: 120, ("lv",): 118, ("de", "und"): 4}[languages and tuple(languages)]  # the two broken ones stay in
@@ -62,37 +63,37 @@ def test_the_second_survey_says_the_same_without_reading(tmp_path, read, languag
 def test_other_languages_need_no_reading_and_another_text_language_does(tmp_path, read):
     path = str(shard(tmp_path / "a.tar"))
     for languages, text_language in ((["en"], "und"), (["lv"], "und"), (None, "und"), (None, "sv")):
-        (found,) = survey([path], languages, text_language, str(tmp_path / "cache"))
+        (found,) = survey([path], languages, Reading(text_language, str(tmp_path / "cache")))
     assert len(read) == 2
     assert (found.languages["sv"], found.languages["und"]) == (1, 0)
 
 
 def test_a_shard_that_changed_is_read_again(tmp_path, read):
     path, cache = shard(tmp_path / "a.tar"), str(tmp_path / "cache")
-    survey([str(path)], None, cache_dir=cache)
+    survey([str(path)], None, Reading(cache_dir=cache))
     shard(path, 130)
-    assert len(survey([str(path)], None, cache_dir=cache)[0]) == 130
+    assert len(survey([str(path)], None, Reading(cache_dir=cache))[0]) == 130
     aged(path)  # the same size, another time
-    assert len(survey([str(path)], None, cache_dir=cache)[0]) == 130
+    assert len(survey([str(path)], None, Reading(cache_dir=cache))[0]) == 130
     assert len(read) == 3
     path.unlink()
-    assert survey([str(path)], None, cache_dir=cache)[0].lost == {"missing shard": 1}
+    assert survey([str(path)], None, Reading(cache_dir=cache))[0].lost == {"missing shard": 1}
 
 
 def test_a_shard_that_was_just_written_is_not_kept(tmp_path):
     path, cache = shard(tmp_path / "a.tar"), tmp_path / "cache"
     os.utime(path)
-    survey([str(path)], None, cache_dir=str(cache))
+    survey([str(path)], None, Reading(cache_dir=str(cache)))
     assert not cache.exists()
 
 
 def test_damage_to_what_is_kept_costs_time_only(tmp_path, read):
     path, cache = str(shard(tmp_path / "a.tar")), tmp_path / "cache"
-    first = survey([path], None, cache_dir=str(cache))
+    first = survey([path], None, Reading(cache_dir=str(cache)))
     for content in (b"", b"[]", b'{"of": 1', b'{"of": {}, "found": []}', bytes(500)):
         for file in (cache / "indexes").iterdir():
             file.write_bytes(content)
-        assert facts(survey([path], None, cache_dir=str(cache))) == facts(first)
+        assert facts(survey([path], None, Reading(cache_dir=str(cache)))) == facts(first)
     assert len(read) == 6
     assert {file.suffix for file in (cache / "indexes").iterdir()} == {".json"}
 
@@ -106,7 +107,7 @@ def test_a_folder_that_cannot_be_written_is_a_warning(tmp_path, read, folder):
     (tmp_path / "full" / "indexes").symlink_to("/dev/full")
     for _ in range(2):
         with pytest.warns(UserWarning, match="indexes cannot be written .*: shards without shards.json are read"):
-            assert len(survey([path], None, cache_dir=str(tmp_path / folder))[0]) == 120
+            assert len(survey([path], None, Reading(cache_dir=str(tmp_path / folder)))[0]) == 120
     assert len(read) == 2
 
 
@@ -115,7 +116,7 @@ def test_a_damaged_shard_is_counted_every_time(tmp_path):
     path.write_bytes(path.read_bytes()[:400_000])
     aged(path)
     for _ in range(2):
-        (found,) = survey([str(path)], None, cache_dir=str(tmp_path / "cache"))
+        (found,) = survey([str(path)], None, Reading(cache_dir=str(tmp_path / "cache")))
         assert found.lost == {"truncated shard": 1}
         assert len(found) == len(index_shard(path)) < 120
 

@@ -21,7 +21,7 @@ from datamodules.shards.index_cache import IndexCache
 from datamodules.shards.locations import Reading, is_remote, listing_of, local_path, read_listing
 from datamodules.shards.progress import with_progress
 from datamodules.shards.reader import ShardReader
-from datamodules.shards.samples import BrokenSample, read_record
+from datamodules.shards.samples import BrokenSample, read_labels, read_record
 
 TEXT_FILES = frozenset(("json", "txt"))
 UNREADABLE = -1
@@ -72,7 +72,7 @@ def survey_shard(
     try:
         path, cache = local_path(shard, reading.cache_dir), IndexCache(reading.cache_dir)
         text = reading.text_language
-        found = cache.found(path, f"captions, .txt is {text}", lambda: _found(path, text, cache))
+        found = cache.found(path, f"captions and labels, .txt is {text}", lambda: _found(path, text, cache))
     except (BrokenSample, OSError) as error:
         cause = error.cause if isinstance(error, BrokenSample) else "missing shard"
         return ShardSurvey(shard, lost=Counter({cause: promised or 1}))
@@ -114,7 +114,7 @@ def _found(path: str, text_language: str, cache: IndexCache) -> dict:
             continue
         # neither JSON nor text is half a sample
         of_sample.append(sets.setdefault(tuple(sorted(captions)), len(sets)) if members else UNREADABLE)
-        for task, value in _labels(record):
+        for task, value in labels_in(record).items():
             labels.setdefault(task, Counter())[json.dumps(value)] += 1
     reader.close()
     return {
@@ -137,14 +137,17 @@ def _fits(shard: str, entry: dict) -> bool:
 
 
 def _labels_of(entry: dict) -> dict[str, Counter[int | str]]:
-    return {
-        task: Counter({json.loads(value): count for value, count in values.items()})
-        for task, values in entry["labels"].items()
-    }
+    labels: dict[str, Counter[int | str]] = {}
+    for task, values in entry["labels"].items():
+        for value, count in values.items():
+            for label in labels_in({"labels": {task: json.loads(value)}}).values():
+                labels.setdefault(task, Counter())[label] += count
+    return labels
 
 
-def _labels(record: dict) -> list[tuple[str, int | str]]:
-    labels = record.get("labels")
-    if not isinstance(labels, dict):
-        return []
-    return [(task, value) for task, value in labels.items() if isinstance(value, int | str)]
+def labels_in(record: dict) -> dict[str, int | str]:
+    """The labels of a record, none where they cannot be read: such a sample is counted when it is drawn."""
+    try:
+        return read_labels(record.get("labels"))
+    except BrokenSample:
+        return {}

@@ -63,7 +63,10 @@ class SurveyedSource:
         return counts if self.languages is None else Counter({name: counts[name] for name in self.languages})
 
     def _all_captions(self) -> Counter[str]:
-        return sum((shard.languages for shard in self.shards), Counter())
+        counts = Counter[str]()
+        for shard in self.shards:
+            counts.update(shard.languages)
+        return counts
 
 
 def survey_sources(
@@ -97,9 +100,10 @@ def survey_sources(
             source.languages,
             source.objectives,
         )
+        captions = result._all_captions()
         for language in source.languages or ():
-            if not result.captions[language]:
-                there = shown(result._all_captions())
+            if not captions[language]:
+                there = shown(captions)
                 raise ValueError(f"{field}: source {name}: no caption is in {language!r}; it has {there}")
         surveyed.append(result)
     return surveyed

@@ -34,11 +34,11 @@ class Stream:
     density: float = 1.0  # share of the shards' samples that it reads
 
     def __post_init__(self) -> None:
-        # for each shard how many samples of the stream come before each block of bits, so that a draw unpacks only one
-        self._before = [
-            np.concatenate(([0], np.cumsum([bits.sum() for bits in np.split(bits, range(BLOCK, len(bits), BLOCK))])))
-            for bits in map(np.unpackbits, self.having or ())
-        ]
+        # for each shard how many of its samples come before each block of bits, so that a draw unpacks only one
+        self._before = []
+        for bits in map(np.unpackbits, self.having or ()):
+            blocks = np.split(bits, range(BLOCK, len(bits), BLOCK))
+            self._before.append(np.cumsum([0, *(int(block.sum()) for block in blocks)]))
 
     def sample(self, shard: int, place: int) -> int:
         """The number, among the usable samples of the shard, of the stream's sample at `place` of it."""

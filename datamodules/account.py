@@ -70,7 +70,7 @@ class SkipAccount:
         self.lost += lost
         for shard in shards:
             if shard.left_out:
-                self.left_out[shard.shard] += shard.left_out
+                self.left_out[shard.name] += shard.left_out
 
     def add(self, tried: int, skips: Iterable[Skip], drawn: Counts) -> None:
         """Counts samples tried for training, those of them that were skipped, and what was drawn of the others."""

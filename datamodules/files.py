@@ -83,8 +83,11 @@ def one_at_a_time(path: str | Path) -> Iterator[None]:
     lock.parent.mkdir(parents=True, exist_ok=True)
     while True:
         with _held(os.open(lock, os.O_RDWR | os.O_CREAT, 0o666)) as descriptor:
-            # whoever had it took it away; then this is no longer the one that others wait for
-            if not lock.exists() or not os.path.samestat(os.fstat(descriptor), lock.stat()):
+            try:
+                current = os.path.samestat(os.fstat(descriptor), lock.stat())
+            except FileNotFoundError:
+                current = False
+            if not current:  # whoever had it took it away: this is no longer the one that others wait for
                 continue
             try:
                 yield

@@ -69,14 +69,14 @@ class Splits:
             reading=self.reading,
         )
         shards = [shard for source in sources for shard in source.shards]
-        lost = Counter({(shard.shard, cause): n for shard in shards for cause, n in shard.lost.items()})
+        lost = Counter({(shard.name, cause): n for shard in shards for cause, n in shard.lost.items()})
         lost += self.left_out.get(name, Counter())
         self.account.add_survey(shards, lost)
         for (place, cause), count in lost.items():
             rank_zero_info(f"{name}: {place}: {cause} ({count})")
         for shard in shards:
             if not shard.samples and not shard.lost:
-                rank_zero_info(f"{name}: {shard.shard} is empty")
+                rank_zero_info(f"{name}: {shard.name} is empty")
         samples = sum(shard.samples for shard in shards)
         if not samples:
             causes = ", ".join(sorted({cause for _, cause in lost})) or "empty shards"

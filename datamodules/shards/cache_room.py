@@ -95,9 +95,7 @@ def make_room(new: Path, reading: Reading) -> None:
             if over > 0 and _removed(path):
                 over -= stats[path].st_size
     if over > 0:
-        warnings.warn(
-            f"data.cache_gb: the shards in use take {over / 1e9:.3g} GB more than {reading.cache_gb:g} GB", stacklevel=2
-        )
+        warnings.warn(f"data.cache_gb: the shards in use take more than {reading.cache_gb:g} GB", stacklevel=2)
 
 
 def _removed(path: Path) -> bool:

@@ -12,13 +12,14 @@ import json
 import subprocess
 import time
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 
 import fsspec
 
 from datamodules.files import one_at_a_time, whole_file, write_whole
 from datamodules.shards.cache_room import Holds, make_room
-from datamodules.shards.locations import LISTING, Reading, is_remote, read_listing
+from datamodules.shards.locations import LISTING, Reading, is_remote
 from datamodules.shards.reader import index_shard
 from datamodules.shards.samples import BrokenSample
 from datamodules.shards.servers import FILE_QUERY, Changed, file_system, reason_of, shown, tried
@@ -46,20 +47,38 @@ def local_path(shard: str, reading: Reading, checksum: str | None = None, *, ane
         target.unlink(missing_ok=True)
     while not _HOLDS.take(target):
         if (failed := _FAILED.get(shard)) and not anew and time.monotonic() - failed[0] < FORGIVEN_SECONDS:
-            raise failed[1]
+            raise OSError(failed[1])
         try:
             with one_at_a_time(target):
                 if not target.exists():
                     tried(lambda: _fetch(shard, target, reading, checksum, anew), shard, reading.patience)
                     make_room(target, reading)
         except OSError as error:
-            _FAILED[shard] = time.monotonic(), error
+            _FAILED[shard] = time.monotonic(), str(error)
             raise
     return str(target)
 
 
 _HOLDS = Holds(4)  # the shards that this process read last
-_FAILED: dict[str, tuple[float, OSError]] = {}
+_FAILED: dict[str, tuple[float, str]] = {}  # when and why
+
+
+def remembered(shard: str, reading: Reading, checksum: str | None, kind: str, find: Callable[[str], dict]) -> dict:
+    """What `find` says of the shard's file, at the start of a run. Where the cache has a limit it is kept, so that a
+    shard that made room for others is not fetched again to be counted.
+
+    Raises OSError as `local_path` does, and what `find` raises.
+    """
+    target = cached_path(shard, reading)
+    note = target.with_name(f"{target.name}.{hashlib.sha256(kind.encode()).hexdigest()[:8]}")
+    facts, noted = _facts_of(target), _read(note)
+    same = facts and noted.get("checksum") == facts["checksum"]
+    if same and not target.exists() and _current(shard, target, reading, checksum):
+        return noted["found"]
+    found = find(local_path(shard, reading, checksum, anew=True))
+    if is_remote(shard) and reading.cache_gb is not None:
+        write_whole(note, json.dumps({"checksum": _facts_of(target)["checksum"], "found": found}))
+    return found
 
 
 def cached_path(shard: str, reading: Reading) -> Path:
@@ -72,11 +91,15 @@ def cached_path(shard: str, reading: Reading) -> Path:
 
 def _facts_of(target: Path) -> dict:
     """What is known of a shard that was fetched: "version", "checksum"."""
+    return _read(target.with_name(f"{target.name}.facts"))
+
+
+def _read(path: Path) -> dict:
     try:
-        facts = json.loads(target.with_name(f"{target.name}.facts").read_bytes())
+        content = json.loads(path.read_bytes())
     except (OSError, ValueError):
         return {}
-    return facts if isinstance(facts, dict) else {}
+    return content if isinstance(content, dict) else {}
 
 
 def _fetch(shard: str, target: Path, reading: Reading, checksum: str | None, anew: bool) -> None:
@@ -116,25 +139,24 @@ def listing_path(shard: str, reading: Reading, *, anew: bool = False) -> str | N
 
 def _check(path: Path, shard: str, facts: dict, checksum: str | None) -> None:
     """Raises OSError for what is not the whole file that was asked for."""
-    listing = shard.endswith(LISTING)
-    if (read_listing(path) is None) if listing else not _is_tar(path):
+    truncated = False
+    try:
+        if shard.endswith(LISTING):
+            json.loads(path.read_bytes())
+        else:
+            truncated = index_shard(path).truncated
+    except (ValueError, BrokenSample):
         with path.open("rb") as file:
             begin = file.read(30).decode(errors="replace")
-        raise OSError(f"it is no {'shards.json of ours' if listing else 'tar'} (it begins with {begin!r})")
+        kind = "JSON" if shard.endswith(LISTING) else "tar"
+        raise OSError(f"it is no {kind} (it begins with {begin!r})") from None
     size = path.stat().st_size
     if size != int(facts["version"].get("size", size)):
         raise OSError(f"cut off after {size:,} of {int(facts['version']['size']):,} bytes")
     if checksum is not None and facts["checksum"] != checksum:
         raise OSError("its bytes are not those that shards.json lists")
-    if checksum is None and not listing and index_shard(path).truncated:
+    if truncated and checksum is None:
         raise OSError(f"cut off: the tar of {size:,} bytes has no end")
-
-
-def _is_tar(path: Path) -> bool:
-    try:
-        return len(index_shard(path)) >= 0
-    except BrokenSample:
-        return False
 
 
 def _version(files: fsspec.AbstractFileSystem, path: str) -> dict[str, str]:

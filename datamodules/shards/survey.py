@@ -21,7 +21,7 @@ from datamodules.shards.index_cache import IndexCache
 from datamodules.shards.locations import Reading, is_remote, read_listing
 from datamodules.shards.progress import with_progress
 from datamodules.shards.reader import ShardReader
-from datamodules.shards.remote import listing_path, local_path
+from datamodules.shards.remote import listing_path, remembered
 from datamodules.shards.samples import BrokenSample, read_labels, read_record
 from datamodules.shards.servers import FILE_QUERY, shown
 
@@ -91,10 +91,14 @@ def survey_shard(
         if languages is None or any(result.languages[language] == result.samples for language in languages):
             return result
     promised = entry["samples"] if entry is not None else None
-    path, cache = local_path(shard, reading, checksum, anew=True), IndexCache(reading.cache_dir)
+    text, cache = reading.text_language, IndexCache(reading.cache_dir)
+    kind = f"captions and labels, .txt is {text}"
+
+    def find(path: str) -> dict:
+        return cache.found(path, kind, lambda: _found(path, text, cache))
+
     try:
-        text = reading.text_language
-        found = cache.found(path, f"captions and labels, .txt is {text}", lambda: _found(path, text, cache))
+        found = remembered(shard, reading, checksum, kind, find)
     except BrokenSample as error:
         return ShardSurvey(shard, lost=Counter({error.cause: promised or 1}))
     of_sample = np.array(found["of_sample"], np.int32)

@@ -173,7 +173,7 @@ def test_another_file_in_the_middle_of_a_run_is_refused(shards, server, reading)
 @pytest.mark.filterwarnings("ignore:http")
 def test_a_listing_that_cannot_be_read_stops_the_start(listed_shards, server, remote):
     listed_shards(12, 6)
-    for answer, reason in ((500, "500"), ("html", "no shards.json of ours")):
+    for answer, reason in ((500, "500"), ("html", "it is no JSON")):
         server.answers["shards/shards.json"] = [answer]
         with pytest.raises(ValueError, match=f"data.train: .*shards.json cannot be fetched: .*{reason}"):
             remote("shards/shard-000000.tar")
@@ -243,6 +243,17 @@ def test_training_on_more_than_the_cache_holds(listed_shards, data, server, remo
     local = data(train=folder, shuffle_window=8)
     assert [epoch(module) for _ in range(2)] == [epoch(local) for _ in range(2)]
     assert len(kept(tmp_path)) <= 8 and module.account.summary()["causes"] == {}
+
+
+def test_shards_that_made_room_are_not_fetched_to_be_counted_again(plain_shards, server, remote):
+    folder = plain_shards([[sample_files(n + part) for n in range(4)] for part in range(8)], "many")
+    options = {"cache_gb": 2 * (folder / "part-00.tar").stat().st_size / 1e9}
+    first = remote("many/part-{00..07}.tar", **options)
+    asked = Counter(server.asked)
+    again = remote("many/part-{00..07}.tar", **options)
+    assert again.state_dict()["data"] == first.state_dict()["data"]
+    gets = {path: n - asked["GET", path] for (command, path), n in server.asked.items() if command == "GET"}
+    assert sum(gets.values()) <= 2  # of what the first batch needs
 
 
 def test_the_next_shards_are_fetched_before_their_turn(listed_shards, server, reading):

@@ -21,7 +21,7 @@ class Manifest:
 
     Args:
         captions: Language -> column.
-        labels: Task -> column. Digits are numbers, anything else a name; an empty field is no label.
+        labels: Task -> column. 1 and 1.0 are numbers, anything else a name; an empty field is no label.
         image: Column of the image's path.
         images: Folder that the paths are in; default: the manifest's own.
     """

@@ -38,9 +38,10 @@ def read_folder(source: str | Path, *, language: str = "und") -> Iterator[Row | 
         names = sorted(name for name in names if not name.startswith("."))
         images = [name for name in names if name.lower().endswith(IMAGE_ENDINGS)]
         others = [name for name in names if OTHER_IMAGES.fullmatch(name)]
-        image_of = {end: PurePosixPath(name).stem for name in images for end in (name, PurePosixPath(name).stem)}
+        image_of = {
+            end: PurePosixPath(name).stem for name in images + others for end in (name, PurePosixPath(name).stem)
+        }
         sidecars, left = _sidecars([name for name in names if name.endswith(".txt")], image_of, language)
-        left = [name for name in left if not any(name.startswith(f"{Path(other).stem}.") for other in others)]
         for name in images:
             number += 1
             path = PurePosixPath(Path(place, name).relative_to(source).as_posix())
@@ -55,7 +56,7 @@ def read_folder(source: str | Path, *, language: str = "und") -> Iterator[Row | 
             ("linked folder", links),
         ):
             for name in which:
-                yield BadRow(cause, str(Path(place, name)))
+                yield BadRow(cause, Path(place, name).relative_to(source).as_posix())
     if number < 0:
         raise ValueError(f"source: {source} holds no picture; a folder of {', '.join(IMAGE_ENDINGS)}")
 

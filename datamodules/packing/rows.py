@@ -167,9 +167,8 @@ def _usable(number: int, record: dict, images: tuple[str, ...], *, folder: Path,
     image = _found(folder, images)
     if image is None:
         outside = [name for name in images if not _inside(folder, name)]
-        raise BadRow(
-            "image outside the folder of images" if outside else "missing image", where, (outside or images)[0]
-        )
+        cause = "image outside the folder of images" if outside else "missing image"
+        raise BadRow(cause, where, next(iter(outside or images), ""))
     return Row(number, record, (image,))
 
 

@@ -75,7 +75,9 @@ def end_journal(out: Path, entries: list[dict]) -> dict:
 
 
 def drop_journal(out: Path) -> None:
-    """Removes journal and shards.json of a folder without shards."""
-    if not any(out.glob("*.tar")):
-        for name in (JOURNAL, LISTING):
-            (out / name).unlink(missing_ok=True)
+    """Removes the journal of a run that wrote nothing, and shards.json where there are no shards either."""
+    shards = any(out.glob("*.tar"))
+    if not shards:
+        (out / LISTING).unlink(missing_ok=True)
+    if not shards or (out / LISTING).exists():
+        (out / JOURNAL).unlink()

@@ -65,13 +65,12 @@ class SkipAccount:
         """Samples that this process read for training since it began or resumed."""
         return self._own.tried
 
-    def add_survey(self, shards: Iterable[ShardSurvey]) -> None:
-        """Counts what is already gone from shards, and what has no chosen language."""
+    def add_survey(self, shards: Iterable[ShardSurvey], lost: Counts) -> None:
+        """Counts what is already gone, and what has no chosen language."""
+        self.lost += lost
         for shard in shards:
-            for cause, count in shard.lost.items():
-                self.lost[shard.shard, cause] += count
             if shard.left_out:
-                self.left_out[shard.shard] += shard.left_out
+                self.left_out[shard.name] += shard.left_out
 
     def add(self, tried: int, skips: Iterable[Skip], drawn: Counts) -> None:
         """Counts samples tried for training, those of them that were skipped, and what was drawn of the others."""
@@ -107,10 +106,10 @@ class SkipAccount:
         if judged and self.rate > self.max_rate:
             self._stop(f"{self.rate:.1%} of the samples are broken", self._trained.skipped)
 
-    def check_lost(self, total: int) -> None:
-        """Raises ValueError with the table when too many of `total` samples are gone before training begins."""
-        if self.lost.total() > self.max_rate * total:
-            self._stop(f"{self.lost.total()} of {total} samples are lost", self.lost)
+    def check_lost(self, lost: Counts, total: int) -> None:
+        """Raises ValueError with the table when too many of a split's samples are gone before anything is read."""
+        if lost.total() > self.max_rate * total:
+            self._stop(f"{lost.total()} of {total} samples are lost", lost)
 
     def _stop(self, what: str, counts: Counts) -> None:
         worst = [f"{shard}: {cause} {count}" for (shard, cause), count in counts.most_common(10)]

@@ -77,17 +77,46 @@ def writing_into(folder: str | Path) -> Iterator[None]:
 
 
 @contextmanager
+def one_at_a_time(path: str | Path) -> Iterator[None]:
+    """Keeps the making of `path` to one process of the node, or of the file system where it has locks; others wait."""
+    lock = Path(path).with_name(f".{Path(path).name}.lock")
+    lock.parent.mkdir(parents=True, exist_ok=True)
+    while True:
+        with _held(os.open(lock, os.O_RDWR | os.O_CREAT, 0o666)) as descriptor:
+            try:
+                current = os.path.samestat(os.fstat(descriptor), lock.stat())
+            except FileNotFoundError:
+                current = False
+            if not current:  # whoever had it took it away: this is no longer the one that others wait for
+                continue
+            try:
+                yield
+            finally:
+                lock.unlink(missing_ok=True)
+            return
+
+
+@contextmanager
 def _lock(folder: Path, wait: bool = True) -> Iterator[None]:
-    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        with _held(os.open(folder, os.O_RDONLY), wait):
+            yield
+    except BlockingIOError:
+        raise ValueError(f"{folder}: another run writes here; wait for it, or give another folder") from None
+
+
+@contextmanager
+def _held(descriptor: int, wait: bool = True) -> Iterator[int]:
+    """The descriptor, locked. Raises BlockingIOError when it need not wait and another process has it."""
     _LOCKS.add(descriptor)
     try:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
         except BlockingIOError:
-            raise ValueError(f"{folder}: another run writes here; wait for it, or give another folder") from None
+            raise
         except OSError:
             pass  # a file system without locks
-        yield
+        yield descriptor
     finally:
         _LOCKS.discard(descriptor)
         os.close(descriptor)

@@ -19,6 +19,7 @@ from datamodules.reading.loaders import EvaluationBatches, make_loader
 from datamodules.reading.splits import Splits
 from datamodules.reading.training import Training
 from datamodules.shards.locations import Reading
+from datamodules.shards.servers import Patience
 from datamodules.stream.identity import check_all_alike, rank_and_world, shards_digest
 from datamodules.stream.mixture import Source, count_for
 from datamodules.tokenizers.tokenizer import ByteTokenizer, Tokenizer
@@ -63,6 +64,10 @@ class ShardDataModule(LightningDataModule):
         max_skip_rate: Highest share of broken samples; above it the run stops with the table.
         cache_dir: Where remote shards are kept; default ~/.cache/mmtrain/shards.
         allow_pipe: Whether `pipe:COMMAND` may name a shard.
+        cache_gb: The most that remote shards may take in the cache, in GB of 10^9 bytes; the least recently used go,
+            and are fetched again when their turn comes. Default: no limit.
+        retry_seconds: Waits before a request that a server answered badly is made again.
+        timeout_seconds: So long a server may send nothing.
         epoch_samples: Length of an epoch in samples; default: as many as there are, which is one pass over a single
             source.
         label_names: For tasks labelled by strings, the strings in the order of their numbers; default: sorted.
@@ -91,6 +96,9 @@ class ShardDataModule(LightningDataModule):
         allow_pipe: bool = False,
         epoch_samples: int | None = None,
         label_names: dict[str, list[str]] | None = None,
+        cache_gb: float | None = None,
+        retry_seconds: list[float] | tuple[float, ...] = (1, 4, 16),
+        timeout_seconds: float = 10,
     ) -> None:
         super().__init__()
         for name, value, least in (
@@ -104,6 +112,11 @@ class ShardDataModule(LightningDataModule):
         ):
             if value < least:
                 raise ValueError(f"data.{name}: {value} is too small; at least {least}")
+        for name, number in (("cache_gb", cache_gb), ("timeout_seconds", timeout_seconds)):
+            if number is not None and not number > 0:
+                raise ValueError(f"data.{name}: {number} is too small; above 0")
+        if not all(seconds >= 0 for seconds in retry_seconds):
+            raise ValueError(f"data.retry_seconds: {retry_seconds}; seconds to wait before each further try")
         if not 0 <= max_skip_rate <= 1:
             raise ValueError(f"data.max_skip_rate: {max_skip_rate} is no share; 0 to 1")
         if language_alpha is not None and not 0 <= language_alpha <= 1:
@@ -115,7 +128,8 @@ class ShardDataModule(LightningDataModule):
         self.images = ImagePipeline() if images is PIXELS else images
         self.drawing = Uniform() if drawing is EVENLY else drawing
         self.account = SkipAccount(max_skip_rate)
-        self._reading = Reading(text_language, cache_dir, allow_pipe)
+        patience = Patience(tuple(retry_seconds), timeout_seconds)
+        self._reading = Reading(text_language, cache_dir, allow_pipe, cache_gb, patience)
         self._batch_size, self._workers = batch_size, workers
         self._datasets: dict[str, ShardDataset] = {}
         self._splits = Splits(

@@ -33,7 +33,8 @@ class RelationDataModule(ShardDataModule):
     A sample without a label of a task, or with -1, takes no part in that task.
 
     Args:
-        train: Shards, or a manifest (.csv, .tsv, .jsonl), which is packed once beside the cached shards. One manifest
+        train: Shards, or a manifest (.csv, .tsv, .jsonl), which is packed beside the cached shards, anew when it or
+            one of its images changed. Its rows that cannot be used count as lost samples (max_skip_rate). One manifest
             named for several splits is divided by its split column.
         val: Shards or a manifest to validate on.
         test: Shards or a manifest to test on.
@@ -104,7 +105,10 @@ class RelationDataModule(ShardDataModule):
                 continue
             field, languages = f"data.{split}", self._by_split[split]
             shared = list(self._specs.values()).count(spec) > 1
-            shards = as_shards(spec, field, self._manifest, split if shared else None, self._reading.cache_dir)
+            shards, left_out = as_shards(
+                spec, field, self._manifest, split if shared else None, self._reading.cache_dir
+            )
+            self._splits.left_out[split] = Counter({(spec, cause): rows for cause, rows in left_out.items()})
             if languages is None:
                 self._splits.specs[split] = shards
             else:

@@ -7,7 +7,7 @@ from datamodules.packing.aligned import read_multi30k, read_xtd10
 from datamodules.packing.folders import read_folder
 from datamodules.packing.manifests import read_crossmodal3600, read_jsonl, read_karpathy
 from datamodules.packing.relations import read_four_classes, read_tir
-from datamodules.packing.rows import SAMPLES_PER_SHARD, Row, pack_once, pack_rows
+from datamodules.packing.rows import SAMPLES_PER_SHARD, Row, digest_of, pack_once, pack_rows
 from datamodules.packing.stories import read_stories
 from datamodules.packing.tables import read_table
 from datamodules.packing.wit import read_wit
@@ -15,6 +15,7 @@ from datamodules.packing.wit import read_wit
 __all__ = [
     "SAMPLES_PER_SHARD",
     "Row",
+    "digest_of",
     "pack_once",
     "pack_rows",
     "read_crossmodal3600",

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 
 from datamodules.packing.rows import Row
-from datamodules.packing.texts import LANGUAGE_CODE, lines
+from datamodules.packing.texts import LANGUAGE_CODE, language_code, lines
 from datamodules.shards.writing import BadRow
 
 RENAMED = {"jp": "ja"}  # XTD10 writes the country
@@ -35,7 +35,7 @@ def read_multi30k(source: str | Path) -> Iterator[Row | BadRow]:
             if re.fullmatch(rf"{re.escape(split)}(\.\d+)?\.{LANGUAGE_CODE}(\.gz)?", text) and text != name:
                 texts.setdefault(text.removesuffix(".gz"), names[text])
         if texts:
-            languages = [(text.rpartition(".")[2], path) for text, path in texts.items()]
+            languages = [(language_code(text.rpartition(".")[2]), path) for text, path in texts.items()]
             for image, captions in _aligned(images, languages):
                 # test_2017_mscoco writes the number of the caption behind the image: name.jpg#367178
                 image = image.partition("#")[0]
@@ -64,7 +64,7 @@ def read_xtd10(source: str | Path, *, without_train2014: bool = False) -> Iterat
         )
     texts: dict[str, Path] = {}
     for path in captions:
-        code = path.stem.rpartition("_")[2]
+        code = language_code(path.stem.removeprefix("test_1kcaptions_"))
         language = RENAMED.get(code, code)
         if language in texts:
             raise ValueError(f"source: {path} is a second text of {language}, after {texts[language]}; one a language")

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
+from collections import Counter
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 
-from datamodules.packing import Row, pack_once, read_jsonl, read_table
-from datamodules.shards.locations import default_cache
+from datamodules.packing import Row, digest_of, pack_once, read_jsonl, read_table
+from datamodules.shards.locations import LISTING, default_cache
 from datamodules.shards.writing import BadRow
 
 SUFFIXES = (".csv", ".tsv", ".jsonl")
@@ -21,7 +21,7 @@ class Manifest:
 
     Args:
         captions: Language -> column.
-        labels: Task -> column. Digits are numbers, anything else a name; an empty field is no label.
+        labels: Task -> column. 1 and 1.0 are numbers, anything else a name; an empty field is no label.
         image: Column of the image's path.
         images: Folder that the paths are in; default: the manifest's own.
     """
@@ -34,8 +34,10 @@ class Manifest:
 
 def as_shards(
     named: str, where: str, manifest: Manifest | None, split: str | None = None, cache_dir: str | None = None
-) -> str:
-    """Shards as they are named; a manifest as the folder it is packed into, at the first call.
+) -> tuple[str, Counter[str]]:
+    """Shards as they are named; a manifest as the folder it is packed into, and its rows that were left out, by cause.
+
+    It is packed at the first call, and anew when it, its columns or one of its images changed.
 
     Args:
         named: SHARDS, or a path that ends in .csv, .tsv or .jsonl.
@@ -49,19 +51,21 @@ def as_shards(
     """
     path = Path(named)
     if path.suffix not in SUFFIXES:
-        return named
+        return named, Counter()
     if not path.is_file():
         raise ValueError(f"{where}: {named} is no file; a manifest ({', '.join(SUFFIXES)}) or shards")
     columns = manifest or Manifest()
     if path.suffix != ".jsonl" and not columns.captions:
         raise ValueError(f"{where}: {named} needs data.manifest.captions, a column for each language")
-    key = json.dumps([asdict(columns), split, str(path.resolve().parent)]).encode()
-    digest = hashlib.blake2b(path.read_bytes() + key, digest_size=8).hexdigest()
+    images = columns.images or path.parent
+    digest = digest_of(_rows(path, columns), images, split, str(path.resolve().parent))
     out = Path(cache_dir or default_cache()).expanduser() / "manifests" / f"{path.stem}-{digest}"
-    rows = read_jsonl(path) if path.suffix == ".jsonl" else _table(path, columns)
-    pack_once(rows, out, images=columns.images or path.parent, split=split, title=f"packing {path.name}")
-    return str(out)
+    pack_once(_rows(path, columns), out, images=images, split=split, title=f"{where}: packing {path.name}")
+    listing = json.loads((out / LISTING).read_text(encoding="utf-8"))
+    return str(out), Counter(listing["skipped"])
 
 
-def _table(path: Path, columns: Manifest) -> Iterator[Row | BadRow]:
+def _rows(path: Path, columns: Manifest) -> Iterator[Row | BadRow]:
+    if path.suffix == ".jsonl":
+        return read_jsonl(path)
     return read_table(path, captions=columns.captions, image=columns.image, labels=columns.labels)

@@ -9,13 +9,17 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 
 from datamodules.packing.rows import Row
-from datamodules.packing.texts import LANGUAGE_CODE, open_text
+from datamodules.packing.texts import LANGUAGE_CODE, language_code, open_text
+from datamodules.shards.writing import BadRow
 
-IMAGE_ENDINGS = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff")
+IMAGE_ENDINGS = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif")
+OTHER_IMAGES = re.compile(
+    r".+\.(heic|heif|jxl|jp2|svgz?|eps|psd|raw|cr[23w]|nef|arw|dng|ico|tga|p[bgnp]m|xcf)", re.IGNORECASE
+)
 IN_LANGUAGE = re.compile(rf"(.+)\.({LANGUAGE_CODE})")
 
 
-def read_folder(source: str | Path, *, language: str = "und") -> Iterator[Row]:
+def read_folder(source: str | Path, *, language: str = "und") -> Iterator[Row | BadRow]:
     """The images in a folder and its folders, folder by folder in the order of their names. There are no splits.
 
     Args:
@@ -23,8 +27,8 @@ def read_folder(source: str | Path, *, language: str = "und") -> Iterator[Row]:
         language: Of <name>.txt; <name>.lv.txt says its own.
 
     Beside <name>.jpg lie <name>.txt, its caption in `language`, and <name>.<code>.txt, its captions in other languages;
-    a file is one caption. The id is the path without suffix. Hidden files are passed over. Raises ValueError when the
-    folder holds no picture.
+    a file is one caption. The id is the path without suffix. Hidden files are passed over; images of other formats,
+    texts without an image and linked folders are BadRows. Raises ValueError when the folder holds no picture.
     """
     source = Path(source)
     number = -1
@@ -33,7 +37,11 @@ def read_folder(source: str | Path, *, language: str = "und") -> Iterator[Row]:
         # "._name.jpg" is no image but what macOS notes about one
         names = sorted(name for name in names if not name.startswith("."))
         images = [name for name in names if name.lower().endswith(IMAGE_ENDINGS)]
-        sidecars = _sidecars(names, {PurePosixPath(name).stem for name in images}, language)
+        others = [name for name in names if OTHER_IMAGES.fullmatch(name)]
+        image_of = {
+            end: PurePosixPath(name).stem for name in images + others for end in (name, PurePosixPath(name).stem)
+        }
+        sidecars, left = _sidecars([name for name in names if name.endswith(".txt")], image_of, language)
         for name in images:
             number += 1
             path = PurePosixPath(Path(place, name).relative_to(source).as_posix())
@@ -41,21 +49,38 @@ def read_folder(source: str | Path, *, language: str = "und") -> Iterator[Row]:
                 code: [_text(Path(place, text)) for text in texts] for code, texts in sidecars[path.stem].items()
             }
             yield Row(number, {"id": str(path.with_suffix("")), "captions": captions}, (str(path),))
+        links = [name for name in folders if Path(place, name).is_symlink()]
+        for cause, which in (
+            ("image of a format that is not read", others),
+            ("text without an image", left),
+            ("linked folder", links),
+        ):
+            for name in which:
+                yield BadRow(cause, Path(place, name).relative_to(source).as_posix())
     if number < 0:
         raise ValueError(f"source: {source} holds no picture; a folder of {', '.join(IMAGE_ENDINGS)}")
 
 
-def _sidecars(names: Sequence[str], images: set[str], language: str) -> Mapping[str, dict[str, list[str]]]:
-    """Image's name without suffix -> language -> its text files."""
+def _sidecars(
+    texts: Sequence[str], image_of: Mapping[str, str], language: str
+) -> tuple[Mapping[str, dict[str, list[str]]], list[str]]:
+    """Image's name without suffix -> language -> its text files, and the texts that belong to no image.
+
+    `image_of` gives the image's name without suffix for what stands before .txt or before the language.
+    """
     sidecars: dict[str, dict[str, list[str]]] = defaultdict(dict)
-    for name in names:
-        stem, text = PurePosixPath(name).stem, name.endswith(".txt")
+    left = []
+    for name in texts:
+        stem = PurePosixPath(name).stem
+        in_language = IN_LANGUAGE.fullmatch(stem)
         # my.cat.txt is the caption of my.cat.jpg before it is the Catalan of my.jpg
-        if text and stem in images:
-            sidecars[stem].setdefault(language, []).append(name)
-        elif text and (match := IN_LANGUAGE.fullmatch(stem)):
-            sidecars[match[1]].setdefault(match[2], []).append(name)
-    return sidecars
+        if stem in image_of:
+            sidecars[image_of[stem]].setdefault(language, []).append(name)
+        elif in_language and in_language[1] in image_of:
+            sidecars[image_of[in_language[1]]].setdefault(language_code(in_language[2]), []).append(name)
+        else:
+            left.append(name)
+    return sidecars, left
 
 
 def _text(path: Path) -> str:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
-import shutil
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from functools import partial
@@ -12,6 +12,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Literal, NamedTuple
 
+from datamodules.files import one_at_a_time, whole_folder
 from datamodules.packing.reencoding import reencoded
 from datamodules.packing.texts import lines
 from datamodules.shards.locations import LISTING
@@ -51,7 +52,8 @@ def pack_rows(
     Args:
         rows: The reader's rows, and BadRows for what it could not make into one. A record's "split" travels with it.
         out: Folder for the shards and shards.json.
-        images: The folder of the images; default on the command line: that of the source.
+        images: The folder of the images, which a row cannot lead out of; default on the command line: that of the
+            source.
         split: Pack only rows of this split, and BadRows, which belong to every split; default: all.
         exclude_ids: A text file of ids or image names (with or without suffix) to leave out, one a line.
         only_ids: The same of those to pack: a split that is given as a list.
@@ -94,8 +96,9 @@ def pack_rows(
     if first is None:
         if only is not None:
             raise ValueError(f"only_ids: {only_ids} names no row of the source{' and split' * (split is not None)}")
-        of_split = f" with split {split!r}" if split is not None else ""
-        raise ValueError(f"source: no row{of_split}; its splits are {', '.join(sorted(splits)) or 'none'}")
+        if split is None:
+            raise ValueError(f"{title}: the source holds no row; at least one")
+        raise ValueError(f"{title}: no row with split {split!r}; its splits are {', '.join(sorted(splits)) or 'none'}")
     return write_shards(
         out,
         chain([first], tasks),
@@ -109,17 +112,29 @@ def pack_rows(
 def pack_once(
     rows: Iterable[Row | BadRow], out: Path, *, images: str | Path, split: str | None = None, title: str = "packing"
 ) -> None:
-    """`pack_rows` into a folder of a cache, where it is not there yet; it appears whole, and the first process wins."""
-    if (out / LISTING).is_file():
-        return
-    unfinished = out.with_name(f"{out.name}.{os.getpid()}")
-    pack_rows(rows, unfinished, images=images, split=split, title=title)
-    try:
-        unfinished.rename(out)
-    except OSError:  # another process was faster
+    """`pack_rows` into a folder of a cache, where it is not there yet. It appears whole; of several processes one packs
+    and the others wait.
+    """
+    with one_at_a_time(out):
         if not (out / LISTING).is_file():
-            raise
-        shutil.rmtree(unfinished, ignore_errors=True)
+            with whole_folder(out) as unfinished:
+                pack_rows(rows, unfinished, images=images, split=split, title=title)
+
+
+def digest_of(rows: Iterable[Row | BadRow], images: str | Path, *key: object) -> str:
+    """What shards depend on, as a few characters: the rows, size and times of each one's image, and `key`, as JSON.
+
+    So an image that comes, goes or changes makes other shards.
+    """
+    digest = hashlib.blake2b(json.dumps(key, sort_keys=True).encode(), digest_size=8)
+    for row in rows:
+        content: object = str(row)
+        if isinstance(row, Row):
+            image = _found(Path(images), row.images)
+            stat = Path(images, image).stat() if image is not None else None
+            content = [*row, None if stat is None else [stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns]]
+        digest.update(json.dumps(content, sort_keys=True).encode())
+    return digest.hexdigest()
 
 
 def _names(path: str | Path, field: str) -> frozenset[str]:
@@ -149,11 +164,24 @@ def _usable(number: int, record: dict, images: tuple[str, ...], *, folder: Path,
         raise BadRow("image is no path", where)
     if excluded & _names_of(Row(number, record, images)):
         raise BadRow("excluded id", where)
-    # isfile, because names out of web addresses may be longer than a file's name can be: not there, not an error
-    image = next((name for name in images if os.path.isfile(folder / name)), None)
+    image = _found(folder, images)
     if image is None:
-        raise BadRow("missing image", where)
+        outside = [name for name in images if not _inside(folder, name)]
+        cause = "image outside the folder of images" if outside else "missing image"
+        raise BadRow(cause, where, next(iter(outside or images), ""))
     return Row(number, record, (image,))
+
+
+def _found(folder: Path, images: Iterable[object]) -> str | None:
+    """The first of these images that is there."""
+    # isfile, because names out of web addresses may be longer than a file's name can be: not there, not an error
+    return next((n for n in images if isinstance(n, str) and _inside(folder, n) and os.path.isfile(folder / n)), None)
+
+
+def _inside(folder: Path, name: str) -> bool:
+    """Whether a row's path stays in the folder of the images, which a manifest from elsewhere could lead out of."""
+    root = os.path.abspath(folder)
+    return os.path.commonpath([root, os.path.abspath(os.path.join(root, name))]) == root
 
 
 def _without_duplicates(rows: Iterable[Row | BadRow], folder: Path) -> Iterator[Row | BadRow]:
@@ -164,7 +192,7 @@ def _without_duplicates(rows: Iterable[Row | BadRow], folder: Path) -> Iterator[
         where = _where(number, record)
         digest = hashlib.blake2b(_content(folder / images[0], where), digest_size=16).digest()
         if digest in seen:
-            raise BadRow("duplicate image", where)
+            raise BadRow("duplicate image", where, images[0])
         seen.add(digest)
         return Row(number, record, images)
 
@@ -199,6 +227,12 @@ def _files(folder: Path, task: dict) -> Iterator[Path]:
 
 def _samples(folder: Path, task: dict) -> Iterator[dict | BadRow]:
     def sample(number: int, record: dict, image: str) -> dict:
+        try:
+            return encoded(number, record, image)
+        except BadRow as bad:
+            raise BadRow(bad.cause, bad.where, image) from None
+
+    def encoded(number: int, record: dict, image: str) -> dict:
         where = _where(number, record)
         content = _content(folder / image, where)
         if image.lower().endswith(f".{FEATURE_SUFFIX}"):

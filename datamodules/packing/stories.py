@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator, Sequence, Set
+from bisect import bisect_left
+from collections import defaultdict
+from collections.abc import Iterator, Set
 from pathlib import Path
 
 from datamodules.packing.manifests import read_jsonl
 from datamodules.packing.rows import Row
+from datamodules.shards.samples import without_missing
 from datamodules.shards.writing import BadRow
 
 MATCHES = ("page", "story", "other")  # label "match" 0 to 2
@@ -38,45 +41,52 @@ def read_stories(source: str | Path, *, seed: int = 0) -> Iterator[Row | BadRow]
         elif not isinstance(literal := row.record.pop("image_description", None) or {}, dict):
             yield BadRow("image_description is no object of texts by language", f"row {row.number + 1}")
         else:
-            row.record["captions"] |= {f"{language}{LITERAL}": text for language, text in literal.items()}
-            pages.append(row)
+            captions = row.record["captions"] | {f"{language}{LITERAL}": text for language, text in literal.items()}
+            pages.append(row._replace(record=row.record | {"captions": without_missing(captions)}))
     pages.sort(key=lambda row: str(row.record.get("id")))
     groups: dict[object, list[Row]] = {}  # pages by (split, story), and by split
     for page in pages:
         split = page.record.get("split")
         for group in ((split, page.record["story"]), split):
             groups.setdefault(group, []).append(page)
-    for group, members in groups.items():
-        random.Random(f"{seed}/{group}").shuffle(members)
+    drawn = {group: _Pages(random.Random(f"{seed}/{group}"), members) for group, members in groups.items()}
     for page in pages:
         split, story, languages = page.record.get("split"), page.record["story"], page.record["captions"].keys()
         rng = random.Random(f"{seed}/{split}/{page.record.get('id')}")
-        same = _other_page(page, groups[split, story], languages, rng)
+        same = drawn[split, story].other_than(page, languages, rng)
         # in a language of the first two pages, so that all three texts have one in common
-        other = (
-            _other_page(page, groups[split], languages & same.record["captions"].keys(), rng, story) if same else None
-        )
+        shared = languages & same.record["captions"].keys() if same else set()
+        other = drawn[split].other_than(page, shared, rng, story) if shared else None
         if same is None or other is None:
             yield BadRow("no other page to compare with", f"row {page.number + 1} ({page.record.get('id')})")
         else:
             yield from _posts(page, (page, same, other))
 
 
-def _other_page(
-    page: Row, pages: Sequence[Row], languages: Set[str], rng: random.Random, not_story: object = None
-) -> Row | None:
-    """A page with another image and one of the languages, of any story but `not_story`."""
-    start = rng.randrange(len(pages))
-    for place in range(start, start + len(pages)):  # pages were shuffled: the first that fits is a fair draw
-        other = pages[place % len(pages)]
-        if (
-            other.images != page.images
-            and other.record["story"] != not_story
-            and _has_literal(other) == _has_literal(page)
-            and languages & other.record["captions"].keys()
-        ):
-            return other
-    return None
+class _Pages:
+    """Pages in an order drawn at random, so that the first that fits, from any place on, is a fair draw."""
+
+    def __init__(self, rng: random.Random, pages: list[Row]) -> None:
+        rng.shuffle(pages)
+        self._pages = pages
+        self._places: dict[tuple[str, bool], list[int]] = defaultdict(list)  # of the pages that have a language
+        for place, page in enumerate(pages):
+            for language in page.record["captions"]:
+                self._places[language, _has_literal(page)].append(place)
+
+    def other_than(self, page: Row, languages: Set[str], rng: random.Random, not_story: object = None) -> Row | None:
+        """A page with another image and one of the languages, of any story but `not_story`."""
+        count, nearest = len(self._pages), []
+        start = rng.randrange(count)
+        for language in languages:
+            places = self._places.get((language, _has_literal(page)), [])
+            first = bisect_left(places, start)
+            for number in range(first, first + len(places)):
+                other = self._pages[places[number % len(places)]]
+                if other.images != page.images and other.record["story"] != not_story:
+                    nearest.append((places[number % len(places)] - start) % count)
+                    break
+        return self._pages[(start + min(nearest)) % count] if nearest else None
 
 
 def _has_literal(page: Row) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import os
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
@@ -33,7 +34,7 @@ def read_table(
         image: Column of the image's path.
         id: Column of the id; default: id, else the image's path without suffix.
         split_column: Column of the split; default: split, where there is one.
-        labels: The column of each task's label; digits become whole numbers, an empty field is no label.
+        labels: The column of each task's label; 1 and 1.0 become whole numbers, an empty field is no label.
         separator: One character, or tab; default: tab for .tsv, else a comma.
         unquoted: Take " as it stands: for files written without quoting.
 
@@ -118,4 +119,5 @@ def fields_of(
 
 
 def _label(text: str) -> int | str:
-    return int(text) if text.isascii() and text.removeprefix("-").isdigit() else text
+    whole = re.fullmatch(r"(-?\d{1,18})(\.0+)?", text, re.ASCII)  # 1.0: as pandas exports a column with gaps
+    return int(whole[1]) if whole else text

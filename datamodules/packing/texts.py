@@ -4,12 +4,19 @@ from __future__ import annotations
 
 import contextlib
 import gzip
+import re
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TextIO
 
-LANGUAGE_CODE = r"[a-z]{2,3}(?:-[A-Za-z0-9]+)*"
+LANGUAGE_CODE = r"[A-Za-z]{2,3}(?:[-_][A-Za-z0-9]+)*"  # as file names spell it
+
+
+def language_code(name: str) -> str:
+    """A language's code as samples have it: pt_BR is pt-BR, EN is en."""
+    language, *subtags = re.split("[-_]", name)
+    return "-".join([language.lower(), *subtags])
 
 
 @contextlib.contextmanager

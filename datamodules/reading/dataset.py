@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import random
+import warnings
 from bisect import bisect_right
 from collections import Counter
 from collections.abc import Sequence
@@ -23,8 +24,9 @@ from datamodules.captions.drawing import Drawing, Uniform
 from datamodules.images import BrokenImage, ImagePipeline, ImageTooLarge
 from datamodules.reading.choices import class_of
 from datamodules.shards.index_cache import IndexCache
-from datamodules.shards.locations import Reading, local_path
+from datamodules.shards.locations import Reading
 from datamodules.shards.reader import ShardReader
+from datamodules.shards.remote import local_path
 from datamodules.shards.samples import FEATURE_SUFFIX, BrokenSample, Sample, read_sample
 from datamodules.stream.mixture import SurveyedSource
 from datamodules.tokenizers.tokenizer import Tokenizer
@@ -82,15 +84,16 @@ class ShardDataset(Dataset):
         self.captions_per_image = captions_per_image
         self.label_names, self.tasks = label_names or {}, list(tasks)
         self._tokenizer, self._drawing = tokenizer, Uniform() if drawing is None else drawing
-        self._reading, self._seed = reading, seed
+        self.reading, self._seed = reading, seed
         largest = max(shard.samples for shard in self.shards)
         most = max(200_000, 2 * streams * largest)
-        self._reader = ShardReader(most, max(64, 2 * streams), IndexCache(reading.cache_dir))
+        # a shard that is removed from a full cache takes its room as long as it is open
+        files = 2 * streams if reading.cache_gb is not None else max(64, 2 * streams)
+        self._reader = ShardReader(most, files, IndexCache(reading.cache_dir))
         self._index = {language: i for i, language in enumerate(self.languages)}
         # row at which each shard starts, and the shard at which each source does
         self._starts = np.concatenate(([0], np.cumsum([len(shard) for shard in self.shards]))).tolist()
         self._firsts = np.concatenate(([0], np.cumsum([len(source.shards) for source in sources]))).tolist()
-        self._paths: dict[int, str] = {}
         self._shape = self._probe()
 
     def __len__(self) -> int:
@@ -127,7 +130,7 @@ class ShardDataset(Dataset):
             try:
                 return self._read(place, rng if training else None)
             except BrokenSample as error:
-                skipped.append(Skip(self.shards[place.shard].shard, error.cause, self._key(place)))
+                skipped.append(Skip(self.shards[place.shard].name, error.cause, self._key(place)))
                 if not training:
                     return None
         causes = ", ".join(sorted({skip.cause for skip in skipped}))
@@ -143,7 +146,7 @@ class ShardDataset(Dataset):
         index = self._source(place)
         source = self.sources[index]
         try:
-            sample = read_sample(*self._reader.read(path, number), self._reading.text_language)
+            sample = read_sample(*self._reader.read(path, number), self.reading.text_language)
             view = _features(sample.image) if sample.suffix == FEATURE_SUFFIX else _view(sample, source.images, rng)
         except BrokenSample:
             if self._reader.cut(path, number):
@@ -156,13 +159,13 @@ class ShardDataset(Dataset):
         return _Loaded(sample, view, texts, self._starts[place.shard] + place.sample, index)
 
     def _place(self, place: Draw) -> tuple[str, int]:
-        if place.shard not in self._paths:
-            try:
-                self._paths[place.shard] = local_path(self.shards[place.shard].shard, self._reading.cache_dir)
-            except OSError:
-                raise BrokenSample("missing shard") from None
-        usable = self.shards[place.shard].usable
-        return self._paths[place.shard], place.sample if usable is None else int(usable[place.sample])
+        shard = self.shards[place.shard]
+        try:
+            path = local_path(shard.shard, self.reading, shard.checksum)
+        except OSError as error:
+            warnings.warn(f"{error}; its samples are counted as skipped", stacklevel=2)
+            raise BrokenSample("missing shard") from None
+        return path, place.sample if shard.usable is None else int(shard.usable[place.sample])
 
     def _key(self, place: Draw) -> str:
         try:

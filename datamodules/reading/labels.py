@@ -11,15 +11,14 @@ from datamodules.reading.choices import UNLABELLED, label_counts
 from datamodules.reading.splits import Splits
 from datamodules.shards.locations import Reading
 from datamodules.shards.records import read_records
-from datamodules.shards.survey import ShardSurvey
+from datamodules.shards.survey import ShardSurvey, labels_in
 
 Labels = dict[str, int | str]
 
 
 def labels_of(shard: ShardSurvey, reading: Reading) -> list[Labels]:
     """The labels of each usable sample of a shard; none where they cannot be read."""
-    labels = [record.get("labels") for record, _ in read_records(shard, reading)]
-    return [by_task if isinstance(by_task, dict) else {} for by_task in labels]
+    return [labels_in(record) for record, _ in read_records(shard, reading)]
 
 
 def only(shard: ShardSurvey, places: Sequence[int]) -> ShardSurvey:
@@ -29,10 +28,18 @@ def only(shard: ShardSurvey, places: Sequence[int]) -> ShardSurvey:
 
 
 def check_labels(splits: Splits, declared: Mapping[str, int]) -> None:
-    """Raises ValueError, one line, for a label out of range or a declared task that nobody labelled."""
-    for task in declared:
+    """Raises ValueError, one line, for a label out of range, a declared task that nobody labelled, or one that has
+    another number of names than of classes.
+    """
+    for task, count in declared.items():
         if task not in splits.tasks:
             raise ValueError(f"data.classes: nobody labelled {task!r}; labelled are {tasks_shown(splits.tasks)}")
+        names = splits.label_names.get(task)
+        if names is not None and len(names) != count:
+            raise ValueError(
+                f"data.classes: {task} has {count} classes and {len(names)} names ({tasks_shown(names)}); "
+                "data.label_names names those that have no sample"
+            )
     classes = classes_of(splits, declared)
     for split, sources in splits.sources.items():
         for task, values in label_counts(sources).items():

@@ -12,6 +12,7 @@ from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 from datamodules.batch import Batch
 from datamodules.images import resizing
 from datamodules.reading.dataset import PADDING, Draw, ShardDataset
+from datamodules.reading.prefetch import Prefetch
 from datamodules.stream.cursor import Cursor
 from datamodules.stream.order import Interleave, PassOrder, batches_left
 from datamodules.stream.streams import Stream
@@ -41,6 +42,15 @@ class TrainingStream:
         shard, place = self._orders[number](place)
         return Draw(position, stream.first + shard, stream.sample(shard, place), end, stream.language)
 
+    def ahead(self, position: int) -> tuple[list[int], list[int]]:
+        """The shards that are drawn from at a position, and those that come next, soonest first."""
+        now: list[int] = []
+        later: list[int] = []
+        for stream, order, place in zip(self._streams, self._orders, self._mix.places(position).tolist(), strict=True):
+            for numbers, shards in zip((now, later), order.ahead(place), strict=True):
+                numbers += [stream.first + shard for shard in shards]
+        return list(dict.fromkeys(now)), list(dict.fromkeys(later))
+
 
 class TrainingBatches:
     """This rank's part of each global batch of the epoch that holds the cursor, from the cursor on.
@@ -50,9 +60,16 @@ class TrainingBatches:
     """
 
     def __init__(
-        self, stream: TrainingStream, cursor: Cursor, batch_size: int, epoch_length: int, rank: int = 0, world: int = 1
+        self,
+        stream: TrainingStream,
+        cursor: Cursor,
+        batch_size: int,
+        epoch_length: int,
+        rank: int = 0,
+        world: int = 1,
+        prefetch: Prefetch | None = None,
     ) -> None:
-        self._stream, self._cursor = stream, cursor
+        self._stream, self._cursor, self._prefetch = stream, cursor, prefetch
         self._batch_size, self._epoch_length = batch_size, epoch_length
         self._rank, self._group = rank, batch_size * world
 
@@ -64,6 +81,8 @@ class TrainingBatches:
         start = self._cursor.position
         for batch in range(batches_left(start, self._group, self._epoch_length)):
             first = start + batch * self._group
+            if self._prefetch is not None:
+                self._prefetch.want(*self._stream.ahead(first))
             mine = range(first + self._rank * self._batch_size, first + (self._rank + 1) * self._batch_size)
             yield [self._stream.draw(position, first + self._group) for position in mine]
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from datamodules.account import SkipAccount
+from datamodules.account import Counts, SkipAccount
 from datamodules.captions.rewriting import TextTransform
 from datamodules.images import ImagePipeline
 from datamodules.reading.choices import choose_labels, choose_languages
@@ -40,6 +41,7 @@ class Splits:
         self.elsewhere: list[str] = []  # languages that a split may lack, since splits have languages of their own
         self.tasks: list[str] = []
         self.sources: dict[str, list[SurveyedSource]] = {}
+        self.left_out: dict[str, Counts] = {}  # by split, rows of a manifest that could not be packed
 
     def survey(self, names: Sequence[str]) -> None:
         """Reads the shards of splits that are new. Raises ValueError, one line, for shards that cannot be used."""
@@ -66,16 +68,18 @@ class Splits:
             reading=self.reading,
         )
         shards = [shard for source in sources for shard in source.shards]
-        self.account.add_survey(shards)
+        lost = Counter({(shard.name, cause): n for shard in shards for cause, n in shard.lost.items()})
+        lost += self.left_out.get(name, Counter())
+        self.account.add_survey(shards, lost)
+        for (place, cause), count in lost.items():
+            inform(f"{name}: {place}: {cause} ({count})")
         for shard in shards:
-            for cause, count in shard.lost.items():
-                inform(f"{name}: {shard.shard}: {cause} ({count})")
             if not shard.samples and not shard.lost:
-                inform(f"{name}: {shard.shard} is empty")
+                inform(f"{name}: {shard.name} is empty")
         samples = sum(shard.samples for shard in shards)
         if not samples:
-            causes = ", ".join(sorted({cause for shard in shards for cause in shard.lost})) or "empty shards"
+            causes = ", ".join(sorted({cause for _, cause in lost})) or "empty shards"
             where = spec if isinstance(spec, str) else ", ".join(source.shards for source in spec)
             raise ValueError(f"data.{name}: no sample in {where} ({causes}); shards with samples")
-        self.account.check_lost(samples + sum(shard.lost.total() for shard in shards))
+        self.account.check_lost(lost, samples + lost.total())
         return sources

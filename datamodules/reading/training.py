@@ -14,7 +14,8 @@ from datamodules.batch import Batch
 from datamodules.captions.drawing import Drawing
 from datamodules.reading.dataset import ShardDataset
 from datamodules.reading.loaders import TrainingBatches, TrainingStream, TrainLoader, make_loader
-from datamodules.shards.locations import Reading
+from datamodules.reading.prefetch import Prefetch
+from datamodules.shards.locations import Reading, is_remote
 from datamodules.stream.cursor import Cursor
 from datamodules.stream.identity import check_resumed, described, inform, shards_digest
 from datamodules.stream.mixture import SurveyedSource
@@ -45,6 +46,7 @@ class Training:
         self.cursor = Cursor()
         self.dataset: ShardDataset  # once it is set up
         self._loader: DataLoader | None = None
+        self._prefetch: Prefetch | None = None  # where shards are remote
         self._restored: dict | None = None
 
     @property
@@ -100,6 +102,8 @@ class Training:
 
     def close(self) -> None:
         """Ends the readers; the next loader has new ones."""
+        if self._prefetch is not None:
+            self._prefetch.close()
         if isinstance(self._loader, TrainLoader):
             self._loader.close()
 
@@ -115,7 +119,11 @@ class Training:
         if self._loader is None:
             rank, world = self.processes()
             stream = TrainingStream(self._streams, self.seed, self.shuffle_window)
-            batches = TrainingBatches(stream, self.cursor, self.batch_size, self.epoch_length, rank, world)
+            if any(is_remote(shard.shard) for shard in self.dataset.shards):
+                self._prefetch = Prefetch(self.dataset.shards, self.dataset.reading)
+            batches = TrainingBatches(
+                stream, self.cursor, self.batch_size, self.epoch_length, rank, world, self._prefetch
+            )
             self._loader = make_loader(TrainLoader, self.dataset, batches, workers)
             steps, tail = divmod(self.epoch_length, self.group)
             inform(

@@ -15,10 +15,12 @@ import numpy as np
 
 from datamodules.batch import stable_id
 from datamodules.images import BrokenImage, ImagePipeline, ImageTooLarge
-from datamodules.shards.locations import expand, listing_of, local_path, read_listing
+from datamodules.shards.locations import Reading, expand
 from datamodules.shards.progress import with_progress
 from datamodules.shards.reader import ShardReader
+from datamodules.shards.remote import local_path
 from datamodules.shards.samples import FEATURE_SUFFIX, BrokenSample, Sample, read_sample
+from datamodules.shards.survey import listed
 
 LISTED_BROKEN = 200
 FIRST_BROKEN = 20  # of them in the facts
@@ -80,10 +82,11 @@ def inspect_shards(
     one line, when SHARDS names nothing.
     """
     shards = [shard for source in expand(spec, field="SHARDS") for shard in source.shards]
+    entries = listed(shards, Reading())
     whole = _Tally(examples)
     # decoding leaves the interpreter, so threads do
     with ThreadPoolExecutor(workers or os.cpu_count() or 1) as threads:
-        tallies = threads.map(lambda shard: _tally(shard, examples), shards)
+        tallies = threads.map(lambda shard: _tally(shard, examples, entries.get(shard)), shards)
         for tally in with_progress(tallies, "reading shards", len(shards)):
             whole.add(tally)
     groups = dict(sorted(whole.examples.items(), key=lambda group: -whole.languages[group[0]]))
@@ -160,13 +163,12 @@ class _Tally:
         return {name: f"{width} x {height}" for name, (width, height) in sizes.items()}
 
 
-def _tally(shard: str, examples: str) -> _Tally:
+def _tally(shard: str, examples: str, entry: dict | None) -> _Tally:
+    """Counts of one shard; `entry` is what shards.json says of it."""
     tally, reader, images = _Tally(examples), ShardReader(), ImagePipeline()
-    listing = listing_of(shard)
-    entry = ((read_listing(listing) if listing else None) or {}).get(shard.rsplit("/", 1)[-1])
     promised = entry["samples"] if entry else 0
     try:
-        path = local_path(shard)
+        path = local_path(shard, Reading())
         index = reader.index(path)
     except (BrokenSample, OSError) as error:
         tally.fault(shard, error.cause if isinstance(error, BrokenSample) else "missing shard", "", promised or 1)

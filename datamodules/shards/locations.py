@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import re
-import shutil
-import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
-import fsspec
 from braceexpand import braceexpand
 
-from datamodules.files import whole_file
+from datamodules.shards.servers import FILE_QUERY, PATIENCE, Patience, shown, tars_in
 
 LISTING = "shards.json"
+BLOCK = 512  # bytes of a tar's header, and the least of a file in it
 WEIGHTED = re.compile(r"(\d+(?:\.\d*)?|\.\d+)@(.+)", re.DOTALL)
 REMOTE = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 ACCEPTED = "a folder of .tar files, a .tar, a brace pattern like train-{000..009}.tar, or several joined with ::"
@@ -38,14 +35,24 @@ class Reading:
         text_language: Language of `.txt` captions.
         cache_dir: Where remote shards are kept; default ~/.cache/mmtrain/shards.
         allow_pipe: Whether `pipe:COMMAND` may name a shard.
+        cache_gb: The most that remote shards may take there, in GB; default: no limit.
+        patience: With the servers that remote shards come from.
     """
 
     text_language: str = "und"
     cache_dir: str | None = None
     allow_pipe: bool = False
+    cache_gb: float | None = None
+    patience: Patience = PATIENCE
+
+    @property
+    def cache_folder(self) -> Path:
+        return Path(self.cache_dir).expanduser() if self.cache_dir else default_cache()
 
 
-def expand(spec: str, *, field: str = "shards", allow_pipe: bool = False) -> list[ShardList]:
+def expand(
+    spec: str, *, field: str = "shards", allow_pipe: bool = False, patience: Patience = PATIENCE
+) -> list[ShardList]:
     """The lists of shards that SHARDS names.
 
     `::` joins several. `WEIGHT@` before a part, as in `0.7@en/::0.3@lv/{00..09}.tar`, sets its share of the samples
@@ -58,7 +65,7 @@ def expand(spec: str, *, field: str = "shards", allow_pipe: bool = False) -> lis
     parts, weights = [], []
     for name, weight in weighted_parts(spec, field):
         weights.append(weight)
-        parts.append(_shards(name, field, allow_pipe))
+        parts.append(_shards(name, field, allow_pipe, patience))
     seen: set[str] = set()
     for shard in (shard for part in parts for shard in part):
         if shard in seen:
@@ -80,7 +87,7 @@ def weighted_parts(spec: str, field: str) -> list[tuple[str, float | None]]:
     return parts
 
 
-def _shards(part: str, field: str, allow_pipe: bool) -> list[str]:
+def _shards(part: str, field: str, allow_pipe: bool, patience: Patience) -> list[str]:
     if part.startswith("pipe:"):
         if not allow_pipe:
             raise ValueError(f"{field}: {part!r} would run a command; switch that on with allow_pipe, or give files")
@@ -92,7 +99,7 @@ def _shards(part: str, field: str, allow_pipe: bool) -> list[str]:
     except ValueError:
         raise ValueError(f"{field}: {part!r} is no brace pattern; {ACCEPTED}") from None
     if REMOTE.match(part):
-        return [shard for name in names for shard in _remote(name, field)]
+        return [shard for name in names for shard in _remote(name, field, patience)]
     shards = []
     for name in names:
         path = Path(name).expanduser()
@@ -112,17 +119,16 @@ def _shards(part: str, field: str, allow_pipe: bool) -> list[str]:
     return shards
 
 
-def _remote(name: str, field: str) -> list[str]:
-    if name.endswith(".tar"):
+def _remote(name: str, field: str, patience: Patience) -> list[str]:
+    if FILE_QUERY.sub(r"\1", name).endswith(".tar"):
         return [name]
     try:
-        files, root = fsspec.core.url_to_fs(name)
-        tars = sorted(path for path in files.ls(root, detail=False) if path.endswith(".tar"))
-    except Exception as error:  # each file system of fsspec raises its own kind
-        raise ValueError(f"{field}: {name} cannot be listed ({_first_line(error)}); {ACCEPTED}") from None
+        tars = tars_in(name, patience)
+    except OSError as error:
+        raise ValueError(f"{field}: a folder cannot be listed: {error}; {ACCEPTED}") from None
     if not tars:
-        raise ValueError(f"{field}: {name} holds no .tar; {ACCEPTED}")
-    return [path if REMOTE.match(path) else files.unstrip_protocol(path) for path in tars]
+        raise ValueError(f"{field}: {shown(name)} holds no .tar; {ACCEPTED}")
+    return tars
 
 
 def default_cache() -> Path:
@@ -134,55 +140,17 @@ def is_remote(shard: str) -> bool:
     return shard.startswith("pipe:") or REMOTE.match(shard) is not None
 
 
-def local_path(shard: str, cache_dir: str | Path | None = None) -> str:
-    """The shard as a file here: itself, or a copy in the cache, fetched on first use and kept.
-
-    Readers fetching at once do each other no harm. Raises OSError.
-    """
-    if not is_remote(shard):
-        return shard
-    folder = Path(cache_dir).expanduser() if cache_dir else default_cache()
-    name = "pipe.tar" if shard.startswith("pipe:") else shard.rsplit("/", 1)[-1]
-    target = folder / f"{hashlib.sha256(shard.encode()).hexdigest()[:16]}-{name}"
-    if target.exists():
-        return str(target)
-    try:
-        with whole_file(target) as unfinished, unfinished.open("wb") as file:
-            if shard.startswith("pipe:"):
-                if subprocess.run(["bash", "-c", shard.removeprefix("pipe:")], stdout=file).returncode:
-                    raise OSError(f"{shard} failed")
-            else:
-                with fsspec.open(shard, "rb") as remote:
-                    shutil.copyfileobj(remote, file, 1 << 20)
-    except Exception as error:
-        raise OSError(f"{shard} cannot be fetched: {_first_line(error)}") from None
-    return str(target)
-
-
-def listing_of(shard: str, cache_dir: str | Path | None = None) -> str | None:
-    """The path of the shards.json beside a shard, None where there is none."""
-    if not is_remote(shard):
-        path = Path(shard).with_name(LISTING)
-        return str(path) if path.exists() else None
-    if shard.startswith("pipe:"):
-        return None
-    try:
-        return local_path(shard.rsplit("/", 1)[0] + "/" + LISTING, cache_dir)
-    except OSError:
-        return None
-
-
 def read_listing(path: str | Path) -> dict[str, dict] | None:
     """The entries of a shards.json by shard name; None where there is none or it is no listing of ours."""
     try:
         listing = json.loads(Path(path).read_text(encoding="utf-8"))
         entries = {entry["name"]: entry for entry in listing["shards"]}
+        return entries if all(map(_believable, entries.values())) else None
     except (OSError, ValueError, KeyError, TypeError):
         return None
-    ours = {"samples", "languages", "labels", "bytes", "checksum", "inputs"}
-    complete = all(ours <= entry.keys() for entry in entries.values())
-    return entries if complete else None
 
 
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+def _believable(entry: dict) -> bool:
+    """Whether it says all that an entry says, and no more samples than its bytes can hold: two files each."""
+    complete = {"samples", "languages", "labels", "bytes", "checksum", "inputs"} <= entry.keys()
+    return complete and 4 * BLOCK * entry["samples"] <= entry["bytes"]

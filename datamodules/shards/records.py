@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from datamodules.shards.locations import Reading, local_path
+from datamodules.shards.locations import Reading
 from datamodules.shards.reader import ShardReader
+from datamodules.shards.remote import local_path
 from datamodules.shards.samples import BrokenSample, read_record
 from datamodules.shards.survey import TEXT_FILES, ShardSurvey
 
@@ -17,7 +18,7 @@ def read_records(shard: ShardSurvey, reading: Reading) -> Iterator[tuple[dict, d
     """
     reader, numbers = ShardReader(), range(shard.samples) if shard.usable is None else shard.usable.tolist()
     try:
-        path = local_path(shard.shard, reading.cache_dir)
+        path = local_path(shard.shard, reading, shard.checksum)
     except OSError:
         path = None
     for number in numbers:

@@ -65,7 +65,7 @@ def read_sample(key: str, members: Mapping[str, bytes], text_language: str = "un
     return Sample(
         id=str(record.get("id", key)),
         captions=captions,
-        labels=_labels(record.get("labels")),
+        labels=read_labels(record.get("labels")),
         image=image,
         suffix=suffix,
         image_id=stable_id(image if image_id is None else str(image_id).encode()),
@@ -94,6 +94,8 @@ def _captions(captions: object) -> dict[str, list[str]]:
         raise BrokenSample("captions are no object")
     by_language = {}
     for language, texts in captions.items():
+        if missing(texts):
+            continue
         texts = texts if isinstance(texts, list) else [texts]
         if not all(isinstance(text, str) for text in texts):
             raise BrokenSample("caption is no string")
@@ -103,12 +105,37 @@ def _captions(captions: object) -> dict[str, list[str]]:
     return by_language
 
 
-def _labels(labels: object) -> dict[str, int | str]:
-    if labels is None:
+def read_labels(labels: object) -> dict[str, int | str]:
+    """The labels of a record by task: null and NaN, as tables are exported, are no label, and 1.0 is 1.
+
+    Raises BrokenSample for anything else that is neither a whole number of 64 bits nor a string.
+    """
+    if missing(labels):
         return {}
     if not isinstance(labels, dict):
         raise BrokenSample("labels are no object")
+    labels = {
+        task: int(value) if isinstance(value, float) and value.is_integer() else value
+        for task, value in labels.items()
+        if not missing(value)
+    }
     for value in labels.values():
         if not isinstance(value, int | str) or isinstance(value, bool):
             raise BrokenSample("label is neither whole number nor string")
+        if isinstance(value, int) and not -(2**63) <= value < 2**63:
+            raise BrokenSample("label is out of range")
     return labels
+
+
+def without_missing(captions: dict) -> dict:
+    """Captions by language without those that are null or NaN."""
+    texts = {
+        language: [text for text in texts if not missing(text)] if isinstance(texts, list) else texts
+        for language, texts in captions.items()
+    }
+    return {language: of_language for language, of_language in texts.items() if not missing(of_language)}
+
+
+def missing(value: object) -> bool:
+    """Whether it is null, or the NaN that stands for it where tables are exported."""
+    return value is None or value != value

@@ -18,10 +18,12 @@ from pathlib import Path
 import numpy as np
 
 from datamodules.shards.index_cache import IndexCache
-from datamodules.shards.locations import Reading, is_remote, listing_of, local_path, read_listing
+from datamodules.shards.locations import Reading, is_remote, read_listing
 from datamodules.shards.progress import with_progress
 from datamodules.shards.reader import ShardReader
-from datamodules.shards.samples import BrokenSample, read_record
+from datamodules.shards.remote import listing_path, remembered
+from datamodules.shards.samples import BrokenSample, read_labels, read_record
+from datamodules.shards.servers import FILE_QUERY, shown
 
 TEXT_FILES = frozenset(("json", "txt"))
 UNREADABLE = -1
@@ -37,9 +39,15 @@ class ShardSurvey:
     languages: Counter[str] = field(default_factory=Counter)  # samples with a caption in it
     labels: dict[str, Counter[int | str]] = field(default_factory=dict)
     lost: Counter[str] = field(default_factory=Counter)  # cause -> missing samples, 1 where the number is unknown
+    checksum: str | None = None  # of a remote shard, where shards.json says it
 
     def __len__(self) -> int:
         return self.samples if self.usable is None else len(self.usable)
+
+    @property
+    def name(self) -> str:
+        """What it is called in the account and in messages."""
+        return shown(self.shard)
 
     @property
     def left_out(self) -> int:
@@ -48,36 +56,53 @@ class ShardSurvey:
 
 
 def survey(shards: Sequence[str], languages: Sequence[str] | None, reading: Reading) -> list[ShardSurvey]:
-    """One ShardSurvey a shard, in order; `languages` None takes every sample with a caption."""
-    folders = {shard.rsplit("/", 1)[0]: shard for shard in shards}
-    listings = {folder: _listing(shard, reading.cache_dir) for folder, shard in folders.items()}
+    """One ShardSurvey a shard, in order; `languages` None takes every sample with a caption.
 
-    def one(shard: str) -> ShardSurvey:
-        entry = listings[shard.rsplit("/", 1)[0]].get(shard.rsplit("/", 1)[-1])
-        return survey_shard(shard, languages, reading, entry)
-
+    Raises OSError, with the reason, for a remote shard that cannot be fetched.
+    """
+    entries = listed(shards, reading)
     with ThreadPoolExecutor(8) as threads:
-        return list(with_progress(threads.map(one, shards), "reading shards", len(shards)))
+        surveys = threads.map(lambda shard: survey_shard(shard, languages, reading, entries.get(shard)), shards)
+        return list(with_progress(surveys, "reading shards", len(shards)))
+
+
+def listed(shards: Sequence[str], reading: Reading) -> dict[str, dict]:
+    """What the shards.json of their folders, each read once, say of these shards."""
+    entries: dict[str, dict] = {}
+    folders: dict[str, dict[str, dict]] = {}
+    for shard in shards:
+        folder, _, name = FILE_QUERY.sub(r"\1", shard).rpartition("/")
+        if folder not in folders:
+            path = listing_path(shard, reading, anew=True)
+            folders[folder] = (read_listing(path) if path else None) or {}
+        if name in folders[folder]:
+            entries[shard] = folders[folder][name]
+    return entries
 
 
 def survey_shard(
     shard: str, languages: Sequence[str] | None, reading: Reading, entry: dict | None = None
 ) -> ShardSurvey:
-    """One shard; `entry` is what shards.json says of it."""
+    """One shard; `entry` is what shards.json says of it. Raises OSError as `survey` does."""
+    checksum = entry["checksum"] if entry is not None and is_remote(shard) else None
     if entry is not None and _fits(shard, entry):
-        result = ShardSurvey(shard, entry["samples"], None, Counter(entry["languages"]), _labels_of(entry))
+        labels = _labels_of(entry)
+        result = ShardSurvey(shard, entry["samples"], None, Counter(entry["languages"]), labels, checksum=checksum)
         if languages is None or any(result.languages[language] == result.samples for language in languages):
             return result
     promised = entry["samples"] if entry is not None else None
+    text, cache = reading.text_language, IndexCache(reading.cache_dir)
+    kind = f"captions and labels, .txt is {text}"
+
+    def find(path: str) -> dict:
+        return cache.found(path, kind, lambda: _found(path, text, cache))
+
     try:
-        path, cache = local_path(shard, reading.cache_dir), IndexCache(reading.cache_dir)
-        text = reading.text_language
-        found = cache.found(path, f"captions, .txt is {text}", lambda: _found(path, text, cache))
-    except (BrokenSample, OSError) as error:
-        cause = error.cause if isinstance(error, BrokenSample) else "missing shard"
-        return ShardSurvey(shard, lost=Counter({cause: promised or 1}))
+        found = remembered(shard, reading, checksum, kind, find)
+    except BrokenSample as error:
+        return ShardSurvey(shard, lost=Counter({error.cause: promised or 1}))
     of_sample = np.array(found["of_sample"], np.int32)
-    result = ShardSurvey(shard, len(of_sample), labels=_labels_of(found))
+    result = ShardSurvey(shard, len(of_sample), labels=_labels_of(found), checksum=checksum)
     if promised is None:
         result.lost.update(found["faults"])
     elif promised > len(of_sample):
@@ -114,7 +139,7 @@ def _found(path: str, text_language: str, cache: IndexCache) -> dict:
             continue
         # neither JSON nor text is half a sample
         of_sample.append(sets.setdefault(tuple(sorted(captions)), len(sets)) if members else UNREADABLE)
-        for task, value in _labels(record):
+        for task, value in labels_in(record).items():
             labels.setdefault(task, Counter())[json.dumps(value)] += 1
     reader.close()
     return {
@@ -126,25 +151,23 @@ def _found(path: str, text_language: str, cache: IndexCache) -> dict:
     }
 
 
-def _listing(shard: str, cache_dir: str | None) -> dict[str, dict]:
-    path = listing_of(shard, cache_dir)
-    return (read_listing(path) if path else None) or {}
-
-
 def _fits(shard: str, entry: dict) -> bool:
     # a remote shard is fetched when it is first read; until then its listing is what there is
     return is_remote(shard) or (Path(shard).exists() and os.path.getsize(shard) == entry["bytes"])
 
 
 def _labels_of(entry: dict) -> dict[str, Counter[int | str]]:
-    return {
-        task: Counter({json.loads(value): count for value, count in values.items()})
-        for task, values in entry["labels"].items()
-    }
+    labels: dict[str, Counter[int | str]] = {}
+    for task, values in entry["labels"].items():
+        for value, count in values.items():
+            for label in labels_in({"labels": {task: json.loads(value)}}).values():
+                labels.setdefault(task, Counter())[label] += count
+    return labels
 
 
-def _labels(record: dict) -> list[tuple[str, int | str]]:
-    labels = record.get("labels")
-    if not isinstance(labels, dict):
-        return []
-    return [(task, value) for task, value in labels.items() if isinstance(value, int | str)]
+def labels_in(record: dict) -> dict[str, int | str]:
+    """The labels of a record, none where they cannot be read: such a sample is counted when it is drawn."""
+    try:
+        return read_labels(record.get("labels"))
+    except BrokenSample:
+        return {}

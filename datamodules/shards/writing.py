@@ -10,6 +10,7 @@ import multiprocessing
 import os
 import re
 import threading
+import time
 import unicodedata
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
@@ -17,27 +18,40 @@ from concurrent.futures import FIRST_COMPLETED, Executor, Future, ProcessPoolExe
 from pathlib import Path
 from typing import Any, TypeVar
 
-from PIL import Image
+from PIL import Image, ImageOps
 from webdataset import TarWriter
 
-from datamodules.files import whole_file, write_whole
-from datamodules.shards.locations import LISTING, read_listing
+from datamodules.files import whole_file, writing_into
+from datamodules.images import opaque
+from datamodules.shards.journal import begin_journal, drop_journal, end_journal, finished_shards, note
+from datamodules.shards.locations import LISTING
 from datamodules.shards.progress import with_progress
-from datamodules.shards.samples import FEATURE_SUFFIX, IMAGE_SUFFIXES, BrokenSample, read_record
+from datamodules.shards.samples import (
+    FEATURE_SUFFIX,
+    IMAGE_SUFFIXES,
+    BrokenSample,
+    read_labels,
+    read_record,
+    without_missing,
+)
 
-FORMAT = 1
-OUR_NAME = re.compile(r"shard-\d{6,}\.tar")
 LISTED_SKIPS = 20  # a shard's entry names the first skips and counts the rest
 UNDECODED = re.compile("[\udc80-\udcff]")  # what "surrogateescape" makes of bytes that are no UTF-8
 T = TypeVar("T")
 SUFFIX_OF_FORMAT = {"JPEG": "jpg", "PNG": "png", "WEBP": "webp", "MPO": "jpg"}
+# none whose reader starts another program, as that of EPS does
+FORMATS = (*SUFFIX_OF_FORMAT, "AVIF", "BMP", "DIB", "GIF", "ICO", "JPEG2000", "PCX", "PPM", "QOI", "TGA", "TIFF")
+PNG_MODES = ("1", "L", "LA", "P", "RGB", "RGBA")
 
 
 class BadRow(Exception):
-    """A row that cannot become a sample: `cause` is counted, `where` (line, id) is listed."""
+    """A row that cannot become a sample: `cause` is counted; `where` (line, id) is listed, and a file's `name` where
+    the id does not say it.
+    """
 
-    def __init__(self, cause: str, where: str) -> None:
-        super().__init__(f"{where}: {cause}")
+    def __init__(self, cause: str, where: str, name: str = "") -> None:
+        listed = f"{where}: {cause}" + (f" {name}" if name not in where else "")
+        super().__init__(listed.encode(errors="backslashreplace").decode())  # what is no Unicode cannot be written
         self.cause, self.where = cause, where
 
 
@@ -53,9 +67,11 @@ def convert(rows: Iterable[Any], make: Callable[..., T]) -> Iterator[T | BadRow]
 @contextlib.contextmanager
 def opened_image(content: bytes, where: str) -> Iterator[Image.Image]:
     """The encoded image, opened. Raises BadRow for whatever goes wrong with it inside the block."""
+    Image.init()
+    formats = [format for format in FORMATS if format in Image.OPEN]  # AVIF is not in every Pillow
     # Pillow's readers raise whatever a damaged file makes them stumble over (SyntaxError, struct.error, IndexError...)
     try:
-        with Image.open(io.BytesIO(content)) as image:
+        with Image.open(io.BytesIO(content), formats=formats) as image:
             yield image
     except Exception:
         raise BadRow("broken image", where) from None
@@ -67,7 +83,8 @@ def encoded_sample(number: int, record: dict, image: bytes, suffix: str | None =
     Args:
         number: Its place in the source; makes the key unique and the order readable.
         record: The JSON object; "id" and "captions" are checked.
-        image: The encoded image; other formats than jpg, png and webp are stored as png. With suffix "npy", features.
+        image: The encoded image; other formats than jpg, png and webp are stored upright as png. With suffix "npy",
+            features.
 
     Raises BadRow when the record breaks the format, or the image's header cannot be read.
     """
@@ -78,10 +95,19 @@ def encoded_sample(number: int, record: dict, image: bytes, suffix: str | None =
 
 
 def encoded_record(number: int, record: dict) -> bytes:
-    """The JSON of a sample. Raises BadRow when its id or captions break the format."""
+    """The JSON of a sample. Captions and labels that are null or NaN, as tables are exported, are left out, and whole
+    floats among the labels become numbers. Raises BadRow when its id, captions or labels break the format.
+    """
     where = f"row {number + 1}"
     if not isinstance(record.get("id"), str) or not record["id"]:
         raise BadRow("id is no string", where)
+    try:
+        if "labels" in record:
+            record = record | {"labels": read_labels(record["labels"])}
+    except BrokenSample as error:
+        raise BadRow(error.cause, f"{where} ({record['id']})") from None
+    if isinstance(record.get("captions"), dict):
+        record = record | {"captions": without_missing(record["captions"])}
     text = json.dumps(record, ensure_ascii=False, separators=(",", ":"))
     try:
         content = text.encode()
@@ -105,8 +131,9 @@ def _stored_image(content: bytes, where: str) -> tuple[bytes, str]:
     with opened_image(content, where) as image:
         if image.format in SUFFIX_OF_FORMAT:
             return content, SUFFIX_OF_FORMAT[image.format]
-        png = io.BytesIO()
-        image.save(png, "PNG")
+        image.load()  # which turns a TIFF
+        upright, png = ImageOps.exif_transpose(image), io.BytesIO()
+        (upright if upright.mode in PNG_MODES else opaque(upright)).save(png, "PNG")
         return png.getvalue(), "png"
 
 
@@ -138,47 +165,66 @@ def write_shards(
         out: The folder; made when missing. It must hold no shards but those of an earlier, perhaps killed, run.
         tasks: JSON-able descriptions, one a shard. The same task gives the same bytes.
         make: task -> its samples in order, as `encoded_sample` makes them, and BadRows that are counted instead.
-        files: task -> the files it reads, None for none; where one has another size, the shard is made anew.
+        files: task -> the files it reads, None for none; where one was changed since, the shard is made anew.
         workers: Processes; the shards are the same for any number.
         total: How many tasks, for the progress bar.
 
-    A shard that is already there with the checksum and the task that shards.json names is not written again. Raises
-    ValueError, one line, when the folder cannot be written or holds foreign shards.
+    A shard that is already there with the checksum and the task that shards.json names is not written again. A run
+    that fails takes its shards back, unless it is the disk that failed: they are kept for the next run, as after a
+    kill. Raises ValueError, one line, when the folder cannot be written, holds foreign shards, or is written to by
+    another run.
     """
     out = Path(out)
+    new = not out.exists()
     try:
-        out.mkdir(parents=True, exist_ok=True)
-        finished = _finished(out)
-        for unfinished in out.glob(".*.part"):
-            unfinished.unlink()
-        # a listing from the first moment on says that what lies here is ours, and may be written over
-        _write_listing(out, list(finished.values()))
+        with writing_into(out):
+            return _write_into(out, tasks, make, files, workers, total, title)
     except OSError as error:
-        raise ValueError(f"out: {out} cannot be written ({error.strerror}); a folder that can be written") from None
+        raise ValueError(f"out: {out} cannot be written ({error.strerror or error}); a folder with room") from None
+    finally:
+        if new and out.is_dir() and not any(out.iterdir()):
+            out.rmdir()
+
+
+def _write_into(
+    out: Path, tasks: Iterable[dict], make: MakeSamples, files: NamesFiles, workers: int, total: int | None, title: str
+) -> dict:
+    finished = finished_shards(out)
+    for unfinished in out.glob(".*.part"):
+        unfinished.unlink()
     entries: dict[int, dict] = {}
     context = multiprocessing.get_context("fork" if hasattr(os, "fork") else "spawn")
     pool = ProcessPoolExecutor(workers, context, initializer=_end_with_parent) if workers > 1 else None
     results = _results(pool, out, tasks, make, files, finished, 2 * workers)
     try:
-        for number, entry in with_progress(results, title, total):
-            entries[number] = entry
-            if entry["name"] not in finished:
-                # after each shard, so that a run that is killed goes on where it was
-                listed = finished | {entries[number]["name"]: entries[number] for number in sorted(entries)}
-                _write_listing(out, list(listed.values()))
-    except OSError as error:
-        raise ValueError(f"out: {out} cannot be written ({error.strerror or error}); a folder with room") from None
+        with begin_journal(out, finished.values()) as journal:
+            for number, entry in with_progress(results, title, total):
+                entries[number] = entry
+                if entry["name"] not in finished:
+                    note(journal, entry)
+        ordered = [entries[number] for number in sorted(entries)]
+        if not any(entry["samples"] for entry in ordered):
+            causes = ", ".join(Counter(cause for entry in ordered for cause in entry["skipped"]))
+            first = "".join(f"; {row}" for entry in ordered[:1] for row in entry["skipped_rows"][:1])
+            raise ValueError(f"{title}: no sample could be packed ({causes or 'the source is empty'}){first}")
+    except Exception as error:
+        _shut(pool)
+        for tar in out.glob("*.tar"):
+            if tar.name not in finished and not isinstance(error, OSError):
+                tar.unlink()
+        drop_journal(out)
+        raise
     finally:
-        if pool is not None:
-            pool.shutdown(wait=True, cancel_futures=True)
-    ordered = [entries[number] for number in sorted(entries)]
+        _shut(pool)
     foreign = sorted({tar.name for tar in out.glob("*.tar")} - {entry["name"] for entry in ordered})
     if foreign:
         raise ValueError(f"out: {out} holds shards of an earlier, larger pack ({foreign[0]}); an empty folder")
-    if not any(entry["samples"] for entry in ordered):
-        causes = Counter(cause for entry in ordered for cause in entry["skipped"])
-        raise ValueError(f"{title}: no sample could be packed ({', '.join(causes) or 'the source is empty'})")
-    return _write_listing(out, ordered)
+    return end_journal(out, ordered)
+
+
+def _shut(pool: Executor | None) -> None:
+    if pool is not None:
+        pool.shutdown(wait=True, cancel_futures=True)
 
 
 def _end_with_parent() -> None:
@@ -205,10 +251,11 @@ def _results(
     for number, task in enumerate(tasks):
         name = f"shard-{number:06d}.tar"
         entry = finished.get(name)
-        if entry is not None and entry["inputs"] == _inputs(task, files) and entry["checksum"] == _checksum(out / name):
+        if entry is not None and entry["inputs"] == _inputs(task, files) and _stands(out / name, entry, task, files):
             yield number, entry
             continue
         finished.pop(name, None)
+        (out / LISTING).unlink(missing_ok=True)  # it would describe other bytes; the journal says what is there
         if pool is None:
             yield number, _write_shard(out, name, task, make, files)
             continue
@@ -226,12 +273,21 @@ def _inputs(task: dict, files: NamesFiles) -> str:
     return hashlib.sha256(json.dumps([task, sizes], sort_keys=True).encode()).hexdigest()[:32]
 
 
+def _stands(shard: Path, entry: dict, task: dict, files: NamesFiles) -> bool:
+    """Whether the shard has its bytes, and no file it was made from was changed since: by the time of change that
+    nobody can set, because another image may have the same size and an older date."""
+    begun = shard.stat().st_mtime_ns
+    changed = any(path.stat().st_ctime_ns >= begun for path in (files(task) if files else ()) if path.is_file())
+    return not changed and entry["checksum"] == _checksum(shard)
+
+
 def _write_shard(out: Path, name: str, task: dict, make: MakeSamples, files: NamesFiles) -> dict:
     captions, languages = Counter[str](), Counter[str]()
     labels: dict[str, Counter[str]] = {}
     skipped: Counter[str] = Counter(task.get("left_out"))
     listed: list[str] = list(task.get("left_out_rows", ()))
     samples = images = 0
+    begun = time.time_ns()
     with whole_file(out / name, sync=True) as path:
         with path.open("wb") as file, TarWriter(file, user="mmtrain", group="mmtrain", mtime=0, encoder=False) as tar:
             for sample in make(task):
@@ -245,8 +301,12 @@ def _write_shard(out: Path, name: str, task: dict, make: MakeSamples, files: Nam
                 images += any(suffix in sample for suffix in IMAGE_SUFFIXES)
                 languages.update(texts.keys())
                 captions.update({language: len(texts[language]) for language in texts})
-                for task_name, value in (record.get("labels") or {}).items():
+                for task_name, value in read_labels(record.get("labels")).items():
                     labels.setdefault(task_name, Counter())[json.dumps(value, ensure_ascii=False)] += 1
+        checksum, older = _checksum(path), out / name
+        if older.is_file() and _checksum(older) == checksum:  # it stays as it was
+            begun = older.stat().st_mtime_ns
+        os.utime(path, ns=(begun, begun))  # what changes from here on is not in the shard
         return {
             "name": name,
             "samples": samples,
@@ -255,7 +315,7 @@ def _write_shard(out: Path, name: str, task: dict, make: MakeSamples, files: Nam
             "languages": dict(sorted(languages.items())),
             "labels": {task: dict(sorted(values.items())) for task, values in sorted(labels.items())},
             "bytes": path.stat().st_size,
-            "checksum": _checksum(path),
+            "checksum": checksum,
             "inputs": _inputs(task, files),
             "skipped": dict(sorted(skipped.items())),
             "skipped_rows": listed,
@@ -265,31 +325,3 @@ def _write_shard(out: Path, name: str, task: dict, make: MakeSamples, files: Nam
 def _checksum(path: Path) -> str:
     with open(path, "rb") as file:
         return "sha256:" + hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _finished(out: Path) -> dict[str, dict]:
-    """The entries by name of an earlier run's shards.json. Raises ValueError where shards lie without one."""
-    listed = read_listing(out / LISTING)
-    tars = {tar.name for tar in out.glob("*.tar")}
-    foreign = sorted(name for name in tars if listed is None or not OUR_NAME.fullmatch(name))
-    if foreign:
-        raise ValueError(f"out: {out} holds shards of something else ({foreign[0]}); an empty folder")
-    return {name: entry for name, entry in (listed or {}).items() if name in tars}
-
-
-def _write_listing(out: Path, entries: list[dict]) -> dict:
-    captions, skipped = Counter[str](), Counter[str]()
-    for entry in entries:
-        captions.update(entry["captions"])
-        skipped.update(entry["skipped"])
-    listing = {
-        "format": FORMAT,
-        "samples": sum(entry["samples"] for entry in entries),
-        "images": sum(entry["images"] for entry in entries),
-        "captions": dict(sorted(captions.items())),
-        "bytes": sum(entry["bytes"] for entry in entries),
-        "skipped": dict(sorted(skipped.items())),
-        "shards": entries,
-    }
-    write_whole(out / LISTING, json.dumps(listing, ensure_ascii=False, indent=1) + "\n")
-    return listing

@@ -19,7 +19,7 @@ T = TypeVar("T")
 
 def shards_digest(sources: Sequence[SurveyedSource]) -> str:
     """Names and sizes of the shards and the weights of the sources, as a few characters."""
-    shards = [[[shard.shard.rsplit("/", 1)[-1], len(shard)] for shard in source.shards] for source in sources]
+    shards = [[[shard.name.rsplit("/", 1)[-1], len(shard)] for shard in source.shards] for source in sources]
     weights = None if sources[0].weight is None else [source.weight for source in sources]
     return hashlib.sha256(json.dumps([shards, weights]).encode()).hexdigest()[:16]
 

@@ -63,7 +63,10 @@ class SurveyedSource:
         return counts if self.languages is None else Counter({name: counts[name] for name in self.languages})
 
     def _all_captions(self) -> Counter[str]:
-        return sum((shard.languages for shard in self.shards), Counter())
+        counts = Counter[str]()
+        for shard in self.shards:
+            counts.update(shard.languages)
+        return counts
 
 
 def survey_sources(
@@ -77,7 +80,7 @@ def survey_sources(
 ) -> list[SurveyedSource]:
     """Reads the shards of SHARDS, or of a list of sources. Raises ValueError, one line, for what cannot be used."""
     if isinstance(spec, str):
-        parts = expand(spec, field=field, allow_pipe=reading.allow_pipe)
+        parts = expand(spec, field=field, allow_pipe=reading.allow_pipe, patience=reading.patience)
         sources = [(Source(spec, part.weight), part.shards) for part in parts]
     else:
         sources = [(source, _unweighted(source.shards, field, reading)) for source in spec]
@@ -88,18 +91,23 @@ def survey_sources(
     for source, shards in sources:
         name = _unused_name(source.name or _folder(shards[0]), {other.name for other in surveyed})
         _check(source, f"{field}: source {name}", images, languages)
+        try:
+            surveys = survey(shards, source.languages or languages, reading)
+        except OSError as error:
+            raise ValueError(f"{field}: {error}") from None
         result = SurveyedSource(
             name,
-            survey(shards, source.languages or languages, reading),
+            surveys,
             source.images or images,
             source.text or text,
             (source.weight or 1.0) if weighted else None,
             source.languages,
             source.objectives,
         )
+        captions = result._all_captions()
         for language in source.languages or ():
-            if not result.captions[language]:
-                there = shown(result._all_captions())
+            if not captions[language]:
+                there = shown(captions)
                 raise ValueError(f"{field}: source {name}: no caption is in {language!r}; it has {there}")
         surveyed.append(result)
     return surveyed
@@ -122,7 +130,7 @@ def _check(source: Source, where: str, images: ImagePipeline, languages: list[st
 
 
 def _unweighted(shards: str, field: str, reading: Reading) -> list[str]:
-    part, *_ = expand(shards, field=field, allow_pipe=reading.allow_pipe)
+    part, *_ = expand(shards, field=field, allow_pipe=reading.allow_pipe, patience=reading.patience)
     if part.weight is not None:
         raise ValueError(f"{field}: {shards!r} has a weight inside; in a list of sources it is the source's `weight`")
     return part.shards

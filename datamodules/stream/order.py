@@ -45,6 +45,18 @@ class PassOrder:
         shard = int(np.searchsorted(starts, place, side="right")) - 1
         return int(shards[shard]), place - int(starts[shard])
 
+    def ahead(self, position: int) -> tuple[list[int], list[int]]:
+        """The shards of the window at a position, which are read in any order, and those of the next window."""
+        number, place = divmod(position, self.total)
+        _, starts, firsts = self._pass(number)
+        window = bisect_right(firsts, int(np.searchsorted(starts, place, side="right")) - 1) - 1
+        last = window + 1 == len(firsts)
+        return self._shards_of(number, window), self._shards_of(number + last, 0 if last else window + 1)
+
+    def _shards_of(self, number: int, window: int) -> list[int]:
+        shards, _, firsts = self._pass(number)
+        return shards[firsts[window] : [*firsts, len(shards)][window + 1]].tolist()
+
     def _draw_pass(self, number: int) -> tuple[np.ndarray, np.ndarray, list[int]]:
         """Permuted shards, where each starts in the pass, and which shards open a window."""
         full = np.flatnonzero(self.counts)  # an empty shard has no place in the stream
@@ -99,6 +111,11 @@ class Interleave:
         block, place = divmod(position, self.BLOCK)
         source = int(self._sources[place])
         return source, block * int(self.quotas[source]) + int(self._ranks[place])
+
+    def places(self, position: int) -> np.ndarray:
+        """How far each source's own stream was read before this position."""
+        block, place = divmod(position, self.BLOCK)
+        return block * self.quotas + np.bincount(self._sources[:place], minlength=len(self.quotas))
 
 
 def epoch_of(position: int, group: int, length: int) -> int:

@@ -19,6 +19,8 @@ from datamodules.shards.records import read_records
 from datamodules.shards.survey import ShardSurvey
 from datamodules.stream.mixture import SurveyedSource, shown
 
+BLOCK = 512  # bits that a draw looks through
+
 
 @dataclass
 class Stream:
@@ -31,9 +33,21 @@ class Stream:
     having: list[np.ndarray] | None = None  # for each shard one bit a usable sample: whether it has the language
     density: float = 1.0  # share of the shards' samples that it reads
 
+    def __post_init__(self) -> None:
+        # for each shard how many of its samples come before each block of bits, so that a draw unpacks only one
+        self._before = []
+        for bits in map(np.unpackbits, self.having or ()):
+            blocks = np.split(bits, range(BLOCK, len(bits), BLOCK))
+            self._before.append(np.cumsum([0, *(int(block.sum()) for block in blocks)]))
+
     def sample(self, shard: int, place: int) -> int:
         """The number, among the usable samples of the shard, of the stream's sample at `place` of it."""
-        return place if self.having is None else int(np.flatnonzero(np.unpackbits(self.having[shard]))[place])
+        if self.having is None:
+            return place
+        before = self._before[shard]
+        block = int(np.searchsorted(before, place, side="right")) - 1
+        bits = np.unpackbits(self.having[shard][block * BLOCK // 8 : (block + 1) * BLOCK // 8])
+        return block * BLOCK + int(np.flatnonzero(bits)[place - before[block]])
 
 
 def streams_of(

@@ -13,9 +13,10 @@ import numpy as np
 from torch import Tensor
 
 from datamodules.files import write_whole
-from datamodules.shards.locations import Reading, expand, local_path
+from datamodules.shards.locations import Reading, expand
 from datamodules.shards.reader import index_shard
 from datamodules.shards.records import read_records
+from datamodules.shards.remote import local_path
 from datamodules.shards.samples import BrokenSample
 from datamodules.shards.survey import ShardSurvey
 from datamodules.tokenizers.tokenizer import Tokenizer, padded
@@ -99,11 +100,13 @@ class WordTokenizer(Tokenizer):
         """
         counts: dict[str, Counter[str]] = {}
         for name in (name for source in expand(shards) for name in source.shards):
-            path = local_path(name)
             try:
+                path = local_path(name, Reading())
                 shard = ShardSurvey(path, len(index_shard(path)))
             except BrokenSample:
                 continue
+            except OSError as error:
+                raise ValueError(f"shards: {error}") from None
             for _, captions in read_records(shard, Reading(text_language)):
                 for language, texts in captions.items():
                     if languages is None or language in languages:

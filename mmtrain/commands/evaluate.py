@@ -165,7 +165,10 @@ def _shards(data: str, protocol: "Protocol | None", images: str | None) -> str:
         return protocol.shards(data, images)
     if Path(data).suffix in (".csv", ".tsv"):
         raise ValueError(f"--data: {data} is a table, not shards; mmtrain pack csv makes shards of it")
-    return as_shards(data, "--data", None)
+    shards, left_out = as_shards(data, "--data", None)
+    for cause, rows in left_out.items():
+        print(f"--data: {data}: {rows:,} rows left out ({cause}), listed in {shards}/shards.json")
+    return shards
 
 
 def _write(

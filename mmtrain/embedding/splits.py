@@ -46,13 +46,12 @@ class MeasuredShards:
         label_names: Mapping[str, Sequence[str]] | None = None,
         labelled: bool = False,
     ) -> None:
-        self.account = SkipAccount(MAX_SKIP_RATE)
         self._batch_size, self._workers = batch_size, workers
         self._splits = Splits(
             {"test": data},
             chosen=None if languages is None else list(languages),
             label_names={task: list(names) for task, names in (label_names or {}).items()},
-            account=self.account,
+            account=SkipAccount(MAX_SKIP_RATE),
             images=_images(encoder),
             text=AsWritten(),
             reading=Reading(),
@@ -76,7 +75,7 @@ class MeasuredShards:
         sources = [replace(source, images=_images(encoder)) for source in self._splits.sources["test"]]
         self.languages = list(languages)
         self.account = SkipAccount(MAX_SKIP_RATE)
-        self.account.add_survey([shard for source in sources for shard in source.shards])
+        self.account.lost, self.account.left_out = self._splits.account.lost, self._splits.account.left_out
         self.dataset = ShardDataset(
             sources,
             languages=self.languages,

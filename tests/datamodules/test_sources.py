@@ -82,7 +82,8 @@ def test_remote_shards_are_fetched_once_into_the_cache(listed_shards, data, epoc
     module = data(**options)
     assert epoch(module) == epoch(local)
     kept = {path.name: path.stat().st_mtime_ns for path in (tmp_path / "cache").iterdir()}
-    assert sorted(name.split("-", 1)[1] for name in kept) == ["shard-000000.tar", "shard-000001.tar", "shards.json"]
+    names = sorted(name.split("-", 1)[1] for name in kept if not name.endswith(".facts"))
+    assert names == ["shard-000000.tar", "shard-000001.tar", "shards.json"]
     epoch(data(**options))
     assert {path.name: path.stat().st_mtime_ns for path in (tmp_path / "cache").iterdir()} == kept
 
@@ -90,13 +91,6 @@ def test_remote_shards_are_fetched_once_into_the_cache(listed_shards, data, epoc
 def test_a_remote_folder_is_listed(listed_shards, data, web, tmp_path):
     listed_shards(12, 6)
     assert data(train=f"{web}/shards/", cache_dir=str(tmp_path / "cache")).epoch_length == 12
-
-
-def test_remote_shards_that_are_not_there(data, web, tmp_path):
-    with pytest.raises(ValueError, match="data.train: no sample in .* .missing shard."):
-        data(train=f"{web}/none.tar", cache_dir=str(tmp_path / "cache"))
-    with pytest.raises(ValueError, match="data.train: .* cannot be listed"):
-        data(train=f"{web}/none/", cache_dir=str(tmp_path / "cache"))
 
 
 def test_a_pipe_runs_once_when_it_is_allowed(plain_shards, data, epoch, tmp_path):

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,7 +10,7 @@ from typing import Any, Literal
 import numpy as np
 from scipy.sparse import csr_array
 
-from datamodules.packing import Row, pack_once
+from datamodules.packing import Row, digest_of, pack_once
 from datamodules.shards.locations import default_cache
 from datamodules.shards.writing import BadRow
 from mmtrain.evaluation.metrics.retrieval import summarise
@@ -132,9 +130,7 @@ class Protocol:
             return data
         folder = Path(images) if images else source if source.is_dir() else source.parent
         rows = list(self.read(source))
-        content = [[str(row)] if isinstance(row, BadRow) else [*row, _stamp(folder, row)] for row in rows]
-        key = json.dumps([str(self), str(folder.resolve()), content], sort_keys=True).encode()
-        digest = hashlib.blake2b(key, digest_size=8).hexdigest()
+        digest = digest_of(rows, folder, str(self), str(folder.resolve()))
         out = default_cache() / "protocols" / f"{self.name}-{self.variant}-{digest}"
         pack_once(rows, out, images=folder, split=self.split, title=f"packing {self}")
         print(f"{self}: {source} as shards in {out}")
@@ -144,12 +140,6 @@ class Protocol:
 def file_in(source: Path, name: str) -> Path:
     """The file of this name in a folder; a source that is no folder is the file itself."""
     return source / name if source.is_dir() else source
-
-
-def _stamp(folder: Path, row: Row) -> list[int]:
-    """Size and time of the row's image; [] while it is missing, so that it is packed anew once it is there."""
-    stat = next((path.stat() for name in row.images if (path := folder / name).is_file()), None)
-    return [] if stat is None else [stat.st_size, stat.st_mtime_ns]
 
 
 def _graded(

@@ -34,12 +34,12 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     return checkpoint
 
 
-def describe(checkpoint: dict[str, Any]) -> dict[str, Any]:
-    """What builds the encoder of a checkpoint again.
+def describe(checkpoint: dict[str, Any], source: str = "checkpoint") -> dict[str, Any]:
+    """What builds the encoder of a checkpoint again; `source` is its file.
 
     "scale" is exp of the log_scale of the first objective that has one, in the order of the config.
     """
-    description = upgraded(json.loads(checkpoint["mmtrain"]["description"]), "checkpoint")
+    description = upgraded(json.loads(checkpoint["mmtrain"]["description"]), source)
     scales = {
         name.removeprefix("objectives."): value
         for name, value in checkpoint["state_dict"].items()

@@ -142,7 +142,7 @@ def load_onnx(folder: Path, *, int8: bool = False, trust: Sequence[str] | None =
     with damage_named(folder / PREPROCESSING):
         description = _read_trusted(folder / PREPROCESSING, trust)
         parts = preprocessing(description)
-        dimension, scale = description["dimension"], description["scale"]
+        dimension, scale = int(description["dimension"]), description["scale"]
     return Encoder(OnnxModel(folder, dimension, int8), *parts, str(folder), scale=scale)
 
 
@@ -155,6 +155,9 @@ def preprocessing(description: dict[str, Any]) -> tuple[Tokenizer, ImagePipeline
         raise ValueError(f"languages: got {languages!r}, expected a list of codes")
     if similarity not in ("cosine", "asymmetric"):
         raise ValueError(f"similarity: got {similarity!r}, expected cosine or asymmetric")
+    scale = description.get("scale")
+    if scale is not None and not (isinstance(scale, (int, float)) and scale > 0):
+        raise ValueError(f"scale: got {scale!r}, expected a number above 0, or null")
     return tokenizer, images, languages, similarity
 
 

@@ -189,6 +189,7 @@ DAMAGE: dict[str, Change] = {
     "model is a list": lambda d: d.update(model=[]),
     "languages are null": lambda d: d.update(languages=None),
     "an unknown similarity": lambda d: d.update(similarity="euclid"),
+    "a scale below zero": lambda d: d.update(scale=-1),
     "dimension is a word": lambda d: d["model"]["init_args"].update(dimension="x"),
     "dimension is immense": lambda d: d["model"]["init_args"].update(dimension=2**50),
     "tokenizer is a list": lambda d: d.update(tokenizer=[1]),

@@ -94,8 +94,8 @@ def check_settings(settings: Any, source: str, options: bool = False) -> None:
         for name, value in settings.items():
             if is_refused(name, value, options):
                 raise ValueError(
-                    f"{source}: {name} is {str(value)[:100]!r}, which would run code or open what is not beside it;"
-                    " nothing of it was loaded, without that field it can be"
+                    f"{source}: {name} is {str(value)[:100]!r}, which would run code or open what is not beside the"
+                    " file; expected a file without it"
                 )
             check_settings(value, source, options or name == "model_args")
     elif isinstance(settings, list):

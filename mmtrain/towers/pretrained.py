@@ -8,15 +8,19 @@ from typing import Any
 from mmtrain.display.messages import first_line
 
 # Fields with which a file would have a library run code, or open and fetch what is not beside it.
-CODE = frozenset({"auto_map", "code_revision", "custom_pipelines", "quantization_config", "trust_remote_code"})
-PLACES = frozenset(
+REFUSED = frozenset(
     {
+        "auto_map",
         "base_model_name_or_path",
         "cache_dir",
         "checkpoint_path",
+        "code_revision",
+        "custom_pipelines",
         "model_name_or_path",
         "pretrained_model_name_or_path",
+        "quantization_config",
         "transformers_weights",
+        "trust_remote_code",
         "use_pretrained_backbone",
     }
 )
@@ -45,6 +49,10 @@ def pretrained_folder(name: str, weights: tuple[str, ...] = WEIGHTS) -> Path:
         raise ValueError(f"{folder} is an adapter, whose file names another model; merge it into that first")
     for path in sorted(folder.glob("*config.json")):
         check_settings(read_settings(path), str(path))
+    for path in sorted(folder.glob("*.index.json")):
+        for shard in set(read_settings(path).get("weight_map", {}).values()):
+            if Path(shard).name != shard:
+                raise ValueError(f"{path}: weights lie in {shard!r}, expected a file of the same folder")
     return folder
 
 
@@ -107,7 +115,7 @@ def is_refused(name: str, value: Any, options: bool = False) -> bool:
     """Whether a field with a value would have a library run code, or open or fetch further files."""
     if not value:
         return False
-    if name in CODE or name in PLACES or (isinstance(value, str) and SOURCE.match(value)):
+    if name in REFUSED or (isinstance(value, str) and SOURCE.match(value)):
         return True
     if name.endswith("attn_implementation"):
         return "/" in str(value)  # a hub's kernels

@@ -20,6 +20,7 @@ from mmtrain.models.loading import load_onnx
 from mmtrain.models.spec import spec_of
 from mmtrain.towers import ByteGRU, FeatureTower, TimmTower, TransformersTower
 from tests.mmtrain.encoders import XLMR, saved, write_words
+from tests.mmtrain.small import fit
 
 Change = Callable[[dict[str, Any]], object]
 CODE = "open({ran!r}, 'w').close()\nfrom datamodules import ByteTokenizer\nclass Tok(ByteTokenizer): pass\n"
@@ -133,6 +134,16 @@ def test_every_verb_with_a_model_takes_trust(model: Path, capsys: pytest.Capture
     for verb in ("evaluate", "compare", "export", "index", "search"):
         main([verb, "--help"])
         assert "--trust MODULE" in capsys.readouterr().out
+
+
+def test_fit_trusts_what_its_config_names(shards: Path, place: Path) -> None:
+    (place / "mine.py").write_text(CODE.format(ran=str(place / "RAN")))
+    options = ["--trainer.max_steps=1", "--data.tokenizer={class_path: mine.Tok}"]
+    assert fit(shards, place / "run", *options) == 0
+    del sys.modules["mine"]
+    (place / "RAN").unlink()
+    assert "mine.Tok" in refusal(lambda: mmtrain.load("run"), place)
+    assert fit(shards, place / "next", *options, "--model.pretrained=run") == 0
 
 
 # ---- fields
@@ -275,7 +286,10 @@ def test_transformers_runs_no_code_of_a_folder_and_asks_nobody(
         assert sys.stdin.read() == "y\ny\ny\n"
 
 
-def test_an_adapter_and_a_pickle_are_refused(clip: Path, place: Path) -> None:
+def test_adapters_pickles_and_weights_elsewhere_are_refused(clip: Path, place: Path) -> None:
+    (clip / "model.safetensors.index.json").write_text('{"weight_map": {"a": "../../b.safetensors"}}')
+    assert "../../b.safetensors" in refusal(lambda: mmtrain.load(f"hf:{clip}"), place)
+    (clip / "model.safetensors.index.json").unlink()
     (clip / "adapter_config.json").write_text('{"base_model_name_or_path": "owner/name", "megatron_core": "evil"}')
     assert "adapter" in refusal(lambda: mmtrain.load(f"hf:{clip}"), place)
     (clip / "adapter_config.json").unlink()

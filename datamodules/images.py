@@ -85,8 +85,8 @@ class ImagePipeline:
         max_pixels: int = 89_478_485,
         transform: nn.Module | None = None,
     ) -> None:
-        if size < 1:
-            raise ValueError(f"images.size: {size} is not a number of pixels; at least 1")
+        if not 1 <= size <= 10_000:
+            raise ValueError(f"images.size: {size} is not a number of pixels; 1 to 10,000")
         if not 0 < scale[0] <= scale[1] <= 1:
             raise ValueError(f"images.scale: {tuple(scale)} is no range of shares; 0 < low <= high <= 1")
         if not 0 < ratio[0] <= ratio[1]:

@@ -84,7 +84,8 @@ class TransformersTokenizer(Tokenizer):
     too; the tokenizers on the hub do none of it by themselves.
 
     Args:
-        name_or_folder: What AutoTokenizer.from_pretrained takes, e.g. "xlm-roberta-base" or a folder.
+        name_or_folder: A hub name, "xlm-roberta-base" or "xlm-roberta-base@COMMIT", or a folder with a tokenizer's
+            files. No code that comes with it is run.
         max_length: Longest row including special tokens; longer captions are cut.
         lowercase: Lower-case the text first.
         padding: "longest" pads to the batch's longest row, "max_length" always to max_length.
@@ -112,8 +113,11 @@ class TransformersTokenizer(Tokenizer):
         # forked readers must not share the Rust tokenizer's threads
         os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
         try:
-            self.tokenizer = AutoTokenizer.from_pretrained(name_or_folder)
-        except (OSError, ValueError, ImportError, KeyError) as error:
+            name, commit = str(name_or_folder), None
+            if not Path(name).is_dir():
+                name, _, commit = name.partition("@")
+            self.tokenizer = AutoTokenizer.from_pretrained(name, revision=commit or "main", trust_remote_code=False)
+        except (OSError, ValueError, ImportError, KeyError, TypeError, AttributeError) as error:
             first = (str(error).strip().splitlines() or [type(error).__name__])[0]
             raise ValueError(
                 f"tokenizer.name_or_folder: {str(name_or_folder)!r} could not be loaded ({first}); "

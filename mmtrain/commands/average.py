@@ -2,10 +2,10 @@
 
 from pathlib import Path
 
-from mmtrain.commands.usage import Folder, Model
+from mmtrain.commands.usage import Folder, Model, Trust
 
 
-def average(*models: Model, out: Folder, weights: list[float] | None = None) -> Path:
+def average(*models: Model, out: Folder, weights: list[float] | None = None, trust: Trust | None = None) -> Path:
     """Writes the weighted mean of MODELs as a safetensors folder, with the preprocessing of the first.
 
     Of a run's checkpoints (Wortsman et al. 2022, "Model soups"), or of a fine-tuned model and its start (WiSE-FT,
@@ -29,7 +29,7 @@ def average(*models: Model, out: Folder, weights: list[float] | None = None) -> 
         raise ValueError(f"average: got {len(models)} models and {len(weights)} weights, expected 2 or more, one each")
     if min(weights) < 0 or not sum(weights) > 0:
         raise ValueError(f"--weights: got {weights}, expected numbers from 0 that are not all 0")
-    encoders = [load(model) for model in models]
+    encoders = [load(model, trust=trust) for model in models]
     for name, encoder in zip(models, encoders, strict=True):
         if not isinstance(encoder.model, ImageTextModel):
             raise ValueError(f"average: {name} is not a model of ours; runs, checkpoints and safetensors exports are")

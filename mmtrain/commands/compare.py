@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-from mmtrain.commands.usage import BatchSize, Device, Folder, Model, Shards, Workers
+from mmtrain.commands.usage import BatchSize, Device, Folder, Model, Shards, Trust, Workers
 
 if TYPE_CHECKING:
     from mmtrain.evaluation.protocols import Protocol
@@ -24,6 +24,7 @@ def compare(
     batch_size: BatchSize = 64,
     workers: Workers = 2,
     device: Device | None = None,
+    trust: Trust | None = None,
 ) -> dict[str, Any]:
     """Measures MODELs on SHARDS and prints them side by side; with `out` also compare.json and compare.html there.
 
@@ -61,7 +62,7 @@ def compare(
     published = None if protocol is None else named_protocol(protocol)
     if published is not None:
         data = published.shards(data, images)
-    encoders = [load(name) for name in names]
+    encoders = [load(name, trust=trust) for name in names]
     shards = MeasuredShards(encoders[0], data, languages, batch_size, workers)
     shared, left_out = shared_languages(encoders, data, shards.languages, languages, published)
     ranks, metrics = [], []

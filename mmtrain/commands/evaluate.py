@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from mmtrain.commands.usage import BatchSize, Device, File, Folder, Model, Shards, UsageError, Workers
+from mmtrain.commands.usage import BatchSize, Device, File, Folder, Model, Shards, Trust, UsageError, Workers
 
 if TYPE_CHECKING:
     from mmtrain.evaluation.protocols import Protocol
@@ -31,6 +31,7 @@ def evaluate(
     batch_size: BatchSize = 64,
     workers: Workers = 2,
     device: Device | None = None,
+    trust: Trust | None = None,
 ) -> dict[str, Any]:
     """Measures MODEL on SHARDS; writes metrics.json and report.html, prints the tables, returns the metrics.
 
@@ -73,11 +74,13 @@ def evaluate(
         if classes is None:
             from mmtrain.evaluation.measuring.sts import evaluate_sts
 
-            return evaluate_sts(model, data, folder, languages=languages, device=device)
+            return evaluate_sts(model, data, folder, languages=languages, device=device, trust=trust)
         from mmtrain.evaluation.measuring.classes import evaluate_classes
 
         options: dict[str, Any] = {"task": task, "languages": languages, "batch_size": batch_size, "workers": workers}
-        return evaluate_classes(model, data, folder, classes, templates=templates, device=device, **options)
+        return evaluate_classes(
+            model, data, folder, classes, templates=templates, device=device, trust=trust, **options
+        )
     published = _protocol(protocol, captions, images)
     if published is not None and rerank is not None:
         raise ValueError(f"--rerank: {rerank} sorts the answers of the whole collection; it goes without --protocol")
@@ -97,7 +100,7 @@ def evaluate(
     from mmtrain.fusion import RelationHead
     from mmtrain.models.loading import load
 
-    encoder = load(model, device=device or default_device())
+    encoder = load(model, device=device or default_device(), trust=trust)
     if rerank is not None:
         checked_head(encoder)
     class_prompts = None if prompts is None else read_prompts(prompts)

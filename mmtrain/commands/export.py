@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Literal
 
-from mmtrain.commands.usage import Folder, Model, Shards
+from mmtrain.commands.usage import Folder, Model, Shards, Trust
 
 
 def export(
@@ -12,6 +12,7 @@ def export(
     out: Folder,
     format: Literal["safetensors", "onnx", "open_clip", "transformers"] = "safetensors",
     int8: Shards | None = None,
+    trust: Trust | None = None,
 ) -> Path:
     """Writes MODEL into a folder, loads what was written with the library it is for, and compares.
 
@@ -31,7 +32,7 @@ def export(
     from mmtrain.export.writing import write
     from mmtrain.models.loading import load
 
-    encoder = load(model)
+    encoder = load(model, trust=trust)
     if encoder.head is not None:
         print(f"{model}: an export holds the space; the network behind it, for relations or matching, stays in the run")
     return write(encoder, model, out, format, int8=int8)

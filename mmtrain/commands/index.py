@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any, Literal
 
-from mmtrain.commands.usage import BatchSize, Device, Folder, Model, Shards, Workers
+from mmtrain.commands.usage import BatchSize, Device, Folder, Model, Shards, Trust, Workers
 
 
 def index(
@@ -18,6 +18,7 @@ def index(
     part_size: int = 1024,
     workers: Workers = 2,
     device: Device | None = None,
+    trust: Trust | None = None,
 ) -> Path:
     """Embeds the pictures of SHARDS and writes a folder: a FAISS index, rows, ids, captions and thumbnails.
 
@@ -50,7 +51,7 @@ def index(
         raise ValueError(f"--candidates and --part_size: got {candidates} and {part_size}, expected at least 1")
     import_faiss()
     processes = Processes.launched()
-    encoder = load(model, device=processes.device(device))
+    encoder = load(model, device=processes.device(device), trust=trust)
     shards = MeasuredShards(encoder, data, languages, batch_size, workers)
     identity = fingerprint(encoder)
     if processes.rank and is_done(target, identity, data):

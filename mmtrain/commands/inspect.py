@@ -1,6 +1,5 @@
 """`mmtrain inspect`: what is in a checkpoint, an exported folder or shards, and what is broken."""
 
-import json
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -24,7 +23,7 @@ def inspect(
         ValueError: when `what` is neither shards nor a model, or a model has no pictures for a sheet.
     """
     from mmtrain.display.tables import print_facts
-    from mmtrain.models.description import DESCRIPTION, upgraded
+    from mmtrain.models.description import DESCRIPTION, damage_named, read_description
 
     path = Path(what)
     run = path.suffix == ".ckpt" or (path / "checkpoints").is_dir()
@@ -35,7 +34,8 @@ def inspect(
     if run:
         facts = _checkpoint(path)
     elif (path / DESCRIPTION).is_file():
-        facts = _summary(upgraded(json.loads((path / DESCRIPTION).read_text(encoding="utf-8")), what))
+        with damage_named(path / DESCRIPTION):
+            facts = _summary(read_description(path / DESCRIPTION))
     else:
         from datamodules.shards.inspection import inspect_shards
 
@@ -64,10 +64,18 @@ def _check_writable(path: Path) -> None:
 
 
 def _checkpoint(path: Path) -> dict[str, Any]:
-    from mmtrain.models.run_folder import describe, read_checkpoint, resolve_run
+    from mmtrain.models.description import damage_named
+    from mmtrain.models.run_folder import read_checkpoint, resolve_run
 
     path = resolve_run(path) if path.is_dir() else path
     checkpoint = read_checkpoint(path)
+    with damage_named(path):
+        return _facts(path, checkpoint)
+
+
+def _facts(path: Path, checkpoint: dict[str, Any]) -> dict[str, Any]:
+    from mmtrain.models.run_folder import describe
+
     trained = {name: each for name, each in checkpoint["state_dict"].items() if name.startswith(("model.", "head."))}
     return {
         "file": str(path),
@@ -83,7 +91,7 @@ def _checkpoint(path: Path) -> dict[str, Any]:
         "wandb run": checkpoint["mmtrain"]["wandb"],
         "best so far": checkpoint["callbacks"]["Checkpoint"]["best"],
         "versions": checkpoint["mmtrain"]["versions"],
-    } | _summary(describe(checkpoint))
+    } | _summary(describe(checkpoint, str(path)))
 
 
 def _loss_parameters(state: dict[str, Any]) -> dict[str, float]:

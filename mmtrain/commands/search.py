@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING, Annotated
 
-from mmtrain.commands.usage import Device, File, Folder, Model, UsageError
+from mmtrain.commands.usage import Device, File, Folder, Model, Trust, UsageError
 
 if TYPE_CHECKING:
     from mmtrain.search.results import Result
@@ -19,6 +19,7 @@ def search(
     html: File | None = None,
     model: Model | None = None,
     device: Device | None = None,
+    trust: Trust | None = None,
 ) -> "list[Result]":
     """Searches an index folder, prints the nearest pictures, and returns them, best first.
 
@@ -30,7 +31,7 @@ def search(
         k: Pictures to find; default 10.
         json: Print JSON instead of a table.
         html: Also write a page with pictures, which opens offline.
-        model: Where the index's model is now, if it was moved.
+        model: Where the index's model is now, if it was moved, or is not a local one of ours.
 
     Raises:
         ValueError: when there is no index, the model is another one, or the query cannot be encoded.
@@ -46,7 +47,7 @@ def search(
     if k < 1:
         raise UsageError(f"-k: got {k}, expected a whole number from 1")
     pictures = SearchIndex(index)
-    encoder = open_model(pictures, model, device, text_only=text is not None)
+    encoder = open_model(pictures, model, device, text_only=text is not None, trust=trust)
     query = Query(text, language, None if image is None else Path(image))
     row = image_row(encoder, query.image) if query.image else text_row(encoder, text or "", language)
     first = [*filter(None, [language]), *encoder.languages]

@@ -22,6 +22,9 @@ Folder = Annotated[str, "DIR"]
 File = Annotated[str, "FILE"]
 BatchSize = Annotated[int, "N", "samples that go through the model together"]
 Workers = Annotated[int, "N", "reading processes"]
+Trust = Annotated[
+    Sequence[str], "MODULE", "modules whose classes a MODEL may name, which would not be imported otherwise"
+]
 Device = Annotated[str, "DEVICE", "default: cuda where there is one"]
 
 # how a value of this type is read, and what the help shows for it; of any other type it is the text itself
@@ -104,6 +107,8 @@ def add_arguments(
                 settings["required"] = True
             elif settings.get("action") != "store_true":
                 settings["default"] = default
+                if default is None and settings.get("type") is values.items:
+                    settings["action"] = "extend"  # a list may come in several parts
                 if "help" in settings and default is not None and "default" not in settings["help"].lower():
                     text = ",".join(map(str, default)) if isinstance(default, (list, tuple)) else str(default)
                     settings["help"] += f" (default: {text})"

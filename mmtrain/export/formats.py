@@ -7,13 +7,12 @@ from typing import Any
 
 from datamodules.images import ImagePipeline
 from datamodules.tokenizers.tokenizer import TransformersTokenizer
+from mmtrain.models.description import FORMAT, TOKENIZER_FILES
 from mmtrain.models.encoder import Encoder
 from mmtrain.models.image_text import ImageTextModel
 from mmtrain.models.spec import spec_of
 from mmtrain.towers import TimmTower, TransformersTower
 
-# arguments of tokenizers that are files, and their places in an export
-TOKENIZER_FILES = {"name_or_folder": "./tokenizer", "vocabulary": "./tokenizer/words.json"}
 # the inverse temperature where the model's own is not known (CLIP, Radford et al. 2021, section 2.5)
 SCALE = 1 / 0.07
 Dual = tuple[ImageTextModel, TimmTower, TransformersTower, ImagePipeline, TransformersTokenizer]
@@ -44,6 +43,7 @@ def describe_preprocessing(encoder: Encoder, folder: Path) -> dict[str, Any]:
     tokenizer = spec_of(encoder.tokenizer)
     tokenizer["init_args"] |= {name: path for name, path in TOKENIZER_FILES.items() if name in tokenizer["init_args"]}
     return {
+        "format": FORMAT,
         "languages": encoder.languages,
         "similarity": encoder.metric,
         "scale": encoder.scale,

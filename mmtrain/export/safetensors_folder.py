@@ -6,7 +6,7 @@ from pathlib import Path
 from safetensors.torch import save_file
 
 from mmtrain.export.formats import Writer, describe_preprocessing
-from mmtrain.models.description import DESCRIPTION, FORMAT, WEIGHTS
+from mmtrain.models.description import DESCRIPTION, WEIGHTS
 from mmtrain.models.encoder import Encoder
 from mmtrain.models.image_text import ImageTextModel
 from mmtrain.models.loading import load
@@ -18,7 +18,7 @@ def write(encoder: Encoder, folder: Path) -> None:
     network = encoder.model
     if not isinstance(network, ImageTextModel):
         raise ValueError(f"--format safetensors: {encoder.source} is another library's model; export it there")
-    description = {"format": FORMAT, "model": spec_of(network)} | describe_preprocessing(encoder, folder)
+    description = describe_preprocessing(encoder, folder) | {"model": spec_of(network)}
     (folder / DESCRIPTION).write_text(json.dumps(description, ensure_ascii=False, indent=2), encoding="utf-8")
     weights = {name: tensor.contiguous().clone() for name, tensor in network.state_dict().items()}
     save_file(weights, folder / WEIGHTS, metadata={"format": "pt"})

@@ -1,11 +1,38 @@
 """The description of a model in a checkpoint or an export, of whichever format."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
+
+from mmtrain.display.messages import first_line
+from mmtrain.towers.pretrained import read_settings
 
 DESCRIPTION = "mmtrain.json"  # of an export
 WEIGHTS = "model.safetensors"
 PREPROCESSING = "preprocessing.json"  # beside ONNX graphs
 FORMAT = 2  # 1 had no number
+# arguments of tokenizers that are files, and their places in an export
+TOKENIZER_FILES = {"name_or_folder": "./tokenizer", "vocabulary": "./tokenizer/words.json"}
+
+
+@contextmanager
+def damage_named(source: str | Path) -> Iterator[None]:
+    """Turns whatever goes wrong with a description into a ValueError, one line that names the file."""
+    try:
+        yield
+    except Exception as error:  # a damaged one may ask for any arguments, of any class
+        reason = first_line(error)
+        if isinstance(error, ValueError) and str(source) in reason:
+            raise
+        kind = "" if isinstance(error, ValueError) else f"{type(error).__name__}: "
+        raise ValueError(f"{source}: damaged, or no description of a model ({kind}{reason})") from error
+
+
+def read_description(path: Path) -> dict[str, Any]:
+    """A description from a file. Raises ValueError, naming the file, when it is damaged or of a newer format."""
+    with damage_named(path):
+        return upgraded(read_settings(path), str(path))
 
 
 def upgraded(description: dict[str, Any], source: str) -> dict[str, Any]:
@@ -16,9 +43,13 @@ def upgraded(description: dict[str, Any], source: str) -> dict[str, Any]:
     when it is of a newer format than this version knows.
     """
     format = description.get("format", 1)
-    if format > FORMAT:
-        raise ValueError(f"{source}: its description has format {format}, this version of mmtrain reads up to {FORMAT}")
+    if not isinstance(format, int) or format > FORMAT:
+        raise ValueError(
+            f"{source}: its description has format {format!r}, this version of mmtrain reads up to {FORMAT}"
+        )
     if format == FORMAT:
+        return description
+    if "model" not in description:  # preprocessing.json
         return description
     parts = dict(description["model"])
     relation, matching = parts.pop("relation", None), parts.pop("matching", None)

@@ -4,6 +4,7 @@ Each is run by its own library with its own tokenizer and preprocessing, so its 
 differs on purpose: transparent images are laid on white, here as everywhere.
 """
 
+import pickle
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from datamodules.tokenizers.tokenizer import Tokenizer
 from mmtrain.display.messages import first_line
 from mmtrain.models.encoder import Encoder
 from mmtrain.models.network import Network
+from mmtrain.towers.pretrained import pretrained_folder
 
 PREFIXES = ("open_clip:", "hf:")
 
@@ -33,8 +35,9 @@ def load_foreign(model: str) -> Encoder:
     `open_clip:` takes a folder with open_clip_config.json, `hf-hub:OWNER/NAME`, or an architecture of open_clip with
     the tag of its weights behind a slash, as in `open_clip:xlm-roberta-base-ViT-B-32/laion5b_s13b_b90k`. `hf:` takes a
     folder or hub name of a transformers model that has get_image_features and get_text_features (CLIP, SigLIP, SigLIP 2
-    of fixed resolution, AltCLIP, Chinese-CLIP). No remote code is run. Raises ValueError, one line, when the library is
-    missing or cannot load it.
+    of fixed resolution, AltCLIP, Chinese-CLIP). A hub's name may end with the commit to take, NAME@COMMIT. What a hub
+    has is fetched into a folder first, without any code; no code of a folder is run. Raises ValueError, one line, when
+    the library is missing or cannot load it.
     """
     prefix, name = model.split(":", 1)
     if not name:
@@ -42,10 +45,13 @@ def load_foreign(model: str) -> Encoder:
     reader = _open_clip if prefix == "open_clip" else _transformers
     try:
         return reader(model, name)
-    except (ValueError, OSError, KeyError, RuntimeError, ImportError, TypeError) as error:
+    except Exception as error:  # whatever their library makes of a damaged folder
         if isinstance(error, ValueError) and str(error).startswith(f"MODEL: {model}"):
             raise
-        raise ValueError(f"MODEL: {model} cannot be loaded ({first_line(error)[:300]})") from error
+        if isinstance(error, pickle.UnpicklingError) or "weights_only" in str(error):
+            raise ValueError(f"MODEL: {model}: its weights are a pickle of more than tensors; not opened") from error
+        kind = "" if isinstance(error, (ValueError, OSError)) else f"{type(error).__name__}: "
+        raise ValueError(f"MODEL: {model} cannot be loaded ({kind}{first_line(error)[:300]})") from error
 
 
 class ForeignModel(Network):
@@ -120,21 +126,28 @@ def _open_clip(model: str, name: str) -> Encoder:
         import open_clip
     except ImportError as error:
         raise ValueError(f"MODEL: {model} needs open_clip: pip install open_clip_torch") from error
-    folder = Path(name).expanduser()
-    weights = None
-    if folder.is_dir():
+    from mmtrain.models.open_clip_settings import WEIGHTS, towers
+
+    folder = weights = None
+    if Path(name).expanduser().is_dir() or name.startswith("hf-hub:"):
+        folder = pretrained_folder(name.removeprefix("hf-hub:"), WEIGHTS)
         if not (folder / "open_clip_config.json").is_file():
             raise ValueError(f"MODEL: {model}: there is no open_clip_config.json in the folder")
         name = f"local-dir:{folder}"
-    elif not name.startswith("hf-hub:"):
+    else:
         name, _, weights = name.partition("/")
         tags = open_clip.list_pretrained_tags_by_model(name)
         if name not in open_clip.list_models():
             raise ValueError(f"MODEL: {model}: open_clip has no architecture {name!r}, and there is no such folder")
         if weights not in tags:
             raise ValueError(f"MODEL: {model}: weights of {name} are {', '.join(tags) or 'none'}, as in {name}/TAG")
-    network, _, _ = open_clip.create_model_and_transforms(name, pretrained=weights or None)
-    tokenizer = open_clip.get_tokenizer(name)
+    config = open_clip.get_model_config(name)
+    parts = towers(config, name if folder is None else str(folder / "open_clip_config.json"), folder)
+    network, _, _ = open_clip.create_model_and_transforms(
+        name, pretrained=weights or None, require_pretrained=True, **parts
+    )
+    from_hub = {"trust_remote_code": False} if parts["text_cfg"].get("hf_tokenizer_name") else {}
+    tokenizer = open_clip.get_tokenizer(name, **from_hub)
     settings = network.visual.preprocess_cfg
     if settings["resize_mode"] not in ("shortest", "squash"):
         raise ValueError(f"MODEL: {model} resizes by {settings['resize_mode']}; shortest and squash can be read")
@@ -162,11 +175,12 @@ def _open_clip(model: str, name: str) -> Encoder:
 def _transformers(model: str, name: str) -> Encoder:
     from transformers import AutoImageProcessor, AutoModel, AutoTokenizer
 
-    name = str(Path(name).expanduser()) if Path(name).expanduser().is_dir() else name
-    network = AutoModel.from_pretrained(name)
+    folder = pretrained_folder(name)
+    network = AutoModel.from_pretrained(folder, trust_remote_code=False)
     if not (hasattr(network, "get_image_features") and hasattr(network, "get_text_features")):
         raise ValueError(f"MODEL: {model} is a {type(network).__name__}, which does not embed both images and text")
-    tokenizer, processor = AutoTokenizer.from_pretrained(name), AutoImageProcessor.from_pretrained(name)
+    tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+    processor = AutoImageProcessor.from_pretrained(folder, trust_remote_code=False)
     # a tokenizer without a limit has 1e30; RoBERTa counts its positions from 2
     limit = min(network.config.text_config.max_position_embeddings, tokenizer.model_max_length)
     # SigLIP was trained on rows of full length without a mask

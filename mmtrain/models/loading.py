@@ -1,6 +1,7 @@
 """`mmtrain.load`: any trained or exported model as an object that encodes images and captions."""
 
-import json
+import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,12 +12,21 @@ from datamodules.images import ImagePipeline
 from datamodules.tokenizers import Tokenizer
 from mmtrain.display.messages import first_line
 from mmtrain.fusion import MatchingHead, RelationHead
-from mmtrain.models.description import DESCRIPTION, PREPROCESSING, WEIGHTS, upgraded
+from mmtrain.models.description import (
+    DESCRIPTION,
+    PREPROCESSING,
+    TOKENIZER_FILES,
+    WEIGHTS,
+    damage_named,
+    read_description,
+    upgraded,
+)
 from mmtrain.models.encoder import Encoder
 from mmtrain.models.foreign import is_foreign, load_foreign
 from mmtrain.models.image_text import ImageTextModel
-from mmtrain.models.run_folder import describe, read_checkpoint, resolve_run
+from mmtrain.models.run_folder import checkpoint_of, describe, read_checkpoint, resolve_run
 from mmtrain.models.spec import build
+from mmtrain.models.trust import check_description
 
 if TYPE_CHECKING:
     from mmtrain.evaluation.ranking.tiles import Similarity
@@ -28,15 +38,20 @@ def load(
     device: str | torch.device = "cpu",
     dtype: torch.dtype = torch.float32,
     text_only: bool = False,
+    trust: Sequence[str] | None = None,
 ) -> Encoder:
     """The encoder of MODEL: a run folder (its best checkpoint, else its last), a checkpoint, an exported folder, or
     another library's model (`open_clip:NAME-OR-FOLDER`, `hf:NAME-OR-FOLDER`).
+
+    No code that comes with a model is run: its classes are those of mmtrain, losses and datamodules, of `trust`, of the
+    environment's MMTRAIN_TRUST, or of modules that were imported before.
 
     Args:
         model: MODEL.
         device: Where the networks run.
         dtype: What they compute in, e.g. torch.bfloat16; rows are float32 in any case.
         text_only: Leave out the image tower of a model of ours, which loads faster.
+        trust: Modules whose classes the model may name, each with everything below it.
 
     Raises:
         ValueError: for anything else, or a model that cannot be loaded.
@@ -45,22 +60,35 @@ def load(
     if is_foreign(str(model)):
         encoder = load_foreign(str(model))
     elif (path / DESCRIPTION).is_file():
-        encoder = assemble(*_read_export(path), source=str(model), text_only=text_only)
+        weights = _read_weights(path)
+        with damage_named(path / DESCRIPTION):
+            description = _read_trusted(path / DESCRIPTION, trust)
+            encoder = assemble(description, weights, source=str(path / DESCRIPTION), text_only=text_only)
     elif (path / PREPROCESSING).is_file():
-        encoder = load_onnx(path)
+        encoder = load_onnx(path, trust=trust)
     elif (path / "open_clip_config.json").is_file():
         encoder = load_foreign(f"open_clip:{path}")
     elif (path / "config.json").is_file():
         encoder = load_foreign(f"hf:{path}")
     elif path.is_dir() or path.is_file():
-        checkpoint = read_checkpoint(resolve_run(path) if path.is_dir() else path)
-        description, state = describe(checkpoint), checkpoint["state_dict"]
-        head = with_prefix(state, description["head_weights"]) if description.get("head") else {}
-        encoder = assemble(description, with_prefix(state, "model."), head, source=str(model), text_only=text_only)
+        path = resolve_run(path) if path.is_dir() else path
+        checkpoint = read_checkpoint(path)
+        with damage_named(path):
+            description, state = describe(checkpoint, str(path)), checkpoint["state_dict"]
+            check_description(description, str(path), trust or ())
+            head = with_prefix(state, description["head_weights"]) if description.get("head") else {}
+            encoder = assemble(description, with_prefix(state, "model."), head, source=str(path), text_only=text_only)
     else:
         raise ValueError(f"MODEL: {model} is no run folder, checkpoint or exported folder")
-    encoder.dtype = dtype
+    encoder.source, encoder.dtype = str(model), dtype
     return encoder.to(device)
+
+
+def is_ours(model: str) -> bool:
+    """Whether MODEL is a run folder, a checkpoint or an export of ours, on this machine."""
+    path = Path(model)
+    files = (path / DESCRIPTION, path / PREPROCESSING)
+    return not is_foreign(model) and (any(file.is_file() for file in files) or checkpoint_of(path) is not None)
 
 
 def with_prefix(state: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
@@ -76,7 +104,7 @@ def assemble(
     source: str,
     text_only: bool = False,
 ) -> Encoder:
-    """The encoder of a description, which the checkpoint callback writes, and of its weights.
+    """The encoder of a description that is trusted, and of its weights.
 
     Raises ValueError when the weights do not fit the description, naming the first parameter that does not.
     """
@@ -107,41 +135,53 @@ def fill(network: nn.Module, weights: dict[str, Tensor], source: str) -> None:
     network.load_state_dict(weights)
 
 
-def load_onnx(folder: Path, *, int8: bool = False) -> Encoder:
+def load_onnx(folder: Path, *, int8: bool = False, trust: Sequence[str] | None = None) -> Encoder:
     """The encoder of an export to ONNX. Raises ValueError when the folder is not complete."""
     from mmtrain.models.onnx_graphs import OnnxModel
 
-    description = _read_description(folder, PREPROCESSING)
-    network = OnnxModel(folder, description["dimension"], int8)
-    return Encoder(network, *preprocessing(description), str(folder), scale=description["scale"])
+    with damage_named(folder / PREPROCESSING):
+        description = _read_trusted(folder / PREPROCESSING, trust)
+        parts = preprocessing(description)
+        dimension, scale = int(description["dimension"]), description["scale"]
+    return Encoder(OnnxModel(folder, dimension, int8), *parts, str(folder), scale=scale)
 
 
 def preprocessing(description: dict[str, Any]) -> tuple[Tokenizer, ImagePipeline | None, list[str], "Similarity"]:
     """Tokenizer, image pipeline (None for features), languages and similarity."""
     images = build(description["images"], ImagePipeline) if description.get("images") else None
     tokenizer = build(description["tokenizer"], Tokenizer)  # type: ignore[type-abstract]
-    return tokenizer, images, description["languages"], description["similarity"]
+    languages, similarity = description["languages"], description["similarity"]
+    if not isinstance(languages, list) or not all(isinstance(language, str) for language in languages):
+        raise ValueError(f"languages: got {languages!r}, expected a list of codes")
+    if similarity not in ("cosine", "asymmetric"):
+        raise ValueError(f"similarity: got {similarity!r}, expected cosine or asymmetric")
+    scale = description.get("scale")
+    if scale is not None and not (isinstance(scale, (int, float)) and scale > 0):
+        raise ValueError(f"scale: got {scale!r}, expected a number above 0, or null")
+    return tokenizer, images, languages, similarity
 
 
-def _read_export(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
+def _read_weights(folder: Path) -> dict[str, Tensor]:
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
     try:
-        weights = load_file(folder / WEIGHTS)
+        return load_file(folder / WEIGHTS)
     except (OSError, SafetensorError) as error:
         raise ValueError(f"{folder}: not a complete export ({first_line(error)})") from error
-    return _read_description(folder, DESCRIPTION), weights
 
 
-def _read_description(folder: Path, name: str) -> dict[str, Any]:
-    try:
-        description = json.loads((folder / name).read_text(encoding="utf-8"))
-        tokenizer = description["tokenizer"]["init_args"]
-    except (OSError, json.JSONDecodeError, KeyError, TypeError) as error:
-        raise ValueError(f"{folder}: {name} cannot be read ({first_line(error)})") from error
-    # the tokenizer's files lie inside the folder
-    for key, value in tokenizer.items():
-        if isinstance(value, str) and value.startswith("./"):
-            tokenizer[key] = str(folder / value[2:])
+def _read_trusted(path: Path, trust: Sequence[str] | None) -> dict[str, Any]:
+    """An export's description, with its tokenizer's files, which lie inside the folder, as they can be opened."""
+    description = read_description(path)
+    check_description(description, str(path), trust or ())
+    files = description["tokenizer"]["init_args"]
+    for name, value in files.items():
+        if name in TOKENIZER_FILES or str(value).startswith(("./", "../")):
+            inside = os.path.normpath(value)
+            if not value.startswith("./") or inside.startswith(".."):
+                raise ValueError(
+                    f"{path}: tokenizer.{name} is {value!r}, expected a file inside the folder, as in ./tokenizer"
+                )
+            files[name] = str(path.parent / inside)
     return description

@@ -71,13 +71,15 @@ class RelationClassifier:
         return head(image_tokens, text_tokens, torch.cat([mask.new_ones(len(mask), 1), mask], 1))
 
 
-def load_relation(model: str | Path, *, device: str | torch.device = "cpu") -> RelationClassifier:
-    """Loads a run folder or checkpoint that `mmtrain.RelationModule` trained.
+def load_relation(
+    model: str | Path, *, device: str | torch.device = "cpu", trust: Sequence[str] | None = None
+) -> RelationClassifier:
+    """Loads a run folder or checkpoint that `mmtrain.RelationModule` trained; the arguments are those of `load`.
 
     Raises:
         ValueError: for any other model.
     """
-    encoder = load(model, device=device)
+    encoder = load(model, device=device, trust=trust)
     if not encoder.classes:
         raise ValueError(f"MODEL: {model} has no relation head; mmtrain.RelationModule trains one")
     return RelationClassifier(encoder)

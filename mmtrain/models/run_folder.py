@@ -10,14 +10,14 @@ import torch
 import yaml
 
 from mmtrain.display.messages import first_line, note
-from mmtrain.models.description import upgraded
+from mmtrain.models.description import damage_named, upgraded
 
 
 def read_checkpoint(path: str | Path) -> dict[str, Any]:
     """A checkpoint's contents, without running any code in it.
 
-    Raises ValueError when the file is truncated, holds a pickle of more than tensors and plain data, or is no
-    checkpoint of mmtrain.
+    Raises ValueError when the file is truncated, holds a pickle of more than tensors and plain data, is no checkpoint
+    of mmtrain, or one of a newer format.
     """
     try:
         with warnings.catch_warnings():
@@ -31,15 +31,17 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
         raise ValueError(f"checkpoint: {path} cannot be read, it may be truncated ({first_line(error)})") from error
     if not isinstance(checkpoint, dict) or "mmtrain" not in checkpoint:
         raise ValueError(f"checkpoint: {path} was not written by mmtrain")
+    with damage_named(path):
+        upgraded(json.loads(checkpoint["mmtrain"]["description"]), str(path))
     return checkpoint
 
 
-def describe(checkpoint: dict[str, Any]) -> dict[str, Any]:
-    """What builds the encoder of a checkpoint again.
+def describe(checkpoint: dict[str, Any], source: str = "checkpoint") -> dict[str, Any]:
+    """What builds the encoder of a checkpoint again; `source` is its file.
 
     "scale" is exp of the log_scale of the first objective that has one, in the order of the config.
     """
-    description = upgraded(json.loads(checkpoint["mmtrain"]["description"]), "checkpoint")
+    description = upgraded(json.loads(checkpoint["mmtrain"]["description"]), source)
     scales = {
         name.removeprefix("objectives."): value
         for name, value in checkpoint["state_dict"].items()

@@ -40,7 +40,10 @@ class SearchIndex:
         except (OSError, ValueError) as error:
             raise ValueError(f"DIR: {self.folder / DESCRIPTION} cannot be read ({error}); index again") from error
         if self.description.get("format") != FORMAT:
-            raise ValueError(f"DIR: {folder} is an index of another version; index again")
+            format = self.description.get("format")
+            raise ValueError(
+                f"DIR: {folder} has format {format!r}, this version of mmtrain reads {FORMAT}; index again"
+            )
         faiss = import_faiss()
         try:
             self._faiss = faiss.read_index(str(self.folder / FAISS))

@@ -2,6 +2,7 @@
 
 import io
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -12,27 +13,38 @@ from mmtrain.display.messages import first_line
 from mmtrain.embedding.processes import default_device
 from mmtrain.models.encoder import Encoder
 from mmtrain.models.fingerprint import fingerprint, stamp
-from mmtrain.models.loading import load
+from mmtrain.models.loading import is_ours, load
 from mmtrain.search.index import SearchIndex
 
 
 def open_model(
-    index: SearchIndex, model: str | None = None, device: str | None = None, *, text_only: bool = False
+    index: SearchIndex,
+    model: str | None = None,
+    device: str | None = None,
+    *,
+    text_only: bool = False,
+    trust: Sequence[str] | None = None,
 ) -> Encoder:
     """The model that made the index.
 
     Args:
-        model: Where it is now; default: where it was.
+        model: Where it is now; default: where it was, if that is on this machine and ours.
         device: Default: cuda where there is one.
         text_only: Load the text side alone, where the files' size and time say that it is the same model.
+        trust: Modules whose classes the model may name.
 
     Raises:
         ValueError: when it is not there, or is another one.
     """
-    name = model or index.description["model"]
+    name = model or str(index.description["model"])
+    if model is None and not is_ours(name):
+        raise ValueError(
+            f"{index.folder} was built by {name}, which is no run or export on this machine, and an index loads nothing"
+            " else by itself; say with --model where it is now"
+        )
     unchanged = index.description.get("weights") is not None and stamp(name) == index.description["weights"]
     try:
-        encoder = load(name, device=device or default_device(), text_only=text_only and unchanged)
+        encoder = load(name, device=device or default_device(), text_only=text_only and unchanged, trust=trust)
     except ValueError as error:
         if model is not None:
             raise

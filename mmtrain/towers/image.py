@@ -1,6 +1,5 @@
 """Image towers: any timm model, and precomputed features."""
 
-import json
 from pathlib import Path
 from typing import Any, Literal
 
@@ -9,6 +8,7 @@ from torch import Tensor, nn
 
 from mmtrain.display.messages import first_line
 from mmtrain.towers.pooling import Pooling
+from mmtrain.towers.pretrained import is_refused, pretrained_folder, read_settings
 from mmtrain.towers.tower import ImageTower
 
 
@@ -19,7 +19,8 @@ class TimmTower(ImageTower):
         name: timm's architecture name, e.g. vit_base_patch16_224; may be left out when `pretrained` names a hub
             repository or folder, which know their architecture.
         pretrained: None (random weights), a timm tag (vit_base_patch16_224.augreg2_in21k_ft_in1k), a hub repository
-            (timm/...), or a local folder with config.json and model.safetensors, as timm writes it.
+            (timm/..., of one commit with @COMMIT behind it), or a local folder with config.json and model.safetensors,
+            as timm writes it.
         pooling: "timm" uses the model's own pooling; cls, mean, max, last and attention pool its tokens.
         image_size: Pixels of the square input where it differs from the model's own; position embeddings are resized.
         options: Further arguments of timm.create_model, e.g. {patch_drop_rate: 0.5, embed_dim: 192, depth: 6}.
@@ -60,7 +61,8 @@ class TimmTower(ImageTower):
         self.pretrained = None
         self.pooling = pooling
         self.image_size = options.pop("img_size", None)
-        self.options = options
+        # as with `pretrained`: the weights are in, and a checkpoint must not name files
+        self.options = {name: value for name, value in options.items() if not is_refused(name, value, options=True)}
         self.width = self.network.num_features if pooling != "timm" else self.network.head_hidden_size
         self.pool = None if pooling == "timm" else Pooling(pooling, self.width)
         data = resolve_model_data_config(self.network)
@@ -110,17 +112,12 @@ def _timm_source(name: str | None, pretrained: str | None) -> tuple[str, dict[st
         if name is None:
             raise ValueError("image.name: missing; give a timm architecture, or `pretrained`")
         return name, {}
-    folder = Path(pretrained)
-    if folder.is_dir():
-        if not (folder / "config.json").is_file():
-            raise ValueError(f"image.pretrained: {pretrained} holds no config.json; timm's folders do")
-        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-        return f"local-dir:{pretrained}", config.get("model_args") or {}
-    if "/" in pretrained:
-        from timm.models import load_model_config_from_hf
-
-        return f"hf-hub:{pretrained}", load_model_config_from_hf(pretrained)[2] or {}
-    return pretrained, {}
+    if "/" not in pretrained and not Path(pretrained).is_dir():
+        return pretrained, {}
+    folder = pretrained_folder(pretrained)
+    if not (folder / "config.json").is_file():
+        raise ValueError(f"image.pretrained: {pretrained} holds no config.json; timm's folders do")
+    return f"local-dir:{folder}", read_settings(folder / "config.json").get("model_args") or {}
 
 
 def _sequence(features: Tensor, channels: int) -> Tensor:

@@ -9,6 +9,7 @@ from torch.utils.checkpoint import checkpoint
 
 from mmtrain.display.messages import first_line
 from mmtrain.towers.pooling import Pool, Pooling
+from mmtrain.towers.pretrained import is_refused, pretrained_folder
 from mmtrain.towers.tower import ImageTower, TextTower
 
 WHITE = 255
@@ -18,7 +19,8 @@ class TransformersTower(TextTower):
     """Any text encoder of transformers, read from its last hidden states.
 
     Args:
-        pretrained: A hub name or a local folder (weights and config), or None for random weights of `config`.
+        pretrained: A hub name, NAME or NAME@COMMIT, or a local folder (weights and config); None for random weights of
+            `config`. No code that comes with it is run.
         config: A transformers config as a mapping with its model_type, e.g. {model_type: xlm-roberta, hidden_size: 64};
             used when `pretrained` is None.
         pooling: cls, mean, max, last (causal models) or attention.
@@ -43,19 +45,24 @@ class TransformersTower(TextTower):
         config = config or {}
         try:
             if pretrained is not None:
-                settings = AutoConfig.from_pretrained(pretrained)
+                folder = pretrained_folder(pretrained)
+                settings = AutoConfig.from_pretrained(folder, trust_remote_code=False)
             else:
                 settings = AutoConfig.for_model(**{"model_type": "", **config})
             text_only = type(settings) in AutoModelForTextEncoding._model_mapping
             factory = AutoModelForTextEncoding if text_only else AutoModel
-            self.network = factory.from_pretrained(pretrained) if pretrained else factory.from_config(settings)
-        except (OSError, ValueError, KeyError) as error:
+            if pretrained is not None:
+                self.network = factory.from_pretrained(folder, trust_remote_code=False)
+            else:
+                self.network = factory.from_config(settings, trust_remote_code=False)
+        except (OSError, ValueError, KeyError, RuntimeError, TypeError) as error:
             source = pretrained if pretrained is not None else config.get("model_type", "a config without model_type")
             raise ValueError(f"text tower: transformers cannot load {source!r}: {first_line(error)}") from error
         if getattr(self.network, "pooler", None) is not None:
             self.network.pooler = None  # never used here, and DDP waits for gradients of every parameter
         self.pretrained = None
-        self.config = {key: value for key, value in settings.to_diff_dict().items() if key != "_name_or_path"}
+        fields = {key: value for key, value in settings.to_diff_dict().items() if key != "_name_or_path"}
+        self.config = {key: value for key, value in fields.items() if not is_refused(key, value)}
         self.config["model_type"] = settings.model_type
         self.pooling = pooling
         text = settings.get_text_config()

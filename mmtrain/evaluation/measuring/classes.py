@@ -1,5 +1,6 @@
 """`mmtrain evaluate --classes`: zero-shot classification of images by the names of their classes."""
 
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,7 @@ def evaluate_classes(
     batch_size: int = 64,
     workers: int = 2,
     device: str | None = None,
+    trust: Sequence[str] | None = None,
 ) -> dict[str, Any]:
     """Classifies the images of SHARDS by the names of their classes; writes `out`/zero_shot.json, prints the table.
 
@@ -38,13 +40,14 @@ def evaluate_classes(
         templates: JSON file of prompt templates by language, see `read_templates`; default: the bare name.
         task: Which of the samples' labels says the class; default: the only one.
         languages: Languages to measure; default: those of the file that the model was trained on.
+        trust: Modules whose classes the model may name.
 
     Raises:
         ValueError: one line, for a file that cannot be read, shards without the labels, a class that no sample has.
     """
     names = read_classes(classes)
     prompts = None if templates is None else read_templates(templates)
-    encoder = load(model, device=device or default_device())
+    encoder = load(model, device=device or default_device(), trust=trust)
     languages = _measured(encoder, sorted(names), languages, classes, prompts)
     images, labels, task = _labelled(encoder, data, task, batch_size, workers)
     for language in languages:

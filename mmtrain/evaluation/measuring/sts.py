@@ -1,6 +1,7 @@
 """`mmtrain evaluate --sts`: semantic textual similarity, correlated with people's scores."""
 
 from collections import defaultdict
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +15,20 @@ from mmtrain.models.loading import load
 
 
 def evaluate_sts(
-    model: str, data: str, out: str | Path, *, languages: list[str] | None = None, device: str | None = None
+    model: str,
+    data: str,
+    out: str | Path,
+    *,
+    languages: list[str] | None = None,
+    device: str | None = None,
+    trust: Sequence[str] | None = None,
 ) -> dict[str, Any]:
     """Correlates the similarity of sentences with people's scores; writes `out`/sts.json, prints the table.
 
     Args:
         data: TSV files joined with ::, see `read_sts`.
         languages: Measures only pairs of these; default: all.
+        trust: Modules whose classes the model may name.
 
     Raises:
         ValueError: one line, for a file that `read_sts` refuses, or no pair in the languages.
@@ -33,7 +41,7 @@ def evaluate_sts(
                 groups[f"{Path(path).stem} {name}".strip()].append(pair)
     if not groups:
         raise ValueError(f"--languages: no pair of {data} is in {', '.join(languages or [])} alone")
-    encoder = load(model, device=device or default_device())
+    encoder = load(model, device=device or default_device(), trust=trust)
     figures = {}
     for name, pairs in groups.items():
         first = encoder.encode_text([pair.first for pair in pairs], pairs[0].languages[0] or None)

@@ -154,9 +154,9 @@ def room_for(folder: str | Path, size: int = 0) -> Iterator[None]:
         yield
     except Exception as error:
         number = error.errno if isinstance(error, OSError) else None
-        # libraries of other languages keep the number in their text alone
-        full = number in FULL or any(os.strerror(each) in str(error) for each in FULL) or "disk is full" in str(error)
-        if not full:
+        # libraries of other languages keep the number in their text alone, SQLite has words of its own
+        words = (*map(os.strerror, FULL), "disk is full", "disk I/O error")
+        if number not in FULL and not any(each in str(error) for each in words):
             raise
         reason = os.strerror(number) if number else str(error).strip().splitlines()[-1][-200:]
         room = f"{room} and more" if size else "room"

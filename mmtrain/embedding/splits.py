@@ -1,21 +1,41 @@
 """SHARDS as a test split, read as a model was trained."""
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from datamodules import RelationDataModule, ShardDataModule
+from datamodules import RelationDataModule, ShardDataModule, Tokenizer
 from datamodules.reading.splits import Splits
 from mmtrain.models.encoder import Encoder
 
 
+class Untokenised(Tokenizer):
+    """Makes no tokens, for captions that are not embedded."""
+
+    vocabulary_size = 1
+
+    def __call__(self, captions: Sequence[str], languages: Sequence[str]) -> tuple[Tensor, Tensor]:
+        return torch.zeros(len(captions), 1, dtype=torch.int64), torch.zeros(len(captions), 1, dtype=torch.bool)
+
+    def save(self, folder: str | Path) -> None:
+        raise ValueError("Untokenised: a model needs a tokenizer")
+
+
 def open_shards(
-    encoder: Encoder, data: str, languages: list[str] | None, batch_size: int, workers: int
+    encoder: Encoder,
+    data: str,
+    languages: list[str] | None,
+    batch_size: int,
+    workers: int,
+    *,
+    tokenised: bool = True,
 ) -> ShardDataModule:
-    """All samples and captions of SHARDS, or those in the languages."""
-    module = ShardDataModule(test=data, languages=languages, **_reading(encoder, batch_size, workers))
+    """All samples and captions of SHARDS, or those in the languages; captions are text alone unless `tokenised`."""
+    reading = _reading(encoder, batch_size, workers) | ({} if tokenised else {"tokenizer": Untokenised()})
+    module = ShardDataModule(test=data, languages=languages, **reading)
     module.setup("test")
     return module
 

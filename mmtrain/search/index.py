@@ -14,6 +14,7 @@ from mmtrain.search.kinds import comparable
 
 DESCRIPTION, FAISS, ROWS, ITEMS = "index.json", "index.faiss", "rows.npy", "items.sqlite"
 FORMAT = 1
+FIELDS = {"kind": ("flat", "ivf", "hnsw", "pq"), "similarity": ("cosine", "asymmetric"), "candidates": int}
 
 
 class SearchIndex:
@@ -39,8 +40,12 @@ class SearchIndex:
             raise ValueError(f"DIR: {folder} holds no index; give a folder that `mmtrain index` wrote") from None
         except (OSError, ValueError) as error:
             raise ValueError(f"DIR: {self.folder / DESCRIPTION} cannot be read ({error}); index again") from error
-        if self.description.get("format") != FORMAT:
+        if not isinstance(self.description, dict) or self.description.get("format") != FORMAT:
             raise ValueError(f"DIR: {folder} is an index of another version; index again")
+        for field, expected in FIELDS.items():
+            value = self.description.get(field)
+            if not (value in expected if isinstance(expected, tuple) else isinstance(value, expected) and value > 0):
+                raise ValueError(f"DIR: {self.folder / DESCRIPTION} has {field} {value!r}; index again")
         faiss = import_faiss()
         try:
             self._faiss = faiss.read_index(str(self.folder / FAISS))
@@ -50,6 +55,14 @@ class SearchIndex:
             # FAISS names the place in its source first, then the reason
             reason = str(error).strip().splitlines()[-1].split("Error: ")[-1][:200]
             raise ValueError(f"DIR: {folder} is no complete index ({reason}); index again") from error
+        found = (self._faiss.ntotal, self._faiss.d), self._faiss.metric_type
+        if self.rows.dtype != np.float32 or found != (self.rows.shape, faiss.METRIC_INNER_PRODUCT):
+            (count, width), metric = found
+            by = "inner product" if metric == faiss.METRIC_INNER_PRODUCT else f"FAISS's metric {metric}"
+            raise ValueError(
+                f"DIR: {folder} is no complete index ({FAISS} has {count} rows of width {width} by {by}, {ROWS}"
+                f" {self.rows.dtype} {list(self.rows.shape)} by inner product); index again"
+            )
         self.items = Items(self.folder / ITEMS)
         self.similarity: Similarity = self.description["similarity"]
         self.exact = self.description["kind"] == "flat" and self.similarity == "cosine"

@@ -88,7 +88,8 @@ def assemble(
     network = build(model, ImageTextModel)
     fill(network, weights, source)
     network.merge_lora()
-    encoder = Encoder(network, *preprocessing(description), source, scale=description.get("scale"))
+    scale, bias = description.get("scale"), description.get("bias")
+    encoder = Encoder(network, *preprocessing(description), source, scale=scale, bias=bias)
     if head and not text_only:
         fusion_head = build(description["head"], nn.Module)
         assert isinstance(fusion_head, RelationHead | MatchingHead)
@@ -113,7 +114,8 @@ def load_onnx(folder: Path, *, int8: bool = False) -> Encoder:
 
     description = _read_description(folder, PREPROCESSING)
     network = OnnxModel(folder, description["dimension"], int8)
-    return Encoder(network, *preprocessing(description), str(folder), scale=description["scale"])
+    scale, bias = description.get("scale"), description.get("bias")
+    return Encoder(network, *preprocessing(description), str(folder), scale=scale, bias=bias)
 
 
 def preprocessing(description: dict[str, Any]) -> tuple[Tokenizer, ImagePipeline | None, list[str], "Similarity"]:

@@ -14,7 +14,7 @@ from mmtrain.search.kinds import comparable
 
 DESCRIPTION, FAISS, ROWS, ITEMS = "index.json", "index.faiss", "rows.npy", "items.sqlite"
 FORMAT = 1
-FIELDS = {"kind": ("flat", "ivf", "hnsw", "pq"), "similarity": ("cosine", "asymmetric"), "candidates": int}
+FIELDS = {"kind": ("flat", "ivf", "hnsw", "pq"), "similarity": ("cosine", "asymmetric")}
 
 
 class SearchIndex:
@@ -42,10 +42,12 @@ class SearchIndex:
             raise ValueError(f"DIR: {self.folder / DESCRIPTION} cannot be read ({error}); index again") from error
         if not isinstance(self.description, dict) or self.description.get("format") != FORMAT:
             raise ValueError(f"DIR: {folder} is an index of another version; index again")
-        for field, expected in FIELDS.items():
-            value = self.description.get(field)
-            if not (value in expected if isinstance(expected, tuple) else isinstance(value, expected) and value > 0):
-                raise ValueError(f"DIR: {self.folder / DESCRIPTION} has {field} {value!r}; index again")
+        candidates = self.description.get("candidates")
+        fields = {name: self.description.get(name) in values for name, values in FIELDS.items()}
+        fields["candidates"] = isinstance(candidates, int) and candidates > 0
+        if wrong := [name for name, valid in fields.items() if not valid]:
+            value = self.description.get(wrong[0])
+            raise ValueError(f"DIR: {self.folder / DESCRIPTION} has {wrong[0]} {value!r}; index again")
         faiss = import_faiss()
         try:
             self._faiss = faiss.read_index(str(self.folder / FAISS))

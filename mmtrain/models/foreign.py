@@ -224,7 +224,7 @@ def _bias(network: nn.Module) -> float | None:
     """SigLIP's; a transformers export of ours keeps it in the config, for its class has no such parameter."""
     bias = getattr(network, "logit_bias", None)
     bias = getattr(getattr(network, "config", None), "logit_bias", None) if bias is None else bias
-    return None if bias is None else float(bias)
+    return None if bias is None else float(torch.as_tensor(bias).detach())
 
 
 def _pooled(output: Any) -> Tensor:

@@ -73,7 +73,7 @@ class ByteTokenizer(Tokenizer):
     def save(self, folder: str | Path) -> None:
         Path(folder).mkdir(parents=True, exist_ok=True)
         settings = {"tokenizer": "ByteTokenizer", "max_length": self.max_length}
-        (Path(folder) / "tokenizer.json").write_text(json.dumps(settings))
+        (Path(folder) / "bytes.json").write_text(json.dumps(settings))  # tokenizer.json is the tokenizers library's
 
 
 class TransformersTokenizer(Tokenizer):

@@ -29,9 +29,11 @@ def export(
         ValueError: when `out` holds something else already, the towers cannot be written in this format, a library is
             missing, or what was written does not give the same embeddings.
     """
+    from mmtrain.export.marker import check_target
     from mmtrain.export.writing import write
     from mmtrain.models.loading import load
 
+    check_target(Path(out))
     encoder = load(model, trust=trust)
     if encoder.head is not None:
         print(f"{model}: an export holds the space; the network behind it, for relations or matching, stays in the run")

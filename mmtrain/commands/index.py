@@ -35,14 +35,23 @@ def index(
     Raises:
         ValueError: when `out` holds something else, nothing can be read, or there are too few pictures for the kind.
     """
-    from datamodules.files import whole_folder
+    from datamodules.files import room_for, whole_folder
     from mmtrain.embedding.parts import EmbeddingParts
     from mmtrain.embedding.processes import Processes
     from mmtrain.embedding.splits import MeasuredShards
     from mmtrain.evaluation.ranking.nearest import import_faiss
     from mmtrain.models.fingerprint import fingerprint, stamp
     from mmtrain.models.loading import load
-    from mmtrain.search.building import MEASURED, check_target, is_done, lasting, print_index, write_index
+    from mmtrain.search.building import (
+        MEASURED,
+        check_target,
+        is_done,
+        lasting,
+        older,
+        parts_beside,
+        print_index,
+        write_index,
+    )
     from mmtrain.search.kinds import describe_kind
 
     target = Path(out)
@@ -51,30 +60,34 @@ def index(
         raise ValueError(f"--candidates and --part_size: got {candidates} and {part_size}, expected at least 1")
     import_faiss()
     processes = Processes.launched()
-    encoder = load(model, device=processes.device(device), trust=trust)
-    shards = MeasuredShards(encoder, data, languages, batch_size, workers)
-    identity = fingerprint(encoder)
-    if processes.rank and is_done(target, identity, data):
-        return target  # the others needed no help: this one came late
-    exact = kind == "flat" and encoder.metric == "cosine"
-    samples = len(shards)
-    describe_kind(kind, samples, encoder.model.dimension)
-    parts = EmbeddingParts(
-        target.with_name(target.name + ".parts"),
-        encoder,
-        shards,
-        fingerprint=identity,
-        batch_size=batch_size,
-        part_size=part_size,
-        text_every=None if exact else -(-samples // MEASURED),
-    )
-    parts.embed(processes, workers)
-    if processes.rank:
-        return target
-    description: dict[str, Any] = {"model": lasting(model), "fingerprint": identity, "weights": stamp(model)}
-    description |= {"similarity": encoder.metric, "data": data, "kind": kind, "candidates": candidates}
-    with whole_folder(target) as folder:
-        facts = write_index(folder, description, encoder.model.dimension, shards, parts)
-    parts.remove(processes)
+    with parts_beside(target, processes.rank) as folder_of_parts:
+        encoder = load(model, device=processes.device(device), trust=trust)
+        shards = MeasuredShards(encoder, data, languages, batch_size, workers, tokenised=False)
+        identity = fingerprint(encoder)
+        if processes.rank and is_done(target, identity, data):
+            return target  # the others needed no help: this one came late
+        exact = kind == "flat" and encoder.metric == "cosine"
+        samples = len(shards)
+        describe_kind(kind, samples, encoder.model.dimension)
+        parts = EmbeddingParts(
+            folder_of_parts,
+            encoder,
+            shards,
+            fingerprint=identity,
+            batch_size=batch_size,
+            part_size=part_size,
+            text_every=None if exact else -(-samples // MEASURED),
+        )
+        if processes.rank == 0 and (replaced := older(target)) is not None:
+            print(f"{target}: replaces the index of {replaced['data']} by {replaced['model']}")
+        with room_for(target, parts.room()):
+            parts.embed(processes, workers)
+            if processes.rank:
+                return target
+            description: dict[str, Any] = {"model": lasting(model), "fingerprint": identity, "weights": stamp(model)}
+            description |= {"similarity": encoder.metric, "data": data, "kind": kind, "candidates": candidates}
+            with whole_folder(target, check_target) as folder:
+                facts = write_index(folder, description, encoder.model.dimension, shards, parts)
+        parts.remove(processes)
     print_index(target, facts)
     return target

@@ -23,13 +23,14 @@ def push(
         private: A new repository is private.
 
     Raises:
-        ValueError: for a folder that is no export, files that can carry code, or a name that is no repository's.
+        ValueError: for a folder that is no export, files that can carry code, absolute paths in what would be sent, or
+            a name that is no repository's.
     """
     from mmtrain.export.hub import prepare, send
 
-    prepare(folder, repository, licence)
+    names = prepare(folder, repository, licence)
     if upload:
-        send(folder, repository, private)
+        send(folder, names, repository, private)
         print(f"sent to {repository}")
     else:
         print(f"{folder} is ready; --upload sends it to {repository}")

@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
-from PIL import Image
+from PIL import Image, ImageOps
 
 from datamodules.files import write_whole
-from datamodules.images import opaque
+from datamodules.images import ImagePipeline, opaque
 
 RIGHT_TO_LEFT = re.compile("ar|arc|azb|ckb|dv|fa|glk|he|iw|khw|lrc|mzn|pnb|prs|ps|sd|syr|ug|ur|yi", re.IGNORECASE)
 RIGHT_TO_LEFT_SCRIPT = re.compile("Adlm|Arab|Hebr|Mand|Mend|Nkoo|Rohg|Samr|Syrc|Thaa", re.IGNORECASE)
@@ -38,8 +38,10 @@ def write_page(
 
 
 def picture_uri(content: bytes | Image.Image, side: int) -> str:
-    """A WebP data URI of at most `side` pixels on the longer side. Encoded images keep their transparency."""
-    image = Image.open(io.BytesIO(content)) if isinstance(content, bytes) else opaque(content)
+    """A WebP data URI of at most `side` pixels on the longer side, turned as EXIF says. Encoded images keep their
+    transparency."""
+    image = ImageOps.exif_transpose(ImagePipeline().open(content) if isinstance(content, bytes) else content)
+    image = image if isinstance(content, bytes) else opaque(image)
     image = image.convert("RGBA" if image.has_transparency_data else "RGB")
     image.thumbnail((side, side))
     file = io.BytesIO()

@@ -3,8 +3,6 @@
 from pathlib import Path
 from typing import Any
 
-from PIL import ImageOps
-
 from datamodules.images import ImagePipeline
 from datamodules.shards.inspection import Inspection, Place
 from datamodules.shards.samples import FEATURE_SUFFIX, Sample
@@ -40,7 +38,7 @@ def _card(place: Place, sample: Sample) -> dict[str, Any]:
     picture, facts = None, "features"
     if sample.suffix != FEATURE_SUFFIX:
         image = ImagePipeline().open(sample.image)
-        picture = picture_uri(ImageOps.exif_transpose(image), SIDE)
+        picture = picture_uri(image, SIDE)
         facts = f"{image.width} x {image.height} {image.format}"
     facts += f", {len(sample.image):,} bytes"
     card = {"id": sample.id, "shard": place.shard, "picture": picture, "facts": facts}

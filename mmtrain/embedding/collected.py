@@ -51,17 +51,17 @@ def real_captions(batch: Batch) -> tuple[Tensor, Tensor]:
     return b, k
 
 
-def columns(batch: Batch, embeddings: Embeddings, b: Tensor, k: Tensor) -> dict[str, np.ndarray]:
-    """The real samples of a batch, their images' embeddings, and those of the captions of samples `b`, slots `k`."""
-    assert embeddings.image is not None
+def columns(batch: Batch, images: Tensor, texts: Tensor, b: Tensor, k: Tensor) -> dict[str, np.ndarray]:
+    """The real samples of a batch, with their rows of `images` [B, D], and the captions of samples `b`, slots `k`, with
+    `texts` [m, D]."""
     real = real_samples(batch)
     tensors = {
         "rows": batch.rows[real],
         "image_ids": batch.image_ids[real],
-        "images": embeddings.image[real].float(),
+        "images": images[real].float(),
         "text_rows": batch.rows[b],
         "text_languages": batch.languages[b, k],
-        "texts": embeddings.texts[b, k].float(),
+        "texts": texts.float(),
     }
     return {name: tensor.cpu().numpy() for name, tensor in tensors.items()}
 
@@ -75,8 +75,9 @@ class EmbeddedSplit:
     def add(self, batch: Batch, embeddings: Embeddings) -> None:
         b, k = real_captions(batch)
         captions = [batch.captions[i][j] for i, j in zip(b.tolist(), k.tolist(), strict=True)]
+        assert embeddings.image is not None
         self.parts.append(
-            columns(batch, embeddings, b, k)
+            columns(batch, embeddings.image, embeddings.texts[b, k], b, k)
             | {
                 "ids": np.array([batch.ids[i] for i in real_samples(batch)], dtype=object),
                 "text_image_ids": batch.image_ids[b].cpu().numpy(),

@@ -8,9 +8,10 @@ waits for one that died.
 
 import hashlib
 import json
-import shutil
+import re
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -30,9 +31,9 @@ from mmtrain.display.thumbnails import thumbnail
 from mmtrain.embedding.collected import columns, joined, real_samples
 from mmtrain.embedding.processes import Processes
 from mmtrain.embedding.splits import MeasuredShards, language_indices
-from mmtrain.models.batches import embed_batch
 from mmtrain.models.encoder import Encoder
 
+PART_FILE = re.compile(r"\d{6}\.(safetensors|left)|\.\d{6}\.safetensors\.[0-9a-f]{8}\.part")
 LEAVING_SECONDS = 60  # how long process 0, when all parts are there, leaves the others to notice
 
 
@@ -93,6 +94,11 @@ class EmbeddingParts:
         written = {path.name for path in self.folder.glob("*.safetensors")}
         return [number for number in range(self.count) if self._path(number).name not in written]
 
+    def room(self) -> int:
+        """Bytes that the rows of the missing parts need at least, and those of all parts once more when joined."""
+        samples = min(len(self.missing()) * self.part_size, len(self.dataset)) + len(self.dataset)
+        return samples * self.encoder.model.dimension * 4
+
     def embed(self, processes: Processes, workers: int = 0) -> None:
         """Makes this process's parts that are missing; process 0 then those that the others have not made yet.
 
@@ -135,7 +141,14 @@ class EmbeddingParts:
         others = [self._path(rank, "left") for rank in range(1, processes.world)]
         while time.monotonic() < deadline and not all(path.exists() for path in others):
             time.sleep(0.2)
-        shutil.rmtree(self.parent, ignore_errors=True)
+        # with those of other runs, which were stopped; what is no part stays
+        for folder in self.parent.glob("[0-9a-f]" * 16):
+            for path in folder.glob("*"):
+                if PART_FILE.fullmatch(path.name):
+                    path.unlink(missing_ok=True)
+        for folder in (*self.parent.glob("*"), self.parent):
+            with suppress(OSError):
+                folder.rmdir()
 
     def _make(self, numbers: Sequence[int], workers: int, processes: Processes) -> None:
         from rich.progress import track
@@ -159,16 +172,22 @@ class EmbeddingParts:
         return [range(start, min(start + self.batch_size, end)) for start in starts]
 
     def _encode(self, batch: Batch, indices: Tensor) -> tuple[Batch, dict[str, np.ndarray]]:
+        """Embeds the images and the chosen captions, which are tokenised here: few are, of an exact index none."""
         chosen = torch.zeros_like(batch.present)
         if self.text_every is not None:
             sampled = (batch.rows >= 0) & (batch.rows % self.text_every == 0)
             trained = (indices >= 0) | (not self.encoder.languages)  # another library's model does not say
             chosen = batch.present & sampled[:, None] & trained[batch.languages.clamp(min=0)]
-        device = self.encoder.device
-        embeddings = embed_batch(
-            self.encoder.model, batch.to(device), chosen=chosen.to(device), languages=indices.to(device)
-        )
-        return batch, columns(batch, embeddings, *chosen.nonzero(as_tuple=True))
+        model, device = self.encoder.model, self.encoder.device
+        images = model.encode_image(batch.images.to(device))
+        b, k = chosen.nonzero(as_tuple=True)
+        texts = images[:0]
+        if len(b):
+            captions = [batch.captions[i][j] for i, j in zip(b.tolist(), k.tolist(), strict=True)]
+            languages = batch.languages[b, k]
+            tokens, mask = self.encoder.tokenizer(captions, [self.shards.languages[i] for i in languages.tolist()])
+            texts = model.encode_text(tokens.to(device), mask.to(device), indices[languages].to(device))
+        return batch, columns(batch, images, texts, b, k)
 
     def _path(self, number: int, ending: str = "safetensors") -> Path:
         return self.folder / f"{number:06d}.{ending}"

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -17,9 +18,22 @@ from datamodules.reading.loaders import EvaluationBatches, make_loader
 from datamodules.reading.splits import Splits
 from datamodules.shards.locations import Reading
 from datamodules.stream.identity import check_all_alike, rank_and_world, shards_digest
+from datamodules.tokenizers.tokenizer import Tokenizer
 from mmtrain.models.encoder import Encoder
 
 MAX_SKIP_RATE = 0.01  # as the data modules' default
+
+
+class Untokenised(Tokenizer):
+    """Makes no tokens, for captions that are not embedded."""
+
+    vocabulary_size = 1
+
+    def __call__(self, captions: Sequence[str], languages: Sequence[str]) -> tuple[Tensor, Tensor]:
+        return torch.zeros(len(captions), 1, dtype=torch.int64), torch.zeros(len(captions), 1, dtype=torch.bool)
+
+    def save(self, folder: str | Path) -> None:
+        raise ValueError("Untokenised: a model needs a tokenizer")
 
 
 class MeasuredShards:
@@ -30,6 +44,7 @@ class MeasuredShards:
         languages: Languages to read, in this order; default: all there are.
         label_names: Classes by task, in the order in which a head was trained on them.
         labelled: Whether labels are checked and their classes counted.
+        tokenised: Whether captions become tokens too; without, they are text alone.
 
     Raises:
         ValueError: one line, for shards that cannot be used.
@@ -45,8 +60,9 @@ class MeasuredShards:
         *,
         label_names: Mapping[str, Sequence[str]] | None = None,
         labelled: bool = False,
+        tokenised: bool = True,
     ) -> None:
-        self._batch_size, self._workers = batch_size, workers
+        self._batch_size, self._workers, self._tokenised = batch_size, workers, tokenised
         self._splits = Splits(
             {"test": data},
             chosen=None if languages is None else list(languages),
@@ -79,7 +95,7 @@ class MeasuredShards:
         self.dataset = ShardDataset(
             sources,
             languages=self.languages,
-            tokenizer=encoder.tokenizer,
+            tokenizer=encoder.tokenizer if self._tokenised else Untokenised(),
             label_names=self.label_names,
             tasks=self.tasks,
             reading=Reading(),

@@ -5,6 +5,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
+from torch import Tensor, nn
+
 from datamodules.images import ImagePipeline
 from datamodules.tokenizers.tokenizer import TransformersTokenizer
 from mmtrain.models.description import FORMAT, TOKENIZER_FILES
@@ -47,6 +50,7 @@ def describe_preprocessing(encoder: Encoder, folder: Path) -> dict[str, Any]:
         "languages": encoder.languages,
         "similarity": encoder.metric,
         "scale": encoder.scale,
+        "bias": encoder.bias,
         "tokenizer": tokenizer,
         "images": spec_of(encoder.images) if encoder.images is not None else None,
     }
@@ -64,3 +68,8 @@ def towers(encoder: Encoder, prefix: str) -> tuple[ImageTextModel, TimmTower, Tr
         raise ValueError(f"{prefix}it has timm and transformers towers, not {names}; use safetensors or onnx")
     assert isinstance(model, ImageTextModel) and images is not None
     return model, image, text, images
+
+
+def matrix(projection: nn.Module | None, width: int) -> Tensor:
+    """The matrix [width, W] of a linear projection; of none, the identity, which changes no bit."""
+    return projection.weight if isinstance(projection, nn.Linear) else torch.eye(width)

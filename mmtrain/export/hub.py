@@ -1,30 +1,39 @@
 """An exported folder made ready for a model hub, and sent there."""
 
+import glob
+import json
 from pathlib import Path
 
 from mmtrain.display.messages import first_line
+from mmtrain.export.marker import read_marker, rewrite
+from mmtrain.export.paths import first_path
 
-PICKLES = (".bin", ".ckpt", ".pkl", ".pickle", ".pt", ".pth")
+PICKLES = (".bin", ".ckpt", ".dill", ".joblib", ".pickle", ".pkl", ".pt", ".pth")
+CARD = "README.md"
 
 
-def prepare(folder: str | Path, repository: str, licence: str) -> None:
-    """Completes the model card of an export and lists the files to send.
+def prepare(folder: str | Path, repository: str, licence: str) -> list[str]:
+    """Completes the model card of an export and prints the files to send, which are those that export wrote.
 
     Args:
-        repository: OWNER/NAME on the hub.
+        repository: OWNER/NAME on the hub; open_clip's settings get it in place of the folder's path.
         licence: As the hub spells it, e.g. apache-2.0; goes into the card.
 
+    Returns:
+        The files' names.
+
     Raises:
-        ValueError: for a folder that is no export, files that can carry code, or a name that is no repository's.
+        ValueError: for a folder that is no export, files that can carry code, absolute paths in what would be sent, or
+            a name that is no repository's.
     """
     from huggingface_hub import ModelCard
     from huggingface_hub.errors import HFValidationError
     from huggingface_hub.utils import validate_repo_id
 
     folder = Path(folder)
-    card = folder / "README.md"
-    if not card.is_file():
-        raise ValueError(f"push: {folder} has no README.md; a folder that mmtrain export wrote")
+    marker = read_marker(folder)
+    if marker is None:
+        raise ValueError(f"push: {folder} is no export; a folder that mmtrain export wrote")
     try:
         validate_repo_id(repository)
     except HFValidationError as error:
@@ -33,23 +42,43 @@ def prepare(folder: str | Path, repository: str, licence: str) -> None:
         raise ValueError(f"push: {repository} names no repository; OWNER/NAME")
     files = sorted(path for path in folder.rglob("*") if path.is_file())
     for path in files:
-        if path.suffix in PICKLES:
+        if path.suffix.lower() in PICKLES:
             raise ValueError(f"push: {path} can carry code; export without pickles first")
-    header = ModelCard.load(card)
+    names = [str(path.relative_to(folder)) for path in files if not path.is_symlink()]
+    sent = [name for name in names if name in marker["files"]]
+    missing = sorted(marker["files"].keys() - set(sent))
+    if missing:
+        raise ValueError(f"push: {folder / missing[0]} is missing, or a link; export again")
+    if "open_clip_config.json" in sent:
+        config = json.loads((folder / "open_clip_config.json").read_text(encoding="utf-8"))
+        config["model_cfg"]["text_cfg"] |= {"hf_model_name": repository, "hf_tokenizer_name": repository}
+        rewrite(folder, marker, "open_clip_config.json", json.dumps(config, ensure_ascii=False, indent=2))
+    for name in sent:
+        if found := first_path(folder, name):
+            raise ValueError(f"push: {folder / name} names a place of this machine, {found}; take it out first")
+    header = ModelCard.load(folder / CARD, ignore_metadata_errors=True)
     header.data.license = licence
-    header.save(card)
-    for path in files:
-        print(f"{path.relative_to(folder)}  {path.stat().st_size:,} bytes")
+    rewrite(folder, marker, CARD, str(header))
+    for name in sent:
+        print(f"{name}  {(folder / name).stat().st_size:,} bytes")
+    others = [name for name in names if name not in sent and name != "export.json"]
+    if others:
+        print(f"not sent, for export did not write them: {', '.join(others[:5])}{' ...' * (len(others) > 5)}")
+    return sent
 
 
-def send(folder: str | Path, repository: str, private: bool) -> None:
-    """Sends the folder with the token that the hub's library has stored. Raises ValueError when the hub refuses."""
+def send(folder: str | Path, names: list[str], repository: str, private: bool) -> None:
+    """Sends files of the folder with the token that the hub's library has stored.
+
+    Raises ValueError when the hub refuses.
+    """
     from huggingface_hub import HfApi
     from huggingface_hub.errors import HfHubHTTPError
 
     api = HfApi()
     try:
         api.create_repo(repository, private=private, exist_ok=True)
-        api.upload_folder(repo_id=repository, folder_path=folder, commit_message="mmtrain push")
+        allowed = [glob.escape(name) for name in names]
+        api.upload_folder(repo_id=repository, folder_path=folder, allow_patterns=allowed, commit_message="mmtrain push")
     except (HfHubHTTPError, OSError) as error:
         raise ValueError(f"push: the hub refused ({first_line(error)})") from error

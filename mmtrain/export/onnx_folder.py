@@ -4,11 +4,13 @@ import json
 import logging
 import warnings
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
 import onnxscript  # noqa: F401  the exporter needs it; without it here, it fails late
 import torch
+from google.protobuf.message import Message
 from onnxruntime.quantization import QuantType, quantize_dynamic
 from torch import Tensor, nn
 from torch.nn import functional
@@ -18,17 +20,14 @@ from mmtrain.embedding.one_pass import embed
 from mmtrain.embedding.splits import open_split
 from mmtrain.evaluation import retrieval_metrics
 from mmtrain.export.formats import Writer, describe_preprocessing
+from mmtrain.models.card import in_words
 from mmtrain.models.description import PREPROCESSING
 from mmtrain.models.encoder import Encoder
 from mmtrain.models.image_text import ImageTextModel
 from mmtrain.models.loading import load, load_onnx
 from mmtrain.towers import WordGRU
 
-INPUTS = {
-    "image.onnx": "pixels uint8 [N, 3, size, size], RGB, normalised inside -> embeddings float32 [N, D], unit rows",
-    "text.onnx": "tokens int64 [N, L], mask bool [N, L], padded on the right -> embeddings float32 [N, D], unit rows",
-}
-FEATURES = "features float32 [N, F] -> embeddings float32 [N, D], unit rows"
+ROWS = "embeddings float32 [N, D], unit rows"
 # a graph beyond two gigabytes needs its weights in a file of their own (protobuf's limit)
 LARGEST_GRAPH = 1_900_000_000
 
@@ -58,7 +57,9 @@ def write(encoder: Encoder, folder: Path) -> None:
         raise ValueError(f"--format onnx: {encoder.source} is another library's model; export it there")
     if isinstance(model.text, WordGRU):
         raise ValueError("--format onnx: WordGRU has a network for each language, ONNX one graph; safetensors holds it")
-    description = {"inputs": INPUTS | ({"image.onnx": FEATURES} if encoder.images is None else {})}
+    pictures = "features float32 [N, F]" if encoder.images is None else "pixels uint8 [N, 3, size, size]"
+    inputs = {"image.onnx": f"{pictures} -> {ROWS}", "text.onnx": f"tokens int64 [N, L], mask bool [N, L] -> {ROWS}"}
+    description = {"inputs": inputs | in_words(encoder)}
     description |= describe_preprocessing(encoder, folder) | {"dimension": model.dimension}
     (folder / PREPROCESSING).write_text(json.dumps(description, ensure_ascii=False, indent=2), encoding="utf-8")
     # two of each: an axis of length 1 in the example becomes a constant
@@ -69,7 +70,8 @@ def write(encoder: Encoder, folder: Path) -> None:
         pixels = torch.zeros(2, 3, encoder.images.size, encoder.images.size, dtype=torch.uint8)
     tokens, mask = encoder.tokenizer(["two", "captions"], ["en", "en"])
     rows = torch.export.Dim("rows", min=1)
-    _export(ImageGraph(model), (pixels,), {"pixels": {0: rows}}, folder / "image.onnx")
+    name = "features" if encoder.images is None else "pixels"
+    _export(ImageGraph(model), (pixels,), {name: {0: rows}}, folder / "image.onnx")
     length = torch.export.Dim("length", min=1)
     # SigLIP's rows have one length only
     dynamic = {0: rows} if getattr(encoder.tokenizer, "padding", None) == "max_length" else {0: rows, 1: length}
@@ -86,7 +88,7 @@ def _export(graph: nn.Module, inputs: tuple[Tensor, ...], dynamic: dict, path: P
                 inputs,
                 path,
                 dynamo=True,
-                dynamic_shapes=dynamic,
+                dynamic_shapes=tuple(dynamic.values()),
                 input_names=list(dynamic),
                 output_names=["embeddings"],
                 external_data=sum(value.nbytes for value in graph.parameters()) > LARGEST_GRAPH,
@@ -96,6 +98,20 @@ def _export(graph: nn.Module, inputs: tuple[Tensor, ...], dynamic: dict, path: P
         raise ValueError(f"--format onnx: {path.stem} tower cannot be traced ({first_line(error)})") from error
     finally:
         logging.disable(logging.NOTSET)
+    model = onnx.load(path, load_external_data=False)
+    _forget_sources(model)
+    onnx.save(model, path)
+
+
+def _forget_sources(message: Any) -> None:
+    """Drops what the exporter notes of each node of a graph, the paths and lines of our source among it."""
+    for name in ("doc_string", "metadata_props"):
+        if name in message.DESCRIPTOR.fields_by_name:
+            message.ClearField(name)
+    for field, value in message.ListFields():
+        if field.type == field.TYPE_MESSAGE:
+            for inner in [value] if isinstance(value, Message) else value:
+                _forget_sources(inner)
 
 
 def write_int8(encoder: Encoder, folder: Path, shards: str) -> None:

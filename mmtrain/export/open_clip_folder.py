@@ -11,8 +11,9 @@ from open_clip.tokenizer import get_clean_fn
 from safetensors.torch import save_file
 
 from datamodules.tokenizers.tokenizer import TransformersTokenizer
-from mmtrain.export.formats import SCALE, Dual, Writer, towers
+from mmtrain.export.formats import SCALE, Dual, Writer, matrix, towers
 from mmtrain.models.encoder import Encoder
+from mmtrain.models.image_text import ImageTextModel
 from mmtrain.models.loading import load, with_prefix
 
 # our pooling -> open_clip's pooler
@@ -22,8 +23,7 @@ POOLERS = {"mean": "mean_pooler", "cls": "cls_last_hidden_state_pooler"}
 def write(encoder: Encoder, folder: Path) -> None:
     """Writes the folder. Raises ValueError for towers that open_clip has no names for."""
     model, image, text, images, tokenizer = check(encoder)
-    linear = model.projection == "linear"
-    settings = {
+    settings: dict[str, Any] = {
         "embed_dim": model.dimension,
         "custom_text": True,
         "vision_cfg": {
@@ -31,7 +31,7 @@ def write(encoder: Encoder, folder: Path) -> None:
             "timm_model_name": image.name,
             "timm_model_pretrained": False,
             "timm_pool": "",
-            "timm_proj": "linear" if linear else "none",
+            "timm_proj": "linear",
         },
         "text_cfg": {
             "context_length": tokenizer.max_length,
@@ -40,10 +40,12 @@ def write(encoder: Encoder, folder: Path) -> None:
             "hf_model_pretrained": False,
             "hf_tokenizer_name": str(folder.resolve()),
             "hf_pooler_type": POOLERS[text.pooling],
-            "hf_proj_type": "linear" if linear else None,
+            "hf_proj_type": "linear",
             "tokenizer_kwargs": {"clean": "lower"} if tokenizer.lowercase else {},
         },
     }
+    if encoder.bias is not None:
+        settings["init_logit_bias"] = encoder.bias
     preprocessing = {
         "size": images.size,
         "mode": "RGB",
@@ -87,13 +89,17 @@ def check(encoder: Encoder) -> Dual:
 
 
 def _weights(encoder: Encoder) -> dict[str, torch.Tensor]:
-    state = encoder.model.state_dict()
+    model = encoder.model
+    assert isinstance(model, ImageTextModel)
+    state = model.state_dict()
     weights = {f"visual.trunk.{name}": value for name, value in with_prefix(state, "image.network.").items()}
     weights |= {f"text.transformer.{name}": value for name, value in with_prefix(state, "text.network.").items()}
-    if "image_projection.weight" in state:
-        weights["visual.head.proj.weight"] = state["image_projection.weight"]
-        weights["text.proj.weight"] = state["text_projection.weight"]
+    # without a projection timm's pooling would be left out
+    weights["visual.head.proj.weight"] = matrix(model.image_projection, model.dimension)
+    weights["text.proj.weight"] = matrix(model.text_projection, model.dimension)
     weights["logit_scale"] = torch.tensor(encoder.scale or SCALE).log()
+    if encoder.bias is not None:
+        weights["logit_bias"] = torch.tensor(encoder.bias)
     return {name: value.detach().contiguous().clone() for name, value in weights.items()}
 
 

@@ -9,7 +9,7 @@ from transformers import TimmWrapperConfig, VisionTextDualEncoderConfig, VisionT
 
 from datamodules.images import ImagePipeline
 from datamodules.tokenizers.tokenizer import TransformersTokenizer
-from mmtrain.export.formats import SCALE, Dual, Writer, towers
+from mmtrain.export.formats import SCALE, Dual, Writer, matrix, towers
 from mmtrain.models.encoder import Encoder
 from mmtrain.models.loading import load
 from mmtrain.towers import TimmTower
@@ -36,9 +36,10 @@ def write(encoder: Encoder, folder: Path) -> None:
     with torch.no_grad():
         pooler.dense.weight.copy_(SMALL * torch.eye(text.width))
         pooler.dense.bias.zero_()
-        dual.visual_projection.weight.copy_(_matrix(model.image_projection, width))
-        dual.text_projection.weight.copy_(_matrix(model.text_projection, width) / SMALL)
+        dual.visual_projection.weight.copy_(matrix(model.image_projection, width))
+        dual.text_projection.weight.copy_(matrix(model.text_projection, width) / SMALL)
         dual.logit_scale.fill_(torch.tensor(encoder.scale or SCALE).log())
+    dual.config.logit_bias = encoder.bias  # the class has no parameter for it
     # where AutoImageProcessor looks for a timm model's transforms
     dual.config.image_processor_type = "TimmWrapperImageProcessor"
     dual.config.architecture, dual.config.pretrained_cfg = image.name, _preprocessing(images, image)
@@ -71,10 +72,6 @@ def _fill(theirs: nn.Module, ours: nn.Module) -> None:
     if missing or unexpected or getattr(theirs, "pooler", True) is None:
         name = [*missing, *unexpected, "the pooler"][0]
         raise ValueError(f"--format transformers: {type(theirs).__name__} and this tower differ in {name}")
-
-
-def _matrix(projection: nn.Module | None, width: int) -> torch.Tensor:
-    return projection.weight if isinstance(projection, nn.Linear) else torch.eye(width)
 
 
 def _preprocessing(images: ImagePipeline, tower: TimmTower) -> dict[str, Any]:

@@ -3,9 +3,11 @@
 import importlib
 from pathlib import Path
 
-from datamodules.files import whole_folder
+from datamodules.files import room_for, whole_folder
 from mmtrain.export.formats import Writer
+from mmtrain.export.marker import check_target, write_marker
 from mmtrain.export.parity import TOLERANCE, largest_difference
+from mmtrain.export.paths import remove_paths
 from mmtrain.models.card import model_card
 from mmtrain.models.encoder import Encoder
 
@@ -32,11 +34,11 @@ def write(
     writer = _writer(format)
     if int8 is not None and writer.write_int8 is None:
         raise ValueError(f"--int8: only onnx has it, not {format}")
-    target = Path(out)
-    if target.is_file() or (target.exists() and any(target.iterdir()) and not _is_export(target)):
-        raise ValueError(f"--out: {out} holds other files; give an empty folder, or an older export")
-    with whole_folder(target) as folder:
+    target, network = Path(out), encoder.model
+    size = sum(tensor.nbytes for tensor in (*network.parameters(), *network.buffers()))
+    with room_for(target, size), whole_folder(target, check_target) as folder:
         writer.write(encoder, folder)
+        remove_paths(folder, keep="open_clip_config.json")
         (folder / CARD).write_text(model_card(encoder, model, format), encoding="utf-8")
         difference = largest_difference(encoder, writer.read(folder), writer.cleaned)
         if not difference <= TOLERANCE:
@@ -45,13 +47,9 @@ def write(
             writer.write_int8(encoder, folder, int8)
         if writer.place is not None:
             writer.place(folder, target)
+        write_marker(folder, format)
     print(f"{target}: written, loaded again, largest difference {difference:.1e}")
     return target
-
-
-def _is_export(folder: Path) -> bool:
-    card = folder / CARD
-    return card.is_file() and card.read_text(encoding="utf-8", errors="replace").startswith("---\nlibrary_name:")
 
 
 def _writer(format: str) -> Writer:

@@ -3,48 +3,96 @@
 import json
 from pathlib import Path
 
+import yaml
+
+from datamodules import ByteTokenizer, TransformersTokenizer
 from mmtrain.models.encoder import Encoder
 
 USE = {
     "safetensors": """    import mmtrain
     model = mmtrain.load("FOLDER")
-    scores = model.encode_text(["..."], language="{language}") @ model.encode_image([picture]).T""",
+    texts = model.encode_text(["..."], language="{language}")
+    scores = model.similarity(model.encode_image([picture]), texts)""",
     "onnx": """    import onnxruntime
-    image = onnxruntime.InferenceSession("FOLDER/image.onnx")     # pixels uint8 [N, 3, S, S] -> embeddings [N, D]
-    text = onnxruntime.InferenceSession("FOLDER/text.onnx")       # tokens int64 [N, L], mask bool [N, L] -> [N, D]
+    image = onnxruntime.InferenceSession("FOLDER/image.onnx")
+    text = onnxruntime.InferenceSession("FOLDER/text.onnx")
 
-How pictures become pixels and captions tokens is in preprocessing.json.""",
+What goes in and comes out is in preprocessing.json, "inputs".""",
     "open_clip": """    import open_clip
     model, _, preprocess = open_clip.create_model_and_transforms("local-dir:FOLDER")
-    tokenizer = open_clip.get_tokenizer("local-dir:FOLDER")""",
+    tokenizer = open_clip.get_tokenizer("local-dir:FOLDER")
+    # then model.encode_image and model.encode_text with normalize=True""",
     "transformers": """    from transformers import AutoImageProcessor, AutoModel, AutoTokenizer
     model, tokenizer = AutoModel.from_pretrained("FOLDER"), AutoTokenizer.from_pretrained("FOLDER")
     pictures = AutoImageProcessor.from_pretrained("FOLDER")
-    # then model.get_image_features and model.get_text_features""",
+    # then model.get_image_features and model.get_text_features, whose rows are not normalised yet""",
 }
 LIBRARY = {"safetensors": "mmtrain", "onnx": "onnx", "open_clip": "open_clip", "transformers": "transformers"}
 
 
 def model_card(encoder: Encoder, model: str, format: str) -> str:
     """A YAML header, what the model is, how to use it, and the figures of the run's report where there is one."""
-    languages = "\n".join(f"- {language}" for language in encoder.languages) or "- multilingual"
+    header = {
+        "library_name": LIBRARY[format],
+        "pipeline_tag": "feature-extraction" if encoder.images is None else "zero-shot-image-classification",
+        "language": encoder.languages or ["multilingual"],
+        "tags": ["image-text-retrieval", "multilingual"],
+    }
     parameters = sum(parameter.numel() for parameter in encoder.model.parameters())
     image, text = (type(getattr(encoder.model, side)).__name__ for side in ("image", "text"))
     use = USE[format].replace("{language}", (encoder.languages or ["en"])[0])
+    if format == "onnx":
+        use += "\n" + "".join(f"\n- {name}: {what}" for name, what in in_words(encoder).items())
     return f"""---
-library_name: {LIBRARY[format]}
-pipeline_tag: zero-shot-image-classification
-language:
-{languages}
-tags: [image-text-retrieval, multilingual]
----
-# An image-text space in {len(encoder.languages)} languages
+{yaml.safe_dump(header, sort_keys=False, allow_unicode=True)}---
+# An image-text space{f" in {len(encoder.languages)} languages" if encoder.languages else ""}
 
 {image} and {text}, {parameters:,} parameters, rows of {encoder.model.dimension} numbers,
-{encoder.metric} similarity.
+{encoder.metric} similarity.{_temperature(encoder)}
+
+FOLDER is where these files lie.
 
 {use}
 {_figures(Path(model))}"""
+
+
+def in_words(encoder: Encoder) -> dict[str, str]:
+    """How a program without mmtrain makes the graphs' inputs."""
+    images, tokenizer = encoder.images, encoder.tokenizer
+    pictures = "features float32 [N, F], one vector a picture, as the training shards held them"
+    if images is not None:
+        side, by = images.size, images.interpolation
+        scaled = f"both sides to {side} pixels" if images.resize == "squash" else f"the shorter side to {side} pixels"
+        cut = "" if images.resize == "squash" else ", the central square cut out"
+        pictures = (
+            f"turned as EXIF says, transparency laid on white, RGB, {scaled} ({by}){cut}; bytes from 0 to 255,"
+            " which the graph normalises"
+        )
+    padded = "rows are padded on the right, where mask is false"
+    captions = f"ids by {type(tokenizer).__name__} of Python, which the packages that trained the model hold; {padded}"
+    if isinstance(tokenizer, ByteTokenizer):
+        captions = (
+            f"blanks at both ends removed, Unicode NFC, UTF-8; ids are 1, each byte + 3, then 2, at most"
+            f" {tokenizer.max_length}, cut between characters; {padded} and ids are 0"
+        )
+    elif isinstance(tokenizer, TransformersTokenizer):
+        lower = "lower-cased, then " if tokenizer.lowercase else ""
+        length = f"always {tokenizer.max_length}" if tokenizer.padding == "max_length" else "that of the longest"
+        masked = "mask is true everywhere" if tokenizer.attend_padding else padded
+        captions = (
+            f"{lower}by the tokenizer in FOLDER/tokenizer (transformers' AutoTokenizer), cut to {tokenizer.max_length}"
+            f" ids, the rows' length {length}; {masked}"
+        )
+    return {"pictures": pictures, "captions": captions}
+
+
+def _temperature(encoder: Encoder) -> str:
+    if encoder.scale is None:
+        return ""
+    scaled = f" Its loss multiplied similarities by {encoder.scale:.6g}"
+    if encoder.bias is None:
+        return scaled + "."
+    return f"{scaled} and added {encoder.bias:.6g}; the sigmoid of that is the probability that two belong together."
 
 
 def _figures(run: Path) -> str:
@@ -60,11 +108,12 @@ def _figures(run: Path) -> str:
         for language, figures in metrics["text_to_image"].items()
     ]
     table = "\n".join(rows)
+    data = str(protocol.get("data", "unnamed shards")).rstrip("/").rpartition("/")[2]  # a place of this machine
     return f"""
 ## Retrieval
 
 {protocol["images"]:,} images, {protocol["texts"]:,} captions ({protocol["captions"]} of an image and language), recall
-in percent; measured on {protocol.get("data", "unnamed shards")}.
+in percent; measured on {data}.
 
 | language | text to image R@1 | R@10 | image to text R@1 | R@10 |
 |---|---|---|---|---|

@@ -29,6 +29,7 @@ class Encoder:
         metric: The similarity it was trained for, cosine or asymmetric.
         source: Where it came from.
         scale: The multiplier of the cosines in its loss (the inverse temperature), None where that is not known.
+        bias: What its loss added to each scaled cosine (SigLIP); None where it added nothing.
         dtype: What the networks compute in (autocast); rows are float32 in any case.
         head: The network behind the towers, for relations or matching; None where none was trained with them.
     """
@@ -44,6 +45,7 @@ class Encoder:
         scale: float | None = None,
         dtype: torch.dtype = torch.float32,
         head: RelationHead | MatchingHead | None = None,
+        bias: float | None = None,
     ) -> None:
         self.model = model.eval().requires_grad_(False)
         self.tokenizer = tokenizer
@@ -51,7 +53,7 @@ class Encoder:
         self.languages = languages
         self.metric = similarity
         self.source = source
-        self.scale = scale
+        self.scale, self.bias = scale, bias
         self.dtype = dtype
         self.head = None if head is None else head.eval().requires_grad_(False)
 

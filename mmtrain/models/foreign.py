@@ -169,7 +169,7 @@ def _open_clip(model: str, name: str) -> Encoder:
         size=size, augment=False, resize=settings["resize_mode"], interpolation=settings["interpolation"]
     )
     words = ForeignTokenizer(encode, getattr(tokenizer, "vocab_size", 0))
-    return Encoder(foreign, words, images, [], "cosine", model, _scale(network))
+    return Encoder(foreign, words, images, [], "cosine", model, _scale(network), bias=_bias(network))
 
 
 def _transformers(model: str, name: str) -> Encoder:
@@ -212,7 +212,7 @@ def _transformers(model: str, name: str) -> Encoder:
         images, mean, std = ForeignImages(model, processor), processor.image_mean, processor.image_std
     foreign = ForeignModel(network, image, text, mean=mean, std=std, size=images.size)
     words = ForeignTokenizer(encode, len(tokenizer))
-    return Encoder(foreign, words, images, [], "cosine", model, _scale(network))
+    return Encoder(foreign, words, images, [], "cosine", model, _scale(network), bias=_bias(network))
 
 
 def _timm_images(model: str, settings: dict[str, Any]) -> ImagePipeline:
@@ -232,6 +232,13 @@ def _timm_images(model: str, settings: dict[str, Any]) -> ImagePipeline:
 def _scale(network: nn.Module) -> float | None:
     log_scale = getattr(network, "logit_scale", None)
     return None if log_scale is None else float(log_scale.detach().exp())
+
+
+def _bias(network: nn.Module) -> float | None:
+    """SigLIP's; a transformers export of ours keeps it in the config, for its class has no such parameter."""
+    bias = getattr(network, "logit_bias", None)
+    bias = getattr(getattr(network, "config", None), "logit_bias", None) if bias is None else bias
+    return None if bias is None else float(torch.as_tensor(bias).detach())
 
 
 def _pooled(output: Any) -> Tensor:

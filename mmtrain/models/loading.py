@@ -116,7 +116,8 @@ def assemble(
     network = build(model, ImageTextModel)
     fill(network, weights, source)
     network.merge_lora()
-    encoder = Encoder(network, *preprocessing(description), source, scale=description.get("scale"))
+    scale, bias = description.get("scale"), description.get("bias")
+    encoder = Encoder(network, *preprocessing(description), source, scale=scale, bias=bias)
     if head and not text_only:
         fusion_head = build(description["head"], nn.Module)
         assert isinstance(fusion_head, RelationHead | MatchingHead)
@@ -143,7 +144,8 @@ def load_onnx(folder: Path, *, int8: bool = False, trust: Sequence[str] | None =
         description = _read_trusted(folder / PREPROCESSING, trust)
         parts = preprocessing(description)
         dimension, scale = int(description["dimension"]), description["scale"]
-    return Encoder(OnnxModel(folder, dimension, int8), *parts, str(folder), scale=scale)
+        bias = description.get("bias")
+    return Encoder(OnnxModel(folder, dimension, int8), *parts, str(folder), scale=scale, bias=bias)
 
 
 def preprocessing(description: dict[str, Any]) -> tuple[Tokenizer, ImagePipeline | None, list[str], "Similarity"]:

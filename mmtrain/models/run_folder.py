@@ -39,7 +39,8 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
 def describe(checkpoint: dict[str, Any], source: str = "checkpoint") -> dict[str, Any]:
     """What builds the encoder of a checkpoint again; `source` is its file.
 
-    "scale" is exp of the log_scale of the first objective that has one, in the order of the config.
+    "scale" is exp of the log_scale of the first objective that has one, in the order of the config; "bias" is what that
+    objective adds to each logit, None where it adds nothing.
     """
     description = upgraded(json.loads(checkpoint["mmtrain"]["description"]), source)
     scales = {
@@ -52,7 +53,12 @@ def describe(checkpoint: dict[str, Any], source: str = "checkpoint") -> dict[str
         model = (yaml.safe_load(checkpoint["mmtrain"].get("config", "")) or {}).get("model") or {}
         objectives = (model.get("init_args") or {}).get("objectives") or ()
     first = [key for name in objectives for key in scales if key.startswith(f"{name}.")]
-    return description | {"scale": next((float(scales[key].exp()) for key in (*first, *scales)), None)}
+    key = next(iter((*first, *scales)), None)
+    bias = key and checkpoint["state_dict"].get(f"objectives.{key.removesuffix('log_scale')}bias")
+    return description | {
+        "scale": None if key is None else float(scales[key].exp()),
+        "bias": None if bias is None else float(bias),
+    }
 
 
 def resolve_run(folder: Path) -> Path:

@@ -2,11 +2,15 @@
 
 import json
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from datamodules.files import writing_into
+from mmtrain.display.messages import note
 from mmtrain.display.tables import print_table
 from mmtrain.embedding.parts import EmbeddingParts
 from mmtrain.embedding.splits import MeasuredShards
@@ -16,21 +20,61 @@ from mmtrain.search.items import ItemWriter
 from mmtrain.search.kinds import build_index, describe_kind
 from mmtrain.search.recall import Queries, recall_lost
 
+FILES = {DESCRIPTION, FAISS, ROWS, ITEMS}
 MEASURED = 1000  # at most so many images, and their captions, are queries when an index is measured
 
 
 def check_target(target: Path) -> None:
-    """Raises ValueError when the folder holds something else than an older index."""
-    if target.is_file() or (target.is_dir() and any(target.iterdir()) and not (target / DESCRIPTION).is_file()):
-        raise ValueError(f"--out: {target} holds other files; give an empty folder, or an older index")
+    """Raises ValueError unless there is nothing at `target`, or an index and nothing else."""
+    if target.is_dir():
+        names = {path.name for path in target.iterdir()}
+        others = sorted(name for name in names if name not in FILES or not (target / name).is_file())
+        if not names or (not others and older(target) is not None):
+            return
+    elif not target.exists():
+        return
+    else:
+        others = [target.name]
+    example = f", {others[0]} among them" if others else ""
+    raise ValueError(f"--out: {target} holds other files{example}; give an empty folder, or an older index")
+
+
+def older(target: Path) -> dict[str, Any] | None:
+    """index.json of an index at `target`, by its fields."""
+    try:
+        description = json.loads((target / DESCRIPTION).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    ours = isinstance(description, dict) and {"format", "fingerprint", "faiss", "data"} <= description.keys()
+    return description if ours else None
 
 
 def is_done(target: Path, fingerprint: str, data: str) -> bool:
-    path = target / DESCRIPTION
-    if not path.is_file():
-        return False
-    description = json.loads(path.read_text(encoding="utf-8"))
-    return (description["fingerprint"], description["data"]) == (fingerprint, data)
+    description = older(target)
+    return description is not None and (description["fingerprint"], description["data"]) == (fingerprint, data)
+
+
+@contextmanager
+def parts_beside(target: Path, rank: int = 0) -> Iterator[Path]:
+    """The folder of the parts of an index. The first of several processes keeps it for them.
+
+    When the block fails, parts that are whole stay, which is said; otherwise no folder stays.
+
+    Raises:
+        ValueError: when another run writes this index, or the folder cannot be made.
+    """
+    folder = target.resolve().with_name(target.resolve().name + ".parts")
+    with nullcontext() if rank else writing_into(folder):
+        try:
+            yield folder
+        except BaseException:
+            if any(folder.glob("*/*.safetensors")):
+                note(f"{folder}: keeps what is embedded; the same command goes on with it")
+            raise
+        finally:
+            for empty in (*folder.glob("*"), folder):
+                with suppress(OSError):
+                    empty.rmdir()
 
 
 def write_index(
@@ -75,8 +119,11 @@ def _join(
         item_of_image.setdefault(image, len(item_of_image))
     if not item_of_image:
         raise ValueError("--data: no sample could be read")
-    rows = np.lib.format.open_memmap(folder / ROWS, "w+", np.float32, (len(item_of_image), width))
     writer = ItemWriter(folder / ITEMS)
+    # written as a file is: a map of a file has holes, and to fill one on a full disk is a signal, SIGBUS
+    rows = (folder / ROWS).open("wb")
+    header = {"descr": "<f4", "fortran_order": False, "shape": (len(item_of_image), width)}
+    np.lib.format.write_array_header_1_0(rows, header)
     captions: Counter[str] = Counter()
     texts: dict[str, list[tuple[np.ndarray, np.ndarray]]] = {}
     count = 0
@@ -85,7 +132,7 @@ def _join(
         items = np.array([item_of_image[image] for image in part.image_ids.tolist()], dtype=np.int64)
         numbers, places = np.unique(items, return_index=True)
         new = places[numbers >= count].tolist()  # in the order of the items, which are numbered as they come first
-        rows[count : count + len(new)] = part.images[new]
+        rows.write(part.images[new].astype("<f4").tobytes())
         count += len(new)
         captions_of_items = [
             (item, shards.languages[language], caption)
@@ -99,7 +146,7 @@ def _join(
             same = part.text_languages == language
             texts.setdefault(shards.languages[language], []).append((part.texts[same], item_of_text[same]))
     writer.close()
-    rows.flush()
+    rows.close()
     queries = {name: Queries(*map(np.concatenate, zip(*each, strict=True))) for name, each in sorted(texts.items())}
     return dict(sorted(captions.items())), queries
 

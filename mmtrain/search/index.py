@@ -14,6 +14,7 @@ from mmtrain.search.kinds import comparable
 
 DESCRIPTION, FAISS, ROWS, ITEMS = "index.json", "index.faiss", "rows.npy", "items.sqlite"
 FORMAT = 1
+FIELDS = {"kind": ("flat", "ivf", "hnsw", "pq"), "similarity": ("cosine", "asymmetric")}
 
 
 class SearchIndex:
@@ -39,11 +40,17 @@ class SearchIndex:
             raise ValueError(f"DIR: {folder} holds no index; give a folder that `mmtrain index` wrote") from None
         except (OSError, ValueError) as error:
             raise ValueError(f"DIR: {self.folder / DESCRIPTION} cannot be read ({error}); index again") from error
-        if self.description.get("format") != FORMAT:
-            format = self.description.get("format")
+        if not isinstance(self.description, dict) or self.description.get("format") != FORMAT:
+            format = self.description.get("format") if isinstance(self.description, dict) else None
             raise ValueError(
                 f"DIR: {folder} has format {format!r}, this version of mmtrain reads {FORMAT}; index again"
             )
+        candidates = self.description.get("candidates")
+        fields = {name: self.description.get(name) in values for name, values in FIELDS.items()}
+        fields["candidates"] = isinstance(candidates, int) and candidates > 0
+        if wrong := [name for name, valid in fields.items() if not valid]:
+            value = self.description.get(wrong[0])
+            raise ValueError(f"DIR: {self.folder / DESCRIPTION} has {wrong[0]} {value!r}; index again")
         faiss = import_faiss()
         try:
             self._faiss = faiss.read_index(str(self.folder / FAISS))
@@ -53,6 +60,14 @@ class SearchIndex:
             # FAISS names the place in its source first, then the reason
             reason = str(error).strip().splitlines()[-1].split("Error: ")[-1][:200]
             raise ValueError(f"DIR: {folder} is no complete index ({reason}); index again") from error
+        found = (self._faiss.ntotal, self._faiss.d), self._faiss.metric_type
+        if self.rows.dtype != np.float32 or found != (self.rows.shape, faiss.METRIC_INNER_PRODUCT):
+            (count, width), metric = found
+            by = "inner product" if metric == faiss.METRIC_INNER_PRODUCT else f"FAISS's metric {metric}"
+            raise ValueError(
+                f"DIR: {folder} is no complete index ({FAISS} has {count} rows of width {width} by {by}, {ROWS}"
+                f" {self.rows.dtype} {list(self.rows.shape)} by inner product); index again"
+            )
         self.items = Items(self.folder / ITEMS)
         self.similarity: Similarity = self.description["similarity"]
         self.exact = self.description["kind"] == "flat" and self.similarity == "cosine"

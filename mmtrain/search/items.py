@@ -40,9 +40,10 @@ class ItemWriter:
 
 
 class Items:
-    """The items of a finished index. Raises ValueError when the file is not there or is no such file."""
+    """The items of a finished index. Raises ValueError when the file or an item is not there or cannot be read."""
 
     def __init__(self, path: Path) -> None:
+        self._path = path
         try:
             self._file = sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro&immutable=1", uri=True)
             self._file.execute("SELECT number, id, thumbnail FROM items LIMIT 1")
@@ -51,13 +52,16 @@ class Items:
 
     def read(self, numbers: Sequence[int]) -> list[Item]:
         """The items of these numbers, in this order."""
-        items = []
-        for number in map(int, numbers):
-            select = "SELECT id, thumbnail FROM items WHERE number = ?"
-            name, thumbnail = self._file.execute(select, (number,)).fetchone()
-            captions: dict[str, list[str]] = {}
-            select = "SELECT language, caption FROM captions WHERE item = ? ORDER BY rowid"
-            for language, caption in self._file.execute(select, (number,)):
-                captions.setdefault(language, []).append(caption)
-            items.append(Item(name, captions, thumbnail))
-        return items
+        try:
+            return [self._item(int(number)) for number in numbers]
+        except (sqlite3.Error, TypeError) as error:  # a number that is not there is None
+            raise ValueError(f"{self._path}: an item cannot be read ({error}); build the index again") from error
+
+    def _item(self, number: int) -> Item:
+        select = "SELECT id, thumbnail FROM items WHERE number = ?"
+        name, thumbnail = self._file.execute(select, (number,)).fetchone()
+        captions: dict[str, list[str]] = {}
+        select = "SELECT language, caption FROM captions WHERE item = ? ORDER BY rowid"
+        for language, caption in self._file.execute(select, (number,)):
+            captions.setdefault(language, []).append(caption)
+        return Item(name, captions, thumbnail)

@@ -48,7 +48,7 @@ class Pooling(nn.Module):
             return features.masked_fill(~mask.unsqueeze(-1), torch.finfo(features.dtype).min).amax(1)
         if self.kind == "last":
             last = (torch.arange(mask.shape[1], device=mask.device) * mask).amax(1)
-            return features[torch.arange(len(features), device=mask.device), last]
-        query = self.query.expand(len(features), -1, -1)
+            return features.gather(1, last.view(-1, 1, 1).expand(-1, -1, features.shape[2]))[:, 0]
+        query = self.query.expand(features.shape[0], -1, -1)  # len() would be a constant in an exported graph
         pooled = self.attention(query, features, features, key_padding_mask=~mask, need_weights=False)[0][:, 0]
         return pooled + self.mlp(self.norm(pooled))

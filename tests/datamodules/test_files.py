@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from datamodules.files import whole_folder, writing_into
+from datamodules.files import room_for, whole_folder, writing_into
 
 
 def test_a_folder_takes_the_place_of_the_older_one_whole(tmp_path: Path) -> None:
@@ -49,6 +49,47 @@ def test_a_kill_leaves_a_whole_folder(tmp_path: Path) -> None:
         os.kill(writer.pid or 0, signal.SIGKILL)
         writer.join()
         assert sorted(path.name for path in out.iterdir()) == ["one", "two"]
+    (tmp_path / ".out.0123abcd.part").mkdir()  # somebody's: it lacks our marker
+    with whole_folder(out):
+        pass
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".out.0123abcd.part", "out"]
+
+
+def test_what_must_stay_stays_though_it_came_meanwhile(tmp_path: Path) -> None:
+    def empty(path: Path) -> None:
+        if path.exists() and any(path.iterdir()):
+            raise ValueError("holds other files")
+
+    with pytest.raises(ValueError, match="holds other files"), whole_folder(tmp_path / "out", empty):
+        (tmp_path / "out").mkdir()
+        (tmp_path / "out" / "thesis.txt").touch()
+    assert [str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*")] == ["out", "out/thesis.txt"]
+
+
+def test_a_link_stays_a_link(tmp_path: Path) -> None:
+    (tmp_path / "disk").mkdir()
+    (tmp_path / "out").symlink_to(tmp_path / "disk")
+    with whole_folder(tmp_path / "out") as folder:
+        (folder / "one").touch()
+    assert (tmp_path / "out").is_symlink() and [path.name for path in (tmp_path / "disk").iterdir()] == ["one"]
+
+
+def test_a_place_that_cannot_be_written_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    for writer in (whole_folder, writing_into):
+        with pytest.raises(ValueError, match="file.*: cannot be written .*; a folder with room"):
+            with writer(tmp_path / "file" / "out"):
+                pass
+
+
+@pytest.mark.parametrize("error", [OSError(28, "x"), RuntimeError("write: No space left on device (os error 28)")])
+def test_a_full_disk_is_one_line_that_names_folder_and_room(tmp_path: Path, error: Exception) -> None:
+    with pytest.raises(ValueError, match=r"out cannot be written \(.*No space left.*\); a folder with 1.0 MiB"):
+        with room_for(tmp_path / "out", 2**20):
+            raise error
+    with pytest.raises(ValueError, match=r"out needs at least [\d,.]+ MiB, [\d,.]+ MiB are free"):
+        with room_for(tmp_path / "out", 2**60):
+            pass
 
 
 def _wait(started: Event) -> None:

@@ -1,6 +1,8 @@
 """Search in an index as a user meets it: the terminal, JSON, a page with pictures, and one line when it cannot be."""
 
+import base64
 import html
+import io
 import json
 import re
 import shutil
@@ -9,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 import mmtrain
 from datamodules import WordTokenizer
@@ -63,6 +66,17 @@ def test_a_picture_finds_itself(index: Path, shards: Path, tmp_path: Path, capsy
     said = capsys.readouterr().out
     assert re.search(r"1\.000 \S c7 ", said) and "رمادي" in said and str(page) in said.replace("\n", "")
     assert page.read_text().count("<img ") == 4  # the picture that asked, too
+
+
+def test_a_picture_taken_upright_is_shown_upright(index: Path, tmp_path: Path) -> None:
+    picture = Image.new("RGB", (60, 30), "red")
+    exif = picture.getexif()
+    exif[0x0112] = 6
+    picture.save(tmp_path / "sideways.jpg", exif=exif)
+    page = tmp_path / "found.html"
+    assert main(["search", str(index), "--image", str(tmp_path / "sideways.jpg"), "-k", "1", "--html", str(page)]) == 0
+    shown = re.search(r'src="data:image/webp;base64,([^"]+)" alt="the query picture"', page.read_text())
+    assert shown and Image.open(io.BytesIO(base64.b64decode(shown[1]))).size == (30, 60)
 
 
 def test_more_results_than_pictures_are_all_of_them(index: Path, capsys) -> None:

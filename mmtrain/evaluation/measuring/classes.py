@@ -95,7 +95,7 @@ def _labelled(
     encoder: Encoder, data: str, task: str | None, batch_size: int, workers: int
 ) -> tuple[np.ndarray, list[str], str]:
     """Rows [N, D] of the labelled images, their labels as written, and the task."""
-    shards = MeasuredShards(encoder, data, None, batch_size, workers)
+    shards = MeasuredShards(encoder, data, None, batch_size, workers, tokenised=False)
     tasks: list[str] = shards.tasks
     if not tasks:
         raise ValueError(f'--data: the samples of {data} have no labels; JSON with "labels": {{"<task>": class}}')

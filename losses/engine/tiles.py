@@ -121,8 +121,8 @@ class _LogSumExp(torch.autograd.Function):
         share = None
         if group is not None and both:
             column_logs, share = _over_processes(column_logs, group)
-        # What makes a softmax of exp(l - shift). The logarithm of a sum of large logits has lost the digits by which the
-        # softmax adds up to 1, and gradients that should cancel would not.
+        # What makes a softmax of exp(l - shift). The logarithm of a sum of large logits has lost the digits by which
+        # the softmax adds up to 1, and gradients that should cancel would not.
         if largest > SMALL_LOGITS:
             row_weights = 1 / row_sums.where(row_sums > 0, 1.0)
             column_weights = (1.0 if share is None else share) / column_sums.where(column_sums > 0, 1.0)

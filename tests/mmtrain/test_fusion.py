@@ -6,7 +6,7 @@ from torch import Tensor
 
 import losses
 from mmtrain.fusion.encoders import ConcatFusion, CrossAttentionFusion, Fusion, TextToImageAttention, fuse
-from mmtrain.fusion.heads import MatchingHead
+from mmtrain.fusion.heads import MatchingHead, RelationHead
 from mmtrain.models.spec import build, spec_of
 
 KINDS = [CrossAttentionFusion, ConcatFusion, TextToImageAttention]
@@ -111,3 +111,30 @@ def test_a_matching_head_learns_to_match(kind: type[Fusion], negatives: str) -> 
         optimiser.step()
         history.append(loss.item())
     assert sum(history[-10:]) / 10 < sum(history[:10]) / 10 - 0.03
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("what", ["hard", "random", "task"])
+def test_a_batch_without_a_pair_to_judge_trains(kind: type[Fusion], what: str) -> None:
+    """Every parameter gets a gradient, of zero: other processes wait for it."""
+    image, text, mask = pair()
+    fusion, nothing = kind(width=16).connect(8, 12), torch.zeros(3, 1, dtype=torch.bool)
+    embeddings = losses.Embeddings(
+        image=torch.eye(3),
+        texts=torch.eye(3).unsqueeze(1),
+        present=nothing,
+        image_tokens=losses.TokenFeatures(image),
+        text_tokens=losses.TokenFeatures(text.unsqueeze(1), mask.unsqueeze(1) & nothing.unsqueeze(2)),
+    )
+    if what == "task":
+        network = RelationHead(fusion, {"relation": ["no", "yes"]})
+        logits = network.judge(embeddings, *nothing.nonzero(as_tuple=True))["relation"]
+        assert logits.shape == (0, 2)
+        loss = logits.sum()
+    else:
+        network = losses.ItmLoss(MatchingHead(fusion), what)
+        loss = network(embeddings)
+    loss.backward()
+    assert loss == 0
+    for name, parameter in network.named_parameters():
+        assert parameter.grad is not None and not parameter.grad.any(), name

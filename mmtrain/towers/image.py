@@ -1,6 +1,7 @@
 """Image towers: any timm model, and precomputed features."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any, Literal
 
@@ -76,6 +77,25 @@ class TimmTower(ImageTower):
         tokens = _sequence(features, self.network.num_features)
         pooled = self.network.forward_head(features, pre_logits=True) if self.pool is None else self.pool(tokens)
         return pooled, tokens
+
+    def blocks(self) -> dict[str, int]:
+        """By the model's own matcher, which counts the blocks of all stages."""
+        from timm.models import group_parameters
+
+        try:
+            matcher = self.network.group_matcher(coarse=False)
+        except (AttributeError, AssertionError):
+            return super().blocks()
+        specs = [each if isinstance(each, list | tuple) else [(each, None)] for each in matcher.values() if each]
+        # the patterns of blocks capture numbers; what matches none of them comes last
+        numbered = [[spec for spec in group if re.compile(spec[0]).groups] for group in specs]
+        groups = group_parameters(self.network, dict(enumerate(numbered)), reverse=True)
+        patterns = [pattern for group in numbered for pattern, _ in group]
+        return {
+            f"network.{name}": number
+            for name, number in groups.items()
+            if any(re.match(pattern, name) for pattern in patterns)
+        }
 
     def checkpoint_activations(self) -> None:
         self.network.set_grad_checkpointing(True)

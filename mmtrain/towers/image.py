@@ -75,7 +75,11 @@ class TimmTower(ImageTower):
             images = images.to(self.mean.dtype) / 255
         features = self.network.forward_features((images - self.mean) / self.deviation)
         tokens = _sequence(features, self.network.num_features)
-        pooled = self.network.forward_head(features, pre_logits=True) if self.pool is None else self.pool(tokens)
+        if self.pool is None:
+            return self.network.forward_head(features, pre_logits=True), tokens
+        pooled = self.pool(tokens)
+        if self.training:  # times zero: DDP waits for every parameter, and checkpoints hold the model's own head too
+            pooled = pooled + 0 * self.network.forward_head(features, pre_logits=True).sum()
         return pooled, tokens
 
     def blocks(self) -> dict[str, int]:

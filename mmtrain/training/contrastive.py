@@ -23,6 +23,7 @@ from mmtrain.towers import ImageTower, TextTower
 from mmtrain.training.data import TrainingData, check_needs, logging_interval, training_data
 from mmtrain.training.monitoring.diagnostics import gradient_norm, space_diagnostics
 from mmtrain.training.optimisation import OptimizerClass, Schedule, make_optimizer, parameter_groups, rate_factor
+from mmtrain.training.sharding import shard
 from mmtrain.training.starting_weights import load_partially
 
 
@@ -198,6 +199,11 @@ class ContrastiveModule(pl.LightningModule):
         self.log_dict({name: norm for name, norm in norms.items() if norm is not None})
 
     # ---- before and around
+
+    def configure_model(self) -> None:
+        """Divides the weights over the processes where the strategy does."""
+        if self.device_mesh is not None:
+            shard(self, self.device_mesh["data_parallel"])
 
     @property
     def data(self) -> TrainingData:

@@ -51,14 +51,14 @@ class ContrastiveModule(pl.LightningModule):
         lora: Ranks of low-rank adapters by tower, e.g. {text: 16}: that tower is frozen, the adapters are trained, and
             whatever loads the checkpoint gets them merged. See `mmtrain.models.lora`.
         micro_batch: Encode images and captions in parts of this many, recomputing each part in the backward pass: the
-            gradients of the whole batch in the memory of one part. Batch normalisation would see the parts, so towers
-            that have it are refused.
+            gradients of the whole batch in the memory of one part (objectives on tokens keep the towers' last
+            features of all). Batch normalisation would see the parts, so towers that have it are refused.
         compile: Compile both towers with torch.compile.
         checkpoint_activations: Recompute the towers' activations in the backward pass.
         recall_at: Ranks reported by validation.
 
     Raises:
-        ValueError: for weights of unknown objectives, no objective, or token-level objectives with micro_batch.
+        ValueError: for weights of unknown objectives, no objective, or a micro_batch that the towers cannot have.
     """
 
     instead_of_accumulation = "--model.micro_batch"
@@ -113,8 +113,6 @@ class ContrastiveModule(pl.LightningModule):
         if micro_batch is not None:
             if micro_batch < 1:
                 raise ValueError(f"model.micro_batch: got {micro_batch}, expected at least 1")
-            if on_tokens := ", ".join(name for name, each in objectives.items() if "tokens" in needs_of(each)):
-                raise ValueError(f"model.micro_batch: objectives on tokens ({on_tokens}) need the whole batch at once")
             for name, layer in self.model.named_modules():
                 if isinstance(layer, nn.modules.batchnorm._BatchNorm) and layer.training:
                     raise ValueError(

@@ -7,7 +7,11 @@ from torch import Tensor
 import losses
 from mmtrain.fusion.encoders import ConcatFusion, CrossAttentionFusion, Fusion, TextToImageAttention, fuse
 from mmtrain.fusion.heads import MatchingHead, RelationHead
+from mmtrain.models.batches import embed_batch
+from mmtrain.models.image_text import ImageTextModel
 from mmtrain.models.spec import build, spec_of
+from mmtrain.towers import ByteGRU, TimmTower
+from tests.mmtrain.batches import made_batch
 
 KINDS = [CrossAttentionFusion, ConcatFusion, TextToImageAttention]
 
@@ -138,3 +142,21 @@ def test_a_batch_without_a_pair_to_judge_trains(kind: type[Fusion], what: str) -
     assert loss == 0
     for name, parameter in network.named_parameters():
         assert parameter.grad is not None and not parameter.grad.any(), name
+
+
+def test_matching_in_parts_has_the_gradients_of_the_whole() -> None:
+    vit = {"patch_size": 16, "embed_dim": 32, "depth": 1, "num_heads": 2}
+    model = ImageTextModel(TimmTower("vit_tiny_patch16_224", image_size=32, options=vit), ByteGRU(width=16), 8).train()
+    objective = losses.ItmLoss(MatchingHead(CrossAttentionFusion(width=8)))
+    objective.connect(model)
+    batch = made_batch(torch.randint(0, 255, (5, 3, 32, 32), dtype=torch.uint8))
+    found = []
+    for model.micro_batch in (None, 2):
+        torch.manual_seed(0)  # of the drawn negatives
+        model.zero_grad()
+        objective(embed_batch(model, batch, tokens=True)).backward()
+        found.append({name: each.grad.clone() for name, each in model.named_parameters() if each.grad is not None})
+    whole, parts = found
+    assert whole.keys() == parts.keys() and len(whole) > 20
+    for name, gradient in whole.items():
+        torch.testing.assert_close(parts[name], gradient, atol=1e-6, rtol=1e-4, msg=name)

@@ -108,7 +108,8 @@ class _LogSumExp(torch.autograd.Function):
         s = scale.item()
         largest = _largest(rows, columns, s)
         shift, row_sums, column_sums, positives = _shifted_sums(rows, columns, s, largest, pairs, both)
-        row_shift = column_shift = shift
+        row_shift: float | Tensor = shift
+        column_shift: float | Tensor = shift
         # A sum that left the range of its type has lost digits: take the slow way with a maximum for each row.
         smallest = torch.finfo(rows.dtype).tiny / torch.finfo(rows.dtype).eps
         sums = torch.cat([row_sums, column_sums])
@@ -197,7 +198,8 @@ def _safe_sums(
 ) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
     """(largest logit, sum of exp(l - largest)) of each row and of each column: for logits of any range."""
 
-    def add(shifts: Tensor, sums: Tensor, logits: Tensor, dim: int) -> None:
+    def add(kept: tuple[Tensor, Tensor], part: slice, logits: Tensor, dim: int) -> None:
+        shifts, sums = (each[part] for each in kept)
         largest = torch.maximum(shifts, logits.amax(dim))
         sums.mul_((shifts - largest).exp_()).add_((logits - largest.unsqueeze(dim)).exp_().sum(dim))
         shifts.copy_(largest)
@@ -208,9 +210,9 @@ def _safe_sums(
     )
     for tile in _tiles(rows, columns, scale, None, pairs):
         tile.leave_out()
-        add(*(each[tile.rows] for each in of_rows), tile.logits, 1)
+        add(of_rows, tile.rows, tile.logits, 1)
         if both:
-            add(*(each[tile.columns] for each in of_columns), tile.logits, 0)
+            add(of_columns, tile.columns, tile.logits, 0)
     return of_rows, of_columns
 
 

@@ -65,13 +65,15 @@ def hard_negatives(scores: Tensor, positives: Tensor, generator: torch.Generator
     place = scores.device if generator is None else generator.device
     share = torch.rand(len(scores), 1, device=place, generator=generator).to(scores.device)
     weights = scores.detach().float().masked_fill(positives, -torch.inf)
-    largest = weights.amax(1, keepdim=True)
+    largest, hardest = weights.max(1, keepdim=True)
     none = largest.isneginf()
     reached = weights.sub_(largest.masked_fill(none, 0.0)).exp_().cumsum(1)
     # the first column that goes beyond the share: one of weight 0 never does, and the last that has any does
     whole = reached[:, -1:]
     threshold = torch.minimum(share * whole, torch.nextafter(whole, torch.zeros_like(whole)))
-    return torch.searchsorted(reached, threshold, right=True).masked_fill(none, -1)[:, 0]
+    drawn = torch.searchsorted(reached, threshold, right=True).clamp(max=scores.shape[1] - 1)
+    # except where the sums are not made in order, as on CUDA: their rounding can grow from one column to the next
+    return drawn.where(weights.gather(1, drawn) > 0, hardest).masked_fill(none, -1)[:, 0]
 
 
 class ItmLoss(Objective):
@@ -111,9 +113,11 @@ class ItmLoss(Objective):
         group = default_group()
         with torch.autocast(rows.device.type, enabled=False):  # hard negatives differ in the last digits
             image, caption, label = self._draw_pairs(rows, embeddings, group)
+        if not len(label):  # any pair, whose logits are dropped: the network takes part on every process
+            image = caption = image.new_zeros(1)
         tokens, mask = texts.leading.flatten(0, 1), texts.leading_mask.flatten(0, 1)
         logits = self.fusion(*_tokens_of(images.leading, tokens, mask, image, caption, group))
-        return itm_loss(logits, label, group=group)
+        return itm_loss(logits[: len(label)], label, group=group)
 
     def connect(self, model: Any) -> None:
         """Connects a network that asks for it, as `mmtrain.fusion.MatchingHead` does."""

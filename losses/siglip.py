@@ -76,6 +76,7 @@ class SiglipLoss(ScaledObjective):
         self.bias_is_set: Tensor
         self.register_buffer("bias_is_set", torch.tensor(bias is not None))
         self._bias_looked_at = False
+        self._filled: tuple[Tensor, float] | None = None
 
     def forward(self, embeddings: Embeddings) -> Tensor:
         self.check_rows(embeddings)
@@ -96,10 +97,21 @@ class SiglipLoss(ScaledObjective):
     @torch.no_grad()
     def _set_bias(self, texts: Tensor, processes: int) -> None:
         if not self.bias_is_set:
-            self.bias.fill_(-math.log(max(processes * texts.shape[0] * texts.shape[1] - 1, 1)))
+            start = -math.log(max(processes * texts.shape[0] * texts.shape[1] - 1, 1))
+            self.bias.fill_(start)
+            self._filled = self.bias, start
         if self.training:  # a validation batch has another size: keep what it gave for that batch only
             self.bias_is_set.fill_(True)
             self._bias_looked_at = True
+
+    @torch.no_grad()
+    def after_step(self) -> None:
+        super().after_step()
+        if self._filled is not None:
+            seen, start = self._filled
+            if seen is not self.bias:  # a copy gathered for the step: the parameter itself is divided over processes
+                self.bias.add_(start)
+            self._filled = None
 
     def logged(self) -> dict[str, Tensor]:
         return super().logged() | {"bias": self.bias.detach().squeeze()}

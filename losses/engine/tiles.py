@@ -22,6 +22,7 @@ from losses.engine.pairs import Pairs
 
 CPU_TILE = (1024, 4096)  # 16 MiB of float32: near the cache, and few enough that a busy core delays little
 CUDA_TILE = (4096, 8192)  # 128 MiB: few launches, far from memory's end
+SMALL_LOGITS = 32.0  # up to here the old way is exact enough, and runs of older versions go on bit for bit
 
 
 def lowest(dtype: torch.dtype) -> float:
@@ -105,31 +106,42 @@ class _LogSumExp(torch.autograd.Function):
     @staticmethod
     def forward(ctx, rows, columns, scale, pairs, both, group):
         s = scale.item()
-        shift, row_sums, column_sums, positives = _shifted_sums(rows, columns, s, pairs, both)
+        largest = _largest(rows, columns, s)
+        shift, row_sums, column_sums, positives = _shifted_sums(rows, columns, s, largest, pairs, both)
+        row_shift: float | Tensor = shift
+        column_shift: float | Tensor = shift
         # A sum that left the range of its type has lost digits: take the slow way with a maximum for each row.
         smallest = torch.finfo(rows.dtype).tiny / torch.finfo(rows.dtype).eps
         sums = torch.cat([row_sums, column_sums])
-        if in_range := bool(((sums >= smallest) & sums.isfinite()).all()):
-            row_sums, column_sums = row_sums.log_().add_(shift), column_sums.log_().add_(shift)
-        else:
-            row_sums, column_sums = _safe_sums(rows, columns, s, pairs, both)
+        if not ((sums >= smallest) & sums.isfinite()).all():
+            (row_shift, row_sums), (column_shift, column_sums) = _safe_sums(rows, columns, s, pairs, both)
+        row_logs, column_logs = (
+            sums.log().add_(shift).clamp_(min=lowest(rows.dtype))
+            for sums, shift in ((row_sums, row_shift), (column_sums, column_shift))
+        )
+        share = None
         if group is not None and both:
-            column_sums = _over_processes(column_sums, group)
-        ctx.save_for_backward(rows, columns, scale, row_sums, column_sums)
-        ctx.shift, ctx.pairs, ctx.both, ctx.group = shift if in_range else None, pairs, both, group
-        return positives, row_sums, column_sums
+            column_logs, share = _over_processes(column_logs, group)
+        # What makes a softmax of exp(l - shift). The logarithm of a sum of large logits has lost the digits by which
+        # the softmax adds up to 1, and gradients that should cancel would not.
+        if largest > SMALL_LOGITS:
+            row_weights = 1 / row_sums.where(row_sums > 0, 1.0)
+            column_weights = (1.0 if share is None else share) / column_sums.where(column_sums > 0, 1.0)
+        else:
+            row_weights, column_weights = (row_shift - row_logs).exp_(), (column_shift - column_logs).exp_()
+        ctx.save_for_backward(rows, columns, scale, row_weights, column_weights)
+        ctx.shifts, ctx.pairs, ctx.both, ctx.group = (row_shift, column_shift), pairs, both, group
+        return positives, row_logs, column_logs
 
     @staticmethod
     def backward(ctx, g_positives, g_rows, g_columns):
-        rows, columns, scale, row_sums, column_sums = ctx.saved_tensors
+        rows, columns, scale, row_weights, column_weights = ctx.saved_tensors
         if ctx.group is not None and ctx.both:
             g_columns = g_columns.clone(memory_format=torch.contiguous_format)
             dist.all_reduce(g_columns, group=ctx.group)
-        shift, both = ctx.shift, ctx.both
-        # dL/dl_ij = g_i exp(l_ij - row_i) + g_j exp(l_ij - column_j) = exp(l_ij - shift) (a_i + b_j)
-        if shift is not None:
-            a = g_rows * (shift - row_sums).exp()
-            b = g_columns * (shift - column_sums).exp()
+        (row_shift, column_shift), both = ctx.shifts, ctx.both
+        # dL/dl_ij = a_i exp(l_ij - row shift) + b_j exp(l_ij - column shift)
+        a, b = g_rows * row_weights, g_columns * column_weights
         other = rows.new_empty(0)
 
         def weigh(logits: Tensor, r: slice, c: slice) -> Tensor:
@@ -137,12 +149,12 @@ class _LogSumExp(torch.autograd.Function):
             if both and other.numel() < logits.numel():
                 other = torch.empty_like(logits).flatten()
             second = other[: logits.numel()].view_as(logits) if both else other
-            if shift is not None:
-                logits.sub_(shift).exp_()
+            if isinstance(row_shift, float):
+                logits.sub_(row_shift).exp_()
                 return logits.mul_(torch.add(a[r, None], b[c], out=second) if both else a[r, None])
             if both:
-                torch.sub(logits, column_sums[c], out=second).exp_().mul_(g_columns[c])
-            logits.sub_(row_sums[r, None]).exp_().mul_(g_rows[r, None])
+                torch.sub(logits, column_shift[c], out=second).exp_().mul_(b[c])
+            logits.sub_(row_shift[r, None]).exp_().mul_(a[r, None])
             return logits.add_(second) if both else logits
 
         needed = ctx.needs_input_grad
@@ -152,18 +164,22 @@ class _LogSumExp(torch.autograd.Function):
         return g_row, g_column, g_scale, None, None, None
 
 
+def _largest(rows: Tensor, columns: Tensor, scale: float) -> float:
+    """No logit leaves [-largest, largest]."""
+    if not len(columns):
+        return 0.0
+    longest = scale * torch.linalg.vector_norm(rows, dim=1).max().item()
+    return longest * torch.linalg.vector_norm(columns, dim=1).max().item()
+
+
 def _shifted_sums(
-    rows: Tensor, columns: Tensor, scale: float, pairs: Pairs, both: bool
+    rows: Tensor, columns: Tensor, scale: float, largest: float, pairs: Pairs, both: bool
 ) -> tuple[float, Tensor, Tensor, Tensor]:
     """Sums of exp(l - shift) over rows and columns with one exponential for both: (shift, rows, columns, positives)."""
     info = torch.finfo(rows.dtype)
     row_sums, column_sums = rows.new_zeros(len(rows)), rows.new_zeros(len(columns) if both else 0)
     positives = rows.new_empty(len(pairs.own_rows))
-    largest = 0.0
-    if len(columns):
-        largest = scale * torch.linalg.vector_norm(rows, dim=1).max().item()
-        largest *= torch.linalg.vector_norm(columns, dim=1).max().item()
-    # No logit leaves [-largest, largest]. The shift puts the lower end where an exponential still has all its digits,
+    # The shift puts the lower end where an exponential still has all its digits,
     # as far as the upper end then leaves room for the sum.
     room = math.log(info.max) - math.log(len(rows) + len(columns)) - 4
     shift = largest - min(max(2 * largest + math.log(info.tiny / info.eps), 0.0), room)
@@ -177,25 +193,37 @@ def _shifted_sums(
     return shift, row_sums, column_sums, positives
 
 
-def _safe_sums(rows: Tensor, columns: Tensor, scale: float, pairs: Pairs, both: bool) -> tuple[Tensor, Tensor]:
-    """Log-sum-exps whose terms are shifted by each tile's own maximum: for logits of any range."""
-    row_sums = rows.new_full((len(rows),), lowest(rows.dtype))
-    column_sums = rows.new_full((len(columns) if both else 0,), lowest(rows.dtype))
+def _safe_sums(
+    rows: Tensor, columns: Tensor, scale: float, pairs: Pairs, both: bool
+) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
+    """(largest logit, sum of exp(l - largest)) of each row and of each column: for logits of any range."""
+
+    def add(kept: tuple[Tensor, Tensor], part: slice, logits: Tensor, dim: int) -> None:
+        shifts, sums = (each[part] for each in kept)
+        largest = torch.maximum(shifts, logits.amax(dim))
+        sums.mul_((shifts - largest).exp_()).add_((logits - largest.unsqueeze(dim)).exp_().sum(dim))
+        shifts.copy_(largest)
+
+    of_rows, of_columns = (
+        (rows.new_full((length,), lowest(rows.dtype)), rows.new_zeros(length))
+        for length in (len(rows), len(columns) if both else 0)
+    )
     for tile in _tiles(rows, columns, scale, None, pairs):
         tile.leave_out()
-        row_sums[tile.rows] = torch.logaddexp(row_sums[tile.rows], tile.logits.logsumexp(1))
+        add(of_rows, tile.rows, tile.logits, 1)
         if both:
-            column_sums[tile.columns] = torch.logaddexp(column_sums[tile.columns], tile.logits.logsumexp(0))
-    return row_sums, column_sums
+            add(of_columns, tile.columns, tile.logits, 0)
+    return of_rows, of_columns
 
 
-def _over_processes(sums: Tensor, group: ProcessGroup) -> Tensor:
-    """log sum exp over the processes of each entry."""
-    largest = sums.clone()
+def _over_processes(logs: Tensor, group: ProcessGroup) -> tuple[Tensor, Tensor]:
+    """log sum exp over the processes of each entry, and this process's share of the sum."""
+    largest = logs.clone()
     dist.all_reduce(largest, op=dist.ReduceOp.MAX, group=group)
-    parts = (sums - largest).exp_()
-    dist.all_reduce(parts, group=group)
-    return parts.log_().add_(largest)
+    parts = (logs - largest).exp_()
+    sums = parts.clone()
+    dist.all_reduce(sums, group=group)
+    return sums.log().add_(largest), parts.div_(sums)
 
 
 class _Softplus(torch.autograd.Function):

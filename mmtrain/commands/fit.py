@@ -28,6 +28,7 @@ from mmtrain.training.data import logging_interval
 from mmtrain.training.monitoring.guard import Guard
 from mmtrain.training.monitoring.loggers import MetricsFile, Wandb
 from mmtrain.training.monitoring.throughput import Throughput
+from mmtrain.training.sharding import supported
 
 TRAINER_DEFAULTS = {
     "default_root_dir": "runs/unnamed",
@@ -115,6 +116,7 @@ class Fit(LightningCLI):
         if SLURMEnvironment.detect():
             # the batch script requeues; Lightning would do it a second time
             options["plugins"] = [*_as_list(options.get("plugins")), SLURMEnvironment(auto_requeue=False)]
+        options["strategy"] = supported(options["strategy"])
         loggers = [logger for logger in _as_list(options.get("logger")) if isinstance(logger, Logger)]
         self._resumed = self._checkpoint(folder)
         for logger in loggers:

@@ -51,10 +51,17 @@ class RelationHead(nn.Module):
         return {task: out(fused) for task, out in zip(self.names, self.out, strict=True)}
 
     def judge(self, embeddings: Embeddings, posts: Tensor, slots: Tensor) -> dict[str, Tensor]:
-        """Task -> logits [N, C] of N pairs, a picture and one of its texts each: (posts [N], slots [N])."""
+        """Task -> logits [N, C] of N pairs, a picture and one of its texts each: (posts [N], slots [N]).
+
+        Without any, one pair is judged and dropped, so that the head takes part in the training on every process.
+        """
         images, texts = embeddings.image_tokens, embeddings.text_tokens
         assert images is not None and texts is not None and texts.leading_mask is not None
-        return self(images.leading[posts], texts.leading[posts, slots], texts.leading_mask[posts, slots])
+        N = len(posts)
+        if not N:
+            posts = slots = posts.new_zeros(1)
+        logits = self(images.leading[posts], texts.leading[posts, slots], texts.leading_mask[posts, slots])
+        return {task: each[:N] for task, each in logits.items()}
 
     def match(self, fused: Tensor) -> Tensor:
         """Fused vectors [N, W] -> logits [N, 2], 1 for a match."""

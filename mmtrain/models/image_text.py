@@ -109,17 +109,18 @@ class ImageTextModel(Network):
         return self._in_parts(lambda part: _unit(projection(tower(part)[0])), values)
 
     def tokens(
-        self, images: Tensor, tokens: Tensor, mask: Tensor, languages: Tensor | None
+        self, images: Tensor, tokens: Tensor, mask: Tensor, languages: Tensor
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Rows [N, D] and [M, D], and token features [N, 1+P, Wi] and [M, 1+L, Wt], the pooled feature first."""
         assert self.image is not None and self.image_projection is not None
-        pooled_image, image_tokens = self.image(images)
-        pooled_text, text_tokens = self.text(tokens, mask, languages)
+        image_tower, text_tower = self.image, self.text
+        of_images = self._in_parts(lambda part: _pooled_first(*image_tower(part)), images)
+        of_texts = self._in_parts(lambda *part: _pooled_first(*text_tower(*part)), tokens, mask, languages)
         return (
-            _unit(self.image_projection(pooled_image)),
-            _unit(self.text_projection(pooled_text)),
-            torch.cat([pooled_image.unsqueeze(1), image_tokens], 1),
-            torch.cat([pooled_text.unsqueeze(1), text_tokens], 1),
+            _unit(self.image_projection(of_images[:, 0].contiguous())),
+            _unit(self.text_projection(of_texts[:, 0].contiguous())),
+            of_images,
+            of_texts,
         )
 
     def _in_parts(self, encode: Callable[..., Tensor], *inputs: Tensor) -> Tensor:
@@ -134,6 +135,10 @@ class ImageTextModel(Network):
 
     def _text_rows(self, tokens: Tensor, mask: Tensor, languages: Tensor) -> Tensor:
         return _unit(self.text_projection(self.text(tokens, mask, languages)[0]))
+
+
+def _pooled_first(pooled: Tensor, tokens: Tensor) -> Tensor:
+    return torch.cat([pooled.unsqueeze(1), tokens], 1)
 
 
 def _unit(rows: Tensor) -> Tensor:

@@ -1,5 +1,6 @@
 """Image towers: any timm model, and precomputed features."""
 
+import re
 from pathlib import Path
 from typing import Any, Literal
 
@@ -76,8 +77,31 @@ class TimmTower(ImageTower):
             images = images.to(self.mean.dtype) / 255
         features = self.network.forward_features((images - self.mean) / self.deviation)
         tokens = _sequence(features, self.network.num_features)
-        pooled = self.network.forward_head(features, pre_logits=True) if self.pool is None else self.pool(tokens)
+        if self.pool is None:
+            return self.network.forward_head(features, pre_logits=True), tokens
+        pooled = self.pool(tokens)
+        if self.training:  # times zero: DDP waits for every parameter, and checkpoints hold the model's own head too
+            pooled = pooled + 0 * self.network.forward_head(features, pre_logits=True).sum()
         return pooled, tokens
+
+    def blocks(self) -> dict[str, int]:
+        """By the model's own matcher, which counts the blocks of all stages."""
+        from timm.models import group_parameters
+
+        try:
+            matcher = self.network.group_matcher(coarse=False)
+        except (AttributeError, AssertionError):
+            return super().blocks()
+        specs = [each if isinstance(each, list | tuple) else [(each, None)] for each in matcher.values() if each]
+        # the patterns of blocks capture numbers; what matches none of them comes last
+        numbered = [[spec for spec in group if re.compile(spec[0]).groups] for group in specs]
+        groups = group_parameters(self.network, dict(enumerate(numbered)), reverse=True)
+        patterns = [pattern for group in numbered for pattern, _ in group]
+        return {
+            f"network.{name}": number
+            for name, number in groups.items()
+            if any(re.match(pattern, name) for pattern in patterns)
+        }
 
     def checkpoint_activations(self) -> None:
         self.network.set_grad_checkpointing(True)

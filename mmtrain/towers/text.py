@@ -188,6 +188,9 @@ class WordGRU(TextTower):
                 features = features + 0 * reader(embeddings[:1])[0].sum()
         return self.pool(features, mask), features
 
+    def blocks(self) -> dict[str, int]:
+        return {}  # the readers stand side by side
+
 
 class SharedText(TextTower):
     """The image tower as a text tower (CLIPPO, Tschannen et al., CVPR 2023). It has no weights of its own.

@@ -27,6 +27,25 @@ class Tower(nn.Module):
     def train(self, mode: bool = True) -> "Tower":
         return super().train(mode and not self.frozen)
 
+    def blocks(self) -> dict[str, int]:
+        """The number of its block, from 0 at the input, for each parameter in one; none where no depth is found.
+
+        Blocks are the members of the longest list of modules of one class, or of several lists as long.
+        """
+        lists: dict[str, int] = {}
+        for name, part in self.named_modules():
+            listed = isinstance(part, nn.ModuleList | nn.Sequential) and len({type(each) for each in part}) == 1
+            if listed and not any(name.startswith(f"{outer}.") for outer in lists):
+                lists[name] = len(part)
+        longest = [name for name, length in lists.items() if length == max(lists.values())]
+        names = [name for name, _ in self.named_parameters()]
+        return {
+            name: int(name.removeprefix(f"{outer}.").split(".")[0])
+            for outer in longest
+            for name in names
+            if name.startswith(f"{outer}.")
+        }
+
     def checkpoint_activations(self) -> None:
         """Recomputes activations in the backward pass to save memory. Raises ValueError where the network cannot."""
         raise ValueError(f"--model.checkpoint_activations: {type(self).__name__} cannot; use --model.micro_batch")

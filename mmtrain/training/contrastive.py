@@ -23,6 +23,7 @@ from mmtrain.towers import ImageTower, TextTower
 from mmtrain.training.data import TrainingData, check_needs, logging_interval, training_data
 from mmtrain.training.monitoring.diagnostics import gradient_norm, space_diagnostics
 from mmtrain.training.optimisation import OptimizerClass, Schedule, make_optimizer, parameter_groups, rate_factor
+from mmtrain.training.sharding import shard
 from mmtrain.training.starting_weights import load_partially
 
 
@@ -50,14 +51,14 @@ class ContrastiveModule(pl.LightningModule):
         lora: Ranks of low-rank adapters by tower, e.g. {text: 16}: that tower is frozen, the adapters are trained, and
             whatever loads the checkpoint gets them merged. See `mmtrain.models.lora`.
         micro_batch: Encode images and captions in parts of this many, recomputing each part in the backward pass: the
-            gradients of the whole batch in the memory of one part. Batch normalisation would see the parts, so towers
-            that have it are refused.
+            gradients of the whole batch in the memory of one part (objectives on tokens keep the towers' last
+            features of all). Batch normalisation would see the parts, so towers that have it are refused.
         compile: Compile both towers with torch.compile.
         checkpoint_activations: Recompute the towers' activations in the backward pass.
         recall_at: Ranks reported by validation.
 
     Raises:
-        ValueError: for weights of unknown objectives, no objective, or token-level objectives with micro_batch.
+        ValueError: for weights of unknown objectives, no objective, or a micro_batch that the towers cannot have.
     """
 
     instead_of_accumulation = "--model.micro_batch"
@@ -112,8 +113,6 @@ class ContrastiveModule(pl.LightningModule):
         if micro_batch is not None:
             if micro_batch < 1:
                 raise ValueError(f"model.micro_batch: got {micro_batch}, expected at least 1")
-            if on_tokens := ", ".join(name for name, each in objectives.items() if "tokens" in needs_of(each)):
-                raise ValueError(f"model.micro_batch: objectives on tokens ({on_tokens}) need the whole batch at once")
             for name, layer in self.model.named_modules():
                 if isinstance(layer, nn.modules.batchnorm._BatchNorm) and layer.training:
                     raise ValueError(
@@ -198,6 +197,11 @@ class ContrastiveModule(pl.LightningModule):
         self.log_dict({name: norm for name, norm in norms.items() if norm is not None})
 
     # ---- before and around
+
+    def configure_model(self) -> None:
+        """Divides the weights over the processes where the strategy does."""
+        if self.device_mesh is not None:
+            shard(self, self.device_mesh["data_parallel"])
 
     @property
     def data(self) -> TrainingData:

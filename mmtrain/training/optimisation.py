@@ -1,27 +1,28 @@
 """The optimiser, its parameter groups, and the learning rate as a function of samples seen."""
 
 import math
-import re
 from collections.abc import Callable, Iterable
 from typing import Any, Literal
 
 from torch import nn
 from torch.optim import AdamW, Optimizer
 
+from mmtrain.towers import Tower
+
 Schedule = Literal["cosine", "linear", "rsqrt", "constant"]
 # made of parameter groups; in a config a class path, with init_args
 OptimizerClass = Callable[[Iterable], Optimizer]
 
-# "blocks.3.", "layer.11.", "layers.0.", "stages.2.", "h.5." and torch's own "forwards.1.": the block of a parameter
-_BLOCK = re.compile(r"(?:^|\.)(?:blocks|layers?|stages|h|forwards|backwards)\.(\d+)\.")
-
 
 def depths_of(module: nn.Module) -> tuple[dict[str, int], int]:
     """The depth of each parameter, and the number n of blocks: 0 before the blocks, 1 to n in them, n + 1 behind."""
-    blocks = {name: _BLOCK.search(name) for name, _ in module.named_parameters()}
-    count = max((int(match[1]) + 1 for match in blocks.values() if match), default=0)
-    outside = {name: 0 if "embed" in name or "token" in name else count + 1 for name in blocks}
-    return outside | {name: int(match[1]) + 1 for name, match in blocks.items() if match}, count
+    blocks = module.blocks() if isinstance(module, Tower) else {}
+    count, depths, behind = max(blocks.values(), default=-1) + 1, {}, False
+    for name, _ in module.named_parameters():
+        behind = behind or name in blocks
+        outside = count + 1 if behind and "embed" not in name else 0
+        depths[name] = blocks[name] + 1 if name in blocks else outside
+    return depths, count
 
 
 def parameter_groups(
@@ -39,17 +40,24 @@ def parameter_groups(
 
     Returns:
         Groups with "name", "params", "lr", "base_lr" (the peak) and "weight_decay".
+
+    Raises:
+        ValueError: for layer_decay with a tower that is trained and whose depth is not known.
     """
     groups: dict[tuple, dict] = {}
     for module_name, module in modules.items():
         depths, blocks = depths_of(module)
+        decays = module_name in ("image", "text") and layer_decay != 1.0
         for name, parameter in module.named_parameters():
             if not parameter.requires_grad:
                 continue
+            if decays and not blocks:
+                raise ValueError(
+                    f"model.layer_decay: got {layer_decay}, but no depth found in the {module_name} tower"
+                    f" ({type(module).__name__}); expected 1, or a tower with blocks"
+                )
             decay = weight_decay if parameter.ndim >= 2 and not name.endswith("bias") else 0.0
-            rate = learning_rate
-            if module_name in ("image", "text") and layer_decay != 1.0 and blocks:
-                rate = learning_rate * layer_decay ** (blocks + 1 - depths[name])
+            rate = learning_rate * layer_decay ** (blocks + 1 - depths[name]) if decays else learning_rate
             label = f"{module_name}/{len(groups)}"
             group = {"name": label, "params": [], "lr": rate, "base_lr": rate, "weight_decay": decay}
             groups.setdefault((module_name, decay, rate), group)["params"].append(parameter)

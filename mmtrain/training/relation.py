@@ -141,8 +141,11 @@ class RelationModule(ContrastiveModule):
 
     def configure_model(self) -> None:
         """Makes the tasks' layers and their losses, which the data decide on."""
-        if self.head.names:
-            return
+        if not self.head.names:
+            self._make_tasks()
+        super().configure_model()
+
+    def _make_tasks(self) -> None:
         data = self.data
         if not isinstance(data, LabelledData):
             raise ValueError(f"data: {type(data).__name__} counts no labels; use datamodules.RelationDataModule")

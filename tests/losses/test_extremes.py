@@ -146,3 +146,12 @@ def test_wrong_input_is_named(call, message):
     with pytest.raises(ValueError, match=message) as error:
         call()
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("captions", [1, 5], ids=["sums out of range", "sums in range"])
+def test_gradients_of_large_logits_cancel(captions: int) -> None:
+    """Images that are all alike tell a caption nothing: its softmax adds up to 1, however large the logits."""
+    image, texts = torch.ones(5, 1), torch.ones(5, 1, 1, requires_grad=True)
+    loss = losses.one_to_k_loss(image, texts, 100.0, torch.arange(5)[:, None] < captions)
+    (gradient,) = torch.autograd.grad(loss, texts)
+    assert gradient.norm() < 1e-5

@@ -6,8 +6,12 @@ from torch import Tensor
 
 import losses
 from mmtrain.fusion.encoders import ConcatFusion, CrossAttentionFusion, Fusion, TextToImageAttention, fuse
-from mmtrain.fusion.heads import MatchingHead
+from mmtrain.fusion.heads import MatchingHead, RelationHead
+from mmtrain.models.batches import embed_batch
+from mmtrain.models.image_text import ImageTextModel
 from mmtrain.models.spec import build, spec_of
+from mmtrain.towers import ByteGRU, TimmTower
+from tests.mmtrain.batches import made_batch
 
 KINDS = [CrossAttentionFusion, ConcatFusion, TextToImageAttention]
 
@@ -128,3 +132,48 @@ def test_a_matching_head_learns_to_match(kind: type[Fusion], negatives: str) -> 
         optimiser.step()
         history.append(loss.item())
     assert sum(history[-10:]) / 10 < sum(history[:10]) / 10 - 0.03
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("what", ["hard", "random", "task"])
+def test_a_batch_without_a_pair_to_judge_trains(kind: type[Fusion], what: str) -> None:
+    """Every parameter gets a gradient, of zero: other processes wait for it."""
+    image, text, mask = pair()
+    fusion, nothing = kind(width=16).connect(8, 12), torch.zeros(3, 1, dtype=torch.bool)
+    embeddings = losses.Embeddings(
+        image=torch.eye(3),
+        texts=torch.eye(3).unsqueeze(1),
+        present=nothing,
+        image_tokens=losses.TokenFeatures(image),
+        text_tokens=losses.TokenFeatures(text.unsqueeze(1), mask.unsqueeze(1) & nothing.unsqueeze(2)),
+    )
+    if what == "task":
+        network = RelationHead(fusion, {"relation": ["no", "yes"]})
+        logits = network.judge(embeddings, *nothing.nonzero(as_tuple=True))["relation"]
+        assert logits.shape == (0, 2)
+        loss = logits.sum()
+    else:
+        network = losses.ItmLoss(MatchingHead(fusion), what)
+        loss = network(embeddings)
+    loss.backward()
+    assert loss == 0
+    for name, parameter in network.named_parameters():
+        assert parameter.grad is not None and not parameter.grad.any(), name
+
+
+def test_matching_in_parts_has_the_gradients_of_the_whole() -> None:
+    vit = {"patch_size": 16, "embed_dim": 32, "depth": 1, "num_heads": 2}
+    model = ImageTextModel(TimmTower("vit_tiny_patch16_224", image_size=32, options=vit), ByteGRU(width=16), 8).train()
+    objective = losses.ItmLoss(MatchingHead(CrossAttentionFusion(width=8)))
+    objective.connect(model)
+    batch = made_batch(torch.randint(0, 255, (5, 3, 32, 32), dtype=torch.uint8))
+    found = []
+    for model.micro_batch in (None, 2):
+        torch.manual_seed(0)  # of the drawn negatives
+        model.zero_grad()
+        objective(embed_batch(model, batch, tokens=True)).backward()
+        found.append({name: each.grad.clone() for name, each in model.named_parameters() if each.grad is not None})
+    whole, parts = found
+    assert whole.keys() == parts.keys() and len(whole) > 20
+    for name, gradient in whole.items():
+        torch.testing.assert_close(parts[name], gradient, atol=1e-6, rtol=1e-4, msg=name)

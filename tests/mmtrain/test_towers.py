@@ -163,3 +163,17 @@ def test_pooling_by_hand() -> None:
 def test_bad_settings_are_named(make, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         make()
+
+
+@pytest.mark.parametrize("pooling", ["timm", "mean", "attention"])
+@pytest.mark.parametrize("name", ["vit_base_patch16_siglip_224", "eva02_tiny_patch14_224", "convnext_atto"])
+def test_no_parameter_is_left_without_a_gradient(name: str, pooling: str) -> None:
+    """DDP waits for all of them, those of the model's own head too where another pooling takes its place."""
+    small = {} if name == "convnext_atto" else {"embed_dim": 32, "depth": 1, "num_heads": 2}
+    tower = TimmTower(name, pooling=pooling, image_size=28 if "14" in name else 32 if small else None, options=small)
+    side = tower.image_size or 64
+    pixels = torch.randint(0, 255, (2, 3, side, side), dtype=torch.uint8)
+    pooled, _ = tower.train()(pixels)
+    pooled.sum().backward()
+    assert [name for name, each in tower.named_parameters() if each.grad is None] == []
+    torch.testing.assert_close(tower.eval()(pixels)[0], pooled)

@@ -10,14 +10,13 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import Checkpoint as LightningCheckpoint
-from pytorch_lightning.strategies import FSDPStrategy
 from pytorch_lightning.utilities import rank_zero_warn
 
 from mmtrain.display.messages import first_line
 from mmtrain.models.description import FORMAT
 from mmtrain.models.spec import spec_of
 from mmtrain.towers import FeatureTower
-from mmtrain.training.checkpoints.files import CheckpointFiles, publish
+from mmtrain.training.checkpoints.files import CheckpointFiles
 from mmtrain.training.checkpoints.stopping import Stopped, StopSignals
 from mmtrain.training.contrastive import ContrastiveModule
 from mmtrain.training.data import logging_interval, training_data
@@ -173,9 +172,7 @@ class Checkpoint(LightningCheckpoint):
         """Whether it was written; one that `must` be is an OSError otherwise."""
         folder = Path(trainer.default_root_dir)
         target = folder / "checkpoints" / name
-        # a sharding strategy writes a folder itself, which gets its name when it is complete
-        place = target.with_name(name + ".part") if isinstance(trainer.strategy, FSDPStrategy) else target
-        trainer.save_checkpoint(place, weights_only=False)  # with optimiser and cursor
+        trainer.save_checkpoint(target, weights_only=False)  # with optimiser and cursor
         if must:
             self.files.wait()
         failed = trainer.strategy.reduce_boolean_decision(self.files.error is not None, all=False)
@@ -184,10 +181,6 @@ class Checkpoint(LightningCheckpoint):
             raise OSError(f"checkpoint: {target} could not be written: {reason}")
         if failed:
             return False
-        if place != target:
-            if trainer.is_global_zero:
-                publish(place, target, self.files.keep_last)
-            trainer.strategy.barrier("checkpoint")
         account = training_data(trainer).account.merged()  # over all processes, each of which must come here
         if trainer.is_global_zero:
             account.write(folder / "skipped.json")

@@ -5,6 +5,7 @@ from torch import Tensor, nn
 
 from losses import Embeddings
 from losses.objective import image_of
+from mmtrain.training.sharding import whole
 
 SAMPLE = 512  # rows looked at: pairwise figures of 512 rows cost little and are steady enough
 
@@ -44,8 +45,8 @@ def space_diagnostics(embeddings: Embeddings) -> dict[str, Tensor]:
 
 
 def gradient_norm(module: nn.Module) -> Tensor | None:
-    """Euclidean norm of a module's gradients; None where it has none."""
-    norms = [parameter.grad.norm() for parameter in module.parameters() if parameter.grad is not None]
+    """Euclidean norm of a module's gradients, whole where they are divided over processes; None where it has none."""
+    norms = [whole(parameter.grad.norm()) for parameter in module.parameters() if parameter.grad is not None]
     return torch.stack([norm.float() for norm in norms]).norm() if norms else None
 
 

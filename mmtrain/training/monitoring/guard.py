@@ -13,6 +13,7 @@ from torch import Tensor, distributed
 from datamodules.files import write_whole
 from mmtrain.training.contrastive import ContrastiveModule
 from mmtrain.training.data import logging_interval
+from mmtrain.training.sharding import whole
 
 WARNED_AFTER = 20  # logging steps in a row
 
@@ -54,7 +55,7 @@ class Guard(pl.Callback):
         if getattr(trainer.precision_plugin, "scaler", None) is not None:
             return  # float16's loss scaling meets infinite gradients by design, and leaves them out itself
         gradients = [parameter.grad for parameter in pl_module.parameters() if parameter.grad is not None]
-        norm = torch.nn.utils.get_total_norm(gradients)
+        norm = whole(torch.nn.utils.get_total_norm(gradients))
         finite = bool(torch.isfinite(norm) & torch.isfinite(self._loss))
         if trainer.world_size > 1:
             finite = trainer.strategy.reduce_boolean_decision(finite)

@@ -114,7 +114,7 @@ def _found(path: str, text_language: str, cache: IndexCache) -> dict:
             continue
         # neither JSON nor text is half a sample
         of_sample.append(sets.setdefault(tuple(sorted(captions)), len(sets)) if members else UNREADABLE)
-        for task, value in _labels(record):
+        for task, value in (record.get("labels") or {}).items():
             labels.setdefault(task, Counter())[json.dumps(value)] += 1
     reader.close()
     return {
@@ -141,10 +141,3 @@ def _labels_of(entry: dict) -> dict[str, Counter[int | str]]:
         task: Counter({json.loads(value): count for value, count in values.items()})
         for task, values in entry["labels"].items()
     }
-
-
-def _labels(record: dict) -> list[tuple[str, int | str]]:
-    labels = record.get("labels")
-    if not isinstance(labels, dict):
-        return []
-    return [(task, value) for task, value in labels.items() if isinstance(value, int | str)]

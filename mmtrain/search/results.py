@@ -6,8 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from PIL import Image
+from PIL import ImageOps
 
+from datamodules.images import opened
 from mmtrain.display.tables import print_table
 from mmtrain.display.thumbnails import SIDE
 from mmtrain.search.items import Item
@@ -65,8 +66,7 @@ def write_results(
 
     image = None
     if query.image is not None and query.image.suffix != ".npy":
-        with Image.open(query.image) as content:
-            image = picture_uri(content, SIDE)
+        image = picture_uri(ImageOps.exif_transpose(opened(query.image.read_bytes())), SIDE)
     write_page(
         path,
         Path(__file__).with_name("results.html.jinja"),

@@ -51,7 +51,7 @@ BROKEN = {
     "JSON is no object": with_record(["en", "a"]),
     "captions are no object": with_record({"captions": "a"}),
     "caption is no string": with_record({"captions": {"en": 3}}),
-    "caption is no string (list)": with_record({"captions": {"en": ["a", None]}}),
+    "caption is no string (list)": with_record({"captions": {"en": ["a", 3]}}),
     "labels are no object": with_record({"captions": {"en": "a"}, "labels": 1}),
     "no caption": good_but(json=None),
 }

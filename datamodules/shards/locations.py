@@ -19,6 +19,7 @@ from datamodules.files import whole_file
 LISTING = "shards.json"
 WEIGHTED = re.compile(r"(\d+(?:\.\d*)?|\.\d+)@(.+)", re.DOTALL)
 REMOTE = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
+VISIBLE_TAR = re.compile(r"(^|/)[^./][^/]*\.tar$")  # file managers leave ._x.tar beside x.tar
 ACCEPTED = "a folder of .tar files, a .tar, a brace pattern like train-{000..009}.tar, or several joined with ::"
 
 
@@ -99,7 +100,7 @@ def _shards(part: str, field: str, allow_pipe: bool) -> list[str]:
         if path.is_dir():
             # a shard that only the listing names stays in the list, so that it is reported as missing
             listed = {str(path / name) for name in read_listing(path / LISTING) or {}}
-            tars = sorted({str(tar) for tar in path.glob("*.tar")} | listed)
+            tars = sorted({str(tar) for tar in path.glob("[!.]*.tar")} | listed)
             if not tars:
                 raise ValueError(f"{field}: folder {name} holds no .tar; {ACCEPTED}")
             shards += tars
@@ -117,7 +118,7 @@ def _remote(name: str, field: str) -> list[str]:
         return [name]
     try:
         files, root = fsspec.core.url_to_fs(name)
-        tars = sorted(path for path in files.ls(root, detail=False) if path.endswith(".tar"))
+        tars = sorted(path for path in files.ls(root, detail=False) if VISIBLE_TAR.search(path))
     except Exception as error:  # each file system of fsspec raises its own kind
         raise ValueError(f"{field}: {name} cannot be listed ({_first_line(error)}); {ACCEPTED}") from None
     if not tars:

@@ -15,6 +15,7 @@ from typing import NamedTuple
 BLOCK = tarfile.BLOCKSIZE
 CHUNK = 1 << 20
 MAGIC, MAGIC_AT = b"ustar", 257  # in a header
+LARGE_RECORDS = [BLOCK << power for power in range(5, 12)]  # 16 KiB to 1 MiB, by tar's option -b
 LONGEST_EXTENSION = 1 << 20  # bytes of names and comments before a file's own header
 RECORD = re.compile(rb"(\d{1,7}) ([^=]+)=")  # how one of a pax header begins
 LINK = -1
@@ -47,7 +48,7 @@ def tar_members(descriptor: int, faults: list[str]) -> Iterator[Member]:
         if header is None:
             following = _next_header(descriptor, at)
             if following is None:
-                faults += _faults_at_end(descriptor, at, size)
+                faults += _faults_at_end(descriptor, start, at, size)
                 return
             if _is_end_mark(descriptor, start, at, following) and not _counts_on(descriptor, name, at, following):
                 start = following
@@ -176,12 +177,14 @@ def _counts_on(descriptor: int, name: str, at: int, following: int) -> bool:
     return 0 < missing <= (following - at) / (2 * BLOCK)
 
 
-def _faults_at_end(descriptor: int, at: int, size: int) -> list[str]:
-    if size - at < BLOCK:
+def _faults_at_end(descriptor: int, start: int, at: int, size: int) -> list[str]:
+    rest = size - at
+    if rest < BLOCK:
         return [TRUNCATED]
-    # a tar of nothing is one record of zeros; a longer file of zeros was something else once
-    whole = _zeros(descriptor, at, size) and (at > 0 or size <= tarfile.RECORDSIZE)
-    return [] if whole else [DAMAGED]
+    # two blocks of zeros, and more up to a whole record, end a tar; more zeros than that were something else once
+    records = (record for record in LARGE_RECORDS if (size - start) % record == 0)
+    longest = max((tarfile.RECORDSIZE, *records)) + 2 * BLOCK if at else tarfile.RECORDSIZE
+    return [] if rest <= longest and _zeros(descriptor, at, size) else [DAMAGED]
 
 
 def _zeros(descriptor: int, at: int, end: int) -> bool:

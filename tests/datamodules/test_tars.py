@@ -166,6 +166,14 @@ def test_tars_one_behind_the_other_are_read_as_one(tmp_path, end):
     assert (index.keys, index.faults) == ([*KEYS, *(f"k{n}" for n in range(6)), *KEYS], [])
 
 
+def test_more_zeros_than_a_record_at_the_end_were_something_once(tmp_path):
+    path, content = tmp_path / "a.tar", b"".join(GOOD)
+    for size, faults in ((65536, []), (1 << 20, []), (30720, [DAMAGED]), (71680, [DAMAGED])):
+        path.write_bytes(content.ljust(len(content) + 1024 + -(len(content) + 1024) % size, b"\0"))
+        assert path.stat().st_size % size == 0
+        assert (index_shard(path).keys, index_shard(path).faults) == (KEYS, faults)
+
+
 @pytest.mark.parametrize(
     ("pack", "name"), [(gzip.compress, "gzip"), (bz2.compress, "bzip2"), (lzma.compress, "xz")], ids=str
 )

@@ -39,8 +39,8 @@ def whole_file(path: str | Path, *, sync: bool = False, make_folder: bool = True
         unfinished.unlink(missing_ok=True)
 
 
-def write_whole(path: str | Path, text: str, *, errors: str = "strict") -> None:
-    """Writes a text file in UTF-8."""
+def write_whole(path: str | Path, text: str, *, errors: str = "backslashreplace") -> None:
+    """Writes a text file in UTF-8; what is no Unicode, as in file names of another encoding, is spelt out."""
     with whole_file(path) as unfinished:
         unfinished.write_text(text, encoding="utf-8", errors=errors)
 

@@ -7,6 +7,7 @@ the crop once; evaluation decodes in full. Neither normalises: that is the tower
 from __future__ import annotations
 
 import contextlib
+import functools
 import io
 import math
 import random
@@ -20,6 +21,9 @@ import torch
 from PIL import Image, ImageOps
 from torch import Tensor, nn
 
+# Formats of the web and of cameras. Pillow knows more: EPS is given to another program, others are hardly ever tried.
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "AVIF")
+LONGEST = 16  # a picture is cut to so many times its shorter side before that is resized
 INTERPOLATIONS = ("nearest", "bilinear", "bicubic", "lanczos")
 # A crop may come out of libjpeg with this share of the pixels it needs, each way, and be enlarged: some two of 255 away
 # from full decoding on average, in two thirds of the time (benchmarks/loader.py).
@@ -36,6 +40,19 @@ class BrokenImage(ValueError):
     """The bytes are no image, or one that cannot be decoded."""
 
     cause = "broken image"
+
+
+@functools.cache
+def _formats() -> tuple[str, ...]:
+    Image.init()
+    return tuple(name for name in FORMATS if name in Image.OPEN)  # AVIF is not in every Pillow
+
+
+def opened(content: bytes) -> Image.Image:
+    """An encoded image of one of FORMATS, its header read. Raises ImageTooLarge or BrokenImage."""
+    with _decoding(), warnings.catch_warnings():
+        warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+        return Image.open(io.BytesIO(content), formats=_formats())
 
 
 @contextlib.contextmanager
@@ -106,9 +123,7 @@ class ImagePipeline:
 
     def open(self, content: bytes) -> Image.Image:
         """The image, its header read and its pixels not yet. Raises ImageTooLarge or BrokenImage."""
-        with _decoding(), warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            image = Image.open(io.BytesIO(content))
+        image = opened(content)
         width, height = image.size
         if width * height > self.max_pixels:
             raise ImageTooLarge(f"{width} x {height} pixels, more than images.max_pixels = {self.max_pixels}")
@@ -127,6 +142,8 @@ class ImagePipeline:
 
     @_decoding()
     def _training_view(self, image: Image.Image, rng: random.Random) -> Tensor:
+        if image.format != "JPEG":
+            image.load()  # which turns a TIFF upright
         orientation, full = image.getexif().get(0x0112, 1), image.size
         crop = self._crop(full, rng)
         # what libjpeg can decode at: 1/8, 1/4 or 1/2, the smallest that gives the crop enough pixels
@@ -153,9 +170,12 @@ class ImagePipeline:
 
     def evaluate(self, image: Image.Image) -> Tensor:
         """The evaluation view, uint8 [3, size, size]: decoded in full, resized like torchvision. Raises BrokenImage."""
-        functional = resizing()
         with _decoding():
-            image = opaque(ImageOps.exif_transpose(image))
+            return self.view(central(opaque(ImageOps.exif_transpose(image))))
+
+    def view(self, image: Image.Image) -> Tensor:
+        """The evaluation view of an upright RGB image."""
+        functional = resizing()
         method = functional.InterpolationMode(self.interpolation)
         if self.resize == "squash":
             return pixels(functional.resize(image, [self.size, self.size], interpolation=method))
@@ -171,14 +191,37 @@ class ImagePipeline:
         return rng.uniform(0, size[0] - width), rng.uniform(0, size[1] - height), width, height
 
 
+def central(image: Image.Image) -> Image.Image:
+    """The middle of an image that is more than LONGEST times as long as wide; else the image.
+
+    With its shorter side at a tower's size the whole of it might not fit into memory.
+    """
+    width, height = (min(side, LONGEST * min(image.size)) for side in image.size)
+    left, top = (image.width - width) // 2, (image.height - height) // 2
+    return image if image.size == (width, height) else image.crop((left, top, left + width, top + height))
+
+
 def opaque(image: Image.Image) -> Image.Image:
-    """The image as RGB; palettes are resolved and transparency is laid on white, as a page would show it."""
-    if image.mode.startswith("I;16"):
-        return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8)).convert("RGB")
+    """The image as RGB; palettes are resolved, transparency is laid on white, as a page would show it, and levels of
+    more than 8 bits are scaled.
+    """
+    if image.mode == "F" or image.mode.startswith("I"):
+        return Image.fromarray(_in_8_bits(np.asarray(image), image.mode)).convert("RGB")
     if image.has_transparency_data:
         white = Image.new("RGBA", image.size, "white")
         return Image.alpha_composite(white, image.convert("RGBA")).convert("RGB")
     return image.convert("RGB")
+
+
+def _in_8_bits(levels: np.ndarray, mode: str) -> np.ndarray:
+    """The levels of one channel as uint8; modes I and F do not say how high they go, so the highest one does."""
+    if mode.startswith("I;16"):
+        return (levels >> 8).astype(np.uint8)
+    levels = np.nan_to_num(levels.astype(np.float32), posinf=0, neginf=0)
+    highest = levels.max()
+    ends = (1, 255, 2**16 - 1, 2**31 - 1) if mode == "F" else (255, 2**16 - 1, 2**31 - 1)
+    end = next((end for end in ends if highest <= end), highest)
+    return (levels.clip(0) * (255 / end)).round().astype(np.uint8)
 
 
 def pixels(image: Image.Image) -> Tensor:

@@ -6,12 +6,12 @@ a batch is the same in any worker, on any rank, before and after a resume.
 
 from __future__ import annotations
 
-import io
+import contextlib
 import random
 import warnings
 from bisect import bisect_right
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -26,8 +26,9 @@ from datamodules.reading.choices import class_of
 from datamodules.shards.index_cache import IndexCache
 from datamodules.shards.locations import Reading
 from datamodules.shards.reader import ShardReader
+from datamodules.shards.records import PROBED, features_width
 from datamodules.shards.remote import local_path
-from datamodules.shards.samples import FEATURE_SUFFIX, BrokenSample, Sample, read_sample
+from datamodules.shards.samples import FEATURE_SUFFIX, SUFFIXES, BrokenSample, Sample, read_features, read_sample
 from datamodules.stream.mixture import SurveyedSource
 from datamodules.tokenizers.tokenizer import Tokenizer
 
@@ -146,8 +147,8 @@ class ShardDataset(Dataset):
         index = self._source(place)
         source = self.sources[index]
         try:
-            sample = read_sample(*self._reader.read(path, number), self.reading.text_language)
-            view = _features(sample.image) if sample.suffix == FEATURE_SUFFIX else _view(sample, source.images, rng)
+            sample = read_sample(*self._reader.read(path, number, SUFFIXES), self.reading.text_language)
+            view = _view(sample, source.images, rng)
         except BrokenSample:
             if self._reader.cut(path, number):
                 raise BrokenSample("truncated shard") from None
@@ -237,34 +238,26 @@ class ShardDataset(Dataset):
         return class_of(item.sample.labels.get(task) if item else None, self.label_names.get(task))
 
     def _probe(self) -> tuple[int, ...]:
-        """Shape of one image: that of the pipeline, or of the first features that can be read."""
-        square = (3, self.sources[0].images.size, self.sources[0].images.size)
+        """Shape of one image: that of the pipeline, or of features."""
+        size = self.sources[0].images.size
+        width = features_width(self._reader, self._first_places(), self.reading.text_language)
+        return (width,) if width else (3, size, size)
+
+    def _first_places(self) -> Iterator[tuple[str, int]]:
         for number, shard in enumerate(self.shards):
-            for sample in range(min(len(shard), 3)):
-                try:
-                    _, members = self._reader.read(*self._place(Draw(0, number, sample)))
-                    return tuple(_features(members[FEATURE_SUFFIX]).shape) if FEATURE_SUFFIX in members else square
-                except BrokenSample:
-                    continue
-        return square
+            for sample in range(min(len(shard), PROBED)):
+                with contextlib.suppress(BrokenSample):
+                    yield self._place(Draw(0, number, sample))
 
 
 def _view(sample: Sample, images: ImagePipeline, rng: random.Random | None) -> Tensor:
+    if sample.suffix == FEATURE_SUFFIX:
+        return torch.from_numpy(read_features(sample.image))
     try:
         image = images.open(sample.image)
         return images.evaluate(image) if rng is None else images.train(image, rng)
     except (ImageTooLarge, BrokenImage) as error:
         raise BrokenSample(error.cause) from None
-
-
-def _features(content: bytes) -> Tensor:
-    try:
-        features = np.load(io.BytesIO(content), allow_pickle=False)
-    except (OSError, ValueError, EOFError):
-        raise BrokenSample("broken features") from None
-    if features.ndim != 1 or features.dtype.kind != "f" or not np.isfinite(features).all():
-        raise BrokenSample("broken features")
-    return torch.from_numpy(features.astype(np.float32))
 
 
 class _Loaded(NamedTuple):

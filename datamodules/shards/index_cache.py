@@ -1,7 +1,8 @@
 """What was read from a shard, kept between runs: headers and JSON of a million samples take minutes to read through.
 
-One JSON file for each shard and kind of content, named after the shard's path. It is valid while the shard has the size
-and the time of change that it had when it was read. A folder that is missing, damaged or read-only costs time only.
+One JSON file for each shard and kind of content, named after the shard's path. It is valid while the shard has the
+size, the time of change, the first and the last bytes that it had when it was read. A folder that is missing, damaged
+or read-only costs time only.
 """
 
 from __future__ import annotations
@@ -17,8 +18,9 @@ from pathlib import Path
 from datamodules.files import write_whole
 from datamodules.shards.locations import default_cache
 
-FORMAT = 1
+FORMAT = 2
 FEWEST_BYTES = 1 << 18  # a smaller shard is read again in milliseconds
+ENDS = 1 << 18  # bytes at each end of a shard: another one under its name may have its size and time
 SETTLED_NS = 2_000_000_000  # a file changed so recently can change again and show the same time
 
 
@@ -40,20 +42,23 @@ class IndexCache:
         """
         try:
             stat = os.stat(path)
+            # taken before reading, so that a file that changes meanwhile is read again
+            stamp: dict[str, int | str] = {"format": FORMAT, "bytes": stat.st_size, "mtime_ns": stat.st_mtime_ns}
+            if stat.st_size >= FEWEST_BYTES:
+                stamp["ends"] = _ends(path)
         except OSError:
             return find()  # which raises the error
-        # taken before reading, so that a file that changes meanwhile is read again
-        stamp = {"format": FORMAT, "bytes": stat.st_size, "mtime_ns": stat.st_mtime_ns}
-        if stat.st_size < FEWEST_BYTES or time.time_ns() - stat.st_mtime_ns < SETTLED_NS:
+        if "ends" not in stamp or time.time_ns() - stat.st_mtime_ns < SETTLED_NS:
             return find()
         name = hashlib.sha256(f"{kind}\n{os.path.abspath(path)}".encode(errors="surrogateescape")).hexdigest()[:32]
         target = self.folder / f"{name}.json"
         entry = _read(target)
-        if entry.get("of") == stamp:
+        if entry.get("of") == stamp and entry.get("digest") == _digest(entry.get("found")):
             return entry["found"]
         content = find()
         try:
-            write_whole(target, json.dumps({"of": stamp, "found": content}, separators=(",", ":")))
+            entry = {"of": stamp, "digest": _digest(content), "found": content}
+            write_whole(target, json.dumps(entry, separators=(",", ":")))
         except OSError as error:
             warnings.warn(
                 f"{self.folder} cannot be written ({error.strerror}): shards without shards.json are read through at "
@@ -66,6 +71,18 @@ class IndexCache:
 def _read(target: Path) -> dict:
     try:
         entry = json.loads(target.read_bytes())
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return {}
-    return entry if isinstance(entry, dict) and isinstance(entry.get("found"), dict) else {}
+    return entry if isinstance(entry, dict) else {}
+
+
+def _digest(content: object) -> str:
+    return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:32]
+
+
+def _ends(path: str | Path) -> str:
+    with open(path, "rb") as file:
+        digest = hashlib.sha256(file.read(ENDS))
+        file.seek(-ENDS, os.SEEK_END)
+        digest.update(file.read(ENDS))
+    return digest.hexdigest()[:32]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 from collections import Counter
@@ -18,8 +19,9 @@ from datamodules.images import BrokenImage, ImagePipeline, ImageTooLarge
 from datamodules.shards.locations import Reading, expand
 from datamodules.shards.progress import with_progress
 from datamodules.shards.reader import ShardReader
+from datamodules.shards.records import PROBED, features_width
 from datamodules.shards.remote import local_path
-from datamodules.shards.samples import FEATURE_SUFFIX, BrokenSample, Sample, read_sample
+from datamodules.shards.samples import FEATURE_SUFFIX, SUFFIXES, BrokenSample, Sample, read_features, read_sample
 from datamodules.shards.survey import listed
 
 LISTED_BROKEN = 200
@@ -82,11 +84,13 @@ def inspect_shards(
     one line, when SHARDS names nothing.
     """
     shards = [shard for source in expand(spec, field="SHARDS") for shard in source.shards]
+    whole, reader = _Tally(examples), ShardReader()
+    width = features_width(reader, _first_places(shards))
+    reader.close()
     entries = listed(shards, Reading())
-    whole = _Tally(examples)
     # decoding leaves the interpreter, so threads do
     with ThreadPoolExecutor(workers or os.cpu_count() or 1) as threads:
-        tallies = threads.map(lambda shard: _tally(shard, examples, entries.get(shard)), shards)
+        tallies = threads.map(lambda shard: _tally(shard, examples, entries.get(shard), width), shards)
         for tally in with_progress(tallies, "reading shards", len(shards)):
             whole.add(tally)
     groups = dict(sorted(whole.examples.items(), key=lambda group: -whole.languages[group[0]]))
@@ -163,7 +167,14 @@ class _Tally:
         return {name: f"{width} x {height}" for name, (width, height) in sizes.items()}
 
 
-def _tally(shard: str, examples: str, entry: dict | None) -> _Tally:
+def _first_places(shards: list[str]) -> Iterator[tuple[str, int]]:
+    for shard in shards:
+        with contextlib.suppress(OSError):
+            path = local_path(shard, Reading())
+            yield from ((path, number) for number in range(PROBED))
+
+
+def _tally(shard: str, examples: str, entry: dict | None, width: int) -> _Tally:
     """Counts of one shard; `entry` is what shards.json says of it."""
     tally, reader, images = _Tally(examples), ShardReader(), ImagePipeline()
     promised = entry["samples"] if entry else 0
@@ -178,12 +189,16 @@ def _tally(shard: str, examples: str, entry: dict | None) -> _Tally:
         cause = "truncated shard" if index.truncated else "missing from the shard"
         tally.fault(shard, cause, f"{promised - len(index)} samples", promised - len(index))
     elif not entry:
-        for cause in index.faults:
-            tally.fault(shard, cause, "")
+        for cause, count in Counter(index.faults).items():
+            tally.fault(shard, cause, "" if count == 1 else f"{count} times", count)
     for number in range(len(index)):
         try:
-            sample = read_sample(*reader.read(path, number))
-            if sample.suffix == FEATURE_SUFFIX:
+            sample = read_sample(*reader.read(path, number, SUFFIXES))
+            if (sample.suffix == FEATURE_SUFFIX) != bool(width):
+                raise BrokenSample("pictures and features mixed")
+            if width:
+                if len(read_features(sample.image)) != width:
+                    raise BrokenSample("features of another size")
                 tally.features += 1
             else:
                 image = images.open(sample.image)
@@ -195,7 +210,7 @@ def _tally(shard: str, examples: str, entry: dict | None) -> _Tally:
             tally.fault(shard, "truncated shard" if reader.cut(path, number) else error.cause, index.keys[number])
             continue
         tally.image_ids[sample.image_id] += 1
-        draw = stable_id(f"{shard.rsplit('/', 1)[-1]}/{index.keys[number]}".encode(errors="surrogateescape"))
+        draw = stable_id(f"{shard.rsplit('/', 1)[-1]}/{index.keys[number]}".encode(errors="backslashreplace"))
         tally.example(Place(draw, shard, path, number), list(sample.captions))
         tally.languages.update(sample.captions.keys())
         tally.captions.update({language: len(texts) for language, texts in sample.captions.items()})

@@ -16,6 +16,7 @@ LISTING = "shards.json"
 BLOCK = 512  # bytes of a tar's header, and the least of a file in it
 WEIGHTED = re.compile(r"(\d+(?:\.\d*)?|\.\d+)@(.+)", re.DOTALL)
 REMOTE = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
+VISIBLE_TAR = re.compile(r"(^|/)[^./][^/]*\.tar$")  # file managers leave ._x.tar beside x.tar
 ACCEPTED = "a folder of .tar files, a .tar, a brace pattern like train-{000..009}.tar, or several joined with ::"
 
 
@@ -106,7 +107,7 @@ def _shards(part: str, field: str, allow_pipe: bool, patience: Patience) -> list
         if path.is_dir():
             # a shard that only the listing names stays in the list, so that it is reported as missing
             listed = {str(path / name) for name in read_listing(path / LISTING) or {}}
-            tars = sorted({str(tar) for tar in path.glob("*.tar")} | listed)
+            tars = sorted({str(tar) for tar in path.glob("[!.]*.tar")} | listed)
             if not tars:
                 raise ValueError(f"{field}: folder {name} holds no .tar; {ACCEPTED}")
             shards += tars
@@ -123,7 +124,7 @@ def _remote(name: str, field: str, patience: Patience) -> list[str]:
     if FILE_QUERY.sub(r"\1", name).endswith(".tar"):
         return [name]
     try:
-        tars = tars_in(name, patience)
+        tars = [tar for tar in tars_in(name, patience) if VISIBLE_TAR.search(tar)]
     except OSError as error:
         raise ValueError(f"{field}: a folder cannot be listed: {error}; {ACCEPTED}") from None
     if not tars:

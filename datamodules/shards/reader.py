@@ -6,18 +6,25 @@ Any reader can read any sample by its number: there may be fewer shards than rea
 from __future__ import annotations
 
 import os
-import tarfile
+import re
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Iterator, Set
 from dataclasses import asdict, dataclass, field
+from itertools import groupby
+from operator import itemgetter
 from pathlib import Path
 
-from webdataset.tariterators import group_by_keys
+from webdataset.tariterators import base_plus_ext
 
+from datamodules.shards.headers import LINK, TRUNCATED, packed_by, tar_members
 from datamodules.shards.index_cache import IndexCache
-from datamodules.shards.samples import BrokenSample
+from datamodules.shards.samples import FEATURE_SUFFIX, IMAGE_SUFFIXES, BrokenSample
 
-BLOCK = tarfile.BLOCKSIZE
+# what file managers leave beside files
+COMPANION = re.compile(r"(^|/)(__MACOSX/|(\.[^/]*|Thumbs\.db|desktop\.ini)$)", re.IGNORECASE)
+IMAGES = frozenset((*IMAGE_SUFFIXES, FEATURE_SUFFIX))
+APART = "files of one key lie apart; tar --sort=name"
+DOTTED = "file names with further dots, a key ends at the first; rename them"
 
 
 @dataclass(slots=True)
@@ -26,82 +33,68 @@ class ShardIndex:
 
     keys: list[str] = field(default_factory=list)
     members: list[tuple[tuple[str, int, int], ...]] = field(default_factory=list)
-    truncated: bool = False  # the file ends inside a member or without the tar's end mark
-    faults: list[str] = field(default_factory=list)  # causes, one for each damage the headers show
+    faults: list[str] = field(default_factory=list)  # causes, once for each damage or loss that the headers show
 
     def __len__(self) -> int:
         return len(self.keys)
 
+    @property
+    def truncated(self) -> bool:
+        """Whether the file ends inside a member or without the tar's end mark."""
+        return TRUNCATED in self.faults
+
 
 def index_shard(path: str | Path) -> ShardIndex:
-    """Reads the headers of a tar, never its payload, and groups the members into samples as webdataset does.
+    """Reads the headers of a tar, never its payload, and groups the files into samples by webdataset's keys.
 
-    Damage does not raise but is listed in `faults`: zero or foreign bytes between members (a plain reader would stop
-    there, silently), a truncated end, two files of one name. Raises BrokenSample for a file that is missing or no tar.
+    What file managers leave beside files is passed over. What is lost does not raise but is listed in `faults`: damage
+    and a truncated end, two files of one name, symbolic links, files of one sample that others stand between, names
+    that make many samples one. Raises BrokenSample for a file that is missing or no tar.
     """
     index = ShardIndex()
-
-    def count_fault(error: Exception) -> bool:
-        index.faults.append("two files of one name")
-        return True  # go on
-
+    linked: set[str] = set()
+    halves: dict[str, set[str]] = {}  # suffixes of samples without an image, or with nothing else
     try:
         with open(path, "rb") as file:
-            for sample in group_by_keys(_headers(file, index), handler=count_fault):
-                index.keys.append(sample["__key__"])
-                index.members.append(
-                    tuple((suffix, *place) for suffix, place in sample.items() if not suffix.startswith("__"))
-                )
+            for key, group in groupby(_files(file.fileno(), index.faults, linked), itemgetter(0)):
+                files: dict[str, tuple[int, int]] = {}
+                for _, suffix, offset, size in group:
+                    if suffix in files:
+                        index.faults.append("two files of one name")
+                    else:
+                        files[suffix] = offset, size
+                index.keys.append(key)
+                index.members.append(tuple((suffix, *place) for suffix, place in files.items()))
+                index.faults += _misnamed(key, files.keys(), halves)
+            packed = None if index.keys else packed_by(file.fileno())
     except OSError as error:
         raise BrokenSample("missing shard" if isinstance(error, FileNotFoundError) else "unreadable shard") from None
-    except tarfile.TarError:
-        raise BrokenSample("unreadable shard") from None
     if not index.keys and index.faults:
-        raise BrokenSample("unreadable shard")
+        raise BrokenSample(f"{packed} file; unpack it" if packed else "unreadable shard")
+    index.faults += [f"{len(linked)} links, not files; tar with -h"] * len(linked)
     return index
 
 
-def _headers(file, index: ShardIndex) -> Iterator[dict]:
-    """Each regular file of the tar as webdataset's grouping wants it, with (offset, size) for data."""
-    size = os.fstat(file.fileno()).st_size
-    expected = 0  # where the next header belongs
-    # without ignore_zeros the first zero block inside the tar would end it, and the samples behind it would be lost
-    with tarfile.open(fileobj=file, mode="r:", ignore_zeros=True) as tar:
-        while True:
-            try:
-                member = tar.next()
-            except tarfile.ReadError:
-                if not expected and not index.truncated:
-                    raise
-                index.truncated = True
-                break
-            if member is None:
-                break
-            tar.members = []  # type: ignore[attr-defined]  # it keeps every header; memory must not grow
-            if member.offset != expected:
-                index.faults.append("damaged bytes in the shard")
-            expected = member.offset_data + (-(-member.size // BLOCK) * BLOCK if member.isreg() else 0)
-            if member.isreg():
-                index.truncated |= member.offset_data + member.size > size
-                yield {"fname": member.name, "data": (member.offset_data, member.size), "__url__": ""}
-    rest = size - expected
-    if rest < BLOCK:
-        index.truncated = True
-    elif not _zeros(file, expected, rest) or (not expected and size > tarfile.RECORDSIZE):
-        # (a tar of nothing is one record of zeros; a longer file of zeros was something else once)
-        index.faults.append("damaged bytes in the shard")
-    if index.truncated:
-        index.faults.append("truncated shard")
+def _files(descriptor: int, faults: list[str], linked: set[str]) -> Iterator[tuple[str, str, int, int]]:
+    """Key, suffix, offset and size of each file that has a key; keys of symbolic links are added to `linked`."""
+    for name, offset, size in tar_members(descriptor, faults):
+        key, suffix = base_plus_ext(name)
+        if key is None or COMPANION.search(name):
+            continue
+        if size == LINK:
+            linked.add(key)
+        else:
+            yield key, suffix.lower(), offset, size
 
 
-def _zeros(file, start: int, length: int) -> bool:
-    file.seek(start)
-    while length > 0:
-        chunk = file.read(min(length, 1 << 20))
-        if not chunk or chunk.count(0) != len(chunk):
-            return False
-        length -= len(chunk)
-    return True
+def _misnamed(key: str, suffixes: Set[str], halves: dict[str, set[str]]) -> list[str]:
+    """The faults of names that a sample without an image, or with nothing else, shows."""
+    if suffixes & IMAGES and suffixes - IMAGES:
+        return []
+    apart = suffixes.isdisjoint(halves.get(key, suffixes))
+    halves[key] = halves.get(key, set()) | suffixes
+    inner = [suffix for suffix in suffixes if "." in suffix and suffix.rpartition(".")[2] in IMAGES]
+    return [APART] * apart + [DOTTED] * (0 if suffixes & IMAGES else len(inner))
 
 
 class ShardReader:
@@ -147,10 +140,7 @@ class ShardReader:
         members = {}
         for suffix, offset, size in index.members[sample]:
             if suffixes is None or suffix in suffixes:
-                content = self._bytes(path, offset, size)
-                if len(content) != size:
-                    raise BrokenSample("truncated shard")
-                members[suffix] = content
+                members[suffix] = self._bytes(path, offset, size)
         return index.keys[sample], members
 
     def cut(self, path: str, sample: int) -> bool:
@@ -178,8 +168,15 @@ class ShardReader:
                 self._files[path] = os.open(path, os.O_RDONLY)
                 if len(self._files) > self._most_files:
                     os.close(self._files.popitem(last=False)[1])
-            return os.pread(self._files[path], size, offset)
+            descriptor, parts = self._files[path], []
+            if offset + size > os.fstat(descriptor).st_size:
+                raise BrokenSample(TRUNCATED)
+            # the system reads at most 2 GiB at once
+            while size > 0 and (part := os.pread(descriptor, size, offset)):
+                parts.append(part)
+                offset, size = offset + len(part), size - len(part)
         except FileNotFoundError:
             raise BrokenSample("missing shard") from None
         except OSError:
             raise BrokenSample("unreadable shard") from None
+        return parts[0] if len(parts) == 1 else b"".join(parts)

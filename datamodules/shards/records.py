@@ -2,13 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import contextlib
+from collections import Counter
+from collections.abc import Iterable, Iterator
 
 from datamodules.shards.locations import Reading
 from datamodules.shards.reader import ShardReader
 from datamodules.shards.remote import local_path
-from datamodules.shards.samples import BrokenSample, read_record
+from datamodules.shards.samples import FEATURE_SUFFIX, SUFFIXES, BrokenSample, read_features, read_record, read_sample
 from datamodules.shards.survey import TEXT_FILES, ShardSurvey
+
+PROBED = 3  # samples that say whether there are pictures or features
+
+
+def features_width(reader: ShardReader, places: Iterable[tuple[str, int]], text_language: str = "und") -> int:
+    """F of the features that most of the first samples have, 0 where they have pictures.
+
+    Args:
+        reader: Of the shards.
+        places: Path and number of samples; no more are taken than it needs.
+        text_language: Language of `.txt` captions.
+    """
+    widths: Counter[int] = Counter()
+    for path, number in places:
+        with contextlib.suppress(BrokenSample):
+            sample = read_sample(*reader.read(path, number, SUFFIXES), text_language)
+            widths[len(read_features(sample.image)) if sample.suffix == FEATURE_SUFFIX else 0] += 1
+        if widths.total() == PROBED:
+            break
+    return widths.most_common(1)[0][0] if widths else 0
 
 
 def read_records(shard: ShardSurvey, reading: Reading) -> Iterator[tuple[dict, dict[str, list[str]]]]:

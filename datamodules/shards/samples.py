@@ -6,14 +6,23 @@ The format is `<key>.jpg|jpeg|png|webp` or `<key>.npy` beside `<key>.json`; shar
 
 from __future__ import annotations
 
+import io
 import json
-from collections.abc import Mapping
+import unicodedata
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
+
+import numpy as np
 
 from datamodules.batch import stable_id
 
 IMAGE_SUFFIXES = ("jpg", "jpeg", "png", "webp")
 FEATURE_SUFFIX = "npy"
+SUFFIXES = frozenset((*IMAGE_SUFFIXES, FEATURE_SUFFIX, "json", "txt"))
+UNSEEN = frozenset(("Cc", "Cf", "Mn", "Me", "Zs", "Zl", "Zp"))  # controls, formats, marks, spaces
+FILLERS = frozenset("\u115f\u1160\u2800\u3164\uffa0")  # letters and symbols that show nothing
+NPY_HEADERS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
 
 
 class BrokenSample(Exception):
@@ -22,6 +31,17 @@ class BrokenSample(Exception):
     def __init__(self, cause: str) -> None:
         super().__init__(cause)
         self.cause = cause
+
+
+@contextmanager
+def breaking(cause: str) -> Iterator[None]:
+    """Makes whatever goes wrong with one sample a BrokenSample, so that nothing in a shard can end a run."""
+    try:
+        yield
+    except BrokenSample:
+        raise
+    except Exception:
+        raise BrokenSample(cause) from None
 
 
 @dataclass
@@ -36,23 +56,24 @@ class Sample:
     image_id: int
 
 
+@breaking("broken JSON")
 def read_record(members: Mapping[str, bytes], text_language: str = "und") -> tuple[dict, dict[str, list[str]]]:
     """The JSON object of a sample ({} without one) and its captions by language, blank ones left out.
 
     A `.txt` counts when the JSON has no "captions"; its language is `text_language`. Without either, img2dataset's
-    "caption" in the JSON does. Raises BrokenSample when JSON or text is malformed.
+    "caption" in the JSON does. Captions and labels of null or NaN, as tables spell what is missing, are left out; half
+    a pair of surrogates, as JSON can spell it, becomes a question mark. Raises BrokenSample when JSON, text, captions
+    or labels are malformed.
     """
     record = _parsed(members["json"]) if "json" in members else {}
-    if "captions" in record:
-        return record, _captions(record["captions"])
-    text = _decoded(members["txt"]) if "txt" in members else record.get("caption")
-    if text is None:
-        return record, {}
-    if not isinstance(text, str):
-        raise BrokenSample("caption is no string")
-    return record, {text_language: [text.strip()]} if text.strip() else {}
+    if "labels" in record:
+        record["labels"] = read_labels(record["labels"])
+    if not missing(captions := record.get("captions")):
+        return record, _captions(captions)
+    return record, _captions({text_language: _decoded(members["txt"]) if "txt" in members else record.get("caption")})
 
 
+@breaking("broken JSON")
 def read_sample(key: str, members: Mapping[str, bytes], text_language: str = "und") -> Sample:
     """The whole sample. Raises BrokenSample naming the cause; a sample without any caption is broken."""
     record, captions = read_record(members, text_language)
@@ -61,14 +82,14 @@ def read_sample(key: str, members: Mapping[str, bytes], text_language: str = "un
         raise BrokenSample("missing image")
     if not captions:
         raise BrokenSample("no caption")
-    image, image_id = members[suffix], record.get("image_id")
+    image, name, image_id = members[suffix], record.get("id"), record.get("image_id")
     return Sample(
-        id=str(record.get("id", key)),
+        id=key if missing(name) else str(name),
         captions=captions,
-        labels=read_labels(record.get("labels")),
+        labels=record.get("labels") or {},
         image=image,
         suffix=suffix,
-        image_id=stable_id(image if image_id is None else str(image_id).encode()),
+        image_id=stable_id(image if missing(image_id) else str(image_id).encode()),
     )
 
 
@@ -80,10 +101,10 @@ def _decoded(content: bytes) -> str:
 
 
 def _parsed(content: bytes) -> dict:
-    try:
-        record = json.loads(_decoded(content))
-    except (ValueError, RecursionError):
-        raise BrokenSample("broken JSON") from None
+    text = _decoded(content)
+    record = json.loads(text)
+    if "\\ud" in text or "\\uD" in text:
+        record = json.loads(json.dumps(record, ensure_ascii=False).encode(errors="replace"))
     if not isinstance(record, dict):
         raise BrokenSample("JSON is no object")
     return record
@@ -94,15 +115,17 @@ def _captions(captions: object) -> dict[str, list[str]]:
         raise BrokenSample("captions are no object")
     by_language = {}
     for language, texts in captions.items():
-        if missing(texts):
-            continue
-        texts = texts if isinstance(texts, list) else [texts]
+        texts = [text for text in (texts if isinstance(texts, list) else [texts]) if not missing(text)]
         if not all(isinstance(text, str) for text in texts):
             raise BrokenSample("caption is no string")
-        texts = [text.strip() for text in texts if text.strip()]
+        texts = [text.strip() for text in texts if not all(map(_unseen, text))]
         if texts:
             by_language[language] = texts
     return by_language
+
+
+def _unseen(character: str) -> bool:
+    return character in FILLERS or unicodedata.category(character) in UNSEEN
 
 
 def read_labels(labels: object) -> dict[str, int | str]:
@@ -139,3 +162,18 @@ def without_missing(captions: dict) -> dict:
 def missing(value: object) -> bool:
     """Whether it is null, or the NaN that stands for it where tables are exported."""
     return value is None or value != value
+
+
+@breaking("broken features")
+def read_features(content: bytes) -> np.ndarray:
+    """A `.npy` of one row as float32 [F], F at least 1, all finite. Raises BrokenSample for anything else."""
+    file = io.BytesIO(content)
+    # numpy's own reader would make room for as many numbers as the header claims
+    shape, _, dtype = NPY_HEADERS[np.lib.format.read_magic(file)](file)
+    if len(shape) != 1 or shape[0] < 1 or dtype.kind != "f":
+        raise BrokenSample("broken features")
+    with np.errstate(over="ignore"):
+        features = np.frombuffer(content, dtype, shape[0], file.tell()).astype(np.float32)
+    if not np.isfinite(features).all():
+        raise BrokenSample("broken features")
+    return features

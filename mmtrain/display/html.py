@@ -11,7 +11,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from PIL import Image, ImageOps
 
 from datamodules.files import write_whole
-from datamodules.images import ImagePipeline, opaque
+from datamodules.images import opaque, opened
 
 RIGHT_TO_LEFT = re.compile("ar|arc|azb|ckb|dv|fa|glk|he|iw|khw|lrc|mzn|pnb|prs|ps|sd|syr|ug|ur|yi", re.IGNORECASE)
 RIGHT_TO_LEFT_SCRIPT = re.compile("Adlm|Arab|Hebr|Mand|Mend|Nkoo|Rohg|Samr|Syrc|Thaa", re.IGNORECASE)
@@ -40,7 +40,7 @@ def write_page(
 def picture_uri(content: bytes | Image.Image, side: int) -> str:
     """A WebP data URI of at most `side` pixels on the longer side, turned as EXIF says. Encoded images keep their
     transparency."""
-    image = ImageOps.exif_transpose(ImagePipeline().open(content) if isinstance(content, bytes) else content)
+    image = ImageOps.exif_transpose(opened(content) if isinstance(content, bytes) else content)
     image = image if isinstance(content, bytes) else opaque(image)
     image = image.convert("RGBA" if image.has_transparency_data else "RGB")
     image.thumbnail((side, side))

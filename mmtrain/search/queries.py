@@ -90,7 +90,7 @@ def image_row(encoder: Encoder, path: Path) -> np.ndarray:
     if encoder.images is None:
         try:
             return encoder.encode_image(np.load(io.BytesIO(content), allow_pickle=False).reshape(1, -1))
-        except (ValueError, OSError, EOFError, RuntimeError) as error:
+        except Exception as error:  # numpy and the model raise whatever a foreign file makes them stumble over
             reason = first_line(error)
             raise ValueError(f"--image: {path} is no .npy of features that the model reads ({reason})") from error
     try:

@@ -1,14 +1,18 @@
 """Whatever is broken is counted by shard and cause, and its place is taken by a whole sample."""
 
+import io
 import json
 import struct
 import zlib
 from pathlib import Path
 
+import numpy as np
 import pytest
 from tiny_shards import png_bytes, sample_files, write_tar
 
+from datamodules.shards.inspection import inspect_shards
 from datamodules.shards.reader import index_shard
+from datamodules.shards.samples import read_record
 
 BLOCK = 512
 
@@ -51,8 +55,14 @@ BROKEN = {
     "JSON is no object": with_record(["en", "a"]),
     "captions are no object": with_record({"captions": "a"}),
     "caption is no string": with_record({"captions": {"en": 3}}),
-    "caption is no string (list)": with_record({"captions": {"en": ["a", None]}}),
+    "caption is no string (list)": with_record({"captions": {"en": ["a", 3]}}),
+    "captions are no object (list)": with_record({"captions": ["a"]}),
+    "broken JSON (deep)": good_but(json=b"[" * 10**6),
+    "broken JSON (a long number)": good_but(json=b'{"id": ' + b"1" * 10**5 + b"}"),
     "labels are no object": with_record({"captions": {"en": "a"}, "labels": 1}),
+    "label is out of range": with_record({"captions": {"en": "a"}, "labels": {"stars": 10**30}}),
+    "label is neither whole number nor string": with_record({"captions": {"en": "a"}, "labels": {"stars": True}}),
+    "broken image (EPS)": good_but(png=b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 32 32\nshowpage\n"),
     "no caption": good_but(json=None),
 }
 
@@ -68,6 +78,91 @@ def test_a_broken_sample_is_replaced_and_counted(plain_shards, data, epoch, caus
     assert summary["causes"] == {cause: 2}
     assert (summary["tried"], summary["skipped"]) == (2 * 24 + 2, 2)
     assert summary["examples"][shard] == {cause: ["0020"]}
+
+
+@pytest.mark.parametrize("cause", BROKEN)
+def test_inspect_finds_what_training_skips(plain_shards, cause):
+    folder = plain_shards([[sample_files(0), sample_files(1), sample_files(2), BROKEN[cause]]])
+    assert inspect_shards(str(folder)).facts["broken"] == {cause.split(" (")[0]: 1}
+
+
+def npy(values, **options):
+    content = io.BytesIO()
+    np.save(content, values, **options)
+    return content.getvalue()
+
+
+def npz():
+    content = io.BytesIO()
+    np.savez(content, np.zeros(4, np.float32))
+    return content.getvalue()
+
+
+NUMBERS = npy(np.arange(4, dtype=np.float32))
+FEATURES = {
+    "a zip": npz(),
+    "2**45 numbers": NUMBERS.replace(b"(4,), }" + b" " * 14, b"(35184372088832,), }" + b" "),
+    "a cut header": NUMBERS[:40],
+    "cut": NUMBERS[:-1],
+    "empty": b"",
+    "objects": npy(np.array([1, None, 2, 3]), allow_pickle=True),
+    "whole numbers": npy(np.arange(4)),
+    "complex": npy(np.zeros(4, np.complex64)),
+    "two rows": npy(np.zeros((2, 4), np.float32)),
+    "no number": npy(np.zeros(0, np.float32)),
+    "beyond float32": npy(np.full(4, 1e300)),
+    "NaN": npy(np.full(4, np.nan)),
+    "brackets": NUMBERS[:10] + b"(" * 118,
+}
+
+
+@pytest.mark.parametrize("kind", FEATURES)
+def test_broken_features_are_skipped_and_found(plain_shards, data, epoch, kind):
+    good = {"npy": NUMBERS, "json": sample_files(7)["json"]}
+    folder = plain_shards([[good | {"npy": FEATURES[kind]}] + [good] * 4])
+    assert inspect_shards(str(folder)).facts["broken"] == {"broken features": 1}
+    assert run(data(train=folder, max_skip_rate=1.0), epoch)["causes"] == {"broken features": 1}
+
+
+def test_features_of_every_float_and_of_another_size(plain_shards, data):
+    kinds = [np.float16, np.float32, ">f4", np.float64]
+    samples = [{"npy": npy(np.arange(4, dtype=kind)), "json": sample_files(0)["json"]} for kind in kinds]
+    samples += [{"npy": npy(np.zeros(5, np.float32)), "json": sample_files(0)["json"]}, sample_files(1)]
+    folder = plain_shards([samples])
+    module = data("test", test=folder, batch_size=8)
+    (batch,) = module.test_dataloader()
+    assert batch.images[:4].tolist() == [[0, 1, 2, 3]] * 4
+    causes = {"features of another size": 1, "pictures and features mixed": 1}
+    assert {skip.cause: 1 for skip in batch.skipped} == causes == inspect_shards(str(folder)).facts["broken"]
+
+
+def test_half_a_pair_of_surrogates_is_repaired_wherever_it_stands(plain_shards, data, epoch):
+    record = rb'{"id": "\ud83d", "image_id": "\uD83D", "captions": {"en": "half \ud800 pair", "\udfff": "x"}}'
+    folder = plain_shards([[good_but(json=record)] + [sample_files(n) for n in range(3)]])
+    module = data(train=folder, max_skip_rate=0)
+    assert sorted(epoch(module)[0]) == ["?", "s000", "s001", "s002"]
+    assert module.languages == ["?", "en", "lv"]
+    facts = inspect_shards(str(folder)).facts
+    assert (facts["broken"], facts["samples by language"]["?"]) == ({}, 1)
+
+
+def test_what_tables_spell_as_null_or_nan_is_missing(plain_shards, data):
+    captions = b'{"en": "a", "lv": null, "de": NaN, "fr": ["b", null]}'
+    record = b'{"id": null, "captions": %s, "labels": {"x": NaN, "y": 1.0}}' % captions
+    folder = plain_shards([[good_but(json=record)]])
+    module = data("test", test=folder)
+    (batch,) = module.test_dataloader()
+    assert (batch.ids, batch.captions[0][:2], module.languages) == (["0000"], ["a", "b"], ["en", "fr"])
+    assert (module.tasks, batch.labels["y"].tolist()) == (["y"], [1])
+
+
+@pytest.mark.parametrize(
+    "blank", ["", " \t", "\u200b\u200b", "\ufeff", "\u200f\u00a0", "\x00", "\u3164", "\u2800", "\ufe0f"]
+)
+def test_a_caption_that_shows_nothing_is_none(blank):
+    files = {"json": json.dumps({"captions": {"en": [blank, "a" + blank], "lv": blank}}).encode()}
+    assert list(read_record(files)[1]) == ["en"] and len(read_record(files)[1]["en"]) == 1
+    assert read_record({"txt": blank.encode()})[1] == {}
 
 
 def test_skips_are_the_same_for_any_number_of_readers(plain_shards, data, epoch):

@@ -2,6 +2,7 @@
 
 import io
 import random
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ from PIL import Image
 from tiny_shards import png_bytes
 from torchvision.transforms import v2
 
-from datamodules.images import BrokenImage, ImagePipeline, ImageTooLarge
+from datamodules.images import BrokenImage, ImagePipeline, ImageTooLarge, central, opened
 
 SMALL = ImagePipeline(size=16)
 
@@ -57,15 +58,46 @@ def test_other_modes_keep_their_brightness(mode):
     assert view.float().mean() == pytest.approx(200, abs=2 if mode != "1" else 30)
 
 
+PGM = b"P5\n16 16\n65535\n" + np.full((16, 16), 100 * 257, ">u2").tobytes()
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        PGM,
+        *(encoded(Image.fromarray(np.full((16, 16), 100 * up, np.int32)), "TIFF") for up in (1, 257, 257 * 32768)),
+        *(encoded(Image.fromarray(np.full((16, 16), 100 * up, np.float32)), "TIFF") for up in (1 / 255, 1, 257)),
+    ],
+    ids=["16 bits", "I of 8", "I of 16", "I of 31", "F to 1", "F to 255", "F of 16"],
+)
+def test_more_than_8_bits_are_scaled_and_not_clipped(content):
+    for view in (evaluated(content), SMALL.train(SMALL.open(content), random.Random(0))):
+        assert view.float().mean() == pytest.approx(100, abs=1)
+
+
+@pytest.mark.parametrize("kind", ["EPS", "ICO", "PCX", "TGA", "JPEG2000", "IM"])
+def test_formats_that_are_not_of_the_web_are_no_picture(kind):
+    with pytest.raises(BrokenImage):
+        opened(encoded(photo(64, 64), kind))
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "MPO"])
+def test_formats_of_the_web_and_of_cameras(kind):
+    assert (
+        evaluated(encoded(photo(64, 64), kind)).float() - evaluated(encoded(photo(64, 64))).float()
+    ).abs().mean() < 3
+
+
 @pytest.mark.parametrize("orientation", range(1, 9))
-def test_exif_orientation_is_obeyed_in_training_and_evaluation(orientation):
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "TIFF", "WEBP"])
+def test_exif_orientation_is_obeyed_in_training_and_evaluation(orientation, kind):
     upright = Image.new("RGB", (40, 40), "black")
     upright.paste("white", (0, 0, 20, 20))
     stored = Image.Exif()
     stored[0x0112] = orientation
     inverse = {2: 0, 3: 3, 4: 1, 5: 5, 6: 2, 7: 6, 8: 4}  # the transpose that undoes what the tag asks for
     turned = upright if orientation == 1 else upright.transpose(Image.Transpose(inverse[orientation]))
-    content = encoded(turned, "JPEG", exif=stored, quality=95)
+    content = encoded(turned, kind, exif=stored, quality=95)
     pipeline = ImagePipeline(size=16, scale=(1.0, 1.0), ratio=(1.0, 1.0))
     for view in (pipeline.evaluate(pipeline.open(content)), pipeline.train(pipeline.open(content), random.Random(0))):
         assert view[:, :6, :6].float().mean() > 240
@@ -145,6 +177,33 @@ def test_tiny_and_thin_pictures(shape):
     for _ in range(5):
         assert SMALL.train(SMALL.open(png_bytes(0, shape))).shape == (3, 16, 16)
     assert SMALL.evaluate(SMALL.open(png_bytes(0, shape))).shape == (3, 16, 16)
+
+
+@pytest.mark.parametrize("shape", [(1, 60_000), (60_000, 1)])
+def test_a_thin_picture_takes_the_memory_of_a_small_one(shape):
+    content, large = encoded(Image.new("RGB", shape, "red")), ImagePipeline(size=224)
+    tracemalloc.start()
+    view = large.evaluate(large.open(content))
+    held = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert view.shape == (3, 224, 224) and (view[0] == 255).all()
+    assert held < 20 << 20
+
+
+def test_a_thin_picture_keeps_its_middle():
+    levels = np.linspace(0, 255, 400).astype(np.uint8)
+    thin = Image.fromarray(np.repeat(levels[None], 4, 0)).convert("RGB")
+    assert SMALL.evaluate(thin).float().mean() == pytest.approx(127.5, abs=1)
+    assert central(thin).size == (64, 4) and central(photo()).size == (640, 480)
+
+
+def test_a_picture_without_memory_is_a_broken_one(monkeypatch):
+    def no_room(*_):
+        raise MemoryError
+
+    monkeypatch.setattr("datamodules.images.pixels", no_room)
+    with pytest.raises(BrokenImage, match="MemoryError"):
+        SMALL.evaluate(photo())
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """Shards without shards.json are read through once; the next run looks up what was found."""
 
+import json
 import os
 
 import pytest
@@ -129,3 +130,22 @@ def test_a_reader_takes_the_kept_index(tmp_path, monkeypatch):
     later = ShardReader(cache=IndexCache(tmp_path / "cache"))
     assert later.index(path) == plain.index(path)
     assert later.read(path, 7) == plain.read(path, 7)
+
+
+@pytest.mark.parametrize("found", [{}, {"of_sample": "x"}, {"of_sample": [9], "languages": [], "labels": {}}])
+def test_valid_json_of_another_form_costs_time_only(tmp_path, found):
+    path, cache = str(shard(tmp_path / "a.tar")), tmp_path / "cache"
+    first = survey([path], None, Reading(cache_dir=str(cache)))
+    for file in (cache / "indexes").iterdir():
+        file.write_text(json.dumps(json.loads(file.read_text()) | {"found": found}))
+    assert facts(survey([path], None, Reading(cache_dir=str(cache)))) == facts(first)
+
+
+def test_another_shard_of_the_same_size_and_time_is_noticed(tmp_path):
+    path, cache = shard(tmp_path / "a.tar"), str(tmp_path / "cache")
+    before = path.stat()
+    assert survey([str(path)], None, Reading(cache_dir=cache))[0].languages["lv"] == 116
+    path.write_bytes(path.read_bytes().replace(b'"lv"', b'"sv"'))
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert path.stat().st_size == before.st_size
+    assert survey([str(path)], None, Reading(cache_dir=cache))[0].languages["sv"] == 116

@@ -1,33 +1,31 @@
 """`mmtrain fit`: LightningCLI with this project's habits."""
 
-import difflib
-import inspect
 import logging
 import os
-import re
 import sys
 import warnings
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
-import yaml
+from jsonargparse import Namespace
 from pytorch_lightning import LightningDataModule, LightningModule, Trainer
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from pytorch_lightning.loggers.logger import Logger
 from pytorch_lightning.plugins.environments import SLURMEnvironment
 from pytorch_lightning.utilities import rank_zero_info, rank_zero_only
 
-from datamodules import ShardDataModule
 from datamodules.files import write_whole
-from mmtrain.display.messages import one_line
+from mmtrain.commands.mistakes import check_nulls, public_classes, refused
+from mmtrain.commands.parser import HELP, Parser
 from mmtrain.models.run_folder import newest_readable, read_checkpoint
+from mmtrain.models.yaml12 import read_yaml
 from mmtrain.training.checkpoints.callback import Checkpoint
 from mmtrain.training.checkpoints.stopping import RESUMABLE, Stopped
-from mmtrain.training.contrastive import ContrastiveModule
 from mmtrain.training.data import logging_interval
 from mmtrain.training.monitoring.guard import Guard
 from mmtrain.training.monitoring.loggers import MetricsFile, Wandb
 from mmtrain.training.monitoring.throughput import Throughput
+from slurm.settings import settings
 
 TRAINER_DEFAULTS = {
     "default_root_dir": "runs/unnamed",
@@ -38,32 +36,6 @@ TRAINER_DEFAULTS = {
     "use_distributed_sampler": False,
     "reload_dataloaders_every_n_epochs": 1,
 }
-
-
-class Parser(LightningArgumentParser):
-    """Answers wrong usage with one line and exit code 2."""
-
-    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
-        message = one_line(message)
-        if message.startswith("the following arguments are required"):
-            message = message.replace("fit.", "--") + "; --config FILE, such as configs/pretrain/tiny.yaml, has them"
-        print(f"mmtrain fit: error: {message}{_suggestion(message)}", file=sys.stderr)
-        sys.exit(2)
-
-
-def _suggestion(message: str) -> str:
-    """The nearest names that do exist, when the message is about one that does not."""
-    unknown = re.search(r"unrecognized arguments: --?([\w.]+)|Option '([\w.]+)'|[Kk]ey '([\w.]+)'", message)
-    if unknown is None:
-        return ""
-    wrong = next(group for group in unknown.groups() if group).split(".")[-1]
-    classes = {"trainer": Trainer, "model": ContrastiveModule, "data": ShardDataModule}
-    classes |= {"checkpoint": Checkpoint, "guard": Guard}
-    options = {
-        name: f"--{prefix}.{name}" for prefix in classes for name in inspect.signature(classes[prefix]).parameters
-    }
-    near = [options[name] for name in difflib.get_close_matches(wrong, options, n=3)]
-    return f"; nearest: {', '.join(near)}" if near else "; mmtrain fit --help lists what is accepted"
 
 
 class RunFolder(SaveConfigCallback):
@@ -90,7 +62,7 @@ class RunFolder(SaveConfigCallback):
             write_whole(folder / "config.yaml", self.text())
             for logger in trainer.loggers:
                 if isinstance(logger, Wandb):
-                    logger.log_config(yaml.safe_load(self.text()))
+                    logger.log_config(read_yaml(self.text()))
             self.already_saved = True
 
     def text(self) -> str:
@@ -99,6 +71,11 @@ class RunFolder(SaveConfigCallback):
 
 class Fit(LightningCLI):
     """Parses, builds, and fits; `--ckpt_path last` goes on from the run folder's last checkpoint."""
+
+    def before_instantiate_classes(self) -> None:
+        for name in ("model", "data"):
+            named = self._get(self.config, name)
+            check_nulls(name, named.class_path, vars(named.get("init_args", Namespace())))
 
     @staticmethod
     def subcommands() -> dict[str, set[str]]:
@@ -189,6 +166,10 @@ def run(arguments: list[str]) -> None:
         print(f"mmtrain fit: {stopped}; its checkpoint is written, --ckpt_path last goes on", file=sys.stderr)
         # one process says so: a launcher takes another's code for a crash
         raise SystemExit(RESUMABLE if getattr(rank_zero_only, "rank", 0) == 0 else 0) from None
+    except Exception as error:
+        if line := refused(error, settings(arguments)):
+            raise ValueError(line) from error
+        raise
 
 
 def check(arguments: list[str]) -> None:
@@ -202,6 +183,9 @@ def check(arguments: list[str]) -> None:
 
 def _start(cli: type[Fit], arguments: list[str]) -> None:
     _quieten()
+    list(public_classes())  # jsonargparse finds a class by its short name once it is imported
+    if {"-h", "--help"} & set(arguments):
+        print(HELP)
     cli(
         model_class=LightningModule,
         datamodule_class=LightningDataModule,

@@ -1,8 +1,11 @@
 """An exported folder made ready for a model hub, and sent there."""
 
+import re
 from pathlib import Path
 
+from datamodules.files import write_whole
 from mmtrain.display.messages import first_line
+from mmtrain.models.yaml12 import read_yaml, yaml_text
 
 PICKLES = (".bin", ".ckpt", ".pkl", ".pickle", ".pt", ".pth")
 
@@ -17,7 +20,6 @@ def prepare(folder: str | Path, repository: str, licence: str) -> None:
     Raises:
         ValueError: for a folder that is no export, files that can carry code, or a name that is no repository's.
     """
-    from huggingface_hub import ModelCard
     from huggingface_hub.errors import HFValidationError
     from huggingface_hub.utils import validate_repo_id
 
@@ -35,9 +37,11 @@ def prepare(folder: str | Path, repository: str, licence: str) -> None:
     for path in files:
         if path.suffix in PICKLES:
             raise ValueError(f"push: {path} can carry code; export without pickles first")
-    header = ModelCard.load(card)
-    header.data.license = licence
-    header.save(card)
+    text = card.read_text(encoding="utf-8")
+    header = {}
+    if parts := re.fullmatch("---\n(.*?)---\n(.*)", text, flags=re.DOTALL):
+        header, text = read_yaml(parts[1]) or {}, parts[2]
+    write_whole(card, f"---\n{yaml_text(header | {'license': licence})}---\n{text}")
     for path in files:
         print(f"{path.relative_to(folder)}  {path.stat().st_size:,} bytes")
 

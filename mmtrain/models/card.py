@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 from mmtrain.models.encoder import Encoder
+from mmtrain.models.yaml12 import yaml_text
 
 USE = {
     "safetensors": """    import mmtrain
@@ -27,17 +28,13 @@ LIBRARY = {"safetensors": "mmtrain", "onnx": "onnx", "open_clip": "open_clip", "
 
 def model_card(encoder: Encoder, model: str, format: str) -> str:
     """A YAML header, what the model is, how to use it, and the figures of the run's report where there is one."""
-    languages = "\n".join(f"- {language}" for language in encoder.languages) or "- multilingual"
+    header = {"library_name": LIBRARY[format], "pipeline_tag": "zero-shot-image-classification"}
+    header |= {"language": encoder.languages or ["multilingual"], "tags": ["image-text-retrieval", "multilingual"]}
     parameters = sum(parameter.numel() for parameter in encoder.model.parameters())
     image, text = (type(getattr(encoder.model, side)).__name__ for side in ("image", "text"))
     use = USE[format].replace("{language}", (encoder.languages or ["en"])[0])
     return f"""---
-library_name: {LIBRARY[format]}
-pipeline_tag: zero-shot-image-classification
-language:
-{languages}
-tags: [image-text-retrieval, multilingual]
----
+{yaml_text(header)}---
 # An image-text space in {len(encoder.languages)} languages
 
 {image} and {text}, {parameters:,} parameters, rows of {encoder.model.dimension} numbers,

@@ -14,7 +14,6 @@ from dataclasses import replace
 from typing import Any, Literal
 
 import numpy as np
-from pytorch_lightning.utilities import rank_zero_info
 
 from datamodules.module import ShardDataModule
 from datamodules.packing.as_shards import Manifest, as_shards
@@ -22,6 +21,7 @@ from datamodules.reading.choices import class_of
 from datamodules.reading.labels import Labels, check_labels, classes_of, labels_of, only, tasks_shown
 from datamodules.reading.splits import Splits
 from datamodules.shards.locations import weighted_parts
+from datamodules.stream.identity import inform
 from datamodules.stream.mixture import Source, SurveyedSource
 
 SourceLabels = list[list[list[Labels]]]  # of each source, shard and usable sample
@@ -120,7 +120,7 @@ class RelationDataModule(ShardDataModule):
         for split in set(new) - {"train"}:
             captions = set().union(*(source.captions for source in splits.sources[split]))
             if trained and (unknown := sorted(captions & set(splits.languages) - trained)):
-                rank_zero_info(f"{split}: {', '.join(unknown)} not trained on; measured by transfer")
+                inform(f"{split}: {', '.join(unknown)} not trained on; measured by transfer")
 
     def _choose_examples(self, splits: Splits) -> None:
         sources = splits.sources["train"]
@@ -133,7 +133,7 @@ class RelationDataModule(ShardDataModule):
             numbers = Counter(self._numbers(labels, name))
             counts = self.label_counts[name] = [numbers[number] for number in range(classes)]
             if missing := [self.class_names(name)[c] for c, count in enumerate(counts) if not count]:
-                rank_zero_info(f"train: task {name} has no sample of class {', '.join(missing)}: it is never predicted")
+                inform(f"train: task {name} has no sample of class {', '.join(missing)}: it is never predicted")
         if self._sampling == "balanced":
             splits.sources["train"] = self._by_class(sources, labels, task)
             self.balanced_task = task

@@ -114,6 +114,7 @@ HEAVY = {"torch", "pytorch_lightning", "lightning_fabric", "wandb", "matplotlib"
         ("from datamodules.shards.inspection import inspect_shards", {"torch"}),
         ("from mmtrain.models.run_folder import read_checkpoint", {"torch"}),
         ("from mmtrain.evaluation import rank_retrieval", {"torch"}),
+        ("from mmtrain.embedding import one_pass, parts, predictions", {"torch"}),
     ],
 )
 def test_a_door_lets_in_no_more_than_it_needs(code: str, needed: set[str]) -> None:

@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from pytorch_lightning.utilities import rank_zero_info
-
 from datamodules.account import SkipAccount
 from datamodules.captions.rewriting import TextTransform
 from datamodules.images import ImagePipeline
 from datamodules.reading.choices import choose_labels, choose_languages
 from datamodules.shards.locations import Reading
+from datamodules.stream.identity import inform
 from datamodules.stream.mixture import Source, SurveyedSource, survey_sources
 
 
@@ -50,7 +49,7 @@ class Splits:
         for name in names:
             present = set(self.elsewhere).union(*(source.captions for source in self.sources[name]))
             if absent := [language for language in self.languages if language not in present]:
-                rank_zero_info(f"{name}: no caption in {', '.join(absent)}")
+                inform(f"{name}: no caption in {', '.join(absent)}")
         every = [source for sources in self.sources.values() for source in sources]
         self.tasks, self.label_names = choose_labels(every, self.label_names)
 
@@ -70,9 +69,9 @@ class Splits:
         self.account.add_survey(shards)
         for shard in shards:
             for cause, count in shard.lost.items():
-                rank_zero_info(f"{name}: {shard.shard}: {cause} ({count})")
+                inform(f"{name}: {shard.shard}: {cause} ({count})")
             if not shard.samples and not shard.lost:
-                rank_zero_info(f"{name}: {shard.shard} is empty")
+                inform(f"{name}: {shard.shard} is empty")
         samples = sum(shard.samples for shard in shards)
         if not samples:
             causes = ", ".join(sorted({cause for shard in shards for cause in shard.lost})) or "empty shards"

@@ -7,7 +7,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from pytorch_lightning.utilities import rank_zero_info
 from torch.utils.data import DataLoader
 
 from datamodules.account import Counts, SkipAccount
@@ -17,7 +16,7 @@ from datamodules.reading.dataset import ShardDataset
 from datamodules.reading.loaders import TrainingBatches, TrainingStream, TrainLoader, make_loader
 from datamodules.shards.locations import Reading
 from datamodules.stream.cursor import Cursor
-from datamodules.stream.identity import check_resumed, described, shards_digest
+from datamodules.stream.identity import check_resumed, described, inform, shards_digest
 from datamodules.stream.mixture import SurveyedSource
 from datamodules.stream.order import epoch_of
 from datamodules.stream.streams import streams_of
@@ -73,7 +72,7 @@ class Training:
         slots = len(languages) if self.captions_per_image == "all" else self.captions_per_image
         count = min(slots, len(languages))
         if slots > count:
-            rank_zero_info(
+            inform(
                 f"train: captions_per_image is {slots}, but there are only {count} languages; so many slots are made"
             )
         self.drawing.check(languages, count)
@@ -119,7 +118,7 @@ class Training:
             batches = TrainingBatches(stream, self.cursor, self.batch_size, self.epoch_length, rank, world)
             self._loader = make_loader(TrainLoader, self.dataset, batches, workers)
             steps, tail = divmod(self.epoch_length, self.group)
-            rank_zero_info(
+            inform(
                 f"train: {len(self.dataset)} samples in {len(self.dataset.shards)} shards, "
                 f"{len(self.dataset.languages)} languages; an epoch of {self.epoch_length} samples is {steps} steps of "
                 f"{self.batch_size} x {world} processes"
@@ -181,7 +180,7 @@ class Training:
         if hasattr(self, "dataset"):
             check_resumed(state, self.identity())
             if state["group"] != self.group:
-                rank_zero_info(
+                inform(
                     f"train: the global batch was {state['group']} samples and is now {self.group}; "
                     f"the stream goes on at sample {self.cursor.position}"
                 )

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 from collections.abc import Sequence
 from typing import TypeVar
 
 import torch.distributed
-from pytorch_lightning.utilities import rank_zero_info
 from torch import nn
 
 from datamodules.stream.mixture import SurveyedSource
@@ -52,7 +52,7 @@ def check_resumed(before: dict[str, dict], now: dict[str, dict]) -> None:
     for part, this in now["options"].items():
         was = before["options"].get(part)
         if was != this:
-            rank_zero_info(f"train: {part} was {_short(was)} in the checkpoint and is now {_short(this)}")
+            inform(f"train: {part} was {_short(was)} in the checkpoint and is now {_short(this)}")
 
 
 def rank_and_world() -> tuple[int, int]:
@@ -60,6 +60,19 @@ def rank_and_world() -> tuple[int, int]:
     if torch.distributed.is_available() and torch.distributed.is_initialized():
         return torch.distributed.get_rank(), torch.distributed.get_world_size()
     return 0, 1
+
+
+def inform(message: str) -> None:
+    """Logs a message, on one process."""
+    if rank_and_world()[0] == 0:
+        _LOG.info(message)
+
+
+_LOG = logging.getLogger("datamodules")
+_LOG.setLevel(logging.INFO)
+if not logging.getLogger().hasHandlers():  # a program that logs nothing sees it nevertheless
+    _LOG.addHandler(logging.StreamHandler())
+    _LOG.propagate = False
 
 
 def gathered(mine: T) -> list[T]:

@@ -49,7 +49,7 @@ def compare(
     """
     from mmtrain.embedding.one_pass import embed
     from mmtrain.embedding.processes import default_device
-    from mmtrain.embedding.splits import open_shards
+    from mmtrain.embedding.splits import MeasuredShards
     from mmtrain.evaluation.measuring.retrieval import measure_split, skipped
     from mmtrain.evaluation.metrics.bootstrap import paired_bootstrap
     from mmtrain.evaluation.protocols import named_protocol
@@ -62,13 +62,13 @@ def compare(
     if published is not None:
         data = published.shards(data, images)
     encoders = [load(name) for name in names]
-    in_shards = open_shards(encoders[0], data, languages, batch_size, workers).languages
-    shared, left_out = shared_languages(encoders, data, in_shards, languages, published)
+    shards = MeasuredShards(encoders[0], data, languages, batch_size, workers)
+    shared, left_out = shared_languages(encoders, data, shards.languages, languages, published)
     ranks, metrics = [], []
     for name, encoder in zip(names, encoders, strict=True):
         # one at a time on the device; of its embeddings nothing but the ranks is kept
         encoder.to(device or default_device())
-        shards = open_shards(encoder, data, shared, batch_size, workers)
+        shards.read_for(encoder, shared)
         split = embed(encoder, shards)
         of_model, figures = measure_split(
             encoder, shards, split, published, similarity=encoder.metric, recall_at=recall_at

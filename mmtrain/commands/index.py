@@ -37,7 +37,7 @@ def index(
     from datamodules.files import whole_folder
     from mmtrain.embedding.parts import EmbeddingParts
     from mmtrain.embedding.processes import Processes
-    from mmtrain.embedding.splits import open_shards
+    from mmtrain.embedding.splits import MeasuredShards
     from mmtrain.evaluation.ranking.nearest import import_faiss
     from mmtrain.models.fingerprint import fingerprint, stamp
     from mmtrain.models.loading import load
@@ -51,12 +51,12 @@ def index(
     import_faiss()
     processes = Processes.launched()
     encoder = load(model, device=processes.device(device))
-    shards = open_shards(encoder, data, languages, batch_size, workers)
+    shards = MeasuredShards(encoder, data, languages, batch_size, workers)
     identity = fingerprint(encoder)
     if processes.rank and is_done(target, identity, data):
         return target  # the others needed no help: this one came late
     exact = kind == "flat" and encoder.metric == "cosine"
-    samples = shards.samples("test")
+    samples = len(shards)
     describe_kind(kind, samples, encoder.model.dimension)
     parts = EmbeddingParts(
         target.with_name(target.name + ".parts"),

@@ -10,11 +10,10 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from datamodules.batch import Batch
-from datamodules.module import ShardDataModule
 from losses import Embeddings
 from mmtrain.display.thumbnails import thumbnail
 from mmtrain.embedding.collected import Embedded, EmbeddedSplit, real_captions
-from mmtrain.embedding.splits import language_indices
+from mmtrain.embedding.splits import MeasuredShards, language_indices
 from mmtrain.models.batches import embed_batch
 from mmtrain.models.encoder import Encoder
 
@@ -27,7 +26,7 @@ class Collector(Protocol):
 
 def embed(
     encoder: Encoder,
-    shards: ShardDataModule,
+    shards: MeasuredShards,
     collectors: Sequence[Collector] = (),
     *,
     tokens: bool = False,
@@ -37,7 +36,7 @@ def embed(
 
     Args:
         encoder: The model.
-        shards: Its test split, as `mmtrain.embedding.splits` opens it.
+        shards: What is embedded.
         collectors: See every batch with its embeddings.
         tokens: Whether the embeddings include token features.
         texts: Whether captions are encoded.
@@ -49,10 +48,10 @@ def embed(
 
     indices = language_indices(encoder, shards.languages).to(encoder.device)
     rows = EmbeddedSplit()
-    loader = shards.test_dataloader()
+    loader = shards.loader()
     with torch.inference_mode():
         for batch in track(loader, description="embedding", total=len(loader), transient=True):
-            shards.evaluated(batch)
+            shards.count(batch)
             moved = batch.to(encoder.device)
             chosen = None if texts else torch.zeros_like(moved.present)
             embeddings = embed_batch(encoder.model, moved, tokens=tokens, chosen=chosen, languages=indices)

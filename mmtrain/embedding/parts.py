@@ -22,16 +22,14 @@ from safetensors.numpy import save_file
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from datamodules import Batch, ShardDataModule
-from datamodules.batch import Skip
+from datamodules.batch import Batch, Skip
 from datamodules.files import whole_file
-from datamodules.reading.dataset import ShardDataset
 from datamodules.reading.loaders import make_loader
 from mmtrain.display.messages import first_line
 from mmtrain.display.thumbnails import thumbnail
 from mmtrain.embedding.collected import columns, joined, real_samples
 from mmtrain.embedding.processes import Processes
-from mmtrain.embedding.splits import language_indices
+from mmtrain.embedding.splits import MeasuredShards, language_indices
 from mmtrain.models.batches import embed_batch
 from mmtrain.models.encoder import Encoder
 
@@ -69,7 +67,7 @@ class EmbeddingParts:
         self,
         folder: Path,
         encoder: Encoder,
-        shards: ShardDataModule,
+        shards: MeasuredShards,
         *,
         fingerprint: str,
         batch_size: int = 64,
@@ -77,9 +75,7 @@ class EmbeddingParts:
         text_every: int | None = 1,
     ) -> None:
         self.encoder, self.shards = encoder, shards
-        loader = shards.test_dataloader()
-        assert isinstance(loader, DataLoader) and isinstance(loader.dataset, ShardDataset)
-        self.dataset = loader.dataset
+        self.dataset = shards.dataset
         self.batch_size, self.text_every = batch_size, text_every
         self.part_size = -(-part_size // batch_size) * batch_size
         self.count = -(-len(self.dataset) // self.part_size)

@@ -18,6 +18,8 @@ class Processes:
     @classmethod
     def launched(cls) -> "Processes":
         """As torchrun or srun say; one process without them."""
+        if not any(name.startswith(("TORCHELASTIC_", "SLURM_")) for name in os.environ):
+            return cls()
         from lightning_fabric.plugins.environments import SLURMEnvironment, TorchElasticEnvironment
 
         with warnings.catch_warnings():

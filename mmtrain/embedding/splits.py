@@ -1,23 +1,117 @@
-"""SHARDS as a test split, read as a model was trained."""
+"""SHARDS as a split to measure on, read as a model was trained; no training stands around it."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from dataclasses import replace
 
 import torch
 from torch import Tensor
+from torch.utils.data import DataLoader
 
-from datamodules import RelationDataModule, ShardDataModule
+from datamodules.account import SkipAccount
+from datamodules.batch import Batch
+from datamodules.captions.rewriting import AsWritten
+from datamodules.images import ImagePipeline
+from datamodules.reading.dataset import ShardDataset
+from datamodules.reading.labels import check_labels, classes_of
+from datamodules.reading.loaders import EvaluationBatches, make_loader
 from datamodules.reading.splits import Splits
+from datamodules.shards.locations import Reading
+from datamodules.stream.identity import check_all_alike, rank_and_world, shards_digest
 from mmtrain.models.encoder import Encoder
 
+MAX_SKIP_RATE = 0.01  # as the data modules' default
 
-def open_shards(
-    encoder: Encoder, data: str, languages: list[str] | None, batch_size: int, workers: int
-) -> ShardDataModule:
-    """All samples and captions of SHARDS, or those in the languages."""
-    module = ShardDataModule(test=data, languages=languages, **_reading(encoder, batch_size, workers))
-    module.setup("test")
-    return module
+
+class MeasuredShards:
+    """All samples and captions of SHARDS, or those in some languages; surveyed once, read for one model or several.
+
+    Args:
+        data: SHARDS.
+        languages: Languages to read, in this order; default: all there are.
+        label_names: Classes by task, in the order in which a head was trained on them.
+        labelled: Whether labels are checked and their classes counted.
+
+    Raises:
+        ValueError: one line, for shards that cannot be used.
+    """
+
+    def __init__(
+        self,
+        encoder: Encoder,
+        data: str,
+        languages: Sequence[str] | None = None,
+        batch_size: int = 64,
+        workers: int = 0,
+        *,
+        label_names: Mapping[str, Sequence[str]] | None = None,
+        labelled: bool = False,
+    ) -> None:
+        self.account = SkipAccount(MAX_SKIP_RATE)
+        self._batch_size, self._workers = batch_size, workers
+        self._splits = Splits(
+            {"test": data},
+            chosen=None if languages is None else list(languages),
+            label_names={task: list(names) for task, names in (label_names or {}).items()},
+            account=self.account,
+            images=_images(encoder),
+            text=AsWritten(),
+            reading=Reading(),
+        )
+        self.classes: dict[str, int] = {}
+        facts: dict | ValueError
+        try:
+            self._splits.survey(["test"])
+            sources = self._splits.sources["test"]
+            if labelled:
+                check_labels(self._splits, {})
+                self.classes = classes_of(self._splits, {})
+            facts = {"samples": sum(map(len, sources)), "shards": shards_digest(sources)}
+        except ValueError as error:
+            facts = error
+        check_all_alike(facts)
+        self.read_for(encoder, self._splits.languages)
+
+    def read_for(self, encoder: Encoder, languages: Sequence[str]) -> None:
+        """From now on the samples are read as this model was trained, in these languages; skips are counted anew."""
+        sources = [replace(source, images=_images(encoder)) for source in self._splits.sources["test"]]
+        self.languages = list(languages)
+        self.account = SkipAccount(MAX_SKIP_RATE)
+        self.account.add_survey([shard for source in sources for shard in source.shards])
+        self.dataset = ShardDataset(
+            sources,
+            languages=self.languages,
+            tokenizer=encoder.tokenizer,
+            label_names=self.label_names,
+            tasks=self.tasks,
+            reading=Reading(),
+        )
+
+    @property
+    def label_names(self) -> dict[str, list[str]]:
+        """For tasks labelled by strings, the strings in the order of their numbers."""
+        return self._splits.label_names
+
+    @property
+    def tasks(self) -> list[str]:
+        """Tasks that the samples' labels are of."""
+        return self._splits.tasks
+
+    def class_names(self, task: str) -> list[str]:
+        """The classes of a task in words: its strings, or its numbers."""
+        return self.label_names.get(task) or [str(number) for number in range(self.classes[task])]
+
+    def __len__(self) -> int:
+        """Samples."""
+        return len(self.dataset)
+
+    def loader(self) -> DataLoader[Batch]:
+        """Every sample once over all processes, with all captions of the languages."""
+        batches = EvaluationBatches(self.dataset, self._batch_size, *rank_and_world())
+        return make_loader(DataLoader, self.dataset, batches, self._workers)
+
+    def count(self, batch: Batch) -> None:
+        """Counts a batch's skips, each sample once however often it comes."""
+        self.account.add_once(batch.skipped)
 
 
 def open_split(
@@ -29,13 +123,8 @@ def open_split(
     *,
     labelled: bool = False,
     label_names: Mapping[str, Sequence[str]] | None = None,
-) -> RelationDataModule:
-    """SHARDS to measure a model on; they are surveyed once.
-
-    Args:
-        languages: Those to measure; default: the model's, as far as the shards have them.
-        labelled: Whether labels are checked and their classes counted.
-        label_names: Classes by task, in the order in which a head was trained on them.
+) -> MeasuredShards:
+    """SHARDS in the languages, or in the model's as far as the shards have them. The arguments are MeasuredShards'.
 
     Raises:
         ValueError: one line, for shards that cannot be used or are in none of the model's languages.
@@ -43,45 +132,24 @@ def open_split(
     unknown = [language for language in languages or () if language not in encoder.languages]
     if encoder.languages and unknown:
         print(f"{', '.join(unknown)}: not trained on; measured by transfer")
-    module = MeasuredShards(
-        encoder.languages if languages is None else [],
-        labelled,
-        test=data,
-        languages=languages,
-        label_names={task: list(names) for task, names in (label_names or {}).items()},
-        **_reading(encoder, batch_size, workers),
-    )
-    module.setup("test")
-    return module
+    shards = MeasuredShards(encoder, data, languages, batch_size, workers, label_names=label_names, labelled=labelled)
+    if languages is not None or not encoder.languages:
+        return shards
+    shared = [language for language in encoder.languages if language in shards.languages]
+    if not shared:
+        raise ValueError(
+            f"--data: {data} has {', '.join(shards.languages[:20])}, the model was trained on"
+            f" {', '.join(encoder.languages[:20])}; name some with --languages to measure them nevertheless"
+        )
+    absent = [language for language in encoder.languages if language not in shared]
+    if absent and shared != shards.languages:
+        print(f"{data} has no captions in {', '.join(absent)}")
+    shards.read_for(encoder, shared)
+    return shards
 
 
-class MeasuredShards(RelationDataModule):
-    """A test split in those of its languages that a model was `trained` on; in all of them where it was on none."""
-
-    def __init__(self, trained: Sequence[str], labelled: bool, **options: Any) -> None:
-        super().__init__(**options)
-        self._trained, self._labelled = list(trained), labelled
-
-    def surveyed(self, splits: Splits, new: Sequence[str]) -> None:
-        if self._labelled:
-            super().surveyed(splits, new)
-        if not self._trained:
-            return
-        shared = [language for language in self._trained if language in splits.languages]
-        if not shared:
-            raise ValueError(
-                f"--data: {self._specs['test']} has {', '.join(splits.languages[:20])}, the model was trained on"
-                f" {', '.join(self._trained[:20])}; name some with --languages to measure them nevertheless"
-            )
-        absent = [language for language in self._trained if language not in shared]
-        if absent and shared != splits.languages:
-            print(f"{self._specs['test']} has no captions in {', '.join(absent)}")
-        splits.languages = shared
-
-
-def _reading(encoder: Encoder, batch_size: int, workers: int) -> dict[str, Any]:
-    images = {} if encoder.images is None else {"images": encoder.images}
-    return {"batch_size": batch_size, "workers": workers, "tokenizer": encoder.tokenizer, **images}
+def _images(encoder: Encoder) -> ImagePipeline:
+    return ImagePipeline() if encoder.images is None else encoder.images
 
 
 def language_indices(encoder: Encoder, languages: list[str]) -> Tensor:

@@ -3,6 +3,9 @@
 Letters: N pairs, P image tokens, L text tokens, W the fusion's width.
 """
 
+from collections.abc import Sequence
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -14,13 +17,22 @@ class Fusion(nn.Module):
     which `forward` is the first. `image` and `text` are the towers' pooled features, `mask` says which text tokens are
     there. A fusion learns the towers' widths Wi and Wt when a training module connects it to them, so a config need not
     repeat them.
+
+    Where each picture meets many texts, `image_side` and `text_side` are computed once for each of them and `meet` for
+    each pair, which gives what `forward` gives in evaluation. A fusion whose sides take no work need not write them.
+
+    Args:
+        width: W; 768 in the paper of `ConcatFusion` and `TextToImageAttention`.
+        image_width, text_width: The towers' widths where the fusion stands alone.
     """
 
-    def __init__(self, width: int, image_width: int | None, text_width: int | None) -> None:
+    def __init__(self, width: int = 768, image_width: int | None = None, text_width: int | None = None) -> None:
         super().__init__()
         if width < 1:
             raise ValueError(f"fusion.width: got {width}, expected at least 1")
         self.width, self.image_width, self.text_width = width, image_width, text_width
+        if image_width is not None and text_width is not None:
+            self.connect(image_width, text_width)
 
     def connect(self, image_width: int, text_width: int) -> "Fusion":
         """Makes the layers for towers of these widths; a second time only checks.
@@ -49,9 +61,17 @@ class Fusion(nn.Module):
     def tokens(self, image: Tensor, image_tokens: Tensor, text: Tensor, text_tokens: Tensor, mask: Tensor) -> Tensor:
         raise NotImplementedError
 
-    def _connect_if_known(self) -> None:
-        if self.image_width is not None and self.text_width is not None:
-            self.connect(self.image_width, self.text_width)
+    def image_side(self, image: Tensor) -> tuple[Tensor, ...]:
+        """What `meet` needs of pictures [n, 1 + P, Wi]: tensors of n rows each."""
+        return (image,)
+
+    def text_side(self, text: Tensor, mask: Tensor) -> tuple[Tensor, ...]:
+        """What `meet` needs of texts [n, 1 + L, Wt] and their mask [n, 1 + L]: tensors of n rows each."""
+        return text, mask
+
+    def meet(self, image: Sequence[Tensor], text: Sequence[Tensor]) -> Tensor:
+        """The fused vectors [N, W] of the sides of N pictures and N texts."""
+        return fuse(self, *image, *text)
 
 
 class CrossAttentionFusion(Fusion):
@@ -75,16 +95,17 @@ class CrossAttentionFusion(Fusion):
         image_width: int | None = None,
         text_width: int | None = None,
     ) -> None:
-        super().__init__(width, image_width, text_width)
+        if layers < 1:
+            raise ValueError(f"fusion.layers: got {layers}, expected at least 1")
         if width % heads:
             raise ValueError(f"fusion.heads: got {heads}, expected a divisor of the width {width}")
-        self.layers, self.heads, self.dropout = layers, heads, dropout
-        self._connect_if_known()
+        self.layers, self.heads, self.dropout = layers, heads, dropout  # first: `build` reads them
+        super().__init__(width, image_width, text_width)
 
     def build(self, image_width: int, text_width: int) -> None:
         self.image_in = nn.Sequential(nn.LayerNorm(image_width), nn.Linear(image_width, self.width))
         self.text_in = nn.Sequential(nn.LayerNorm(text_width), nn.Linear(text_width, self.width))
-        self.blocks = nn.ModuleList(
+        self.blocks: Any = nn.ModuleList(  # which says of its members only that they are modules
             nn.TransformerDecoderLayer(
                 self.width, self.heads, 4 * self.width, self.dropout, "gelu", batch_first=True, norm_first=True
             )
@@ -106,18 +127,34 @@ class CrossAttentionFusion(Fusion):
             rows = block(rows, pictures, tgt_key_padding_mask=absent)
         return rows
 
+    def image_side(self, image: Tensor) -> tuple[Tensor, ...]:
+        """Of each block the keys and values [n, P, 2 W]."""
+        rows = self.image_in(image[:, 1:])
+        return tuple(_keys_values(block.multihead_attn, rows) for block in self.blocks)
+
+    def text_side(self, text: Tensor, mask: Tensor) -> tuple[Tensor, ...]:
+        """The tokens after the first self-attention, which has seen no picture yet."""
+        return self._read(self.blocks[0], self.text_in(text), mask), mask
+
+    def meet(self, image: Sequence[Tensor], text: Sequence[Tensor]) -> Tensor:
+        rows, mask = text
+        for block, seen in zip(self.blocks, image, strict=True):
+            if block is not self.blocks[0]:
+                rows = self._read(block, rows, mask)
+            rows = rows + _attended(block.multihead_attn, block.norm2(rows), seen)
+            rows = rows + block.linear2(block.activation(block.linear1(block.norm3(rows))))
+        return self.norm(rows[:, 0])
+
+    def _read(self, block: nn.TransformerDecoderLayer, rows: Tensor, mask: Tensor) -> Tensor:
+        """Self-attention; in the last block only of the pooled text, the one place that `meet` gives."""
+        places = 1 if block is self.blocks[-1] else rows.shape[1]
+        normed = block.norm1(rows)
+        seen = _keys_values(block.self_attn, normed)
+        return rows[:, :places] + _attended(block.self_attn, normed[:, :places], seen, mask[:, None, None, :])
+
 
 class ConcatFusion(Fusion):
-    """Pooled features side by side, one linear layer and ReLU (Ber-ViT-Conc of Sanchez Villegas et al. 2024).
-
-    Args:
-        width: W; 768 in the paper.
-        image_width, text_width: The towers' widths where the fusion stands alone.
-    """
-
-    def __init__(self, width: int = 768, image_width: int | None = None, text_width: int | None = None) -> None:
-        super().__init__(width, image_width, text_width)
-        self._connect_if_known()
+    """Pooled features side by side, one linear layer and ReLU (Ber-ViT-Conc of Sanchez Villegas et al. 2024)."""
 
     def build(self, image_width: int, text_width: int) -> None:
         self.out = nn.Linear(image_width + text_width, self.width)
@@ -132,16 +169,7 @@ class ConcatFusion(Fusion):
 
 class TextToImageAttention(Fusion):
     """The pooled text looks at the image tokens, in one head of scaled dot products; what it saw stands beside it
-    before a linear layer and ReLU (Ber-ViT-Att of Sanchez Villegas et al. 2024).
-
-    Args:
-        width: W; 768 in the paper.
-        image_width, text_width: The towers' widths where the fusion stands alone.
-    """
-
-    def __init__(self, width: int = 768, image_width: int | None = None, text_width: int | None = None) -> None:
-        super().__init__(width, image_width, text_width)
-        self._connect_if_known()
+    before a linear layer and ReLU (Ber-ViT-Att of Sanchez Villegas et al. 2024)."""
 
     def build(self, image_width: int, text_width: int) -> None:
         self.query = nn.Linear(text_width, self.width)
@@ -161,6 +189,23 @@ class TextToImageAttention(Fusion):
             self.query(rows), self.key(image_tokens), self.value(image_tokens)
         )
         return self.out(torch.cat([rows, seen], 2)).relu()
+
+
+def _keys_values(attention: nn.MultiheadAttention, rows: Tensor) -> Tensor:
+    """Side by side [N, S, 2 W] of rows [N, S, W]."""
+    W = attention.embed_dim
+    return nn.functional.linear(rows, attention.in_proj_weight[W:], attention.in_proj_bias[W:])
+
+
+def _attended(attention: nn.MultiheadAttention, rows: Tensor, seen: Tensor, mask: Tensor | None = None) -> Tensor:
+    """What rows [N, n, W] see in keys and values [N, S, 2 W] by a mask [N, 1, 1, S]: [N, n, W]."""
+    W = attention.embed_dim
+    projected = nn.functional.linear(rows, attention.in_proj_weight[:W], attention.in_proj_bias[:W])
+    query, keys, values = (
+        each.unflatten(2, (attention.num_heads, -1)).transpose(1, 2) for each in (projected, *seen.chunk(2, 2))
+    )
+    found = nn.functional.scaled_dot_product_attention(query, keys, values, mask)
+    return attention.out_proj(found.transpose(1, 2).flatten(2))
 
 
 def fuse(fusion: Fusion, image: Tensor, text: Tensor, mask: Tensor) -> Tensor:

@@ -56,10 +56,10 @@ class RelationHead(nn.Module):
         assert images is not None and texts is not None and texts.leading_mask is not None
         return self(images.leading[posts], texts.leading[posts, slots], texts.leading_mask[posts, slots])
 
-    def match(self, image: Tensor, text: Tensor, mask: Tensor) -> Tensor:
-        """The same inputs -> logits [N, 2], 1 for a match."""
+    def match(self, fused: Tensor) -> Tensor:
+        """Fused vectors [N, W] -> logits [N, 2], 1 for a match."""
         assert self.matching is not None
-        return self.matching(fuse(self.fusion, image, text, mask))
+        return self.matching(fused)
 
 
 class MatchingHead(nn.Module):
@@ -81,8 +81,8 @@ class MatchingHead(nn.Module):
         self.fusion.connect(model.image.width, model.text.width)
 
     def forward(self, image: Tensor, text: Tensor, mask: Tensor) -> Tensor:
-        return self.out(fuse(self.fusion, image, text, mask))
+        return self.match(fuse(self.fusion, image, text, mask))
 
-    def match(self, image: Tensor, text: Tensor, mask: Tensor) -> Tensor:
-        """`forward` under the name that every head with a layer for matching has."""
-        return self(image, text, mask)
+    def match(self, fused: Tensor) -> Tensor:
+        """Fused vectors [N, W] -> logits [N, 2]."""
+        return self.out(fused)

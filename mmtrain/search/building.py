@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from datamodules import ShardDataModule
 from mmtrain.display.tables import print_table
 from mmtrain.embedding.parts import EmbeddingParts
+from mmtrain.embedding.splits import MeasuredShards
 from mmtrain.models.foreign import is_foreign
 from mmtrain.search.index import DESCRIPTION, FAISS, FORMAT, ITEMS, ROWS, SearchIndex
 from mmtrain.search.items import ItemWriter
@@ -34,7 +34,7 @@ def is_done(target: Path, fingerprint: str, data: str) -> bool:
 
 
 def write_index(
-    folder: Path, description: dict[str, Any], width: int, shards: ShardDataModule, parts: EmbeddingParts
+    folder: Path, description: dict[str, Any], width: int, shards: MeasuredShards, parts: EmbeddingParts
 ) -> dict[str, Any]:
     """Writes all files of an index; returns index.json, which begins with `description`."""
     import faiss
@@ -63,7 +63,7 @@ def write_index(
 
 
 def _join(
-    parts: EmbeddingParts, folder: Path, shards: ShardDataModule, width: int
+    parts: EmbeddingParts, folder: Path, shards: MeasuredShards, width: int
 ) -> tuple[dict[str, int], dict[str, Queries]]:
     """Writes rows.npy float32 [N, width] and items.sqlite; samples that show the same image are one item.
 

@@ -10,7 +10,7 @@ from datamodules.batch import Batch
 from losses import Embeddings, ItmLoss, Objective, OneToKLoss
 from mmtrain.embedding.predictions import PredictedSplit
 from mmtrain.evaluation.measuring.relation import relation_figures
-from mmtrain.fusion import CrossAttentionFusion, Fusion, MatchingHead, RelationHead
+from mmtrain.fusion import CrossAttentionFusion, Fusion, MatchingHead, RelationHead, fuse
 from mmtrain.models.batches import embed_batch
 from mmtrain.models.image_text import Projection
 from mmtrain.objectives import TaskLoss
@@ -135,7 +135,7 @@ class RelationModule(ContrastiveModule):
         self._predicted = PredictedSplit(self.head)
 
     def _match(self, image: Tensor, text: Tensor, mask: Tensor) -> Tensor:
-        return self.head.match(image, text, mask)
+        return self.head.match(fuse(self.head.fusion, image, text, mask))
 
     # ---- before the first step
 

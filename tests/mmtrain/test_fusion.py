@@ -50,6 +50,21 @@ def test_pairs_do_not_see_each_other(kind: type[Fusion]) -> None:
     torch.testing.assert_close(fuse(fusion, image, text, mask), alone)
 
 
+@pytest.mark.parametrize("layers", [1, 2, 3])
+@pytest.mark.parametrize("kind", KINDS)
+def test_sides_that_meet_are_what_forward_says_of_each_pair(kind: type[Fusion], layers: int) -> None:
+    """Every picture with every text; alone, a text has no padding."""
+    torch.manual_seed(0)
+    fusion = (kind(16, layers) if kind is CrossAttentionFusion else kind(16)).connect(8, 12).eval()
+    image, text, mask = pair()
+    pairs = [(i, t) for i in range(3) for t in range(3)]
+    alone = [fuse(fusion, image[i : i + 1], text[t : t + 1, mask[t]], mask[t : t + 1, mask[t]]) for i, t in pairs]
+    i, t = torch.tensor(pairs).T
+    images, texts = fusion.image_side(image), fusion.text_side(text, mask)
+    met = fusion.meet([each[i] for each in images], [each[t] for each in texts])
+    torch.testing.assert_close(met, torch.cat(alone), rtol=1e-6, atol=1e-6)
+
+
 def test_cross_attention_reads_every_token_of_both() -> None:
     fusion = connected(CrossAttentionFusion)
     image, text, mask = (each.requires_grad_() if each.is_floating_point() else each for each in pair())
@@ -83,6 +98,8 @@ def test_widths_that_do_not_fit_are_named() -> None:
         connected(ConcatFusion).connect(9, 12)
     with pytest.raises(ValueError, match="fusion.heads: got 3, expected a divisor of the width 16"):
         CrossAttentionFusion(width=16, heads=3)
+    with pytest.raises(ValueError, match="fusion.layers: got 0, expected at least 1"):
+        CrossAttentionFusion(width=16, layers=0)
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -19,7 +19,7 @@ from mmtrain.embedding import parts as embedding_parts
 from mmtrain.embedding.one_pass import embed
 from mmtrain.embedding.parts import EmbeddingParts
 from mmtrain.embedding.processes import Processes
-from mmtrain.embedding.splits import open_shards
+from mmtrain.embedding.splits import MeasuredShards
 from mmtrain.evaluation.ranking.nearest import flat_top_k
 from mmtrain.models.fingerprint import fingerprint
 from mmtrain.search.building import print_index
@@ -65,7 +65,7 @@ def test_an_index_holds_every_picture_with_its_id_and_captions(built: Path, mode
     assert len(index) == 32 and index.description["captions"] == {"ar": 16, "en": 32, "lv": 32}
     assert index.exact and index.description["recall"] is None
     encoder = mmtrain.load(model)
-    split = embed(encoder, open_shards(encoder, str(shards), None, 4, 0))
+    split = embed(encoder, MeasuredShards(encoder, str(shards), None, 4, 0))
     np.testing.assert_allclose(index.rows, split.images, atol=1e-6)
     first, fourth = index.items.read([0, 3])
     assert (first.id, first.captions) == ("c0", {"en": ["red"], "lv": ["sarkans"]})
@@ -137,7 +137,7 @@ def test_a_killed_embedding_goes_on_with_its_parts(
 @pytest.fixture
 def parts(model: Path, shards: Path, tmp_path: Path) -> EmbeddingParts:
     encoder = mmtrain.load(model)
-    split = open_shards(encoder, str(shards), None, 4, 0)
+    split = MeasuredShards(encoder, str(shards), None, 4, 0)
     return EmbeddingParts(
         tmp_path / "parts", encoder, split, fingerprint=fingerprint(encoder), batch_size=4, part_size=8
     )
@@ -158,7 +158,7 @@ def test_process_0_makes_what_the_others_left(parts: EmbeddingParts, monkeypatch
 def test_the_parts_hold_every_caption_and_embed_the_wanted_ones(parts: EmbeddingParts) -> None:
     parts.embed(Processes())
     encoder = parts.encoder
-    whole = embed(encoder, open_shards(encoder, str(parts.dataset.shards[0].shard).rsplit("/", 1)[0], None, 4, 0))
+    whole = embed(encoder, MeasuredShards(encoder, str(parts.dataset.shards[0].shard).rsplit("/", 1)[0], None, 4, 0))
     np.testing.assert_allclose(np.concatenate([part.texts for part in parts.read()]), whole.texts, atol=1e-6)
     shown = [text for part in parts.read() for captions in part.captions for _, text in captions]
     assert shown == whole.captions

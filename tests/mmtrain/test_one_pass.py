@@ -17,8 +17,9 @@ from datamodules.tokenizers import ByteTokenizer
 from mmtrain.cli import main
 from mmtrain.embedding.collected import Embedded
 from mmtrain.evaluation import rank_retrieval
+from mmtrain.evaluation.measuring import reranking
 from mmtrain.evaluation.measuring.reranking import rerank_retrieval
-from mmtrain.fusion import ConcatFusion, MatchingHead
+from mmtrain.fusion import ConcatFusion, CrossAttentionFusion, Fusion, MatchingHead, TextToImageAttention
 from mmtrain.models.encoder import Encoder
 from mmtrain.models.image_text import ImageTextModel
 from mmtrain.towers import ByteGRU, FeatureTower, TimmTower
@@ -121,7 +122,7 @@ def test_reranking_is_what_sorting_all_pairs_says(direction: str) -> None:
     image, text = (each.flatten() for each in torch.meshgrid(torch.arange(30), torch.arange(60), indexing="ij"))
     pairs = tokens.images[image].float(), torch.stack(tokens.texts)[text].float(), torch.ones(1800, 2, dtype=torch.bool)
     with torch.inference_mode():
-        logits = encoder.head.match(*pairs).double()
+        logits = encoder.head(*pairs).double()
     judged = (logits[:, 1] - logits[:, 0]).view(30, 60).numpy()
     right = np.arange(60) % 30 == np.arange(30)[:, None]
     similar = split.images @ split.texts.T
@@ -135,6 +136,23 @@ def test_reranking_is_what_sorting_all_pairs_says(direction: str) -> None:
         after.append(int(np.flatnonzero(wanted[order])[0]))
     for k in (1, 2, 5):
         assert table[f"R@{k}"] == pytest.approx(100 * np.mean(np.array(after) < k))
+
+
+@pytest.mark.parametrize("fusion", [CrossAttentionFusion, ConcatFusion, TextToImageAttention])
+def test_pairs_judged_in_blocks_are_what_the_head_says_of_each(
+    fusion: type[Fusion], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Blocks of three pictures and of five pairs; texts of one to six tokens."""
+    monkeypatch.setattr(reranking, "NUMBERS_AT_ONCE", 3 * 4 * 8)
+    monkeypatch.setattr(reranking, "PAIRS_AT_ONCE", 5)
+    torch.manual_seed(0)
+    head = MatchingHead(fusion(16).connect(8, 8)).eval().requires_grad_(False)
+    images, texts = torch.randn(7, 4, 8).half(), [torch.randn(1 + length, 8).half() for length in (6, 1, 4, 4, 2, 6)]
+    image, text = np.divmod(np.random.default_rng(0).permutation(42)[:30].reshape(10, 3), 6)
+    found = reranking.Matcher(head, images, texts, torch.device("cpu"))(image, text)
+    for score, i, t in zip(found.flat, image.flat, text.flat, strict=True):
+        logits = head(images[[i]].float(), texts[t][None].float(), torch.ones(1, len(texts[t]), dtype=torch.bool))[0]
+        assert score == pytest.approx(float(logits[1] - logits[0]), abs=1e-6)
 
 
 COMMANDS = """

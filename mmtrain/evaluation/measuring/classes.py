@@ -10,7 +10,7 @@ from datamodules.batch import Batch
 from losses import Embeddings
 from mmtrain.embedding.one_pass import embed
 from mmtrain.embedding.processes import default_device
-from mmtrain.embedding.splits import open_shards
+from mmtrain.embedding.splits import MeasuredShards
 from mmtrain.evaluation.metrics.zero_shot import encode_classes, read_classes, read_templates, zero_shot_metrics
 from mmtrain.evaluation.report.report import write_metrics
 from mmtrain.evaluation.report.tables import print_classes
@@ -92,7 +92,7 @@ def _labelled(
     encoder: Encoder, data: str, task: str | None, batch_size: int, workers: int
 ) -> tuple[np.ndarray, list[str], str]:
     """Rows [N, D] of the labelled images, their labels as written, and the task."""
-    shards = open_shards(encoder, data, None, batch_size, workers)
+    shards = MeasuredShards(encoder, data, None, batch_size, workers)
     tasks: list[str] = shards.tasks
     if not tasks:
         raise ValueError(f'--data: the samples of {data} have no labels; JSON with "labels": {{"<task>": class}}')

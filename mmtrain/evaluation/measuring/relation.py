@@ -6,10 +6,10 @@ from typing import Any
 import numpy as np
 
 from datamodules.packing.relations import CLASSES
-from datamodules.relation import RelationDataModule
 from mmtrain.embedding.collected import Embedded
 from mmtrain.embedding.one_pass import Thumbnails
 from mmtrain.embedding.predictions import PredictedSplit, Predictions
+from mmtrain.embedding.splits import MeasuredShards
 from mmtrain.evaluation.measuring.relation_zero_shot import by_similarity
 from mmtrain.evaluation.metrics.relation import language_gap, relation_metrics
 from mmtrain.evaluation.report.examples import RelationExample, RelationResults
@@ -20,7 +20,7 @@ EXAMPLES = 4  # right and as many wrong ones in each language
 
 
 def relation_results(
-    predicted: PredictedSplit, split: Embedded, shards: RelationDataModule, thumbnails: Thumbnails
+    predicted: PredictedSplit, split: Embedded, shards: MeasuredShards, thumbnails: Thumbnails
 ) -> RelationResults | None:
     """The metrics of every task of the head that the shards label; None, and a printed line, where they label none.
 

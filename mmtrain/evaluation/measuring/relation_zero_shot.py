@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 from scipy.special import softmax
 
-from datamodules.relation import RelationDataModule
 from mmtrain.display.messages import first_line
 from mmtrain.embedding.collected import Embedded
+from mmtrain.embedding.splits import MeasuredShards
 from mmtrain.evaluation.metrics.relation import relation_metrics
 from mmtrain.models.encoder import Encoder
 
@@ -18,7 +18,7 @@ RISING = ("represented",)  # tasks whose last class is that of the most similar 
 
 
 def zero_shot_results(
-    encoder: Encoder, shards: RelationDataModule, split: Embedded, task: str, prompts: Mapping[str, str] | None = None
+    encoder: Encoder, shards: MeasuredShards, split: Embedded, task: str, prompts: Mapping[str, str] | None = None
 ) -> dict[str, Any]:
     """The tables of a task without a head: {"similarity": table, "prompt": table where there are prompts}.
 

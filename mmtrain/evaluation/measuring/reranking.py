@@ -3,6 +3,7 @@
 Letters: N pictures, M captions, Q queries, K answers of a query.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,7 @@ from mmtrain.fusion import MatchingHead, RelationHead
 from mmtrain.models.encoder import Encoder
 
 PAIRS_AT_ONCE = 256
+NUMBERS_AT_ONCE = 2**25  # of the features of pictures that meet their texts together
 QUERIES_AT_ONCE = 4096
 
 
@@ -108,6 +110,7 @@ class Matcher:
         self, head: MatchingHead | RelationHead, images: Tensor, texts: list[Tensor], device: torch.device
     ) -> None:
         self._head, self._images, self._texts, self._device = head, images, texts, device
+        self._lengths = np.array([len(each) for each in texts])
         self._pairs, self._scores = np.empty(0, np.int64), np.empty(0)
 
     def __call__(self, images: np.ndarray, texts: np.ndarray) -> np.ndarray:
@@ -121,11 +124,22 @@ class Matcher:
 
     @torch.inference_mode()
     def _judged(self, pairs: np.ndarray) -> np.ndarray:
-        scores = []
-        for start in range(0, len(pairs), PAIRS_AT_ONCE):
-            image, text = np.divmod(pairs[start : start + PAIRS_AT_ONCE], len(self._texts))
-            rows, mask = padded([self._texts[i] for i in text])
-            pictures = self._images[torch.from_numpy(image)].float()
-            logits = self._head.match(*(each.to(self._device) for each in (pictures, rows, mask)))
-            scores.append((logits[:, 1] - logits[:, 0]).double().cpu())
-        return torch.cat(scores).numpy() if scores else np.empty(0)
+        image, text = np.divmod(pairs, len(self._texts))
+        scores, fusion = np.empty(len(pairs)), self._head.fusion
+        step = max(1, NUMBERS_AT_ONCE // self._images[0].numel())
+        for first in range(0, len(self._images), step):
+            block = np.flatnonzero((first <= image) & (image < first + step))
+            block = block[np.lexsort((text[block], self._lengths[text[block]]))]  # little padding, most texts once
+            used, of_image = np.unique(image[block], return_inverse=True)
+            images = fusion.image_side(self._images[torch.from_numpy(used)].float().to(self._device))
+            for start in range(0, len(block), PAIRS_AT_ONCE):
+                part = slice(start, start + PAIRS_AT_ONCE)
+                used, of_text = np.unique(text[block[part]], return_inverse=True)
+                texts = fusion.text_side(*(each.to(self._device) for each in padded([self._texts[i] for i in used])))
+                logits = self._head.match(fusion.meet(_taken(images, of_image[part]), _taken(texts, of_text)))
+                scores[block[part]] = (logits[:, 1] - logits[:, 0]).double().cpu().numpy()
+        return scores
+
+
+def _taken(side: Sequence[Tensor], rows: np.ndarray) -> list[Tensor]:
+    return [each[torch.from_numpy(rows).to(each.device)] for each in side]

@@ -4,9 +4,9 @@ from typing import Any, Literal
 
 import numpy as np
 
-from datamodules.module import ShardDataModule
 from mmtrain.embedding.collected import Embedded
 from mmtrain.embedding.one_pass import Thumbnails
+from mmtrain.embedding.splits import MeasuredShards
 from mmtrain.evaluation.metrics.consistency import language_similarity
 from mmtrain.evaluation.metrics.retrieval import summarise
 from mmtrain.evaluation.protocols import Protocol
@@ -17,7 +17,7 @@ from mmtrain.models.encoder import Encoder
 
 def measure_split(
     encoder: Encoder,
-    shards: ShardDataModule,
+    shards: MeasuredShards,
     split: Embedded,
     protocol: Protocol | None = None,
     *,
@@ -33,10 +33,10 @@ def measure_split(
     return ranks, summarise(ranks)
 
 
-def skipped(shards: ShardDataModule) -> dict[str, Any]:
+def skipped(shards: MeasuredShards) -> dict[str, Any]:
     """The samples that could not be read, by cause; prints a line where there are any."""
     account, lost = shards.account.summary(), shards.account.lost.total()
-    tried = shards.samples("test") + lost
+    tried = len(shards) + lost
     if account["skipped"]:
         causes = ", ".join(f"{count:,} {cause}" for cause, count in account["causes"].items())
         print(f"{account['skipped']:,} of {tried:,} samples could not be read ({causes}) and are not measured")

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from mmtrain.commands.usage import BatchSize, Device, Folder, Model, Shards, Workers
+from mmtrain.display.messages import say
 
 if TYPE_CHECKING:
     from mmtrain.evaluation.protocols import Protocol
@@ -122,10 +123,10 @@ def _print(result: dict[str, Any], k: int) -> None:
     for number, (model, metrics) in enumerate(zip(result["models"], result["metrics"], strict=True)):
         variance = metrics["mean_rank_variance"]["text_to_image"]["var"]
         consistency = "" if variance is None else f", mean rank variance {variance:,.2f}"
-        print(f"{letter(number)} = {model}: mean recall {metrics['mean_recall']:.2f} %{consistency}")
+        say(f"{letter(number)} = {model}: mean recall {metrics['mean_recall']:.2f} %{consistency}")
     if result["left_out"]:
-        print(f"left out, because not every model was trained on it: {', '.join(result['left_out'])}")
-    print("Differences are in percentage points on the same queries; * marks p < 0.05, before any correction.")
+        say(f"left out, because not every model was trained on it: {', '.join(result['left_out'])}")
+    say("Differences are in percentage points on the same queries; * marks p < 0.05, before any correction.")
 
 
 def _write(folder: Path, result: dict[str, Any], k: int) -> None:
@@ -155,4 +156,4 @@ def _write(folder: Path, result: dict[str, Any], k: int) -> None:
         reach=5 * max(1, math.ceil(furthest / 5)),  # one scale for all, in steps of five points
         k=k,
     )
-    print(f"{folder / 'compare.json'}, {folder / 'compare.html'}")
+    say(f"{folder / 'compare.json'}, {folder / 'compare.html'}")

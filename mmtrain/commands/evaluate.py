@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from mmtrain.commands.usage import BatchSize, Device, File, Folder, Model, Shards, UsageError, Workers
+from mmtrain.display.messages import say
 
 if TYPE_CHECKING:
     from mmtrain.evaluation.protocols import Protocol
@@ -130,7 +131,7 @@ def evaluate(
     values = report_values(ranks, split, thumbnails) | {"relations": relations, "relation": relation}
     _write(Path(model), folder, metrics, published, values)
     _print(metrics, recall_at, relations)
-    print(f"report: {folder / 'report.html'}")
+    say(f"report: {folder / 'report.html'}")
     return metrics
 
 

@@ -17,6 +17,7 @@ from pytorch_lightning.utilities import rank_zero_info, rank_zero_only
 from datamodules.files import write_whole
 from mmtrain.commands.mistakes import check_nulls, public_classes, refused
 from mmtrain.commands.parser import HELP, Parser
+from mmtrain.display.messages import printable, say
 from mmtrain.models.run_folder import newest_readable, read_checkpoint
 from mmtrain.models.yaml12 import read_yaml
 from mmtrain.training.checkpoints.callback import Checkpoint
@@ -163,7 +164,7 @@ def run(arguments: list[str]) -> None:
     try:
         _start(Fit, arguments)
     except Stopped as stopped:
-        print(f"mmtrain fit: {stopped}; its checkpoint is written, --ckpt_path last goes on", file=sys.stderr)
+        say(f"mmtrain fit: {stopped}; its checkpoint is written, --ckpt_path last goes on", file=sys.stderr)
         # one process says so: a launcher takes another's code for a crash
         raise SystemExit(RESUMABLE if getattr(rank_zero_only, "rank", 0) == 0 else 0) from None
     except Exception as error:
@@ -185,7 +186,7 @@ def _start(cli: type[Fit], arguments: list[str]) -> None:
     _quieten()
     list(public_classes())  # jsonargparse finds a class by its short name once it is imported
     if {"-h", "--help"} & set(arguments):
-        print(HELP)
+        say(HELP)
     cli(
         model_class=LightningModule,
         datamodule_class=LightningDataModule,
@@ -215,7 +216,13 @@ def _quieten() -> None:
     ):
         warnings.filterwarnings("ignore", message=message)
     for name in ("pytorch_lightning.utilities.rank_zero", "lightning_fabric.utilities.rank_zero"):
-        logging.getLogger(name).addFilter(lambda record: not any(word in record.getMessage() for word in _CHATTER))
+        logging.getLogger(name).addFilter(_tidy)
+
+
+def _tidy(record: logging.LogRecord) -> bool:
+    """Whether a message of Lightning's logger is worth showing; it may name languages and files."""
+    record.msg, record.args = printable(record.getMessage()), None
+    return not any(word in record.msg for word in _CHATTER)
 
 
 _CHATTER = ("litlogger", "litmodels", "TPU available", "`weights_only` was not set")

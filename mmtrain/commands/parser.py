@@ -10,6 +10,7 @@ from jsonargparse import _typehints, set_dumper, set_loader
 from pytorch_lightning.cli import LightningArgumentParser
 
 from mmtrain.commands.mistakes import GROUPS, explained
+from mmtrain.display.messages import say
 from mmtrain.models.yaml12 import read_yaml, yaml_text
 
 HELP = """\
@@ -52,16 +53,17 @@ class Parser(LightningArgumentParser):
         if not self.exit_on_error:  # of a class inside of the config: the parser around it says whose option it is
             super().error(message, ex)
         line = explained(message)
-        print(f"mmtrain fit: error: {self._page + line.removeprefix('--') if self._page else line}", file=sys.stderr)
+        say(f"mmtrain fit: error: {self._page + line.removeprefix('--') if self._page else line}", file=sys.stderr)
         sys.exit(2)
 
 
 def _text_where_text_fits(value: Any, hint: Any, *arguments: Any, **options: Any) -> Any:
     """As jsonargparse, but a number or boolean where only text will do is text: a class 1, a column 2024."""
-    if get_origin(hint) in (Union, types.UnionType) and str in get_args(hint):
-        hint = Union[(*(part for part in get_args(hint) if part is not str), str)]  # what is not text comes first
-    if hint is str and isinstance(value, int | float):
-        value = json.dumps(value)
+    if isinstance(value, int | float):
+        if get_origin(hint) in (Union, types.UnionType) and str in get_args(hint):
+            hint = Union[(*(part for part in get_args(hint) if part is not str), str)]  # what is not text comes first
+        elif hint is str:
+            value = json.dumps(value)
     return _adapted(value, hint, *arguments, **options)
 
 

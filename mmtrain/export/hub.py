@@ -4,7 +4,7 @@ import re
 from pathlib import Path
 
 from datamodules.files import write_whole
-from mmtrain.display.messages import first_line
+from mmtrain.display.messages import first_line, say
 from mmtrain.models.yaml12 import read_yaml, yaml_text
 
 PICKLES = (".bin", ".ckpt", ".pkl", ".pickle", ".pt", ".pth")
@@ -43,7 +43,7 @@ def prepare(folder: str | Path, repository: str, licence: str) -> None:
         header, text = read_yaml(parts[1]) or {}, parts[2]
     write_whole(card, f"---\n{yaml_text(header | {'license': licence})}---\n{text}")
     for path in files:
-        print(f"{path.relative_to(folder)}  {path.stat().st_size:,} bytes")
+        say(f"{path.relative_to(folder)}  {path.stat().st_size:,} bytes")
 
 
 def send(folder: str | Path, repository: str, private: bool) -> None:

@@ -4,6 +4,7 @@ import importlib
 from pathlib import Path
 
 from datamodules.files import whole_folder
+from mmtrain.display.messages import say
 from mmtrain.export.formats import Writer
 from mmtrain.export.parity import TOLERANCE, largest_difference
 from mmtrain.models.card import model_card
@@ -45,7 +46,7 @@ def write(
             writer.write_int8(encoder, folder, int8)
         if writer.place is not None:
             writer.place(folder, target)
-    print(f"{target}: written, loaded again, largest difference {difference:.1e}")
+    say(f"{target}: written, loaded again, largest difference {difference:.1e}")
     return target
 
 

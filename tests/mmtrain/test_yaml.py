@@ -51,7 +51,7 @@ def test_names_in_options_and_pages_of_fit(by: str, tmp_path: Path, capsys) -> N
     page.write_text(f"data: {{init_args: {as_written(NAMED)}}}", encoding="utf-8")
     options = [f"--data.{name}={as_written(value)}" for name, value in NAMED.items()]
     given = options if by == "option" else [f"--config={page}"]
-    others = ["--data.images.flip=yes", "--model.compile=true", "--model.micro_batch=null", "--trainer.devices=1"]
+    others = ["--data.images.flip=yes", "--model.compile=true", "--model.micro_batch=null", "--trainer.max_steps=7"]
     assert main(["fit", "--config", TINY, "--data=RelationDataModule", *given, *others, "--print_config"]) == 0
     printed = capsys.readouterr().out
     config = read_yaml(printed)
@@ -62,7 +62,7 @@ def test_names_in_options_and_pages_of_fit(by: str, tmp_path: Path, capsys) -> N
     manifest = data["manifest"]
     assert {name: manifest.get("init_args", manifest)[name] for name in NAMED["manifest"]} == NAMED["manifest"]
     assert data["images"]["init_args"]["flip"] is True and config["model"]["init_args"]["compile"] is True
-    assert config["model"]["init_args"]["micro_batch"] is None and config["trainer"]["devices"] == 1
+    assert config["model"]["init_args"]["micro_batch"] is None and config["trainer"]["max_steps"] == 7
 
 
 def test_names_in_a_source(capsys) -> None:

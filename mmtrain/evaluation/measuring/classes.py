@@ -8,6 +8,7 @@ import numpy as np
 
 from datamodules.batch import Batch
 from losses import Embeddings
+from mmtrain.display.messages import say
 from mmtrain.embedding.one_pass import embed
 from mmtrain.embedding.processes import default_device
 from mmtrain.embedding.splits import MeasuredShards
@@ -84,7 +85,7 @@ def _measured(
     if prompts is not None and len(bare) == len(measured):
         raise ValueError(f"--templates: none for {', '.join(bare[:20])}; they are for {', '.join(list(prompts)[:20])}")
     if bare:
-        print(f"no templates for {', '.join(bare)}: left out")
+        say(f"no templates for {', '.join(bare)}: left out")
     return [language for language in measured if language not in bare]
 
 

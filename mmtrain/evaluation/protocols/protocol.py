@@ -15,6 +15,7 @@ from scipy.sparse import csr_array
 from datamodules.packing import Row, pack_once
 from datamodules.shards.locations import default_cache
 from datamodules.shards.writing import BadRow
+from mmtrain.display.messages import say
 from mmtrain.evaluation.metrics.retrieval import summarise
 from mmtrain.evaluation.ranking.graded import rank_graded
 from mmtrain.evaluation.ranking.pools import Pool, mean_over_pools, rank_pools
@@ -137,7 +138,7 @@ class Protocol:
         digest = hashlib.blake2b(key, digest_size=8).hexdigest()
         out = default_cache() / "protocols" / f"{self.name}-{self.variant}-{digest}"
         pack_once(rows, out, images=folder, split=self.split, title=f"packing {self}")
-        print(f"{self}: {source} as shards in {out}")
+        say(f"{self}: {source} as shards in {out}")
         return str(out)
 
 

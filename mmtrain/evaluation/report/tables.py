@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from mmtrain.display.messages import say
 from mmtrain.display.tables import print_table
 from mmtrain.evaluation.ranking.ranks import DIRECTIONS, Direction
 
@@ -12,20 +13,20 @@ def print_retrieval(metrics: Mapping[str, Any], recall_at: Sequence[int]) -> Non
     protocol = metrics["protocol"]
     title = f"{protocol['images']:,} images, {protocol['texts']:,} captions, recall in percent"
     _print_directions(title, metrics, {f"R@{k}": f"R@{k}" for k in recall_at})
-    print(f"mean recall {metrics['mean_recall']:.2f} %")
+    say(f"mean recall {metrics['mean_recall']:.2f} %")
 
 
 def print_protocol(protocol: Mapping[str, Any]) -> None:
     """The published protocol and the published figures to compare with."""
-    print(f"protocol {protocol['name']}/{protocol['variant']}, {protocol['captions']} captions, {protocol['figures']}")
+    say(f"protocol {protocol['name']}/{protocol['variant']}, {protocol['captions']} captions, {protocol['figures']}")
     if not protocol["complete"]:
         absent = f", without {', '.join(protocol['languages_absent'])}" if protocol["languages_absent"] else ""
-        print(
+        say(
             f"not the {protocol['expected']['images']:,} pictures of the test set: {protocol['images']:,} here{absent};"
             " published figures do not compare"
         )
     for reference in protocol["comparable"]:
-        print(f"comparable ({reference['provenance']}): {reference['source']}: {reference['figures']}")
+        say(f"comparable ({reference['provenance']}): {reference['source']}: {reference['figures']}")
 
 
 def print_relation(task: str, tables: Mapping[str, Mapping[str, Any]]) -> None:
@@ -42,7 +43,7 @@ def print_relation(task: str, tables: Mapping[str, Mapping[str, Any]]) -> None:
     for language, each in next(iter(tables.values())).items():
         if language != "mean" and each["missing_classes"]:
             missing = ", ".join(each["missing_classes"])
-            print(f"{language}: no label of {missing}; macro F1 is the mean over the classes that occur")
+            say(f"{language}: no label of {missing}; macro F1 is the mean over the classes that occur")
 
 
 def print_reranked(results: Mapping[str, Any], recall_at: Sequence[int]) -> None:
@@ -67,7 +68,7 @@ def print_classes(metrics: Mapping[str, Any]) -> None:
         rows.append(["mean", "", "", "", "", "", f"{common['mean']['accuracy@1']:.1f}"])
     print_table("zero-shot classification, accuracy in percent", columns, rows)
     if not common:
-        print(f"{metrics['common_classes']} classes are common to all languages: their accuracies do not compare")
+        say(f"{metrics['common_classes']} classes are common to all languages: their accuracies do not compare")
 
 
 def print_sts(figures: Mapping[str, Mapping[str, Any]]) -> None:

@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
+from datamodules.files import try_writing
 from mmtrain.commands.usage import BatchSize, Device, File, Folder, Model, Shards, UsageError, Workers
 from mmtrain.display.messages import say
 
@@ -64,6 +65,7 @@ def evaluate(
             matching head, a task that nobody labelled.
     """
     folder = _folder(model, out)
+    try_writing(folder, "--out")
     if classes is not None or sts:
         if classes is not None and sts:
             raise UsageError("--sts: not allowed with argument --classes")

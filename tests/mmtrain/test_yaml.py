@@ -76,7 +76,7 @@ def test_names_in_a_source(capsys) -> None:
 def test_a_card_keeps_norwegian(tmp_path: Path) -> None:
     for language in ("no", "'no'"):
         card = tmp_path / "README.md"
-        card.write_text(f"---\nlibrary_name: mmtrain\nlanguage:\n- {language}\n- lv\n---\nA model\n---\n", encoding="utf-8")
+        card.write_text(f"---\nlibrary_name: mmtrain\nlanguage:\n- {language}\n- lv\n---\nA model\n---\n")
         prepare(tmp_path, "someone/a-model", "mit")
         _, header, text = card.read_text(encoding="utf-8").split("---\n", 2)
         expected = {"library_name": "mmtrain", "language": ["no", "lv"], "license": "mit"}

@@ -41,18 +41,20 @@ def evaluate_classes(
         languages: Languages to measure; default: those of the file that the model was trained on.
 
     Raises:
-        ValueError: one line, for a file that cannot be read, shards without the labels, a class that no sample has.
+        ValueError: one line, for a file that cannot be read, shards without the labels or with none of the classes.
     """
     names = read_classes(classes)
     prompts = None if templates is None else read_templates(templates)
     encoder = load(model, device=device or default_device())
     languages = _measured(encoder, sorted(names), languages, classes, prompts)
     images, labels, task = _labelled(encoder, data, task, batch_size, workers)
+    present = set(labels)
     for language in languages:
-        if unknown := [label for label in names[language] if label not in set(labels)]:
+        if present.isdisjoint(names[language]):
+            named, labelled = (", ".join(some[:10]) for some in (list(names[language]), sorted(present)))
             raise ValueError(
-                f"--classes: {classes}: {language} names class {unknown[0]!r} ({len(unknown)} in all), which no sample"
-                f" of {data} has under {task!r}; it has {', '.join(sorted(set(labels))[:10])} ..."
+                f"--classes: {classes}: {language} names {named} ..., and no sample of {data} is one of them under"
+                f" {task!r}; it has {labelled} ..."
             )
     encoded = {}
     for language in languages:

@@ -1,5 +1,6 @@
 """`mmtrain evaluate --classes`: zero-shot classification of images by the names of their classes."""
 
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -48,14 +49,7 @@ def evaluate_classes(
     encoder = load(model, device=device or default_device())
     languages = _measured(encoder, sorted(names), languages, classes, prompts)
     images, labels, task = _labelled(encoder, data, task, batch_size, workers)
-    present = set(labels)
-    for language in languages:
-        if present.isdisjoint(names[language]):
-            named, labelled = (", ".join(some[:10]) for some in (list(names[language]), sorted(present)))
-            raise ValueError(
-                f"--classes: {classes}: {language} names {named} ..., and no sample of {data} is one of them under"
-                f" {task!r}; it has {labelled} ..."
-            )
+    check_labels({language: names[language] for language in languages}, labels, f"{data} under {task!r}", classes)
     encoded = {}
     for language in languages:
         written = ("{}",) if prompts is None else prompts[language]
@@ -67,6 +61,18 @@ def evaluate_classes(
     write_metrics(Path(out) / "zero_shot.json", metrics)
     print_classes(metrics)
     return metrics
+
+
+def check_labels(names: Mapping[str, Mapping[str, str]], labels: Sequence[str], where: str, path: str | Path) -> None:
+    """Raises ValueError where no label is of a class that a language names; classes without a picture may be."""
+    present = set(labels)
+    for language, classes in names.items():
+        if present.isdisjoint(classes):
+            named, labelled = (", ".join(some[:10]) for some in (list(classes), sorted(present)))
+            raise ValueError(
+                f"--classes: {path}: {language} names {named} ..., and no sample of {where} is one of them; it has"
+                f" {labelled} ..."
+            )
 
 
 def _measured(

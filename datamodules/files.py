@@ -7,6 +7,7 @@ import glob
 import os
 import secrets
 import shutil
+import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
@@ -43,6 +44,21 @@ def write_whole(path: str | Path, text: str, *, errors: str = "backslashreplace"
     """Writes a text file in UTF-8; what is no Unicode, as in file names of another encoding, is spelt out."""
     with whole_file(path) as unfinished:
         unfinished.write_text(text, encoding="utf-8", errors=errors)
+
+
+def try_writing(folder: str | Path, option: str) -> None:
+    """Whether files can be written into a folder, which may be missing, is tried before hours of work.
+
+    Raises:
+        ValueError: when they cannot, with the option that named the folder.
+    """
+    folder = Path(folder).absolute()
+    there = next(place for place in (folder, *folder.parents) if place.exists())
+    try:
+        with tempfile.TemporaryFile(dir=there) as file:
+            file.write(bytes(2**20))
+    except OSError as error:
+        raise ValueError(f"{option}: {folder} cannot be written ({error.strerror}); a folder with room") from None
 
 
 @contextmanager

@@ -17,7 +17,7 @@ from mmtrain.commands.inspect import inspect
 from mmtrain.commands.push import push
 from mmtrain.commands.search import search
 from mmtrain.commands.usage import OneLineParser, UsageError, add_command, add_verb
-from mmtrain.display.messages import one_line
+from mmtrain.display.messages import line_of, say
 
 VERBS: dict[str, tuple[Callable[..., Any], str]] = {
     "evaluate": (evaluate, "measure retrieval in every language"),
@@ -41,16 +41,15 @@ def main(arguments: list[str] | None = None) -> int:
     except SystemExit as stop:
         return stop.code if isinstance(stop.code, int) else int(bool(stop.code))
     except KeyboardInterrupt:
-        print("mmtrain: stopped by the keyboard", file=sys.stderr)
+        say("mmtrain: stopped by the keyboard", file=sys.stderr)
         return 1
     except BrokenPipeError:
         return 1
     except Exception as error:
         if debug:
             raise
-        kind = "" if isinstance(error, (ValueError, OSError)) else f"{type(error).__name__}: "
         hint = "" if isinstance(error, ValueError) else " (--debug shows where)"
-        print(f"mmtrain {arguments[0]}: error: {kind}{one_line(str(error))}{hint}", file=sys.stderr)
+        say(f"mmtrain {arguments[0]}: error: {line_of(error)}{hint}", file=sys.stderr)
         return 2 if isinstance(error, UsageError) else 1
     return 0
 

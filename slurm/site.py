@@ -67,13 +67,22 @@ class Site:
     container: Container | None = None
 
 
+class Words(yaml.SafeLoader):
+    """Reads every value but an empty one as text, as it is written: no, 007, 12:30:00."""
+
+    yaml_implicit_resolvers: dict[str, Any] = {}
+
+
+Words.add_implicit_resolver("tag:yaml.org,2002:null", re.compile("(?:~|null|)$"), ["~", "n", ""])
+
+
 def read_site(path: Path) -> Site:
     """
     Raises:
         ValueError: when the file cannot be read or holds something else than the fields of `Site`.
     """
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+        content = yaml.load(path.read_text(encoding="utf-8"), Words) or {}
     except (OSError, yaml.YAMLError) as error:
         raise ValueError(f"--site: {path} cannot be read: {error}") from error
     container = _part(content, Site, path, "").pop("container", None)

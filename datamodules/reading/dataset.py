@@ -110,7 +110,11 @@ class ShardDataset(Dataset):
         skipped: list[Skip] = []
         loaded = [self._load(draw, skipped) for draw in draws]
         slots = self.captions_per_image or max([1, *(len(item.texts) for item in loaded if item)])
-        batch = self._batch(loaded, slots)
+        try:
+            batch = self._batch(loaded, slots)
+        except Exception as error:
+            error.add_note(f"in a batch of the samples {', '.join(item.sample.id for item in loaded if item)}")
+            raise
         batch.skipped, batch.end = skipped, draws[0].end
         if self.captions_per_image is not None:
             batch.drawn = Counter((item.source, text[0]) for item in loaded if item for text in item.texts if text)
@@ -134,6 +138,9 @@ class ShardDataset(Dataset):
                 skipped.append(Skip(self.shards[place.shard].name, error.cause, self._key(place)))
                 if not training:
                     return None
+            except Exception as error:
+                error.add_note(f"in sample {self._key(place)} of {self.shards[place.shard].shard}")
+                raise
         causes = ", ".join(sorted({skip.cause for skip in skipped}))
         raise ValueError(
             f"data.train: {ATTEMPTS} samples drawn for one place were all broken ({causes}); mend the shards"

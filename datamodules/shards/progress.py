@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterable, Iterator
 from typing import TypeVar
 
+import rich.markup
 import rich.progress
 
 T = TypeVar("T")
@@ -22,7 +23,8 @@ def with_progress(shards: Iterable[T], title: str, total: int | None) -> Iterato
         transient=True,
         console=rich.console.Console(stderr=True),
     )
-    task, begin = bar.add_task(title, total=total), time.monotonic()
+    title = "".join(letter if letter.isprintable() else "\ufffd" for letter in title)  # it may name a file
+    task, begin = bar.add_task(rich.markup.escape(title), total=total), time.monotonic()
     try:
         for shard in shards:
             yield shard

@@ -5,7 +5,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
+from datamodules.files import try_writing
 from mmtrain.commands.usage import BatchSize, Device, Folder, Model, Shards, Trust, Workers
+from mmtrain.display.messages import say
 
 if TYPE_CHECKING:
     from mmtrain.evaluation.protocols import Protocol
@@ -56,6 +58,10 @@ def compare(
     from mmtrain.evaluation.protocols import named_protocol
     from mmtrain.models.loading import load
 
+    if out is not None:
+        if Path(out).exists() and not Path(out).is_dir():
+            raise ValueError(f"--out: {out} is a file; a folder for compare.json and compare.html")
+        try_writing(out, "--out")
     names = [model, *models]
     if len(names) < 2:
         raise ValueError(f"MODEL: got {len(names)}, expected at least two to compare")
@@ -116,6 +122,7 @@ def shared_languages(
 
 def _print(result: dict[str, Any], k: int) -> None:
     from mmtrain.evaluation.ranking.ranks import DIRECTIONS
+    from mmtrain.evaluation.ranking.statement import unequal_pools
     from mmtrain.evaluation.report.tables import letter, print_compared
 
     for direction in DIRECTIONS:
@@ -123,10 +130,12 @@ def _print(result: dict[str, Any], k: int) -> None:
     for number, (model, metrics) in enumerate(zip(result["models"], result["metrics"], strict=True)):
         variance = metrics["mean_rank_variance"]["text_to_image"]["var"]
         consistency = "" if variance is None else f", mean rank variance {variance:,.2f}"
-        print(f"{letter(number)} = {model}: mean recall {metrics['mean_recall']:.2f} %{consistency}")
+        say(f"{letter(number)} = {model}: mean recall {metrics['mean_recall']:.2f} %{consistency}")
+    for line in unequal_pools(result["metrics"][0]["protocol"]):
+        say(line)
     if result["left_out"]:
-        print(f"left out, because not every model was trained on it: {', '.join(result['left_out'])}")
-    print("Differences are in percentage points on the same queries; * marks p < 0.05, before any correction.")
+        say(f"left out, because not every model was trained on it: {', '.join(result['left_out'])}")
+    say("Differences are in percentage points on the same queries; * marks p < 0.05, before any correction.")
 
 
 def _write(folder: Path, result: dict[str, Any], k: int) -> None:
@@ -136,7 +145,6 @@ def _write(folder: Path, result: dict[str, Any], k: int) -> None:
     from mmtrain.evaluation.report.report import TEMPLATES, TITLES, write_metrics
     from mmtrain.evaluation.report.tables import letter
 
-    folder.mkdir(parents=True, exist_ok=True)
     write_metrics(folder / "compare.json", result)
     gains = result["against_first"]
     furthest = max(
@@ -156,4 +164,4 @@ def _write(folder: Path, result: dict[str, Any], k: int) -> None:
         reach=5 * max(1, math.ceil(furthest / 5)),  # one scale for all, in steps of five points
         k=k,
     )
-    print(f"{folder / 'compare.json'}, {folder / 'compare.html'}")
+    say(f"{folder / 'compare.json'}, {folder / 'compare.html'}")

@@ -3,7 +3,9 @@
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
+from datamodules.files import try_writing
 from mmtrain.commands.usage import BatchSize, Device, File, Folder, Model, Shards, Trust, UsageError, Workers
+from mmtrain.display.messages import say
 
 if TYPE_CHECKING:
     from mmtrain.evaluation.protocols import Protocol
@@ -64,6 +66,7 @@ def evaluate(
             matching head, a task that nobody labelled.
     """
     folder = _folder(model, out)
+    try_writing(folder, "--out")
     if classes is not None or sts:
         if classes is not None and sts:
             raise UsageError("--sts: not allowed with argument --classes")
@@ -133,7 +136,7 @@ def evaluate(
     values = report_values(ranks, split, thumbnails) | {"relations": relations, "relation": relation}
     _write(Path(model), folder, metrics, published, values)
     _print(metrics, recall_at, relations)
-    print(f"report: {folder / 'report.html'}")
+    say(f"report: {folder / 'report.html'}")
     return metrics
 
 
@@ -170,7 +173,7 @@ def _shards(data: str, protocol: "Protocol | None", images: str | None) -> str:
         raise ValueError(f"--data: {data} is a table, not shards; mmtrain pack csv makes shards of it")
     shards, left_out = as_shards(data, "--data", None)
     for cause, rows in left_out.items():
-        print(f"--data: {data}: {rows:,} rows left out ({cause}), listed in {shards}/shards.json")
+        say(f"--data: {data}: {rows:,} rows left out ({cause}), listed in {shards}/shards.json")
     return shards
 
 

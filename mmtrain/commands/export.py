@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Literal
 
 from mmtrain.commands.usage import Folder, Model, Shards, Trust
+from mmtrain.display.messages import say
 
 
 def export(
@@ -36,5 +37,5 @@ def export(
     check_target(Path(out))
     encoder = load(model, trust=trust)
     if encoder.head is not None:
-        print(f"{model}: an export holds the space; the network behind it, for relations or matching, stays in the run")
+        say(f"{model}: an export holds the space; the network behind it, for relations or matching, stays in the run")
     return write(encoder, model, out, format, int8=int8)

@@ -1,34 +1,33 @@
 """`mmtrain fit`: LightningCLI with this project's habits."""
 
-import difflib
-import inspect
 import logging
 import os
-import re
 import sys
 import warnings
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
-import yaml
+from jsonargparse import Namespace
 from pytorch_lightning import LightningDataModule, LightningModule, Trainer
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from pytorch_lightning.loggers.logger import Logger
 from pytorch_lightning.plugins.environments import SLURMEnvironment
 from pytorch_lightning.utilities import rank_zero_info, rank_zero_only
 
-from datamodules import ShardDataModule
 from datamodules.files import write_whole
-from mmtrain.display.messages import one_line
+from mmtrain.commands.mistakes import check_nulls, public_classes, refused
+from mmtrain.commands.parser import HELP, Parser
+from mmtrain.display.messages import printable, say
 from mmtrain.models.run_folder import newest_readable, read_checkpoint
+from mmtrain.models.yaml12 import read_yaml
 from mmtrain.training.checkpoints.callback import Checkpoint
 from mmtrain.training.checkpoints.stopping import RESUMABLE, Stopped
-from mmtrain.training.contrastive import ContrastiveModule
 from mmtrain.training.data import logging_interval
 from mmtrain.training.monitoring.guard import Guard
 from mmtrain.training.monitoring.loggers import MetricsFile, Wandb
 from mmtrain.training.monitoring.throughput import Throughput
 from mmtrain.training.sharding import supported
+from slurm.settings import settings
 
 TRAINER_DEFAULTS = {
     "default_root_dir": "runs/unnamed",
@@ -39,32 +38,6 @@ TRAINER_DEFAULTS = {
     "use_distributed_sampler": False,
     "reload_dataloaders_every_n_epochs": 1,
 }
-
-
-class Parser(LightningArgumentParser):
-    """Answers wrong usage with one line and exit code 2."""
-
-    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
-        message = one_line(message)
-        if message.startswith("the following arguments are required"):
-            message = message.replace("fit.", "--") + "; --config FILE, such as configs/pretrain/tiny.yaml, has them"
-        print(f"mmtrain fit: error: {message}{_suggestion(message)}", file=sys.stderr)
-        sys.exit(2)
-
-
-def _suggestion(message: str) -> str:
-    """The nearest names that do exist, when the message is about one that does not."""
-    unknown = re.search(r"unrecognized arguments: --?([\w.]+)|Option '([\w.]+)'|[Kk]ey '([\w.]+)'", message)
-    if unknown is None:
-        return ""
-    wrong = next(group for group in unknown.groups() if group).split(".")[-1]
-    classes = {"trainer": Trainer, "model": ContrastiveModule, "data": ShardDataModule}
-    classes |= {"checkpoint": Checkpoint, "guard": Guard}
-    options = {
-        name: f"--{prefix}.{name}" for prefix in classes for name in inspect.signature(classes[prefix]).parameters
-    }
-    near = [options[name] for name in difflib.get_close_matches(wrong, options, n=3)]
-    return f"; nearest: {', '.join(near)}" if near else "; mmtrain fit --help lists what is accepted"
 
 
 class RunFolder(SaveConfigCallback):
@@ -91,7 +64,7 @@ class RunFolder(SaveConfigCallback):
             write_whole(folder / "config.yaml", self.text())
             for logger in trainer.loggers:
                 if isinstance(logger, Wandb):
-                    logger.log_config(yaml.safe_load(self.text()))
+                    logger.log_config(read_yaml(self.text()))
             self.already_saved = True
 
     def text(self) -> str:
@@ -100,6 +73,11 @@ class RunFolder(SaveConfigCallback):
 
 class Fit(LightningCLI):
     """Parses, builds, and fits; `--ckpt_path last` goes on from the run folder's last checkpoint."""
+
+    def before_instantiate_classes(self) -> None:
+        for name in ("model", "data"):
+            named = self._get(self.config, name)
+            check_nulls(name, named.class_path, vars(named.get("init_args", Namespace())))
 
     @staticmethod
     def subcommands() -> dict[str, set[str]]:
@@ -188,9 +166,13 @@ def run(arguments: list[str]) -> None:
     try:
         _start(Fit, arguments)
     except Stopped as stopped:
-        print(f"mmtrain fit: {stopped}; its checkpoint is written, --ckpt_path last goes on", file=sys.stderr)
+        say(f"mmtrain fit: {stopped}; its checkpoint is written, --ckpt_path last goes on", file=sys.stderr)
         # one process says so: a launcher takes another's code for a crash
         raise SystemExit(RESUMABLE if getattr(rank_zero_only, "rank", 0) == 0 else 0) from None
+    except Exception as error:
+        if line := refused(error, settings(arguments)):
+            raise ValueError(line) from error
+        raise
 
 
 def check(arguments: list[str]) -> None:
@@ -204,6 +186,9 @@ def check(arguments: list[str]) -> None:
 
 def _start(cli: type[Fit], arguments: list[str]) -> None:
     _quieten()
+    list(public_classes())  # jsonargparse finds a class by its short name once it is imported
+    if {"-h", "--help"} & set(arguments):
+        say(HELP)
     cli(
         model_class=LightningModule,
         datamodule_class=LightningDataModule,
@@ -233,7 +218,13 @@ def _quieten() -> None:
     ):
         warnings.filterwarnings("ignore", message=message)
     for name in ("pytorch_lightning.utilities.rank_zero", "lightning_fabric.utilities.rank_zero"):
-        logging.getLogger(name).addFilter(lambda record: not any(word in record.getMessage() for word in _CHATTER))
+        logging.getLogger(name).addFilter(_tidy)
+
+
+def _tidy(record: logging.LogRecord) -> bool:
+    """Whether a message of Lightning's logger is worth showing; it may name languages and files."""
+    record.msg, record.args = printable(record.getMessage()), None
+    return not any(word in record.msg for word in _CHATTER)
 
 
 _CHATTER = ("litlogger", "litmodels", "TPU available", "`weights_only` was not set")

@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+from datamodules.files import try_writing
 from mmtrain.commands.usage import File
 
 
@@ -30,7 +31,9 @@ def inspect(
     if html is not None:
         if run or (path / DESCRIPTION).is_file():
             raise ValueError(f"--html: {what} is a model and has no pictures; shards")
-        _check_writable(Path(html))
+        if Path(html).is_dir():
+            raise ValueError(f"--html: {html} is a folder; the name of a file to write")
+        try_writing(Path(html).parent, "--html")
     if run:
         facts = _checkpoint(path)
     elif (path / DESCRIPTION).is_file():
@@ -48,19 +51,6 @@ def inspect(
             facts = facts | {"picture sheet": html}
     print_facts(facts)
     return facts
-
-
-def _check_writable(path: Path) -> None:
-    """Before shards are read for an hour. Raises ValueError."""
-    import tempfile
-
-    try:
-        if path.is_dir():
-            raise IsADirectoryError(None, "it is a folder")
-        path.parent.mkdir(parents=True, exist_ok=True)
-        tempfile.TemporaryFile(dir=path.parent).close()
-    except OSError as error:
-        raise ValueError(f"--html: {path} cannot be written ({error.strerror}); the name of a file to write") from None
 
 
 def _checkpoint(path: Path) -> dict[str, Any]:

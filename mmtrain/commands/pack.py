@@ -9,6 +9,7 @@ from typing import Any, Literal, NamedTuple
 
 from datamodules import packing
 from mmtrain.commands.usage import Folder, OneLineParser, add_arguments, add_command, add_verb, call
+from mmtrain.display.messages import say
 
 
 class Format(NamedTuple):
@@ -98,7 +99,7 @@ def _print(out: str, facts: dict[str, Any]) -> None:
     """What was written, and what was not, by cause."""
     languages, causes = facts["captions"], facts["skipped"]
     left_out = ", ".join(f"{rows:,} {cause}" for cause, rows in causes.items())
-    print(
+    say(
         f"{out}: {facts['samples']:,} samples, {facts['images']:,} images, {sum(languages.values()):,} captions"
         f" in {len(languages)} languages, {facts['bytes'] / 2**20:.1f} MiB in {len(facts['shards'])} shards"
         + (f"; {sum(causes.values()):,} rows left out ({left_out}), listed in shards.json" if causes else "")

@@ -3,6 +3,7 @@
 from typing import Annotated
 
 from mmtrain.commands.usage import Folder
+from mmtrain.display.messages import say
 
 
 def push(
@@ -31,6 +32,6 @@ def push(
     names = prepare(folder, repository, licence)
     if upload:
         send(folder, names, repository, private)
-        print(f"sent to {repository}")
+        say(f"sent to {repository}")
     else:
-        print(f"{folder} is ready; --upload sends it to {repository}")
+        say(f"{folder} is ready; --upload sends it to {repository}")

@@ -3,6 +3,7 @@
 from typing import TYPE_CHECKING, Annotated
 
 from mmtrain.commands.usage import Device, File, Folder, Model, Trust, UsageError
+from mmtrain.display.messages import say
 
 if TYPE_CHECKING:
     from mmtrain.search.results import Result
@@ -62,5 +63,5 @@ def search(
     else:
         print_results(query, results, len(pictures), first)
         if html is not None:
-            print(f"page: {html}")
+            say(f"page: {html}")
     return results

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from datamodules.files import write_whole
 from mmtrain.commands.usage import OneLineParser
-from mmtrain.display.messages import one_line
+from mmtrain.display.messages import one_line, say
 from slurm.arrays import read_array, variants
 from slurm.jobs import complete, one_process, training
 from slurm.options import Options, sbatch_options, variable_options
@@ -125,5 +125,5 @@ def _send(script: Script) -> None:
         )
         raise ValueError(f"{one_line(sent.stderr)} (asked for {asked}; the script is {path})")
     print(sent.stderr, end="", file=sys.stderr)
-    print(f"{path} sent; its log: {script.options['output']}")
+    say(f"{path} sent; its log: {script.options['output']}")
     print(sent.stdout.strip().split(";")[0])  # number;cluster where there are several clusters

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, NoReturn, Union, get_args, get_origin, get_type_hints
 
 from mmtrain.commands import values
-from mmtrain.display.messages import one_line
+from mmtrain.display.messages import one_line, say
 
 # kinds of arguments: what the help shows for the value, then its text where the command's docstring has none
 Model = Annotated[str, "MODEL", "MODEL: a run folder, a checkpoint, an exported folder, open_clip:NAME or hf:NAME"]
@@ -51,7 +51,7 @@ class OneLineParser(argparse.ArgumentParser):
     """argparse without the page of usage: the error in one line, exit code 2."""
 
     def error(self, message: str) -> NoReturn:
-        print(f"{self.prog}: error: {one_line(message)} (see {self.prog} --help)", file=sys.stderr)
+        say(f"{self.prog}: error: {one_line(message)} (see {self.prog} --help)", file=sys.stderr)
         raise SystemExit(2)
 
 

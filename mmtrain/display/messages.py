@@ -3,15 +3,30 @@
 import os
 import re
 import sys
+from typing import Any, TextIO
 
 _NOISE = re.compile(r"^(usage:|tip:|note:|-{3,}|\s*$)", re.IGNORECASE)
+_NAMED = re.compile(r"[\w.]+(?:Error|Exception|Interrupt)(?=:|$)")
+_RAISED = re.compile(f"^{_NAMED.pattern}", re.MULTILINE)
+# C0 without tab and newline, delete and C1, with which text from data would command a terminal; half surrogates
+_CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")
+
+
+def printable(text: Any) -> str:
+    """Text as a terminal may get it: what would control it, and what is no Unicode, is replaced by U+FFFD."""
+    return _CONTROL.sub("\ufffd", str(text)).replace("\t", " ")
+
+
+def say(text: Any, *, file: TextIO | None = None) -> None:
+    """Prints a line, on stdout where no file is given. Nothing else prints what may come from data."""
+    print(printable(text), file=file)
 
 
 def note(text: str) -> None:
     """A line on stderr, from the first of several processes."""
     ranks = (os.environ.get(name) for name in ("RANK", "LOCAL_RANK", "SLURM_PROCID"))
     if next((rank for rank in ranks if rank is not None), "0") == "0":
-        print(text, file=sys.stderr)
+        say(text, file=sys.stderr)
 
 
 def first_line(error: Exception) -> str:
@@ -19,13 +34,16 @@ def first_line(error: Exception) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
+def line_of(error: BaseException) -> str:
+    """An error as one line: its class where that says more than the message, the message, what was noted on its way."""
+    text = one_line("\n".join([str(error), *getattr(error, "__notes__", ())]))
+    plain = isinstance(error, (ValueError, OSError)) or _NAMED.match(text)
+    return text if plain else f"{type(error).__name__}: {text}"
+
+
 def one_line(message: str) -> str:
-    """A message of many lines as one, without usage text."""
+    """A message of many lines as one, without usage text; of a reader process's traceback what was raised in it."""
+    if "Original Traceback" in message and (raised := list(_RAISED.finditer(message))):
+        message = message[raised[-1].start() :].removeprefix("ValueError: ")
     lines = [line.strip() for line in str(message).splitlines() if not _NOISE.match(line.strip())]
-    # jsonargparse lists the error of every type that an option may have; that of None and headings explain nothing
-    noise = ("<class 'NoneType'>", "Union subtypes", "Expected a path but")
-    errors = [line[2:] for line in lines if line.startswith("- ") and not any(each in line for each in noise)]
-    if "Union subtypes" in message and errors:
-        key = re.search(r'Parser key "([\w.]+)"', message)
-        return f"{key[1]}: {errors[0]}" if key else errors[0]
     return re.sub(r"\s+", " ", " ".join(lines)) or "unknown error"

@@ -8,6 +8,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from mmtrain.display.messages import printable
+
 
 def print_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]], *, left: Sequence[str] = ()) -> None:
     """Prints rows of plain text under the names of their columns.
@@ -15,12 +17,12 @@ def print_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]
     The columns in `left`, by default the first one, are aligned left and folded, the others right as numbers are. The
     row called mean is bold. Without a terminal lines are 160 wide.
     """
-    table = Table(title=Text(title))
+    table = Table(title=_cell(title))
     for place, name in enumerate(columns):
         wide = name in left or (place == 0 and not left)
-        table.add_column(name, justify="left" if wide else "right", overflow="fold" if wide else "ellipsis")
+        table.add_column(_cell(name), justify="left" if wide else "right", overflow="fold" if wide else "ellipsis")
     for row in rows:
-        table.add_row(*map(Text, row), style="bold" if row[0] == "mean" else None)
+        table.add_row(*map(_cell, row), style="bold" if row[0] == "mean" else None)
     console = Console(highlight=False)
     if not console.is_terminal:
         console.width = 160
@@ -33,8 +35,13 @@ def print_facts(facts: Mapping[str, Any]) -> None:
     table.add_column(style="bold", no_wrap=True)
     table.add_column(overflow="fold")
     for name, value in facts.items():
-        table.add_row(name, Text("none" if value in (None, "") else _shown(value)))
+        table.add_row(_cell(name), _cell("none" if value in (None, "") else _shown(value)))
     Console().print(table)
+
+
+def _cell(text: str) -> Text:
+    """Text that is neither rich's markup nor a command to the terminal."""
+    return Text(printable(text))
 
 
 def _shown(value: Any) -> str:

@@ -26,7 +26,7 @@ from torch.utils.data import DataLoader
 from datamodules.batch import Batch, Skip
 from datamodules.files import whole_file
 from datamodules.reading.loaders import make_loader
-from mmtrain.display.messages import first_line
+from mmtrain.display.messages import first_line, say
 from mmtrain.display.thumbnails import thumbnail
 from mmtrain.embedding.collected import columns, joined, real_samples
 from mmtrain.embedding.processes import Processes
@@ -110,7 +110,7 @@ class EmbeddingParts:
         marker.unlink(missing_ok=True)
         missing = self.missing()
         if processes.rank == 0 and len(missing) < self.count:
-            print(f"{self.folder}: going on, {self.count - len(missing)} of {self.count} parts are there")
+            say(f"{self.folder}: going on, {self.count - len(missing)} of {self.count} parts are there")
         self._make([number for number in missing if number % processes.world == processes.rank], workers, processes)
         if processes.rank:
             if self.folder.exists():

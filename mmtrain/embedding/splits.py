@@ -19,6 +19,7 @@ from datamodules.reading.splits import Splits
 from datamodules.shards.locations import Reading
 from datamodules.stream.identity import check_all_alike, rank_and_world, shards_digest
 from datamodules.tokenizers.tokenizer import Tokenizer
+from mmtrain.display.messages import say
 from mmtrain.models.encoder import Encoder
 
 MAX_SKIP_RATE = 0.01  # as the data modules' default
@@ -146,7 +147,7 @@ def open_split(
     """
     unknown = [language for language in languages or () if language not in encoder.languages]
     if encoder.languages and unknown:
-        print(f"{', '.join(unknown)}: not trained on; measured by transfer")
+        say(f"{', '.join(unknown)}: not trained on; measured by transfer")
     shards = MeasuredShards(encoder, data, languages, batch_size, workers, label_names=label_names, labelled=labelled)
     if languages is not None or not encoder.languages:
         return shards
@@ -158,7 +159,7 @@ def open_split(
         )
     absent = [language for language in encoder.languages if language not in shared]
     if absent and shared != shards.languages:
-        print(f"{data} has no captions in {', '.join(absent)}")
+        say(f"{data} has no captions in {', '.join(absent)}")
     shards.read_for(encoder, shared)
     return shards
 

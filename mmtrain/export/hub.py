@@ -2,11 +2,13 @@
 
 import glob
 import json
+import re
 from pathlib import Path
 
-from mmtrain.display.messages import first_line
+from mmtrain.display.messages import first_line, say
 from mmtrain.export.marker import read_marker, rewrite
 from mmtrain.export.paths import first_path
+from mmtrain.models.yaml12 import read_yaml, yaml_text
 
 PICKLES = (".bin", ".ckpt", ".dill", ".joblib", ".pickle", ".pkl", ".pt", ".pth")
 CARD = "README.md"
@@ -26,7 +28,6 @@ def prepare(folder: str | Path, repository: str, licence: str) -> list[str]:
         ValueError: for a folder that is no export, files that can carry code, absolute paths in what would be sent, or
             a name that is no repository's.
     """
-    from huggingface_hub import ModelCard
     from huggingface_hub.errors import HFValidationError
     from huggingface_hub.utils import validate_repo_id
 
@@ -56,14 +57,16 @@ def prepare(folder: str | Path, repository: str, licence: str) -> list[str]:
     for name in sent:
         if found := first_path(folder, name):
             raise ValueError(f"push: {folder / name} names a place of this machine, {found}; take it out first")
-    header = ModelCard.load(folder / CARD, ignore_metadata_errors=True)
-    header.data.license = licence
-    rewrite(folder, marker, CARD, str(header))
+    text = (folder / CARD).read_text(encoding="utf-8")
+    header = {}
+    if parts := re.fullmatch("---\n(.*?)---\n(.*)", text, flags=re.DOTALL):
+        header, text = read_yaml(parts[1]) or {}, parts[2]
+    rewrite(folder, marker, CARD, f"---\n{yaml_text(header | {'license': licence})}---\n{text}")
     for name in sent:
-        print(f"{name}  {(folder / name).stat().st_size:,} bytes")
+        say(f"{name}  {(folder / name).stat().st_size:,} bytes")
     others = [name for name in names if name not in sent and name != "export.json"]
     if others:
-        print(f"not sent, for export did not write them: {', '.join(others[:5])}{' ...' * (len(others) > 5)}")
+        say(f"not sent, for export did not write them: {', '.join(others[:5])}{' ...' * (len(others) > 5)}")
     return sent
 
 

@@ -15,7 +15,7 @@ from onnxruntime.quantization import QuantType, quantize_dynamic
 from torch import Tensor, nn
 from torch.nn import functional
 
-from mmtrain.display.messages import first_line
+from mmtrain.display.messages import first_line, say
 from mmtrain.embedding.one_pass import embed
 from mmtrain.embedding.splits import open_split
 from mmtrain.evaluation import retrieval_metrics
@@ -125,11 +125,11 @@ def write_int8(encoder: Encoder, folder: Path, shards: str) -> None:
     logging.disable(logging.NOTSET)
     exact, small = (_recall(load_onnx(folder, int8=int8), encoder, shards) for int8 in (False, True))
     before, now = (sum(graph.stat().st_size for graph in folder.glob(kind)) for kind in ("*[!8].onnx", "*.int8.onnx"))
-    print(f"8-bit weights: {now / 2**20:.1f} MiB, exact {before / 2**20:.1f}; R@1 on {shards}, in percent:")
+    say(f"8-bit weights: {now / 2**20:.1f} MiB, exact {before / 2**20:.1f}; R@1 on {shards}, in percent:")
     for direction in ("text_to_image", "image_to_text"):
         for language, figures in exact[direction].items():
             now, before = small[direction][language]["R@1"], figures["R@1"]
-            print(f"  {direction} {language}: {now:.1f}, exact {before:.1f} ({now - before:+.1f})")
+            say(f"  {direction} {language}: {now:.1f}, exact {before:.1f} ({now - before:+.1f})")
 
 
 def _recall(network: Encoder, encoder: Encoder, shards: str) -> dict:

@@ -7,6 +7,7 @@ import numpy as np
 from PIL import Image
 
 from datamodules.numbers.corpus import picture, png, words
+from mmtrain.display.messages import say
 from mmtrain.models.encoder import Encoder
 from mmtrain.towers import ImageTower, WordGRU
 
@@ -33,7 +34,7 @@ def largest_difference(before: Encoder, after: Encoder, cleaned: Callable[[Encod
         differences.append(before.encode_text(ours, language) - after.encode_text(texts, language))
     if changed:
         reason = "Unicode repaired, blanks joined"
-        print(f"{changed} of {total} captions are cleaned by the library ({reason}): compared so")
+        say(f"{changed} of {total} captions are cleaned by the library ({reason}): compared so")
     return float(np.max([np.abs(difference).max() for difference in differences]))
 
 

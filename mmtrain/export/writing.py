@@ -4,6 +4,7 @@ import importlib
 from pathlib import Path
 
 from datamodules.files import room_for, whole_folder
+from mmtrain.display.messages import say
 from mmtrain.export.formats import Writer
 from mmtrain.export.marker import check_target, write_marker
 from mmtrain.export.parity import TOLERANCE, largest_difference
@@ -48,7 +49,7 @@ def write(
         if writer.place is not None:
             writer.place(folder, target)
         write_marker(folder, format)
-    print(f"{target}: written, loaded again, largest difference {difference:.1e}")
+    say(f"{target}: written, loaded again, largest difference {difference:.1e}")
     return target
 
 

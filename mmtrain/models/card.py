@@ -3,10 +3,9 @@
 import json
 from pathlib import Path
 
-import yaml
-
 from datamodules import ByteTokenizer, TransformersTokenizer
 from mmtrain.models.encoder import Encoder
+from mmtrain.models.yaml12 import yaml_text
 
 USE = {
     "safetensors": """    import mmtrain
@@ -44,7 +43,7 @@ def model_card(encoder: Encoder, model: str, format: str) -> str:
     if format == "onnx":
         use += "\n" + "".join(f"\n- {name}: {what}" for name, what in in_words(encoder).items())
     return f"""---
-{yaml.safe_dump(header, sort_keys=False, allow_unicode=True)}---
+{yaml_text(header)}---
 # An image-text space{f" in {len(encoder.languages)} languages" if encoder.languages else ""}
 
 {image} and {text}, {parameters:,} parameters, rows of {encoder.model.dimension} numbers,

@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 
 from mmtrain.display.messages import first_line, note
 from mmtrain.models.description import damage_named, upgraded
+from mmtrain.models.yaml12 import read_yaml
 
 
 def read_checkpoint(path: str | Path) -> dict[str, Any]:
@@ -50,7 +50,7 @@ def describe(checkpoint: dict[str, Any], source: str = "checkpoint") -> dict[str
     }
     objectives = description.get("objectives")
     if not objectives:  # older checkpoints list them in their config alone
-        model = (yaml.safe_load(checkpoint["mmtrain"].get("config", "")) or {}).get("model") or {}
+        model = (read_yaml(checkpoint["mmtrain"].get("config", "")) or {}).get("model") or {}
         objectives = (model.get("init_args") or {}).get("objectives") or ()
     first = [key for name in objectives for key in scales if key.startswith(f"{name}.")]
     key = next(iter((*first, *scales)), None)

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from datamodules.files import writing_into
-from mmtrain.display.messages import note
+from mmtrain.display.messages import note, say
 from mmtrain.display.tables import print_table
 from mmtrain.embedding.parts import EmbeddingParts
 from mmtrain.embedding.splits import MeasuredShards
@@ -165,7 +165,7 @@ def lasting(model: str) -> str:
 def print_index(folder: Path, description: dict[str, Any]) -> None:
     kind, recall = description["kind"], description["recall"]
     languages = len(description["captions"])
-    print(
+    say(
         f"{folder}: {description['images']:,} pictures, {sum(description['captions'].values()):,} captions in"
         f" {languages} language{'s' * (languages != 1)}, {kind} ({description['faiss']}), {description['similarity']}"
         + ("; exact" if recall is None else "")

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from datamodules import TransformersTokenizer, WordTokenizer
-from mmtrain.display.messages import first_line
+from mmtrain.display.messages import first_line, say
 from mmtrain.embedding.processes import default_device
 from mmtrain.models.encoder import Encoder
 from mmtrain.models.fingerprint import fingerprint, stamp
@@ -77,7 +77,7 @@ def text_row(encoder: Encoder, text: str, language: str | None = None) -> np.nda
         where = f" in {language}" if language else ""
         raise ValueError(f"search: the model's tokenizer knows nothing of {text!r}{where}; other words")
     if language is not None and languages and language not in languages:
-        print(f"note: the model was not trained on {language}; it was on {', '.join(languages)}", file=sys.stderr)
+        say(f"note: the model was not trained on {language}; it was on {', '.join(languages)}", file=sys.stderr)
     return encoder.encode_text([text], language=language)
 
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from mmtrain.display.messages import printable, say
 from mmtrain.display.tables import print_table
 from mmtrain.display.thumbnails import SIDE
 from mmtrain.search.items import Item
@@ -39,7 +40,9 @@ def print_json(query: Query, results: list[Result]) -> None:
         for rank, result in enumerate(results, 1)
     ]
     fields = {name: value for name, value in fields.items() if value is not None}
-    print(json.dumps({"query": fields, "results": answers}, ensure_ascii=False, indent=1))
+    content = {"query": fields, "results": answers}
+    text = json.dumps(content, ensure_ascii=False, indent=1)
+    say(text if text == printable(text) else json.dumps(content, indent=1))
 
 
 def print_results(query: Query, results: list[Result], images: int, first: Sequence[str]) -> None:

@@ -42,12 +42,13 @@ def test_nodes_and_devices_are_told_to_both(capsys: pytest.CaptureFixture[str]) 
 def test_a_site_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     site = tmp_path / "site.yaml"
     site.write_text(
-        "options: {partition: gpu, account: lab}\nmodules: [cuda/12, gcc]\nenvironment: {NCCL_SOCKET_IFNAME: ib0}\n"
+        "options: {partition: gpu, account: lab, begin: 12:30, exclusive: }\nmodules: [cuda/12, gcc]\n"
+        "environment: {NCCL_SOCKET_IFNAME: ib0, LAZY: no}\n"
         "container: {runtime: apptainer, image: mm train.sif, mounts: [/data], options: [--nv]}\n"
     )
     text = script("--site", str(site), "-p", "short", *FIT, capsys=capsys)
-    assert {"--partition=short", "--account=lab"} <= directives(text)
-    assert "module load cuda/12 gcc" in text and "export NCCL_SOCKET_IFNAME=ib0" in text
+    assert {"--partition=short", "--account=lab", "--begin=12:30", "--exclusive"} <= directives(text)
+    assert "module load cuda/12 gcc" in text and "export NCCL_SOCKET_IFNAME=ib0" in text and "LAZY=no" in text
     assert 'apptainer exec --bind "$PWD",/data --pwd "$PWD" --nv \'mm train.sif\' mmtrain fit' in text.replace(
         "\\\n", ""
     )

@@ -1,6 +1,6 @@
 """`mmtrain evaluate --classes`: zero-shot classification of images by the names of their classes."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -9,6 +9,7 @@ import numpy as np
 
 from datamodules.batch import Batch
 from losses import Embeddings
+from mmtrain.display.messages import say
 from mmtrain.embedding.one_pass import embed
 from mmtrain.embedding.processes import default_device
 from mmtrain.embedding.splits import MeasuredShards
@@ -43,19 +44,14 @@ def evaluate_classes(
         trust: Modules whose classes the model may name.
 
     Raises:
-        ValueError: one line, for a file that cannot be read, shards without the labels, a class that no sample has.
+        ValueError: one line, for a file that cannot be read, shards without the labels or with none of the classes.
     """
     names = read_classes(classes)
     prompts = None if templates is None else read_templates(templates)
     encoder = load(model, device=device or default_device(), trust=trust)
     languages = _measured(encoder, sorted(names), languages, classes, prompts)
     images, labels, task = _labelled(encoder, data, task, batch_size, workers)
-    for language in languages:
-        if unknown := [label for label in names[language] if label not in set(labels)]:
-            raise ValueError(
-                f"--classes: {classes}: {language} names class {unknown[0]!r} ({len(unknown)} in all), which no sample"
-                f" of {data} has under {task!r}; it has {', '.join(sorted(set(labels))[:10])} ..."
-            )
+    check_labels({language: names[language] for language in languages}, labels, f"{data} under {task!r}", classes)
     encoded = {}
     for language in languages:
         written = ("{}",) if prompts is None else prompts[language]
@@ -67,6 +63,18 @@ def evaluate_classes(
     write_metrics(Path(out) / "zero_shot.json", metrics)
     print_classes(metrics)
     return metrics
+
+
+def check_labels(names: Mapping[str, Mapping[str, str]], labels: Sequence[str], where: str, path: str | Path) -> None:
+    """Raises ValueError where no label is of a class that a language names; classes without a picture may be."""
+    present = set(labels)
+    for language, classes in names.items():
+        if present.isdisjoint(classes):
+            named, labelled = (", ".join(some[:10]) for some in (list(classes), sorted(present)))
+            raise ValueError(
+                f"--classes: {path}: {language} names {named} ..., and no sample of {where} is one of them; it has"
+                f" {labelled} ..."
+            )
 
 
 def _measured(
@@ -87,7 +95,7 @@ def _measured(
     if prompts is not None and len(bare) == len(measured):
         raise ValueError(f"--templates: none for {', '.join(bare[:20])}; they are for {', '.join(list(prompts)[:20])}")
     if bare:
-        print(f"no templates for {', '.join(bare)}: left out")
+        say(f"no templates for {', '.join(bare)}: left out")
     return [language for language in measured if language not in bare]
 
 

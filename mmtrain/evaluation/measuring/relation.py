@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 
 from datamodules.packing.relations import CLASSES
+from mmtrain.display.messages import say
 from mmtrain.embedding.collected import Embedded
 from mmtrain.embedding.one_pass import Thumbnails
 from mmtrain.embedding.predictions import PredictedSplit, Predictions
@@ -32,7 +33,7 @@ def relation_results(
     pairs = predicted.gather()
     assert pairs is not None
     if not classes.keys() & shards.classes.keys():
-        print(f"the shards label none of {', '.join(classes)}: relations are not measured")
+        say(f"the shards label none of {', '.join(classes)}: relations are not measured")
         return None
     classes = classes | add_four_classes(pairs, classes)
     languages = np.asarray(shards.languages)[pairs.languages]

@@ -4,6 +4,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from mmtrain.display.messages import say
 from mmtrain.embedding.collected import Embedded
 from mmtrain.embedding.one_pass import Thumbnails
 from mmtrain.embedding.splits import MeasuredShards
@@ -39,7 +40,7 @@ def skipped(shards: MeasuredShards) -> dict[str, Any]:
     tried = len(shards) + lost
     if account["skipped"]:
         causes = ", ".join(f"{count:,} {cause}" for cause, count in account["causes"].items())
-        print(f"{account['skipped']:,} of {tried:,} samples could not be read ({causes}) and are not measured")
+        say(f"{account['skipped']:,} of {tried:,} samples could not be read ({causes}) and are not measured")
     return account | {"tried": tried, "rate": round(account["skipped"] / max(tried, 1), 6)}
 
 

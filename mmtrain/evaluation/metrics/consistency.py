@@ -1,10 +1,10 @@
 """Agreement of languages: rank variance, rank correlation, and the similarity of captions across languages."""
 
-from itertools import combinations_with_replacement
 from typing import Literal
 
 import numpy as np
 import torch
+from scipy.stats import rankdata
 from torch import Tensor
 
 from mmtrain.evaluation.ranking.ranks import RetrievalRanks
@@ -46,24 +46,32 @@ def rank_correlation(ranks: np.ndarray) -> np.ndarray:
 
     NaN where fewer than three images have both or all their ranks are equal.
     """
-    languages = ranks.shape[1]
     present = ~np.isnan(ranks)
-    correlation = np.full((languages, languages), np.nan)
-    for a, b in combinations_with_replacement(range(languages), 2):
-        both = present[:, a] & present[:, b]
-        if both.sum() < 3:
-            continue
-        x, y = (_places(ranks[both, language].astype(np.int64)) for language in (a, b))
-        spread = x.std() * y.std()
-        if spread > 0:
-            correlation[a, b] = correlation[b, a] = np.mean((x - x.mean()) * (y - y.mean())) / spread
-    return correlation
+    some = ranks[present.any(1)]
+    if not np.isnan(some).any():  # every image has all the languages or none
+        places = rankdata(some, axis=0) - (len(some) + 1) / 2
+        return _cosines(places.T @ places, (places**2).sum(0)[:, None], (places**2).sum(0), len(some))
+    return np.array([_correlations(ranks[present[:, a]], a) for a in range(ranks.shape[1])])
 
 
-def _places(values: np.ndarray) -> np.ndarray:
-    """The place of each of these whole numbers in their sorted list, equal ones sharing the mean of their places."""
-    counts = np.bincount(values)
-    return (np.cumsum(counts) - (counts - 1) / 2)[values]
+def _correlations(ranks: np.ndarray, a: int) -> np.ndarray:
+    """The correlation [K] of language a, which all these ranks [n, K] have, with each language."""
+    ranks = ranks[np.argsort(ranks[:, a])]
+    both = ~np.isnan(ranks)
+    count = both.sum(0)
+    # a's places among the images that have the other language too: those before, and the middle of those equal
+    upto = np.vstack([np.zeros_like(count), np.cumsum(both, axis=0)])
+    first, last = (np.searchsorted(ranks[:, a], ranks[:, a], side) for side in ("left", "right"))
+    own = (upto[first] + upto[last] - count) / 2 * both
+    other = (rankdata(np.where(both, ranks, np.inf), axis=0) - (count + 1) / 2) * both
+    return _cosines((own * other).sum(0), (own**2).sum(0), (other**2).sum(0), count)
+
+
+def _cosines(products: np.ndarray, one: np.ndarray, other: np.ndarray, count: int | np.ndarray) -> np.ndarray:
+    """Products over the root of both squares; NaN for fewer than three images or a square of nothing."""
+    squares = one * other
+    known = (squares > 0) & (np.asarray(count) >= 3)
+    return np.where(known, products / np.sqrt(np.where(known, squares, 1)), np.nan)
 
 
 def language_similarity(ranks: RetrievalRanks, text_embeddings: np.ndarray | Tensor) -> np.ndarray:

@@ -82,8 +82,8 @@ def summarise(ranks: RetrievalRanks, *, bootstrap: int = 1000, seed: int = 0) ->
         },
         "rank_correlation": {"languages": ranks.languages}
         | {
-            direction: [[_or_null(value) for value in row] for row in rank_correlation(table)]
-            for direction, table in tables.items()
+            direction: np.where(np.isnan(table), None, table).tolist()
+            for direction, table in ((name, rank_correlation(table)) for name, table in tables.items())
         },
     }
 

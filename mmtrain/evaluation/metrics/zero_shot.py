@@ -115,10 +115,11 @@ def zero_shot_metrics(
         bootstrap: Resamples of the images behind the 95 % intervals, 0 for none.
 
     Returns:
-        {"accuracy": {language: {"classes", "images", "prompts", "same_names", "accuracy@1", "accuracy@5",
-        "accuracy@1_ci95"}}, "common": {the same, and "mean" over languages}, "common_classes"}, in percent. "common" is
-        empty where fewer than two classes are common. There is no mean over different numbers of classes. A class
-        whose name another one shares is right under either; otherwise a tie counts as wrong.
+        {"accuracy": {language: {"classes", "without_images", "images", "prompts", "same_names", "accuracy@1",
+        "accuracy@5", "accuracy@1_ci95"}}, "common": {the same, and "mean" over languages}, "common_classes"}, in
+        percent. "without_images" counts classes that no picture is of, which are wrong answers only. "common" is empty
+        where fewer than two classes are common. There is no mean over different numbers of classes. A class whose name
+        another one shares is right under either; otherwise a tie counts as wrong.
 
     Raises:
         ValueError: no image at all, or none of a language's classes.
@@ -130,9 +131,9 @@ def zero_shot_metrics(
     for name, each in classes.items():
         if not present.intersection(each.labels):
             raise ValueError(f"{name}: no picture is of one of its {len(each.labels)} classes; other labels or classes")
-    labels_in_common = present.intersection(*(each.labels for each in classes.values()))
+    labels_in_common = set.intersection(*(set(each.labels) for each in classes.values()))
     common: dict[str, Any] = {}
-    if len(labels_in_common) > 1:
+    if len(labels_in_common) > 1 and labels_in_common & present:
         common = {name: figures(each.subset(labels_in_common)) for name, each in classes.items()}
         means = {f"accuracy@{k}": float(np.mean([each[f"accuracy@{k}"] for each in common.values()])) for k in TOP}
         common["mean"] = {"classes": len(labels_in_common)} | means
@@ -171,6 +172,7 @@ def _figures(
     rank = class_ranks(images[rows], right, classes, similarity)
     figures: dict[str, Any] = {
         "classes": len(place),
+        "without_images": len(place) - len(np.unique(right)),
         "images": len(rows),
         "prompts": classes.prompts,
         "same_names": len(place) - len({name.strip() for name in classes.names}),
@@ -185,12 +187,21 @@ def _figures(
 
 def _languages(path: str | Path, option: str) -> dict[str, Any]:
     try:
-        languages = json.loads(Path(path).read_text(encoding="utf-8"))
+        languages = json.loads(Path(path).read_text(encoding="utf-8"), object_pairs_hook=_each_once)
     except (OSError, ValueError) as error:
         raise ValueError(f"{option}: {path} cannot be read ({first_line(error)})") from error
     if not isinstance(languages, dict) or not languages:
         raise ValueError(f"{option}: {path} is no JSON object with languages as keys")
     return languages
+
+
+def _each_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """A JSON object; raises ValueError where a key stands twice, of which the first would be lost."""
+    content = dict(pairs)
+    if len(content) < len(pairs):
+        keys = [key for key, _ in pairs]
+        raise ValueError(f"{next(key for key in keys if keys.count(key) > 1)!r} stands twice")
+    return content
 
 
 def _code(code: str) -> str:

@@ -13,6 +13,7 @@ from scipy.sparse import csr_array
 from datamodules.packing import Row, digest_of, pack_once
 from datamodules.shards.locations import default_cache
 from datamodules.shards.writing import BadRow
+from mmtrain.display.messages import say
 from mmtrain.evaluation.metrics.retrieval import summarise
 from mmtrain.evaluation.ranking.graded import rank_graded
 from mmtrain.evaluation.ranking.pools import Pool, mean_over_pools, rank_pools
@@ -133,7 +134,7 @@ class Protocol:
         digest = digest_of(rows, folder, str(self), str(folder.resolve()))
         out = default_cache() / "protocols" / f"{self.name}-{self.variant}-{digest}"
         pack_once(rows, out, images=folder, split=self.split, title=f"packing {self}")
-        print(f"{self}: {source} as shards in {out}")
+        say(f"{self}: {source} as shards in {out}")
         return str(out)
 
 

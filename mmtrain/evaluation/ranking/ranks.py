@@ -55,7 +55,7 @@ class RetrievalRanks:
             "tie_tolerance": TIE_TOLERANCE,
             "similarity": statement.similarity,
             "relevance": "text to image by grades, image to text any positive" if statement.graded else "any positive",
-            "pools": statement.pools_as_json(),
+            "pools": statement.pools_as_json({name: len(texts) for name, texts in self.texts_of.items()}),
             "duplicates": dict(statement.duplicates),
             "images_without_caption": self.images - len(np.unique(self.image_of_text)),
             "excluded": {direction: dict(queries) for direction, queries in statement.excluded.items()},

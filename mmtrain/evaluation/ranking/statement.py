@@ -35,17 +35,35 @@ class Statement:
     pools: PoolCount | None = None  # where pools are ranked by themselves
     graded: bool = False  # whether text to image is by grades of relevance
 
-    def pools_as_json(self) -> dict[str, Any]:
-        """What each direction is ranked against, and how many pools there are."""
+    def pools_as_json(self, captions: Mapping[str, int]) -> dict[str, Any]:
+        """What each direction is ranked against, and how large the pools are; captions counts those of a language."""
         answers = "captions of all languages" if self.one_pool else "captions of the language"
         if self.pools is None:
-            return {"text_to_image": "all images", "image_to_text": answers}
+            own = {} if self.one_pool else {"captions": dict(captions)}
+            return {"text_to_image": "all images", "image_to_text": answers} | own
         return {
             "text_to_image": f"the images of its own pool ({self.pools})",
             "image_to_text": f"{answers} in its own pool",
             "count": self.pools.count,
+            "images": [self.pools.smallest, self.pools.largest],
             "without_caption": self.pools.without_caption,
         }
+
+
+def unequal_pools(protocol: Mapping[str, Any]) -> list[str]:
+    """Sentences where a mean is over pools of different sizes, of which the smaller are easier."""
+    sentences = []
+    if captions := protocol["pools"].get("captions"):  # older files lack it
+        least, most = min(captions, key=captions.get), max(captions, key=captions.get)
+        if captions[least] < captions[most]:
+            sentences.append(
+                f"Image to text: the pools differ, from {captions[least]:,} captions ({least}) to {captions[most]:,}"
+                f" ({most}); a smaller pool is easier, and the mean is over all of them."
+            )
+    smallest, largest = protocol["pools"].get("images", (0, 0))
+    if smallest < largest:
+        sentences.append(f"The pools differ, from {smallest:,} to {largest:,} images; a smaller one is easier.")
+    return sentences
 
 
 def in_words(protocol: Mapping[str, Any]) -> list[str]:
@@ -60,6 +78,7 @@ def in_words(protocol: Mapping[str, Any]) -> list[str]:
         else "Only the first caption of an image in each language counts.",
         f"Text to image: a caption is ranked against {protocol['pools']['text_to_image']}. Image to text: an image "
         f"that has a caption in the language is ranked against the {protocol['pools']['image_to_text']}.",
+        *unequal_pools(protocol),
         "Recall is any-positive: a query is a hit at k when at least one right answer is among the first k.",
         f"Search is exact ({protocol['index']} index), by {protocol['similarity']} similarity. Ties count against the "
         f"model: a rank is 1 plus the wrong answers that score at least as high as the best right one, after rounding "

@@ -10,6 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 
+from mmtrain.display.messages import printable
 from mmtrain.evaluation.ranking.ranks import DIRECTIONS
 
 INK, GREY, RULE = "#1f2933", "#67727e", "#d5dae0"
@@ -68,7 +69,7 @@ def recall_bars(metrics: Mapping[str, Any]) -> dict[str, Figure]:
         for axes, direction in zip(panels, DIRECTIONS, strict=True):
             _recall_panel(axes, [metrics[direction][language] for language in some], recall_at)
             axes.set_title(direction.replace("_", " ").capitalize(), fontsize=9, color=INK, loc="left")
-        panels[0].set_yticks(range(len(some)), some)
+        panels[0].set_yticks(range(len(some)), list(map(printable, some)), parse_math=False)
         panels[0].set_ylim(len(some) - 0.4, -0.6)
         numbered = f" ({part + 1} of {parts})" if parts > 1 else ""
         figures[
@@ -113,8 +114,9 @@ def language_map(languages: Sequence[str], table: np.ndarray) -> Figure:
     axes = figure.subplots()
     image = axes.imshow(table, cmap=SEQUENTIAL, interpolation="nearest")
     small = max(2.6, min(8, 260 / len(languages)))
-    axes.set_xticks(range(len(languages)), languages, rotation=90, fontsize=small)
-    axes.set_yticks(range(len(languages)), languages, fontsize=small)
+    names = [printable(language) for language in languages]
+    axes.set_xticks(range(len(names)), names, rotation=90, fontsize=small, parse_math=False)
+    axes.set_yticks(range(len(names)), names, fontsize=small, parse_math=False)
     axes.tick_params(length=0, labelcolor=INK, pad=2)
     axes.spines[:].set_visible(False)
     if len(languages) <= 10 and table.count():
@@ -165,7 +167,7 @@ def training_curves(curves: Curves) -> Figure:
     panels[-1, 1].set_visible(len(names) % 2 == 0)
     for axes, name in zip(panels.flat, names, strict=False):
         axes.plot(*curves[name], color=RIGHT, linewidth=1.2)
-        axes.set_title(name, fontsize=8, color=INK, loc="left")
+        axes.set_title(printable(name), fontsize=8, color=INK, loc="left", parse_math=False)
         _plain(axes, grid="y")
     return figure
 

@@ -25,7 +25,8 @@ TITLES = {direction: direction.replace("_", " ").capitalize() for direction in D
 
 def write_metrics(path: Path | str, metrics: Mapping[str, Any]) -> None:
     """Writes metrics as JSON, NaN and infinity as null, whole or not at all."""
-    write_whole(path, json.dumps(_plain_json(metrics), ensure_ascii=False, indent=1, allow_nan=False) + "\n")
+    text = json.dumps(_plain_json(metrics), ensure_ascii=False, indent=1, allow_nan=False) + "\n"
+    write_whole(path, text, errors="backslashreplace")  # half surrogates, as JSON itself spells them
 
 
 def write_report(

@@ -3,8 +3,10 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from mmtrain.display.messages import say
 from mmtrain.display.tables import print_table
 from mmtrain.evaluation.ranking.ranks import DIRECTIONS, Direction
+from mmtrain.evaluation.ranking.statement import unequal_pools
 
 
 def print_retrieval(metrics: Mapping[str, Any], recall_at: Sequence[int]) -> None:
@@ -12,20 +14,22 @@ def print_retrieval(metrics: Mapping[str, Any], recall_at: Sequence[int]) -> Non
     protocol = metrics["protocol"]
     title = f"{protocol['images']:,} images, {protocol['texts']:,} captions, recall in percent"
     _print_directions(title, metrics, {f"R@{k}": f"R@{k}" for k in recall_at})
-    print(f"mean recall {metrics['mean_recall']:.2f} %")
+    say(f"mean recall {metrics['mean_recall']:.2f} %")
+    for line in unequal_pools(protocol):
+        say(line)
 
 
 def print_protocol(protocol: Mapping[str, Any]) -> None:
     """The published protocol and the published figures to compare with."""
-    print(f"protocol {protocol['name']}/{protocol['variant']}, {protocol['captions']} captions, {protocol['figures']}")
+    say(f"protocol {protocol['name']}/{protocol['variant']}, {protocol['captions']} captions, {protocol['figures']}")
     if not protocol["complete"]:
         absent = f", without {', '.join(protocol['languages_absent'])}" if protocol["languages_absent"] else ""
-        print(
+        say(
             f"not the {protocol['expected']['images']:,} pictures of the test set: {protocol['images']:,} here{absent};"
             " published figures do not compare"
         )
     for reference in protocol["comparable"]:
-        print(f"comparable ({reference['provenance']}): {reference['source']}: {reference['figures']}")
+        say(f"comparable ({reference['provenance']}): {reference['source']}: {reference['figures']}")
 
 
 def print_relation(task: str, tables: Mapping[str, Mapping[str, Any]]) -> None:
@@ -42,7 +46,7 @@ def print_relation(task: str, tables: Mapping[str, Mapping[str, Any]]) -> None:
     for language, each in next(iter(tables.values())).items():
         if language != "mean" and each["missing_classes"]:
             missing = ", ".join(each["missing_classes"])
-            print(f"{language}: no label of {missing}; macro F1 is the mean over the classes that occur")
+            say(f"{language}: no label of {missing}; macro F1 is the mean over the classes that occur")
 
 
 def print_reranked(results: Mapping[str, Any], recall_at: Sequence[int]) -> None:
@@ -57,17 +61,19 @@ def print_classes(metrics: Mapping[str, Any]) -> None:
     common = metrics["common"]
     rows = []
     for language, each in metrics["accuracy"].items():
-        counts = [f"{each[name]:,}" for name in ("classes", "images", "prompts")]
+        counts = [f"{each[name]:,}" for name in ("classes", "without_images", "same_names", "images", "prompts")]
         rows.append([language, *counts, _with_interval(each), f"{each['accuracy@5']:.1f}"])
         if common:
             rows[-1].append(_with_interval(common[language]))
-    columns = ["language", "classes", "images", "prompts", "@1 (95 %)", "@5"]
+    columns = ["language", "classes", "without\na picture", "of a\nshared name", "images", "prompts", "@1 (95 %)", "@5"]
     if common:
         columns.append(f"{metrics['common_classes']} common classes\n@1 (95 %)")
-        rows.append(["mean", "", "", "", "", "", f"{common['mean']['accuracy@1']:.1f}"])
+        rows.append(["mean", *[""] * (len(columns) - 2), f"{common['mean']['accuracy@1']:.1f}"])
     print_table("zero-shot classification, accuracy in percent", columns, rows)
+    if any(each["same_names"] for each in metrics["accuracy"].values()):
+        say("a picture of a class that shares its name is right under either class: figures by index are lower")
     if not common:
-        print(f"{metrics['common_classes']} classes are common to all languages: their accuracies do not compare")
+        say(f"{metrics['common_classes']} classes are common to all languages: their accuracies do not compare")
 
 
 def print_sts(figures: Mapping[str, Mapping[str, Any]]) -> None:

@@ -48,3 +48,17 @@ def test_language_similarity_is_the_mean_cosine_of_first_captions():
     assert similarity[0, 1] == similarity[1, 0] == pytest.approx(np.sqrt(0.5))
     assert similarity[1, 1] == pytest.approx(1)
     assert np.isnan(similarity[0, 2])
+
+
+@pytest.mark.parametrize("missing", [0.0, 0.3, 0.9])
+def test_rank_correlation_is_that_of_a_loop_over_pairs(missing):
+    random = np.random.default_rng(1)
+    ranks = random.integers(0, 9, (40, 12)).astype(float)
+    ranks[random.random(ranks.shape) < missing] = np.nan
+    correlation = rank_correlation(ranks)
+    for a in range(12):
+        for b in range(12):
+            both = ~np.isnan(ranks[:, a]) & ~np.isnan(ranks[:, b])
+            few = both.sum() < 3 or min(np.ptp(ranks[both, a]), np.ptp(ranks[both, b])) == 0
+            expected = np.nan if few else spearmanr(ranks[both, a], ranks[both, b]).statistic
+            assert correlation[a, b] == pytest.approx(expected, nan_ok=True)

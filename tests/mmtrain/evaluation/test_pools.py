@@ -3,8 +3,9 @@
 import numpy as np
 import pytest
 
-from mmtrain.evaluation import paired_bootstrap, rank_retrieval, summarise
+from mmtrain.evaluation import paired_bootstrap, rank_retrieval, retrieval_metrics, summarise
 from mmtrain.evaluation.ranking.pools import Pool, folds, mean_over_pools, own_images, rank_pools
+from mmtrain.evaluation.ranking.statement import in_words, unequal_pools
 
 
 def collection(images=30, seed=0, noise=1.0):
@@ -104,3 +105,19 @@ def test_empty_pools_and_missing_languages_are_one_line():
         rank_pools(*columns, [Pool("odd", np.arange(1, 30, 2))])
     ranks, _ = rank_pools(*columns, [*folds(30, 10), Pool("odd", np.array([1]), ("de",))])
     assert ranks.protocol["pools"]["without_caption"] == 1
+
+
+def test_pools_of_different_sizes_are_said():
+    random = np.random.default_rng(0)
+    image, text = random.standard_normal((6, 4)), random.standard_normal((8, 4))
+    columns = (image, text, np.array([*range(6), 0, 1]), np.array(["en"] * 6 + ["he"] * 2))
+    metrics = retrieval_metrics(*columns, bootstrap=0)
+    assert metrics["protocol"]["pools"]["captions"] == {"en": 6, "he": 2}
+    (said,) = unequal_pools(metrics["protocol"])
+    assert "from 2 captions (he) to 6 (en)" in said and said in in_words(
+        summarise(rank_retrieval(*columns))["protocol"]
+    )
+    assert not unequal_pools(retrieval_metrics(*columns, bootstrap=0, languages=["en"])["protocol"])
+    assert not unequal_pools(retrieval_metrics(*columns, bootstrap=0, pool="all")["protocol"])
+    pooled, _ = rank_pools(*columns, [Pool("a", np.arange(2)), Pool("b", np.arange(2, 6))])
+    assert "from 2 to 4 images" in unequal_pools(pooled.protocol)[0]

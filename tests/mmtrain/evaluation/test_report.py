@@ -7,8 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mmtrain.evaluation import report_parts, summarise, write_metrics, write_report
+from mmtrain.evaluation import rank_retrieval, report_parts, summarise, write_metrics, write_report
 from mmtrain.evaluation.report.figures import read_curves
+from mmtrain.evaluation.report.tables import print_retrieval
 from tests.chromium import CHROMIUM, PROBE, opened
 
 
@@ -77,6 +78,21 @@ def test_metrics_json_is_written_whole_and_without_nan(tmp_path, monkeypatch):
     with pytest.raises(TypeError):
         write_metrics(path, {"a": object()})
     assert json.loads(path.read_text())["b"] == 1.5 and os.listdir(tmp_path) == ["metrics.json"]
+
+
+def test_languages_that_are_no_unicode_no_text_or_mathematics(tmp_path, capsys):
+    random = np.random.default_rng(0)
+    names = ["d\udce9", "$\\frac$", "\x1b[2J", "[/en]"]
+    image = random.standard_normal((8, 4))
+    text = np.repeat(image, 4, axis=0) + 0.1 * random.standard_normal((32, 4))
+    metrics = summarise(rank_retrieval(image, text, np.repeat(np.arange(8), 4), names * 8), bootstrap=0)
+    write_metrics(tmp_path / "metrics.json", metrics)
+    assert set(json.loads((tmp_path / "metrics.json").read_text())["text_to_image"]) == {*names, "mean"}
+    curves = {name: ([1, 2], [3, 4]) for name in names}
+    write_report(tmp_path / "report.html", metrics, title=names[0], run={"data": names[0]}, curves=curves)
+    assert "[/en]" in (tmp_path / "report.html").read_text()
+    print_retrieval(metrics, (1, 5, 10))
+    assert "\x1b" not in capsys.readouterr().out
 
 
 def test_curves_come_from_the_logger_s_csv(tmp_path):

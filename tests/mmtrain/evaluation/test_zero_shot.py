@@ -253,6 +253,25 @@ def test_labels_that_are_strings_and_prompts(run, labelled, tmp_path, capsys):
     assert "no templates for lv: left out" in capsys.readouterr().out
 
 
+def test_classes_without_a_picture_are_wrong_answers_and_counted(run, labelled, tmp_path, capsys):
+    named = {each: each for each in WORDS["en"]}
+    names = json_file(tmp_path / "classes.json", {"en": named | {"mauve": "mauve", "also red": "red"}})
+    arguments = ["evaluate", str(run), "--data", str(labelled), "--out", str(tmp_path), "--classes", str(names)]
+    assert main([*arguments, "--task", "colour", "--workers", "0"]) == 0
+    figures = json.loads((tmp_path / "zero_shot.json").read_text(encoding="utf-8"))["accuracy"]["en"]
+    counted = {name: figures[name] for name in ("classes", "without_images", "same_names", "images")}
+    assert counted == {"classes": 6, "without_images": 2, "same_names": 1, "images": 16}
+    shown = capsys.readouterr().out
+    assert "without" in shown and "shared name" in shown and "right under either class" in shown
+
+
+def test_a_class_named_twice_is_refused(tmp_path):
+    path = tmp_path / "classes.json"
+    path.write_text('{"en": {"1": "red", "2": "green", "1": "blue"}}', encoding="utf-8")
+    with pytest.raises(ValueError, match="'1' stands twice"):
+        read_classes(path)
+
+
 def test_similarity_of_sentences(run, tmp_path, capsys):
     lines = ["red\tsarkans\t5", "red\tzils\t0", "blue\tzils\t5", "green\tpelēks\t0.5", "grey\tpelēks\t4"]
     path = tmp_path / "colours.tsv"
@@ -269,7 +288,10 @@ def test_similarity_of_sentences(run, tmp_path, capsys):
         (["--classes", "NONE"], "--classes: NONE cannot be read"),
         (["--classes", "FILE"], "--task: LABELLED labels colour, number; name one"),
         (["--classes", "FILE", "--task", "shape"], "does not label 'shape'"),
-        (["--classes", "FILE", "--task", "colour"], "en names class '0' (4 in all), which no sample of LABELLED has"),
+        (
+            ["--classes", "FILE", "--task", "colour"],
+            "en names 0, 1, 2, 3 ..., and no sample of LABELLED is",
+        ),
         (["--classes", "FILE", "--task", "number", "--data", "SHARDS"], "the samples of SHARDS have no labels"),
         (["--classes", "FILE", "--languages", "[xx]"], "names no classes in xx; it has en"),
         (["--classes", "FILE", "--rerank", "5"], "--rerank: says nothing about --classes"),

@@ -1,0 +1,73 @@
+"""The parser of `mmtrain fit`: names of languages and classes are text, and every mistake is one line."""
+
+import json
+import sys
+import types
+from typing import Any, NoReturn, Union, get_args, get_origin
+
+import yaml
+from jsonargparse import _typehints, set_dumper, set_loader
+from pytorch_lightning.cli import LightningArgumentParser
+
+from mmtrain.commands.mistakes import GROUPS, explained
+from mmtrain.display.messages import say
+from mmtrain.models.yaml12 import read_yaml, yaml_text
+
+HELP = """\
+usage: mmtrain fit --config FILE [--any.option value ...]
+
+  --config FILE                    a page such as configs/pretrain/tiny.yaml; a later one, or an option, changes it
+  --data.train, --data.val SHARDS  a folder, a tar, a brace pattern, or several joined with ::
+  --data.languages [en,lv]         --data.captions_per_image K  --data.batch_size N  --data.workers N
+  --model.objectives, --model.image, --model.text  --model.learning_rate X  --model.micro_batch N
+  --trainer.default_root_dir DIR   the run folder; --trainer.max_steps N, --trainer.devices N, --trainer.precision P
+  --checkpoint.every_n_steps N     --checkpoint.every_minutes M  --guard.nonfinite_steps N
+  --ckpt_path last                 goes on from the run folder's last checkpoint
+  --print_config                   prints the whole config and ends
+
+What a class takes is listed by --model.help CLASS, --data.help CLASS, --trainer.callbacks.help CLASS and so on:
+  mmtrain fit --model.help ContrastiveModule, RelationModule;  --data.help ShardDataModule, RelationDataModule
+
+Every option:
+"""
+
+
+class Parser(LightningArgumentParser):
+    """Answers wrong usage with one line and exit code 2."""
+
+    _page = ""  # of --config, while it is read
+
+    def parse_path(self, path: Any, *others: Any, **options: Any) -> Any:
+        self._page = f"--config {path}: "
+        page = super().parse_path(path, *others, **options)
+        known = [action.dest for action in self._actions]
+        for name, value in page.items():
+            if name in GROUPS:
+                self.error(f"Parser key \"{name}\":\n  Unable to load config '{value}'")
+            if not any(name == option or name.startswith(f"{option}.") for option in known if option not in GROUPS):
+                self.error(f"Option '{name}' is not accepted")
+        self._page = ""
+        return page
+
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        if not self.exit_on_error:  # of a class inside of the config: the parser around it says whose option it is
+            super().error(message, ex)
+        line = explained(message)
+        say(f"mmtrain fit: error: {self._page + line.removeprefix('--') if self._page else line}", file=sys.stderr)
+        sys.exit(2)
+
+
+def _text_where_text_fits(value: Any, hint: Any, *arguments: Any, **options: Any) -> Any:
+    """As jsonargparse, but a number or boolean where only text will do is text: a class 1, a column 2024."""
+    if isinstance(value, int | float):
+        if get_origin(hint) in (Union, types.UnionType) and str in get_args(hint):
+            hint = Union[(*(part for part in get_args(hint) if part is not str), str)]  # what is not text comes first
+        elif hint is str:
+            value = json.dumps(value)
+    return _adapted(value, hint, *arguments, **options)
+
+
+_adapted = _typehints.adapt_typehints
+_typehints.adapt_typehints = _text_where_text_fits
+set_loader("yaml", read_yaml, (yaml.YAMLError,))
+set_dumper("yaml", yaml_text)

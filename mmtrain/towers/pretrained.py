@@ -57,17 +57,16 @@ def pretrained_folder(name: str, weights: tuple[str, ...] = WEIGHTS) -> Path:
 
 
 def _fetched(name: str, weights: tuple[str, ...]) -> Path:
-    from huggingface_hub import snapshot_download
+    from huggingface_hub import constants, snapshot_download
     from huggingface_hub.errors import HfHubHTTPError
 
     repository, _, commit = name.partition("@")
 
     def fetch(*patterns: str) -> Path:
         # files of the repository itself; its folders hold other formats
-        allowed, others = list(patterns), ["*/*"]
-        return Path(
-            snapshot_download(repository, revision=commit or None, allow_patterns=allowed, ignore_patterns=others)
-        )
+        choice = {"allow_patterns": list(patterns), "ignore_patterns": ["*/*"]}
+        offline = constants.HF_HUB_OFFLINE  # huggingface_hub before 2 asks for a commit's files even so
+        return Path(snapshot_download(repository, revision=commit or None, local_files_only=offline, **choice))
 
     try:
         folder = fetch(*SETTINGS, *weights[:1])

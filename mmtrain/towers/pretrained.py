@@ -64,9 +64,14 @@ def _fetched(name: str, weights: tuple[str, ...]) -> Path:
 
     def fetch(*patterns: str) -> Path:
         # files of the repository itself; its folders hold other formats
-        choice = {"allow_patterns": list(patterns), "ignore_patterns": ["*/*"]}
-        offline = constants.HF_HUB_OFFLINE  # huggingface_hub before 2 asks for a commit's files even so
-        return Path(snapshot_download(repository, revision=commit or None, local_files_only=offline, **choice))
+        folder = snapshot_download(
+            repository,
+            revision=commit or None,
+            allow_patterns=list(patterns),
+            ignore_patterns=["*/*"],
+            local_files_only=constants.HF_HUB_OFFLINE,  # huggingface_hub 1 asks for a commit's files even then
+        )
+        return Path(folder)
 
     try:
         folder = fetch(*SETTINGS, *weights[:1])

@@ -42,7 +42,8 @@ def main() -> int:
     python = options.out.resolve() / "bin" / "python"
     if not python.exists():
         subprocess.run([sys.executable, "-m", "venv", str(options.out)], check=True)
-    subprocess.run([python, "-m", "pip", "install", "--quiet", *floors()], check=True)
+    for what in (floors(), ["--no-deps", "--editable", str(ROOT)]):
+        subprocess.run([python, "-m", "pip", "install", "--quiet", *what], check=True)
     environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     tests = [python, "-m", "pytest", "-m", "not system", *options.tests]
     return subprocess.run(tests, cwd=ROOT, env=environment, check=False).returncode

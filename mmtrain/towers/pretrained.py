@@ -57,17 +57,21 @@ def pretrained_folder(name: str, weights: tuple[str, ...] = WEIGHTS) -> Path:
 
 
 def _fetched(name: str, weights: tuple[str, ...]) -> Path:
-    from huggingface_hub import snapshot_download
+    from huggingface_hub import constants, snapshot_download
     from huggingface_hub.errors import HfHubHTTPError
 
     repository, _, commit = name.partition("@")
 
     def fetch(*patterns: str) -> Path:
         # files of the repository itself; its folders hold other formats
-        allowed, others = list(patterns), ["*/*"]
-        return Path(
-            snapshot_download(repository, revision=commit or None, allow_patterns=allowed, ignore_patterns=others)
+        folder = snapshot_download(
+            repository,
+            revision=commit or None,
+            allow_patterns=list(patterns),
+            ignore_patterns=["*/*"],
+            local_files_only=constants.HF_HUB_OFFLINE,  # huggingface_hub 1 asks for a commit's files even then
         )
+        return Path(folder)
 
     try:
         folder = fetch(*SETTINGS, *weights[:1])

@@ -235,15 +235,15 @@ class ShardDataset(Dataset):
 
     def _probe(self) -> tuple[int, ...]:
         """Shape of one image: that of the pipeline, or of the first features that can be read."""
-        square = (3, self.sources[0].images.size, self.sources[0].images.size)
+        shape = self.sources[0].images.shape
         for number, shard in enumerate(self.shards):
             for sample in range(min(len(shard), 3)):
                 try:
                     _, members = self._reader.read(*self._place(Draw(0, number, sample)))
-                    return tuple(_features(members[FEATURE_SUFFIX]).shape) if FEATURE_SUFFIX in members else square
+                    return tuple(_features(members[FEATURE_SUFFIX]).shape) if FEATURE_SUFFIX in members else shape
                 except BrokenSample:
                     continue
-        return square
+        return shape
 
 
 def _view(sample: Sample, images: ImagePipeline, rng: random.Random | None) -> Tensor:

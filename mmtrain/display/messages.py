@@ -3,7 +3,9 @@
 import os
 import re
 import sys
+from collections.abc import Sequence
 
+SHOWN = 6
 _NOISE = re.compile(r"^(usage:|tip:|note:|-{3,}|\s*$)", re.IGNORECASE)
 
 
@@ -17,6 +19,14 @@ def note(text: str) -> None:
 def first_line(error: Exception) -> str:
     """The first line of an error's message; its class where there is none."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
+def brief(names: Sequence[str]) -> str:
+    """The first few of many names, and how many more there are."""
+    if not names:
+        return "none"
+    more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
+    return ", ".join(names[:SHOWN]) + more
 
 
 def one_line(message: str) -> str:

@@ -9,6 +9,7 @@ from torch.utils.checkpoint import checkpoint
 
 from mmtrain.display.messages import first_line
 from mmtrain.towers.pooling import Pool, Pooling
+from mmtrain.towers.pretrained import from_pretrained
 from mmtrain.towers.tower import ImageTower, TextTower
 
 WHITE = 255
@@ -25,7 +26,7 @@ class TransformersTower(TextTower):
         frozen: Keep the weights as they are.
 
     Raises:
-        ValueError: when neither or both are given, or transformers cannot read them.
+        ValueError: when neither or both are given, transformers cannot read them, or weights are missing.
     """
 
     def __init__(
@@ -43,12 +44,15 @@ class TransformersTower(TextTower):
         config = config or {}
         try:
             if pretrained is not None:
-                settings = AutoConfig.from_pretrained(pretrained)
+                settings = AutoConfig.from_pretrained(pretrained, trust_remote_code=False)
             else:
                 settings = AutoConfig.for_model(**{"model_type": "", **config})
             text_only = type(settings) in AutoModelForTextEncoding._model_mapping
             factory = AutoModelForTextEncoding if text_only else AutoModel
-            self.network = factory.from_pretrained(pretrained) if pretrained else factory.from_config(settings)
+            if pretrained is not None:
+                self.network = from_pretrained(factory, pretrained, unused=("pooler.",))
+            else:
+                self.network = factory.from_config(settings, dtype=torch.float32)
         except (OSError, ValueError, KeyError) as error:
             source = pretrained if pretrained is not None else config.get("model_type", "a config without model_type")
             raise ValueError(f"text tower: transformers cannot load {source!r}: {first_line(error)}") from error
@@ -57,6 +61,7 @@ class TransformersTower(TextTower):
         self.pretrained = None
         self.config = {key: value for key, value in settings.to_diff_dict().items() if key != "_name_or_path"}
         self.config["model_type"] = settings.model_type
+        self.config.pop("dtype", None)  # of the file; the weights here are float32
         self.pooling = pooling
         text = settings.get_text_config()
         self.width, self.vocabulary_size = text.hidden_size, text.vocab_size

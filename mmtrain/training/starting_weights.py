@@ -6,6 +6,7 @@ import torch
 from pytorch_lightning.utilities import rank_zero_info
 from torch import Tensor, nn
 
+from mmtrain.display.messages import brief
 from mmtrain.fusion import RelationHead
 from mmtrain.models.foreign import ForeignModel
 from mmtrain.models.image_text import ImageTextModel
@@ -13,7 +14,6 @@ from mmtrain.models.loading import load
 from mmtrain.models.spec import spec_of
 from mmtrain.training.data import TrainingData
 
-SHOWN = 6
 # open_clip's names of timm and transformers towers, and ours (`mmtrain export --format open_clip` writes them)
 OPEN_CLIP = {
     "visual.trunk.": "image.network.",
@@ -49,14 +49,13 @@ def load_partially(model: ImageTextModel, name: str) -> str:
             resized.append(f"{key} {list(value.shape)} to {list(ours[key].shape)}")
     if not any(value.ndim > 1 and key not in ("image.mean", "image.deviation") for key, value in fitting.items()):
         raise ValueError(
-            f"model.pretrained: nothing of {name} fits: it has {_brief(list(theirs))}, the model has"
-            f" {_brief(list(ours))}"
+            f"model.pretrained: nothing of {name} fits: it has {brief(list(theirs))}, the model has {brief(list(ours))}"
         )
     model.load_state_dict(fitting, strict=False)
     missing, unused = [key for key in ours if key not in fitting], [key for key in theirs if key not in fitting]
     return (
-        f"pretrained: {name}: {len(fitting)} of {len(ours)} tensors loaded; resized: {_brief(resized)}; as they were:"
-        f" {_brief(missing)}; left out of it: {_brief(unused)}"
+        f"pretrained: {name}: {len(fitting)} of {len(ours)} tensors loaded; resized: {brief(resized)}; as they were:"
+        f" {brief(missing)}; left out of it: {brief(unused)}"
     )
 
 
@@ -165,10 +164,3 @@ def _resize(value: Tensor, target: Tensor, tower: nn.Module | None) -> Tensor:
     prefix = getattr(network, "num_prefix_tokens", 0) if not getattr(network, "no_embed_class", False) else 0
     side = round((target.shape[1] - prefix) ** 0.5)
     return resample_abs_pos_embed(value, [side, side], num_prefix_tokens=prefix)
-
-
-def _brief(names: list[str]) -> str:
-    if not names:
-        return "none"
-    more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
-    return ", ".join(names[:SHOWN]) + more

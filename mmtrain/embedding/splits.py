@@ -16,7 +16,7 @@ def open_shards(
 ) -> ShardDataModule:
     """All samples and captions of SHARDS, or those in the languages."""
     module = ShardDataModule(test=data, languages=languages, **_reading(encoder, batch_size, workers))
-    module.setup("test")
+    _set_up(module)
     return module
 
 
@@ -51,7 +51,7 @@ def open_split(
         label_names={task: list(names) for task, names in (label_names or {}).items()},
         **_reading(encoder, batch_size, workers),
     )
-    module.setup("test")
+    _set_up(module)
     return module
 
 
@@ -77,6 +77,12 @@ class MeasuredShards(RelationDataModule):
         if absent and shared != splits.languages:
             print(f"{self._specs['test']} has no captions in {', '.join(absent)}")
         splits.languages = shared
+
+
+def _set_up(module: ShardDataModule) -> None:
+    module.setup("test")
+    # refuses a language that the tokenizer has no token for, before the work and not in a reading process
+    module.tokenizer([""] * len(module.languages), module.languages)
 
 
 def _reading(encoder: Encoder, batch_size: int, workers: int) -> dict[str, Any]:

@@ -205,8 +205,12 @@ def _transformers(model: str, name: str) -> Encoder:
     with quiet():
         tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=False)
         processor = AutoImageProcessor.from_pretrained(name, trust_remote_code=False)
-    # a tokenizer without a limit has 1e30
-    limit = min(positions(network) or tokenizer.model_max_length, tokenizer.model_max_length)
+    limits = (
+        getattr(network.config.get_text_config(), "max_position_embeddings", None),
+        positions(getattr(network, "text_model", network)),
+        tokenizer.model_max_length,  # 1e30 for none
+    )
+    limit = min(limit for limit in limits if limit)
     # SigLIP was trained on rows of full length without a mask
     siglip = network.config.model_type.startswith("siglip")
 

@@ -13,6 +13,7 @@ from mmtrain.display.messages import brief
 
 # buffers that some versions of transformers store with the weights; each model makes its own
 POSITIONS = ("position_ids", "token_type_ids")
+LEARNED = ("position_embeddings", "position_embedding", "embed_positions", "wpe")
 
 
 @contextmanager
@@ -60,10 +61,10 @@ def from_pretrained(factory: Any, source: str, unused: tuple[str, ...] = ()) -> 
 
 
 def positions(network: nn.Module) -> int | None:
-    """Tokens of the longest text that a model of transformers reads; None where its config sets no limit."""
-    config: Any = network.config
-    limit = getattr(config.get_text_config(), "max_position_embeddings", None)
-    # RoBERTa and its like count from behind the padding's index
-    embeddings = (each for name, each in network.named_modules() if name.endswith("position_embeddings"))
-    first = next((each.padding_idx + 1 for each in embeddings if getattr(each, "padding_idx", None) is not None), 0)
-    return limit - first if limit and limit > first else None
+    """Tokens of the longest text that the learned positions of a model of transformers reach; None without any."""
+    for name, each in network.named_modules():
+        if isinstance(each, nn.Embedding) and name.endswith(LEARNED):
+            # RoBERTa and its like count from behind the padding's index, BART and its like from 2
+            first = getattr(each, "offset", 0) if each.padding_idx is None else each.padding_idx + 1
+            return each.num_embeddings - int(first)
+    return None

@@ -169,10 +169,10 @@ class RelationModule(ContrastiveModule):
             self.objectives[f"task/{task}"] = TaskLoss(task, self._judge, weights)
             self.weights[f"task/{task}"] = self._task_weight / len(tasks)
 
-    def on_fit_start(self) -> None:
-        super().on_fit_start()
+    def setup(self, stage: str) -> None:
         if self._source is not None:
             self._source.check_data(self.data)
+        super().setup(stage)
 
     def trained_modules(self) -> dict[str, nn.Module]:
         return super().trained_modules() | {"head": self.head}

@@ -188,7 +188,8 @@ def _open_clip(model: str, name: str) -> Encoder:
         return ids, torch.ones_like(ids, dtype=torch.bool)
 
     images = ForeignImages(render)
-    words = ForeignTokenizer(encode, getattr(tokenizer, "tokenizer", None), getattr(tokenizer, "vocab_size", 0))
+    theirs = getattr(tokenizer, "tokenizer", None)  # of transformers, behind open_clip's
+    words = ForeignTokenizer(encode, theirs, len(theirs) if theirs is not None else tokenizer.vocab_size)
     foreign = ForeignModel(
         network, network.encode_image, lambda tokens, mask: network.encode_text(tokens), images, words
     )

@@ -17,6 +17,7 @@ from mmtrain.models.foreign import is_foreign, load_foreign
 from mmtrain.models.image_text import ImageTextModel
 from mmtrain.models.run_folder import describe, read_checkpoint, resolve_run
 from mmtrain.models.spec import build
+from mmtrain.models.weights import first_difference, shape_of
 
 if TYPE_CHECKING:
     from mmtrain.evaluation.ranking.tiles import Similarity
@@ -99,11 +100,12 @@ def assemble(
 
 def fill(network: nn.Module, weights: dict[str, Tensor], source: str) -> None:
     """Loads weights that must fit. Raises ValueError naming the first parameter that does not."""
-    states = (weights, network.state_dict())
-    for name in [*states[1], *weights]:
-        theirs, ours = (list(state[name].shape) if name in state else "nothing of that name" for state in states)
-        if theirs != ours:
-            raise ValueError(f"{source}: weights do not fit: {name} is {theirs} in the file, {ours} in the model")
+    ours = network.state_dict()
+    if name := first_difference(ours, weights):
+        raise ValueError(
+            f"{source}: weights do not fit: {name} is {shape_of(name, weights)} in the file, {shape_of(name, ours)} in"
+            " the model"
+        )
     network.load_state_dict(weights)
 
 

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from mmtrain.display.messages import brief
 
@@ -68,3 +68,11 @@ def positions(network: nn.Module) -> int | None:
             first = getattr(each, "offset", 0) if each.padding_idx is None else each.padding_idx + 1
             return each.num_embeddings - int(first)
     return None
+
+
+def keep_positions(network: nn.Module, state: dict[str, Tensor], prefix: str, *others: object) -> None:
+    """Before weights are loaded: buffers of positions stay the network's own, whether the file has them or not."""
+    for name in [name for name in state if name.startswith(prefix) and name.endswith(POSITIONS)]:
+        del state[name]
+    own = {f"{prefix}{name}": value for name, value in network.state_dict().items() if name.endswith(POSITIONS)}
+    state.update(own)

@@ -9,7 +9,7 @@ from torch.utils.checkpoint import checkpoint
 
 from mmtrain.display.messages import first_line
 from mmtrain.towers.pooling import Pool, Pooling
-from mmtrain.towers.pretrained import from_pretrained, positions
+from mmtrain.towers.pretrained import from_pretrained, keep_positions, positions
 from mmtrain.towers.tower import ImageTower, TextTower
 
 WHITE = 255
@@ -66,6 +66,7 @@ class TransformersTower(TextTower):
         text = settings.get_text_config()
         self.width, self.vocabulary_size = text.hidden_size, text.vocab_size
         self.positions = positions(self.network)
+        self.register_load_state_dict_pre_hook(keep_positions)
         self.pool = Pooling(pooling, self.width)
         self.apply_frozen()
 

@@ -170,7 +170,7 @@ class RelationModule(ContrastiveModule):
             self.weights[f"task/{task}"] = self._task_weight / len(tasks)
 
     def setup(self, stage: str) -> None:
-        if self._source is not None:
+        if stage == "fit" and self._source is not None:
             self._source.check_data(self.data)
         super().setup(stage)
 

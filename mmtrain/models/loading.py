@@ -17,6 +17,7 @@ from mmtrain.models.foreign import is_foreign, load_foreign
 from mmtrain.models.image_text import ImageTextModel
 from mmtrain.models.run_folder import describe, read_checkpoint, resolve_run
 from mmtrain.models.spec import build
+from mmtrain.models.tokenizer_files import make_tokenizer
 from mmtrain.models.weights import first_difference, shape_of
 
 if TYPE_CHECKING:
@@ -121,7 +122,7 @@ def load_onnx(folder: Path, *, int8: bool = False) -> Encoder:
 def preprocessing(description: dict[str, Any]) -> tuple[Tokenizer, ImagePipeline | None, list[str], "Similarity"]:
     """Tokenizer, image pipeline (None for features), languages and similarity."""
     images = build(description["images"], ImagePipeline) if description.get("images") else None
-    tokenizer = build(description["tokenizer"], Tokenizer)  # type: ignore[type-abstract]
+    tokenizer = make_tokenizer(description["tokenizer"], description.get("tokenizer_files", {}))
     return tokenizer, images, description["languages"], description["similarity"]
 
 

@@ -50,7 +50,10 @@ def describe(checkpoint: dict[str, Any]) -> dict[str, Any]:
         model = (yaml.safe_load(checkpoint["mmtrain"].get("config", "")) or {}).get("model") or {}
         objectives = (model.get("init_args") or {}).get("objectives") or ()
     first = [key for name in objectives for key in scales if key.startswith(f"{name}.")]
-    return description | {"scale": next((float(scales[key].exp()) for key in (*first, *scales)), None)}
+    return description | {
+        "scale": next((float(scales[key].exp()) for key in (*first, *scales)), None),
+        "tokenizer_files": checkpoint["mmtrain"].get("tokenizer_files", {}),  # older checkpoints have none
+    }
 
 
 def resolve_run(folder: Path) -> Path:

@@ -12,6 +12,7 @@ from mmtrain.models.foreign import ForeignModel
 from mmtrain.models.image_text import ImageTextModel
 from mmtrain.models.loading import load
 from mmtrain.models.spec import spec_of
+from mmtrain.models.tokenizer_files import alike
 from mmtrain.models.weights import first_difference, shape_of
 from mmtrain.training.data import TrainingData
 
@@ -128,7 +129,7 @@ class Pretrained:
         Raises:
             ValueError: for another tokenizer, another size of picture, or other languages where each has a network.
         """
-        if spec_of(data.tokenizer) != spec_of(self._tokenizer):
+        if not alike(data.tokenizer, self._tokenizer):
             raise ValueError(
                 f"data.tokenizer: {_short(data.tokenizer)}, but {self.name} was trained with {_short(self._tokenizer)};"
                 " take the same"

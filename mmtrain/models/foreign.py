@@ -200,7 +200,7 @@ def _transformers(model: str, name: str) -> Encoder:
     from transformers import AutoImageProcessor, AutoModel, AutoTokenizer
 
     name = str(Path(name).expanduser()) if Path(name).expanduser().is_dir() else name
-    network: Any = from_pretrained(AutoModel, name)
+    network = from_pretrained(AutoModel, name)
     if not (hasattr(network, "get_image_features") and hasattr(network, "get_text_features")):
         raise ValueError(f"MODEL: {model} is a {type(network).__name__}, which does not embed both images and text")
     with quiet():

@@ -29,7 +29,7 @@ def quiet() -> Iterator[None]:
         logging.disable(level)
 
 
-def from_pretrained(factory: Any, source: str, unused: tuple[str, ...] = ()) -> nn.Module:
+def from_pretrained(factory: Any, source: str, unused: tuple[str, ...] = ()) -> Any:
     """What `factory.from_pretrained(source)` gives, in float32 whatever the file's type is.
 
     Args:

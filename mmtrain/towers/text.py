@@ -29,6 +29,8 @@ class TransformersTower(TextTower):
         ValueError: when neither or both are given, transformers cannot read them, or weights are missing.
     """
 
+    network: Any
+
     def __init__(
         self,
         pretrained: str | None = None,

@@ -121,6 +121,11 @@ class ImagePipeline:
         names = ("size", "augment", "scale", "ratio", "flip", "resize", "interpolation", "max_pixels")
         return {name: getattr(self, name) for name in names} | {"transform": None}
 
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Of every view: channels, height, width."""
+        return 3, self.size, self.size
+
     def open(self, content: bytes) -> Image.Image:
         """The image, its header read and its pixels not yet. Raises ImageTooLarge or BrokenImage."""
         image = opened(content)
@@ -169,7 +174,7 @@ class ImagePipeline:
         return view.flip(-1) if self.flip and rng.random() < 0.5 else view
 
     def evaluate(self, image: Image.Image) -> Tensor:
-        """The evaluation view, uint8 [3, size, size]: decoded in full, resized like torchvision. Raises BrokenImage."""
+        """The evaluation view, uint8 of `shape`: decoded in full, resized like torchvision. Raises BrokenImage."""
         with _decoding():
             return self.view(central(opaque(ImageOps.exif_transpose(image))))
 

@@ -246,9 +246,8 @@ class ShardDataset(Dataset):
 
     def _probe(self) -> tuple[int, ...]:
         """Shape of one image: that of the pipeline, or of features."""
-        size = self.sources[0].images.size
         width = features_width(self._reader, self._first_places(), self.reading.text_language)
-        return (width,) if width else (3, size, size)
+        return (width,) if width else self.sources[0].images.shape
 
     def _first_places(self) -> Iterator[tuple[str, int]]:
         for number, shard in enumerate(self.shards):

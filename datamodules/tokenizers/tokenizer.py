@@ -14,6 +14,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from datamodules.tokenizers.languages import LanguageTokens
+
 
 class Tokenizer(ABC):
     """What a data module and an exported model ask of a tokenizer; implement these three to bring your own."""
@@ -83,6 +85,9 @@ class TransformersTokenizer(Tokenizer):
     last position (pooling "last"). They need max_length 64, padding "max_length" and attend_padding, SigLIP 2 lowercase
     too; the tokenizers on the hub do none of it by themselves.
 
+    Tokenizers that mark a caption's language with a token (NLLB, mBART, mBART-50, M2M100) get it from the caption's
+    language: `en` is eng_Latn or en_XX. A caption of no known language has the tokenizer's own, mostly English.
+
     Args:
         name_or_folder: A hub name, "xlm-roberta-base" or "xlm-roberta-base@COMMIT", or a folder with a tokenizer's
             files. No code that comes with it is run.
@@ -90,6 +95,7 @@ class TransformersTokenizer(Tokenizer):
         lowercase: Lower-case the text first.
         padding: "longest" pads to the batch's longest row, "max_length" always to max_length.
         attend_padding: Padding counts as text in the mask; needs padding "max_length".
+        language_codes: The tokenizer's own code for languages that it does not have under their name, e.g. {da: en_XX}.
     """
 
     def __init__(
@@ -99,6 +105,7 @@ class TransformersTokenizer(Tokenizer):
         lowercase: bool = False,
         padding: Literal["longest", "max_length"] = "longest",
         attend_padding: bool = False,
+        language_codes: dict[str, str] | None = None,
     ) -> None:
         from transformers import AutoTokenizer  # seconds to import, so only who uses it pays
 
@@ -127,6 +134,8 @@ class TransformersTokenizer(Tokenizer):
             raise ValueError(f"tokenizer.name_or_folder: {str(name_or_folder)!r} has no padding token; one that has")
         self.name_or_folder, self.max_length = str(name_or_folder), max_length
         self.lowercase, self.padding, self.attend_padding = lowercase, padding, attend_padding
+        self.language_codes = language_codes
+        self._language_tokens = LanguageTokens(self.tokenizer, language_codes)
         self.vocabulary_size = len(self.tokenizer)
 
     @property
@@ -134,6 +143,9 @@ class TransformersTokenizer(Tokenizer):
         return self.tokenizer.mask_token_id
 
     def __call__(self, captions: Sequence[str], languages: Sequence[str]) -> tuple[Tensor, Tensor]:
+        return self._language_tokens.encode(self._encode, captions, languages)
+
+    def _encode(self, captions: list[str]) -> tuple[Tensor, Tensor]:
         encoded = self.tokenizer(
             [caption.lower() if self.lowercase else caption for caption in captions],
             truncation=True,

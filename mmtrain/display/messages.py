@@ -3,8 +3,10 @@
 import os
 import re
 import sys
+from collections.abc import Sequence
 from typing import Any, TextIO
 
+SHOWN = 6
 _NOISE = re.compile(r"^(usage:|tip:|note:|-{3,}|\s*$)", re.IGNORECASE)
 _NAMED = re.compile(r"[\w.]+(?:Error|Exception|Interrupt)(?=:|$)")
 _RAISED = re.compile(f"^{_NAMED.pattern}", re.MULTILINE)
@@ -39,6 +41,14 @@ def line_of(error: BaseException) -> str:
     text = one_line("\n".join([str(error), *getattr(error, "__notes__", ())]))
     plain = isinstance(error, (ValueError, OSError)) or _NAMED.match(text)
     return text if plain else f"{type(error).__name__}: {text}"
+
+
+def brief(names: Sequence[str]) -> str:
+    """The first few of many names, and how many more there are."""
+    if not names:
+        return "none"
+    more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
+    return ", ".join(names[:SHOWN]) + more
 
 
 def one_line(message: str) -> str:

@@ -10,10 +10,11 @@ from torch import Tensor, nn
 
 from datamodules.images import ImagePipeline
 from datamodules.tokenizers.tokenizer import TransformersTokenizer
-from mmtrain.models.description import FORMAT, TOKENIZER_FILES
+from mmtrain.models.description import FORMAT
 from mmtrain.models.encoder import Encoder
 from mmtrain.models.image_text import ImageTextModel
 from mmtrain.models.spec import spec_of
+from mmtrain.models.tokenizer_files import ARGUMENTS
 from mmtrain.towers import TimmTower, TransformersTower
 
 # the inverse temperature where the model's own is not known (CLIP, Radford et al. 2021, section 2.5)
@@ -44,7 +45,8 @@ def describe_preprocessing(encoder: Encoder, folder: Path) -> dict[str, Any]:
     """Saves the tokenizer into `folder`/tokenizer; returns the fields that `mmtrain.load` builds preprocessing from."""
     encoder.tokenizer.save(folder / "tokenizer")
     tokenizer = spec_of(encoder.tokenizer)
-    tokenizer["init_args"] |= {name: path for name, path in TOKENIZER_FILES.items() if name in tokenizer["init_args"]}
+    places = {name: f"./{Path('tokenizer', place)}" for name, place in ARGUMENTS.items()}
+    tokenizer["init_args"] |= {name: place for name, place in places.items() if name in tokenizer["init_args"]}
     return {
         "format": FORMAT,
         "languages": encoder.languages,

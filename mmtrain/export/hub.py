@@ -4,6 +4,7 @@ import glob
 import json
 import re
 from pathlib import Path
+from typing import Any
 
 from mmtrain.display.messages import first_line, say
 from mmtrain.export.marker import read_marker, rewrite
@@ -58,7 +59,7 @@ def prepare(folder: str | Path, repository: str, licence: str) -> list[str]:
         if found := first_path(folder, name):
             raise ValueError(f"push: {folder / name} names a place of this machine, {found}; take it out first")
     text = (folder / CARD).read_text(encoding="utf-8")
-    header = {}
+    header: dict[str, Any] = {}
     if parts := re.fullmatch("---\n(.*?)---\n(.*)", text, flags=re.DOTALL):
         header, text = read_yaml(parts[1]) or {}, parts[2]
     rewrite(folder, marker, CARD, f"---\n{yaml_text(header | {'license': licence})}---\n{text}")

@@ -1,7 +1,8 @@
 """Other libraries' models as an Encoder: `open_clip:NAME-OR-FOLDER` and `hf:NAME-OR-FOLDER`.
 
-Each is run by its own library with its own tokenizer and preprocessing, so its rows are that library's rows. One thing
-differs on purpose: transparent images are laid on white, here as everywhere.
+Each is run by its own library with its own tokenizer and preprocessing, so its rows are that library's rows. Three
+things differ on purpose, here as everywhere: photos are turned upright, transparent images are laid on white, and a
+caption's language sets the language token of a tokenizer that has them.
 """
 
 import pickle
@@ -9,20 +10,24 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional
 
 from datamodules import ImagePipeline
-from datamodules.images import opaque
+from datamodules.tokenizers.languages import LanguageTokens
 from datamodules.tokenizers.tokenizer import Tokenizer
-from mmtrain.display.messages import first_line
+from mmtrain.display.messages import one_line
 from mmtrain.models.encoder import Encoder
 from mmtrain.models.network import Network
 from mmtrain.towers.pretrained import pretrained_folder
+from mmtrain.towers.transformers_weights import from_pretrained, positions, quiet
 
 PREFIXES = ("open_clip:", "hf:")
+# pictures that preprocessing is tried on: square, wide, tall, larger than any model's input
+TRIED = ((48, 48), (90, 45), (61, 80), (700, 500))
 
 
 def is_foreign(model: str) -> bool:
@@ -35,9 +40,9 @@ def load_foreign(model: str) -> Encoder:
     `open_clip:` takes a folder with open_clip_config.json, `hf-hub:OWNER/NAME`, or an architecture of open_clip with
     the tag of its weights behind a slash, as in `open_clip:xlm-roberta-base-ViT-B-32/laion5b_s13b_b90k`. `hf:` takes a
     folder or hub name of a transformers model that has get_image_features and get_text_features (CLIP, SigLIP, SigLIP 2
-    of fixed resolution, AltCLIP, Chinese-CLIP). A hub's name may end with the commit to take, NAME@COMMIT. What a hub
-    has is fetched into a folder first, without any code; no code of a folder is run. Raises ValueError, one line, when
-    the library is missing or cannot load it.
+    of fixed resolution, AltCLIP, Chinese-CLIP, ALIGN). A hub's name may end with the commit to take, NAME@COMMIT. What
+    a hub has is fetched into a folder first, without any code; no code of a folder is run. Raises ValueError, one line,
+    when the library is missing, cannot load it, or finds weights missing.
     """
     prefix, name = model.split(":", 1)
     if not name:
@@ -45,13 +50,13 @@ def load_foreign(model: str) -> Encoder:
     reader = _open_clip if prefix == "open_clip" else _transformers
     try:
         return reader(model, name)
-    except Exception as error:  # whatever their library makes of a damaged folder
+    except Exception as error:  # the libraries raise whatever a file makes them stumble over
         if isinstance(error, ValueError) and str(error).startswith(f"MODEL: {model}"):
             raise
         if isinstance(error, pickle.UnpicklingError) or "weights_only" in str(error):
             raise ValueError(f"MODEL: {model}: its weights are a pickle of more than tensors; not opened") from error
-        kind = "" if isinstance(error, (ValueError, OSError)) else f"{type(error).__name__}: "
-        raise ValueError(f"MODEL: {model} cannot be loaded ({kind}{first_line(error)[:300]})") from error
+        reason = one_line(str(error) or type(error).__name__)
+        raise ValueError(f"MODEL: {model} cannot be loaded ({reason[:300]})") from error
 
 
 class ForeignModel(Network):
@@ -61,64 +66,101 @@ class ForeignModel(Network):
         model: Their network.
         image: float pixels [N, 3, H, W], normalised as they do it -> [N, D].
         text: int64 tokens [N, L], bool mask [N, L] -> [N, D].
-        mean, std: Of the three channels, for pixels in [0, 1].
-        size: Side of the images they take, in pixels.
+        images: Their preprocessing.
+        tokenizer: Their tokenizer.
+
+    Raises:
+        ValueError: when one image and one text are no two rows of the same width.
     """
 
-    mean: Tensor
-    std: Tensor
+    gain: Tensor
+    shift: Tensor
 
     def __init__(
         self,
         model: nn.Module,
         image: Callable[[Tensor], Tensor],
         text: Callable[[Tensor, Tensor], Tensor],
-        *,
-        mean: Sequence[float],
-        std: Sequence[float],
-        size: int,
+        images: "ForeignImages",
+        tokenizer: "ForeignTokenizer",
     ) -> None:
         super().__init__()
         self.model = model.eval()
         self._image, self._text = image, text
-        self.register_buffer("mean", torch.tensor(mean)[:, None, None])
-        self.register_buffer("std", torch.tensor(std)[:, None, None])
+        self.register_buffer("gain", images.gain)
+        self.register_buffer("shift", images.shift)
         with torch.no_grad():
-            self.dimension = self.encode_image(torch.zeros(1, 3, size, size, dtype=torch.uint8)).shape[1]
+            one_image = self.encode_image(torch.zeros(1, *images.shape, dtype=torch.uint8))
+            one_text = self.encode_text(*tokenizer(["a"], [""]))
+        self.dimension = one_image.shape[-1]
+        if not one_image.shape == one_text.shape == (1, self.dimension):
+            raise ValueError(
+                f"one image gives {list(one_image.shape)}, one text {list(one_text.shape)}; both must be [1, D]"
+            )
 
     def encode_image(self, images: Tensor) -> Tensor:
-        return functional.normalize(self._image((images.float() / 255 - self.mean) / self.std), dim=-1)
+        return functional.normalize(self._image(images * self.gain + self.shift), dim=-1)
 
     def encode_text(self, tokens: Tensor, mask: Tensor, languages: Tensor | None = None) -> Tensor:
         return functional.normalize(self._text(tokens, mask), dim=-1)
 
 
 class ForeignTokenizer(Tokenizer):
-    """Their tokenizer, called as its library calls it."""
+    """Their tokenizer, called as its library calls it.
 
-    def __init__(self, encode: Callable[[list[str]], tuple[Tensor, Tensor]], vocabulary_size: int) -> None:
+    Args:
+        encode: Captions -> ids and mask.
+        tokenizer: That of transformers behind it, whose language token is set; None where there is none.
+    """
+
+    def __init__(self, encode: Callable[[list[str]], tuple[Tensor, Tensor]], tokenizer: Any, vocabulary_size: int):
         self._encode, self.vocabulary_size = encode, vocabulary_size
+        self._language_tokens = LanguageTokens(tokenizer)
 
     def __call__(self, captions: Sequence[str], languages: Sequence[str]) -> tuple[Tensor, Tensor]:
-        return self._encode(list(captions))
+        return self._language_tokens.encode(self._encode, captions, languages)
 
     def save(self, folder: str | Path) -> None:
         raise ValueError("tokenizer: it belongs to another library's model, which exports it itself")
 
 
 class ForeignImages(ImagePipeline):
-    """An image processor of transformers, up to where it would normalise."""
+    """Their preprocessing up to its last step, a gain and a shift a channel, which are the model's.
 
-    def __init__(self, model: str, processor: Any) -> None:
-        self._model, self._processor = model, processor
-        super().__init__(size=self.evaluate(Image.new("RGB", (32, 32))).shape[-1], augment=False)
+    Args:
+        render: All that their library does to an RGB image -> float [3, H, W].
 
-    def evaluate(self, image: Image.Image) -> Tensor:
-        options = {"do_rescale": False, "do_normalize": False, "return_tensors": "pt"}
-        pixels = self._processor(images=opaque(image), **options)["pixel_values"]
-        if pixels.ndim != 4:
-            raise ValueError(f"MODEL: {self._model} takes pictures of free size; one of fixed resolution can be read")
-        return pixels[0].round().clamp(0, 255).to(torch.uint8)
+    Attributes:
+        gain, shift: float [3, 1, 1]: what they give is gain * pixels + shift, for pixels from 0 to 255.
+
+    Raises:
+        ValueError: where it does something else than resizing, cropping, and one gain and shift a channel.
+    """
+
+    def __init__(self, render: Callable[[Image.Image], Tensor]) -> None:
+        self._render = render
+        black, white = (render(Image.new("RGB", (64, 64), colour)) for colour in ("black", "white"))
+        _, height, width = self._shape = black.shape[0], black.shape[1], black.shape[2]
+        super().__init__(size=width, augment=False)
+        middle = (..., slice(height // 2, height // 2 + 1), slice(width // 2, width // 2 + 1))
+        self.shift = black[middle].clone()
+        self.gain = (white[middle] - self.shift) / 255
+        for size in TRIED:
+            noise = np.random.default_rng(0).integers(0, 256, (*size, 3), dtype=np.uint8)
+            image = Image.fromarray(noise)
+            theirs = render(image)
+            if theirs.shape != self._shape:
+                raise ValueError("its preprocessing gives pictures of free size; one of fixed resolution can be read")
+            rest = (theirs - self.view(image) * self.gain - self.shift) / self.gain
+            if not rest.abs().max() <= 0.01:  # of 255 steps
+                raise ValueError("its preprocessing is more than resizing, cropping, and one gain and shift a channel")
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        return self._shape
+
+    def view(self, image: Image.Image) -> Tensor:
+        return ((self._render(image) - self.shift) / self.gain).round().clamp(0, 255).to(torch.uint8)
 
 
 def _open_clip(model: str, name: str) -> Encoder:
@@ -141,34 +183,28 @@ def _open_clip(model: str, name: str) -> Encoder:
             raise ValueError(f"MODEL: {model}: open_clip has no architecture {name!r}, and there is no such folder")
         if weights not in tags:
             raise ValueError(f"MODEL: {model}: weights of {name} are {', '.join(tags) or 'none'}, as in {name}/TAG")
-    config = open_clip.get_model_config(name)
-    parts = towers(config, name if folder is None else str(folder / "open_clip_config.json"), folder)
-    network, _, _ = open_clip.create_model_and_transforms(
-        name, pretrained=weights or None, require_pretrained=True, **parts
-    )
-    from_hub = {"trust_remote_code": False} if parts["text_cfg"].get("hf_tokenizer_name") else {}
-    tokenizer = open_clip.get_tokenizer(name, **from_hub)
-    settings = network.visual.preprocess_cfg
-    if settings["resize_mode"] not in ("shortest", "squash"):
-        raise ValueError(f"MODEL: {model} resizes by {settings['resize_mode']}; shortest and squash can be read")
-    size = settings["size"] if isinstance(settings["size"], int) else settings["size"][0]
+        ours, theirs = open_clip.get_model_config(name), open_clip.get_pretrained_cfg(name, weights)
+        if ours.get("quick_gelu", False) != theirs.get("quick_gelu", False):
+            raise ValueError(f"MODEL: {model}: these weights have another GELU; {name}-quickgelu/{weights}")
+    with quiet():
+        config = open_clip.get_model_config(name)
+        parts = towers(config, name if folder is None else str(folder / "open_clip_config.json"), folder)
+        network, _, render = open_clip.create_model_and_transforms(
+            name, pretrained=weights or None, require_pretrained=True, **parts
+        )
+        from_hub = {"trust_remote_code": False} if parts["text_cfg"].get("hf_tokenizer_name") else {}
+        tokenizer = open_clip.get_tokenizer(name, **from_hub)
 
     def encode(captions: list[str]) -> tuple[Tensor, Tensor]:
         ids = tokenizer(captions)
         return ids, torch.ones_like(ids, dtype=torch.bool)
 
+    images = ForeignImages(render)
+    theirs = getattr(tokenizer, "tokenizer", None)  # of transformers, behind open_clip's
+    words = ForeignTokenizer(encode, theirs, len(theirs) if theirs is not None else tokenizer.vocab_size)
     foreign = ForeignModel(
-        network,
-        network.encode_image,
-        lambda tokens, mask: network.encode_text(tokens),
-        mean=settings["mean"],
-        std=settings["std"],
-        size=size,
+        network, network.encode_image, lambda tokens, mask: network.encode_text(tokens), images, words
     )
-    images = ImagePipeline(
-        size=size, augment=False, resize=settings["resize_mode"], interpolation=settings["interpolation"]
-    )
-    words = ForeignTokenizer(encode, getattr(tokenizer, "vocab_size", 0))
     return Encoder(foreign, words, images, [], "cosine", model, _scale(network), bias=_bias(network))
 
 
@@ -176,13 +212,18 @@ def _transformers(model: str, name: str) -> Encoder:
     from transformers import AutoImageProcessor, AutoModel, AutoTokenizer
 
     folder = pretrained_folder(name)
-    network = AutoModel.from_pretrained(folder, trust_remote_code=False)
+    network = from_pretrained(AutoModel, str(folder))
     if not (hasattr(network, "get_image_features") and hasattr(network, "get_text_features")):
         raise ValueError(f"MODEL: {model} is a {type(network).__name__}, which does not embed both images and text")
-    tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
-    processor = AutoImageProcessor.from_pretrained(folder, trust_remote_code=False)
-    # a tokenizer without a limit has 1e30; RoBERTa counts its positions from 2
-    limit = min(network.config.text_config.max_position_embeddings, tokenizer.model_max_length)
+    with quiet():
+        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+        processor = AutoImageProcessor.from_pretrained(folder, trust_remote_code=False)
+    limits = (
+        getattr(network.config.get_text_config(), "max_position_embeddings", None),
+        positions(getattr(network, "text_model", network)),
+        tokenizer.model_max_length,  # 1e30 for none
+    )
+    limit = min(limit for limit in limits if limit)
     # SigLIP was trained on rows of full length without a mask
     siglip = network.config.model_type.startswith("siglip")
 
@@ -197,6 +238,12 @@ def _transformers(model: str, name: str) -> Encoder:
         )
         return rows["input_ids"], rows["attention_mask"].bool()
 
+    def render(image: Image.Image) -> Tensor:
+        given = processor(images=image, return_tensors="pt")
+        if set(given) != {"pixel_values"} or given["pixel_values"].ndim != 4:
+            raise ValueError("its processor gives pictures of free size; one of fixed resolution can be read")
+        return given["pixel_values"][0].float()
+
     def image(images: Tensor) -> Tensor:
         return _pooled(network.get_image_features(pixel_values=images))
 
@@ -204,29 +251,9 @@ def _transformers(model: str, name: str) -> Encoder:
         attention = {} if siglip else {"attention_mask": mask.long()}
         return _pooled(network.get_text_features(input_ids=tokens, **attention))
 
-    images: ImagePipeline
-    if type(processor).__name__ == "TimmWrapperImageProcessor":
-        settings = processor.data_config
-        images, mean, std = _timm_images(model, settings), settings["mean"], settings["std"]
-    else:
-        images, mean, std = ForeignImages(model, processor), processor.image_mean, processor.image_std
-    foreign = ForeignModel(network, image, text, mean=mean, std=std, size=images.size)
-    words = ForeignTokenizer(encode, len(tokenizer))
+    images, words = ForeignImages(render), ForeignTokenizer(encode, tokenizer, len(tokenizer))
+    foreign = ForeignModel(network, image, text, images, words)
     return Encoder(foreign, words, images, [], "cosine", model, _scale(network), bias=_bias(network))
-
-
-def _timm_images(model: str, settings: dict[str, Any]) -> ImagePipeline:
-    if settings["crop_pct"] != 1 or settings["crop_mode"] not in ("center", "squash"):
-        raise ValueError(
-            f"MODEL: {model} has crop_mode {settings['crop_mode']}, crop_pct {settings['crop_pct']}; center or squash"
-            " with crop_pct 1 can be read"
-        )
-    return ImagePipeline(
-        size=settings["input_size"][-1],
-        augment=False,
-        resize="squash" if settings["crop_mode"] == "squash" else "shortest",
-        interpolation=settings["interpolation"],
-    )
 
 
 def _scale(network: nn.Module) -> float | None:

@@ -26,7 +26,9 @@ from mmtrain.models.foreign import is_foreign, load_foreign
 from mmtrain.models.image_text import ImageTextModel
 from mmtrain.models.run_folder import checkpoint_of, describe, read_checkpoint, resolve_run
 from mmtrain.models.spec import build
+from mmtrain.models.tokenizer_files import make_tokenizer
 from mmtrain.models.trust import check_description
+from mmtrain.models.weights import first_difference, shape_of
 
 if TYPE_CHECKING:
     from mmtrain.evaluation.ranking.tiles import Similarity
@@ -128,11 +130,12 @@ def assemble(
 
 def fill(network: nn.Module, weights: dict[str, Tensor], source: str) -> None:
     """Loads weights that must fit. Raises ValueError naming the first parameter that does not."""
-    states = (weights, network.state_dict())
-    for name in [*states[1], *weights]:
-        theirs, ours = (list(state[name].shape) if name in state else "nothing of that name" for state in states)
-        if theirs != ours:
-            raise ValueError(f"{source}: weights do not fit: {name} is {theirs} in the file, {ours} in the model")
+    ours = network.state_dict()
+    if name := first_difference(ours, weights):
+        raise ValueError(
+            f"{source}: weights do not fit: {name} is {shape_of(name, weights)} in the file, {shape_of(name, ours)} in"
+            " the model"
+        )
     network.load_state_dict(weights)
 
 
@@ -151,7 +154,7 @@ def load_onnx(folder: Path, *, int8: bool = False, trust: Sequence[str] | None =
 def preprocessing(description: dict[str, Any]) -> tuple[Tokenizer, ImagePipeline | None, list[str], "Similarity"]:
     """Tokenizer, image pipeline (None for features), languages and similarity."""
     images = build(description["images"], ImagePipeline) if description.get("images") else None
-    tokenizer = build(description["tokenizer"], Tokenizer)  # type: ignore[type-abstract]
+    tokenizer = make_tokenizer(description["tokenizer"], description.get("tokenizer_files", {}))
     languages, similarity = description["languages"], description["similarity"]
     if not isinstance(languages, list) or not all(isinstance(language, str) for language in languages):
         raise ValueError(f"languages: got {languages!r}, expected a list of codes")

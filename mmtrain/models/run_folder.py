@@ -58,6 +58,7 @@ def describe(checkpoint: dict[str, Any], source: str = "checkpoint") -> dict[str
     return description | {
         "scale": None if key is None else float(scales[key].exp()),
         "bias": None if bias is None else float(bias),
+        "tokenizer_files": checkpoint["mmtrain"].get("tokenizer_files", {}),  # older checkpoints have none
     }
 
 

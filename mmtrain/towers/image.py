@@ -103,6 +103,26 @@ class TimmTower(ImageTower):
             if any(re.match(pattern, name) for pattern in patterns)
         }
 
+    @torch.no_grad()
+    def check_size(self, size: int) -> None:
+        modes = {module: module.training for module in self.modules()}
+        self.eval()  # batch normalisation cannot train on one picture
+        try:
+            pooled, _ = self.forward(torch.zeros(1, 3, size, size, dtype=torch.uint8, device=self.mean.device))
+        except (RuntimeError, AssertionError, ValueError, IndexError) as error:
+            raise ValueError(
+                f"data.images.size: the image tower cannot read pictures of {size} pixels ({first_line(error)}); set"
+                " data.images.size or model.image.image_size"
+            ) from error
+        finally:
+            for module, mode in modes.items():
+                module.training = mode
+        if pooled.shape != (1, self.width):
+            raise ValueError(
+                f"model.image: a picture's pooled features are {list(pooled.shape)}, expected {[1, self.width]}; see"
+                " model.image.pooling and model.image.options"
+            )
+
     def checkpoint_activations(self) -> None:
         self.network.set_grad_checkpointing(True)
 

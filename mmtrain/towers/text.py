@@ -11,6 +11,7 @@ from mmtrain.display.messages import first_line
 from mmtrain.towers.pooling import Pool, Pooling
 from mmtrain.towers.pretrained import is_refused, pretrained_folder
 from mmtrain.towers.tower import ImageTower, TextTower
+from mmtrain.towers.transformers_weights import from_pretrained, keep_positions, positions
 
 WHITE = 255
 
@@ -27,8 +28,10 @@ class TransformersTower(TextTower):
         frozen: Keep the weights as they are.
 
     Raises:
-        ValueError: when neither or both are given, or transformers cannot read them.
+        ValueError: when neither or both are given, transformers cannot read them, or weights are missing.
     """
+
+    network: Any
 
     def __init__(
         self,
@@ -52,9 +55,9 @@ class TransformersTower(TextTower):
             text_only = type(settings) in AutoModelForTextEncoding._model_mapping
             factory = AutoModelForTextEncoding if text_only else AutoModel
             if pretrained is not None:
-                self.network = factory.from_pretrained(folder, trust_remote_code=False)
+                self.network = from_pretrained(factory, str(folder), unused=("pooler.",))
             else:
-                self.network = factory.from_config(settings, trust_remote_code=False)
+                self.network = factory.from_config(settings, dtype=torch.float32, trust_remote_code=False)
         except (OSError, ValueError, KeyError, RuntimeError, TypeError) as error:
             source = pretrained if pretrained is not None else config.get("model_type", "a config without model_type")
             raise ValueError(f"text tower: transformers cannot load {source!r}: {first_line(error)}") from error
@@ -64,9 +67,12 @@ class TransformersTower(TextTower):
         fields = {key: value for key, value in settings.to_diff_dict().items() if key != "_name_or_path"}
         self.config = {key: value for key, value in fields.items() if not is_refused(key, value)}
         self.config["model_type"] = settings.model_type
+        self.config.pop("dtype", None)  # of the file; the weights here are float32
         self.pooling = pooling
         text = settings.get_text_config()
         self.width, self.vocabulary_size = text.hidden_size, text.vocab_size
+        self.positions = positions(self.network)
+        self.register_load_state_dict_pre_hook(keep_positions)
         self.pool = Pooling(pooling, self.width)
         self.apply_frozen()
 

@@ -54,6 +54,9 @@ class Tower(nn.Module):
 class ImageTower(Tower):
     """forward(images [N, ...]) -> (pooled [N, width], tokens [N, P, width])."""
 
+    def check_size(self, size: int) -> None:
+        """Raises ValueError, one line, for pictures of a size that it cannot read."""
+
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
         raise NotImplementedError
 
@@ -62,6 +65,7 @@ class TextTower(Tower):
     """forward(tokens int64 [N, L], mask bool [N, L], languages int64 [N]) -> (pooled [N, W], features [N, L, W])."""
 
     vocabulary_size: int  # token ids; the tokenizer must not have more
+    positions: int | None = None  # tokens of the longest text that it reads; None: of any length
     reads_by_language: bool = False  # whether it has a network for each language
 
     def forward(self, tokens: Tensor, mask: Tensor, languages: Tensor | None = None) -> tuple[Tensor, Tensor]:

@@ -20,7 +20,7 @@ from mmtrain.fusion import MatchingHead, RelationHead
 from mmtrain.models.batches import embed_batch
 from mmtrain.models.image_text import ImageTextModel, Projection
 from mmtrain.towers import ImageTower, TextTower
-from mmtrain.training.data import TrainingData, check_needs, logging_interval, training_data
+from mmtrain.training.data import TrainingData, check_fits, check_needs, logging_interval, training_data
 from mmtrain.training.monitoring.diagnostics import gradient_norm, space_diagnostics
 from mmtrain.training.optimisation import OptimizerClass, Schedule, make_optimizer, parameter_groups, rate_factor
 from mmtrain.training.sharding import shard
@@ -208,6 +208,10 @@ class ContrastiveModule(pl.LightningModule):
         """The trainer's data module. Raises ValueError for one that is none of ours."""
         return training_data(self.trainer)
 
+    def setup(self, stage: str) -> None:
+        if stage == "fit":  # on one's own processor, before a strategy wraps the towers
+            check_fits(self.model, self.data)
+
     def on_fit_start(self) -> None:
         if self.trainer.accumulate_grad_batches != 1:
             raise ValueError(
@@ -216,12 +220,6 @@ class ContrastiveModule(pl.LightningModule):
             )
         check_needs(dict(self.named_objectives()), self.data)
         self._counts_for = self.data.count_for(list(self.objectives))
-        ids = self.data.tokenizer.vocabulary_size
-        if ids > self.model.text.vocabulary_size:
-            raise ValueError(
-                f"data.tokenizer has {ids} token ids, the text tower knows"
-                f" {self.model.text.vocabulary_size}: set model.text.vocabulary_size or take the tower's own tokenizer"
-            )
 
     def trained_modules(self) -> dict[str, nn.Module]:
         """What the optimiser gets, by the names of its groups."""

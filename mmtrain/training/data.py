@@ -11,8 +11,10 @@ from datamodules.images import ImagePipeline
 from datamodules.tokenizers import Tokenizer
 from losses import Objective
 from losses.objective import ALL_FIELDS, needs_of
+from mmtrain.models.image_text import ImageTextModel
 
 FROM_TOWERS = {"tokens", "multi"}  # what an objective may need that comes from the model and not from the data
+LONG = "a " * 2048  # a caption beyond every limit
 COMMON = {"image", "texts", "labels"}  # of the samples, no fields
 
 
@@ -79,6 +81,28 @@ def check_needs(objectives: Mapping[str, Objective], data: TrainingData) -> None
     read = set().union(*(needs_of(objective) for objective in objectives.values()))
     if ALL_FIELDS not in read and (unread := fields - read):
         raise ValueError(f"data.fields: no objective reads {_listed(unread)}; the objectives read {_listed(read)}")
+
+
+def check_fits(model: ImageTextModel, data: TrainingData) -> None:
+    """Refuses towers that cannot read what the data module may bring, before one long caption ends the run.
+
+    Raises:
+        ValueError: one line, naming the options of both sides.
+    """
+    ids, known = data.tokenizer.vocabulary_size, model.text.vocabulary_size
+    if ids > known:
+        raise ValueError(
+            f"data.tokenizer has {ids} token ids, the text tower knows {known}: set model.text.vocabulary_size or take"
+            " the tower's own tokenizer"
+        )
+    tokens, _ = data.tokenizer([LONG] * len(data.languages), data.languages)
+    if model.text.positions is not None and tokens.shape[1] > model.text.positions:
+        raise ValueError(
+            f"data.tokenizer.max_length: a long caption has {tokens.shape[1]} tokens, the text tower model.text has"
+            f" {model.text.positions} positions; set data.tokenizer.max_length to at most that"
+        )
+    if model.image is not None:
+        model.image.check_size(data.images.size)
 
 
 def _listed(names: Iterable[str]) -> str:

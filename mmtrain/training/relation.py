@@ -172,10 +172,10 @@ class RelationModule(ContrastiveModule):
             self.objectives[f"task/{task}"] = TaskLoss(task, self._judge, weights)
             self.weights[f"task/{task}"] = self._task_weight / len(tasks)
 
-    def on_fit_start(self) -> None:
-        super().on_fit_start()
-        if self._source is not None:
+    def setup(self, stage: str) -> None:
+        if stage == "fit" and self._source is not None:
             self._source.check_data(self.data)
+        super().setup(stage)
 
     def trained_modules(self) -> dict[str, nn.Module]:
         return super().trained_modules() | {"head": self.head}

@@ -6,14 +6,16 @@ import torch
 from pytorch_lightning.utilities import rank_zero_info
 from torch import Tensor, nn
 
+from mmtrain.display.messages import brief
 from mmtrain.fusion import RelationHead
 from mmtrain.models.foreign import ForeignModel
 from mmtrain.models.image_text import ImageTextModel
 from mmtrain.models.loading import load
 from mmtrain.models.spec import spec_of
+from mmtrain.models.tokenizer_files import alike
+from mmtrain.models.weights import first_difference, shape_of
 from mmtrain.training.data import TrainingData
 
-SHOWN = 6
 # open_clip's names of timm and transformers towers, and ours (`mmtrain export --format open_clip` writes them)
 OPEN_CLIP = {
     "visual.trunk.": "image.network.",
@@ -21,6 +23,8 @@ OPEN_CLIP = {
     "text.transformer.": "text.network.",
     "text.proj.": "text_projection.",
 }
+NORMALISATION = ("image.mean", "image.deviation")
+TOWERS = ("image.", "text.", "modalities.")
 
 
 def load_partially(model: ImageTextModel, name: str) -> str:
@@ -29,10 +33,11 @@ def load_partially(model: ImageTextModel, name: str) -> str:
     Returns one line: what was loaded, resized, missing and left out.
 
     Args:
-        name: A run, checkpoint or export of ours, or an open_clip model of timm and transformers towers.
+        name: A run, checkpoint or export of ours, or an open_clip model of timm and transformers towers, whose
+            normalisation of pictures comes with the weights of its image tower.
 
     Raises:
-        ValueError: when nothing fits.
+        ValueError: when nothing of a tower fits.
     """
     encoder = load(name)
     theirs = _by_our_names(encoder.model)
@@ -44,19 +49,22 @@ def load_partially(model: ImageTextModel, name: str) -> str:
             continue
         if value.shape == ours[key].shape:
             fitting[key] = value
-        elif key.endswith("pos_embed") and value.ndim == ours[key].ndim == 3:
+        elif key.endswith("pos_embed") and value.ndim == 3 and value.shape[-1:] == ours[key].shape[2:]:
             fitting[key] = _resize(value, ours[key], model.image)
             resized.append(f"{key} {list(value.shape)} to {list(ours[key].shape)}")
-    if not any(value.ndim > 1 and key not in ("image.mean", "image.deviation") for key, value in fitting.items()):
+    learned = [key for key, value in fitting.items() if value.ndim > 1 and key not in NORMALISATION]
+    if not any(key.startswith("image.") for key in learned):  # another tower keeps its own
+        fitting = {key: value for key, value in fitting.items() if key not in NORMALISATION}
+    # a projection alone may have our name and shape by chance
+    if not any(key.startswith(TOWERS) for key in learned):
         raise ValueError(
-            f"model.pretrained: nothing of {name} fits: it has {_brief(list(theirs))}, the model has"
-            f" {_brief(list(ours))}"
+            f"model.pretrained: nothing of {name} fits: it has {brief(list(theirs))}, the model has {brief(list(ours))}"
         )
     model.load_state_dict(fitting, strict=False)
     missing, unused = [key for key in ours if key not in fitting], [key for key in theirs if key not in fitting]
     return (
-        f"pretrained: {name}: {len(fitting)} of {len(ours)} tensors loaded; resized: {_brief(resized)}; as they were:"
-        f" {_brief(missing)}; left out of it: {_brief(unused)}"
+        f"pretrained: {name}: {len(fitting)} of {len(ours)} tensors loaded; resized: {brief(resized)}; as they were:"
+        f" {brief(missing)}; left out of it: {brief(unused)}"
     )
 
 
@@ -92,13 +100,11 @@ class Pretrained:
             ValueError: naming the first parameter that does not fit.
         """
         ours, theirs = model.state_dict(), self.model.state_dict()
-        for name in [*ours, *theirs]:
-            if name not in ours or name not in theirs or ours[name].shape != theirs[name].shape:
-                raise ValueError(
-                    f"model.pretrained: {self.name} does not fit the towers: {name} is"
-                    f" {list(theirs[name].shape) if name in theirs else 'not there'}, expected"
-                    f" {list(ours[name].shape) if name in ours else 'nothing of that name'}; leave the towers out"
-                )
+        if name := first_difference(ours, theirs):
+            raise ValueError(
+                f"model.pretrained: {self.name} does not fit the towers: {name} is {shape_of(name, theirs)}, expected"
+                f" {shape_of(name, ours)}; leave the towers out"
+            )
         model.load_state_dict(theirs)
 
     def fill_head(self, head: RelationHead) -> None:
@@ -123,7 +129,7 @@ class Pretrained:
         Raises:
             ValueError: for another tokenizer, another size of picture, or other languages where each has a network.
         """
-        if spec_of(data.tokenizer) != spec_of(self._tokenizer):
+        if not alike(data.tokenizer, self._tokenizer):
             raise ValueError(
                 f"data.tokenizer: {_short(data.tokenizer)}, but {self.name} was trained with {_short(self._tokenizer)};"
                 " take the same"
@@ -153,8 +159,10 @@ def _by_our_names(network: nn.Module) -> dict[str, Tensor]:
     renamed = {}
     for key, value in network.model.state_dict().items():
         theirs = next((prefix for prefix in OPEN_CLIP if key.startswith(prefix)), None)
-        renamed[OPEN_CLIP[theirs] + key.removeprefix(theirs) if theirs else key] = value
-    return renamed
+        renamed[OPEN_CLIP[theirs] + key.removeprefix(theirs) if theirs else f"{key} (theirs)"] = value
+    # what they make of pixels from 0 to 255 is gain * pixels + shift, what we do is (pixels / 255 - mean) / deviation
+    mean, deviation = -network.shift / network.gain / 255, 1 / network.gain / 255
+    return renamed | dict(zip(NORMALISATION, (mean[None], deviation[None]), strict=True))
 
 
 def _resize(value: Tensor, target: Tensor, tower: nn.Module | None) -> Tensor:
@@ -165,10 +173,3 @@ def _resize(value: Tensor, target: Tensor, tower: nn.Module | None) -> Tensor:
     prefix = getattr(network, "num_prefix_tokens", 0) if not getattr(network, "no_embed_class", False) else 0
     side = round((target.shape[1] - prefix) ** 0.5)
     return resample_abs_pos_embed(value, [side, side], num_prefix_tokens=prefix)
-
-
-def _brief(names: list[str]) -> str:
-    if not names:
-        return "none"
-    more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
-    return ", ".join(names[:SHOWN]) + more

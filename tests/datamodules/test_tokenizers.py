@@ -112,3 +112,37 @@ def test_a_shared_vocabulary_has_one_id_a_word(listed_shards, tmp_path):
     assert tokenizer(["in a", "IN"], ["en", "de"])[0].tolist() == [[2, 4, 3], [2, 4, 3]]
     with pytest.raises(ValueError, match="comes 9 times; lower minimum_count"):
         WordTokenizer.build(shards, tmp_path / "none.json", minimum_count=9)
+
+
+def marks(kind, tmp_path, languages, **options):
+    """The language token of one caption in each language, by a tokenizer without any words."""
+    import transformers
+
+    getattr(transformers, kind)().save_pretrained(tmp_path)
+    tokenizer = TransformersTokenizer(str(tmp_path), max_length=8, **options)
+    rows, mask = tokenizer(["a dog"] * (len(languages) - 1) + ["x"], languages)
+    assert mask.sum(1).tolist() == [mask.shape[1]] * (len(languages) - 1) + [int(mask[-1].sum())]
+    place = 0 if kind != "MBartTokenizer" else -1  # mBART's stands behind the text
+    texts = [tokenizer.tokenizer.convert_ids_to_tokens(rows[i][mask[i]].tolist()) for i in range(len(languages))]
+    return [tokens[place] for tokens in texts]
+
+
+@pytest.mark.parametrize(
+    ("kind", "codes"),
+    [
+        ("NllbTokenizer", "eng_Latn deu_Latn lvs_Latn zho_Hans zho_Hant nob_Latn tgl_Latn eng_Latn"),
+        ("MBart50Tokenizer", "en_XX de_DE lv_LV zh_CN zh_CN en_XX tl_XX en_XX"),
+        ("MBartTokenizer", "en_XX de_DE lv_LV zh_CN zh_CN en_XX en_XX en_XX"),
+    ],
+)
+def test_a_captions_language_sets_its_token(kind, codes, tmp_path):
+    languages = ["en", "de", "lv", "zh", "zh-TW", "no", "fil", "und"]
+    stand_in = {"MBart50Tokenizer": {"no": "en_XX"}, "MBartTokenizer": {"no": "en_XX", "fil": "en_XX"}}.get(kind)
+    assert marks(kind, tmp_path, languages, language_codes=stand_in) == codes.split()
+
+
+def test_a_language_without_a_token_is_one_line(tmp_path):
+    with pytest.raises(ValueError, match=r"no token for the language 'da'.*language_codes \{da: en_XX\}"):
+        marks("MBart50Tokenizer", tmp_path, ["en", "da"])
+    with pytest.raises(ValueError, match="tokenizer.language_codes.da: 'dk' is no language token"):
+        marks("MBart50Tokenizer", tmp_path, ["en"], language_codes={"da": "dk"})

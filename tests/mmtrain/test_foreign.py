@@ -1,19 +1,25 @@
 """Models of open_clip and transformers, made tiny and saved here, give their own library's rows."""
 
+import io
 import json
+import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 from transformers import (
     AutoModel,
     CLIPConfig,
     CLIPImageProcessor,
     CLIPModel,
+    FlavaConfig,
+    FlavaImageProcessor,
+    FlavaModel,
     PreTrainedTokenizerFast,
     SiglipConfig,
     SiglipImageProcessor,
@@ -21,6 +27,7 @@ from transformers import (
 )
 
 import mmtrain
+from datamodules.images import BrokenImage
 from mmtrain.cli import main
 
 CAPTIONS = ["a red square", "sarkans kvadrāts", "مربع أحمر", "赤い四角", "", "word " * 200, "🟥🙂"]
@@ -160,3 +167,163 @@ def test_a_text_only_model_is_refused(tmp_path: Path) -> None:
     AutoModel.from_config(XLMRobertaConfig(vocab_size=50, **layers)).save_pretrained(tmp_path)
     with pytest.raises(ValueError, match="XLMRobertaModel, which does not embed both"):
         mmtrain.load(f"hf:{tmp_path}")
+
+
+def photo(picture: Image.Image) -> bytes:
+    """A JPEG that lies on its side and says so."""
+    exif, file = Image.Exif(), io.BytesIO()
+    exif[0x0112] = 8
+    picture.rotate(-90, expand=True).save(file, "JPEG", exif=exif, quality=98, subsampling=0)
+    return file.getvalue()
+
+
+def test_photos_are_turned_and_cut_ones_are_broken(hf_folder: Path) -> None:
+    model, content = mmtrain.load(f"hf:{hf_folder}"), photo(PICTURES[2])
+    rows = model.encode_image([PICTURES[2], Image.open(io.BytesIO(content))])
+    assert rows[0] @ rows[1] > 0.995
+    with pytest.raises(BrokenImage):
+        model.encode_image([Image.open(io.BytesIO(content[:-200]))])
+
+
+@pytest.fixture
+def clip_folder(tmp_path: Path) -> Path:
+    layers = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 1, "num_attention_heads": 2}
+    special = {"eos_token_id": 2, "pad_token_id": 0, "bos_token_id": 1}
+    text = layers | special | {"vocab_size": 120, "max_position_embeddings": 16}
+    torch.manual_seed(0)
+    config = CLIPConfig(vision_config=layers | {"image_size": 32, "patch_size": 16}, text_config=text)
+    CLIPModel(config).save_pretrained(tmp_path)
+    CLIPImageProcessor(size={"shortest_edge": 32}, crop_size={"height": 32, "width": 32}).save_pretrained(tmp_path)
+    words(tmp_path)
+    return tmp_path
+
+
+def processing(folder: Path, **options: Any) -> None:
+    place = folder / "preprocessor_config.json"
+    place.write_text(json.dumps(json.loads(place.read_text()) | options))
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"do_normalize": False},
+        {"do_normalize": False, "image_mean": None, "image_std": None},
+        {"do_rescale": False},
+        {"rescale_factor": 1 / 127.5},
+        {"image_mean": [0.1, 0.2, 0.3], "image_std": [0.5, 1.0, 2.0]},
+        {"do_resize": False},
+        {"size": {"shortest_edge": 41}, "resample": 0},
+        {
+            "image_processor_type": "EfficientNetImageProcessor",
+            "size": {"height": 32, "width": 32},
+            "rescale_offset": True,
+        },
+    ],
+    ids=str,
+)
+def test_a_processors_options_are_its_librarys(clip_folder: Path, options: dict[str, Any]) -> None:
+    from transformers import AutoImageProcessor
+
+    processing(clip_folder, **options)
+    processor, network = AutoImageProcessor.from_pretrained(clip_folder), AutoModel.from_pretrained(clip_folder).eval()
+    pixels = torch.cat([processor(images=each, return_tensors="pt")["pixel_values"] for each in PICTURES])
+    with torch.no_grad():
+        images = unit(network.get_image_features(pixel_values=pixels).pooler_output)
+    np.testing.assert_allclose(mmtrain.load(f"hf:{clip_folder}").encode_image(PICTURES), images, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"do_center_crop": False}, "pictures of free size"),
+        ({"do_pad": True, "pad_size": {"height": 60, "width": 60}}, "more than resizing, cropping"),
+    ],
+    ids=str,
+)
+def test_other_processing_is_refused(clip_folder: Path, options: dict[str, Any], message: str) -> None:
+    processing(clip_folder, **options)
+    with pytest.raises(ValueError, match=message):
+        mmtrain.load(f"hf:{clip_folder}")
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda name, value: None if "text_model.encoder.layers.0" in name else value, "lacks 16 weights of CLIPModel"),
+        (lambda name, value: value[:8] if name == "visual_projection.weight" else value, "visual_projection.weight is"),
+    ],
+)
+def test_weights_that_are_missing_are_refused(
+    clip_folder: Path, damage: Any, message: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    file = clip_folder / "model.safetensors"
+    weights = {name: damage(name, value) for name, value in load_file(file).items()}
+    weights = {name: value.contiguous() for name, value in weights.items() if value is not None}
+    save_file(weights, file, metadata={"format": "pt"})
+    with pytest.raises(ValueError, match=message) as error:
+        mmtrain.load(f"hf:{clip_folder}")
+    assert "\n" not in str(error.value) and "LOAD REPORT" not in capfd.readouterr().err
+
+
+@pytest.mark.parametrize("lost", [1, 1000])
+def test_an_open_clip_folder_without_all_weights_is_refused(open_clip_folder: Path, tmp_path: Path, lost: int) -> None:
+    folder = shutil.copytree(open_clip_folder, tmp_path / "model")
+    file = folder / "open_clip_model.safetensors"
+    weights = load_file(file)
+    file.unlink()
+    if kept := dict(list(weights.items())[lost:]):
+        save_file(kept, file)
+    with pytest.raises(ValueError, match=r"cannot be loaded \((Error.*Missing key|Required pretrained weights)"):
+        mmtrain.load(f"open_clip:{folder}")
+
+
+def test_half_precision_files_are_computed_in_float32(clip_folder: Path) -> None:
+    AutoModel.from_pretrained(clip_folder, dtype=torch.float16).save_pretrained(clip_folder)
+    exact = AutoModel.from_pretrained(clip_folder, dtype=torch.float32).eval()
+    pixels = CLIPImageProcessor.from_pretrained(clip_folder)(images=PICTURES, return_tensors="pt")["pixel_values"]
+    with torch.no_grad():
+        images = unit(exact.get_image_features(pixel_values=pixels).pooler_output)
+    np.testing.assert_allclose(mmtrain.load(f"hf:{clip_folder}").encode_image(PICTURES), images, atol=1e-6)
+
+
+def test_a_model_without_one_row_an_image_is_refused(tmp_path: Path) -> None:
+    layers = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 1, "num_attention_heads": 2}
+    config = FlavaConfig(
+        image_config=layers | {"image_size": 32, "patch_size": 16},
+        text_config=layers | {"vocab_size": 120, "max_position_embeddings": 16},
+        multimodal_config=layers,
+        image_codebook_config={"hidden_size": 8, "num_groups": 1},
+        projection_dim=32,
+        hidden_size=32,
+    )
+    FlavaModel(config).save_pretrained(tmp_path)
+    side = {"height": 32, "width": 32}
+    FlavaImageProcessor(size=side, crop_size=side).save_pretrained(tmp_path)
+    words(tmp_path)
+    with pytest.raises(ValueError, match=r"one image gives \[1, 5, 32\], one text \[1, 1, 32\]; both must be \[1, D\]"):
+        mmtrain.load(f"hf:{tmp_path}")
+
+
+@pytest.mark.parametrize(
+    "options", [{"resize_mode": "longest"}, {"interpolation": "random"}, {"size": [32, 48]}], ids=str
+)
+def test_open_clips_preprocessing_is_its_own(open_clip_folder: Path, tmp_path: Path, options: dict[str, Any]) -> None:
+    import open_clip
+
+    folder = shutil.copytree(open_clip_folder, tmp_path / "model")
+    config = json.loads((folder / "open_clip_config.json").read_text())
+    config["preprocess_cfg"] |= options
+    if "size" in options:
+        config["model_cfg"]["vision_cfg"]["image_size"] = options["size"]
+        save_file(open_clip.CLIP(**config["model_cfg"]).state_dict(), folder / "open_clip_model.safetensors")
+    (folder / "open_clip_config.json").write_text(json.dumps(config))
+    network, _, preprocess = open_clip.create_model_and_transforms(f"local-dir:{folder}")
+    with torch.no_grad():
+        images = unit(network.eval().encode_image(torch.stack([preprocess(picture) for picture in PICTURES])))
+    np.testing.assert_allclose(mmtrain.load(f"open_clip:{folder}").encode_image(PICTURES), images, atol=1e-5)
+
+
+def test_openais_weights_need_their_gelu() -> None:
+    pytest.importorskip("open_clip")
+    with pytest.raises(ValueError, match="another GELU; ViT-B-32-quickgelu/openai"):
+        mmtrain.load("open_clip:ViT-B-32/openai")

@@ -3,13 +3,17 @@
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
+from datamodules import TransformersTokenizer
 from mmtrain.cli import main
 from mmtrain.models.image_text import ImageTextModel
+from mmtrain.models.loading import load
 from mmtrain.models.run_folder import read_checkpoint
-from mmtrain.towers import ByteGRU, FeatureTower, TimmTower
+from mmtrain.towers import ByteGRU, FeatureTower, TimmTower, TransformersTower
 from mmtrain.training.starting_weights import load_partially
 from tests.mmtrain.encoders import XLMR, saved, write_words
 from tests.mmtrain.small import fit
@@ -67,17 +71,44 @@ def test_a_run_begins_with_another(
     assert same and all(torch.equal(old["state_dict"][name], new["state_dict"][name]) for name in same)
 
 
-def test_an_open_clip_folder_of_timm_and_transformers_towers(tmp_path: Path) -> None:
-    from datamodules import TransformersTokenizer
-    from mmtrain.towers import TransformersTower
+@pytest.fixture
+def exported(tmp_path: Path) -> Path:
+    """A model of timm and transformers towers in the formats of other libraries."""
+    tokenizer = TransformersTokenizer(write_words(tmp_path / "words"), max_length=32)
+    ours = saved(tmp_path / "ours", text_tower(tokenizer.vocabulary_size), tokenizer)
+    for format in ("open_clip", "transformers"):
+        assert main(["export", ours, "--out", str(tmp_path / format), "--format", format]) == 0
+    return tmp_path
 
-    words = write_words(tmp_path / "words")
-    tokenizer = TransformersTokenizer(words, max_length=32)
-    config = XLMR | {"vocab_size": tokenizer.vocabulary_size}
-    ours = saved(tmp_path / "ours", TransformersTower(config=config), tokenizer)
-    assert main(["export", ours, "--out", str(tmp_path / "theirs"), "--format", "open_clip"]) == 0
+
+def text_tower(vocabulary: int) -> TransformersTower:
+    return TransformersTower(config=XLMR | {"vocab_size": vocabulary}, pooling="cls")
+
+
+def test_an_open_clip_folder_brings_its_normalisation(exported: Path) -> None:
+    place = exported / "open_clip" / "open_clip_config.json"
+    config = json.loads(place.read_text())
+    config["preprocess_cfg"] |= {"mean": [0.5, 0.4, 0.3], "std": [0.2, 0.3, 0.4]}
+    place.write_text(json.dumps(config))
+    theirs = load(exported / "open_clip")
     torch.manual_seed(1)
-    fresh = ImageTextModel(TimmTower("test_vit"), TransformersTower(config=config), dimension=24)
-    said = load_partially(fresh, str(tmp_path / "theirs"))
-    assert "left out of it: logit_scale" in said and "as they were: image.mean, image.deviation" in said
-    assert json.loads((tmp_path / "theirs" / "open_clip_config.json").read_text())["model_cfg"]["custom_text"]
+    fresh = ImageTextModel(TimmTower("test_vit"), text_tower(theirs.tokenizer.vocabulary_size), dimension=24).eval()
+    said = load_partially(fresh, str(exported / "open_clip"))
+    assert "as they were: none; left out of it: logit_scale" in said
+    picture = Image.effect_noise((160, 160), 90)
+    with torch.no_grad():
+        rows = fresh.encode_image(theirs.pixels([picture])).numpy()
+    np.testing.assert_allclose(rows, theirs.encode_image([picture]), atol=1e-5)
+
+
+def test_another_tower_keeps_its_own_normalisation(run: Path) -> None:
+    other = ImageTextModel(TimmTower("test_vit"), ByteGRU(width=32), 16)
+    other.image.mean.fill_(0.25)
+    load_partially(other, str(run))
+    assert (other.image.mean == 0.25).all()
+
+
+def test_a_name_in_common_is_no_start(exported: Path) -> None:
+    fresh = ImageTextModel(TimmTower("test_vit"), text_tower(260), dimension=24)
+    with pytest.raises(ValueError, match="model.pretrained: nothing of hf:.* fits"):
+        load_partially(fresh, f"hf:{exported / 'transformers'}")

@@ -246,3 +246,12 @@ def test_data_modules_of_another_kind_are_refused() -> None:
         module.on_fit_start()
     module._trainer.datamodule = ShardDataModule()
     assert module.data is module._trainer.datamodule
+
+
+def test_pictures_that_the_tower_cannot_read_end_before_the_first_step(
+    shards: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    assert fit(shards, tmp_path, "--data.images.init_args.size=48") == 1
+    last = capsys.readouterr().err.strip().splitlines()[-1]
+    assert "data.images.size" in last and "model.image.image_size" in last
+    assert not (tmp_path / "checkpoints").exists()

@@ -2,15 +2,21 @@
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import timm
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from transformers import AutoModel, XLMRobertaConfig
 
+from datamodules import ByteTokenizer, ImagePipeline
+from mmtrain.models.image_text import ImageTextModel
+from mmtrain.models.loading import fill
 from mmtrain.models.spec import build, spec_of
+from mmtrain.models.weights import mean_of
 from mmtrain.towers import ByteGRU, FeatureTower, ImageTower, Pooling, TextTower, TimmTower, TransformersTower, WordGRU
+from mmtrain.training.data import check_fits
 
 TINY_VIT = {"patch_size": 8, "embed_dim": 32, "depth": 2, "num_heads": 2}
 TINY_XLMR = {
@@ -177,3 +183,76 @@ def test_no_parameter_is_left_without_a_gradient(name: str, pooling: str) -> Non
     pooled.sum().backward()
     assert [name for name, each in tower.named_parameters() if each.grad is None] == []
     torch.testing.assert_close(tower.eval()(pixels)[0], pooled)
+
+
+def test_half_precision_weights_are_trained_in_float32(tmp_path: Path) -> None:
+    config = XLMRobertaConfig(**TINY_XLMR)
+    AutoModel.from_config(config).half().save_pretrained(tmp_path)
+    tower = TransformersTower(pretrained=str(tmp_path))
+    assert {parameter.dtype for parameter in tower.parameters()} == {torch.float32}
+    again = build(spec_of(tower), TextTower)
+    assert {parameter.dtype for parameter in again.parameters()} == {torch.float32}
+
+
+def test_weights_that_are_missing_are_named(tmp_path: Path) -> None:
+    AutoModel.from_config(XLMRobertaConfig(**TINY_XLMR)).save_pretrained(tmp_path)
+    file = tmp_path / "model.safetensors"
+    weights = load_file(file)
+    save_file({name: value for name, value in weights.items() if ".layer.1." not in name}, file, {"format": "pt"})
+    with pytest.raises(ValueError, match=r"its file lacks 16 weights of XLMRobertaModel: encoder.layer.1.attention"):
+        TransformersTower(pretrained=str(tmp_path))
+
+
+def test_buffers_of_positions_are_the_versions_own_matter(tmp_path: Path) -> None:
+    model = ImageTextModel(TimmTower("test_vit"), TransformersTower(config=TINY_XLMR), dimension=8)
+    stored = model.state_dict() | {"text.network.embeddings.position_ids": torch.arange(40)[None]}
+    model.load_state_dict(stored)  # as a resumed run does
+    fill(model, stored, "a file")
+    fresh = TransformersTower(config=TINY_XLMR)
+    fresh.network.embeddings.register_buffer("position_ids", torch.arange(40)[None])
+    older = ImageTextModel(TimmTower("test_vit"), fresh, dimension=8)
+    fill(older, model.state_dict(), "a file")
+    assert torch.equal(fresh.network.embeddings.position_ids, torch.arange(40)[None])
+    assert mean_of([stored, model.state_dict()], [1, 1]).keys() == stored.keys()
+    with pytest.raises(ValueError, match="image.mean is not there in the file"):
+        fill(model, {name: value for name, value in stored.items() if name != "image.mean"}, "a file")
+
+
+BERT = TINY_XLMR | {"model_type": "bert", "max_position_embeddings": 64}
+
+
+@pytest.mark.parametrize(
+    ("config", "longest"),
+    [
+        (BERT, 64),
+        (TINY_XLMR | {"max_position_embeddings": 40, "pad_token_id": 1}, 38),
+        ({"model_type": "t5", "vocab_size": 300, "d_model": 32, "d_ff": 64, "num_heads": 2, "num_layers": 1}, None),
+    ],
+)
+def test_the_longest_text_of_a_tower(config: dict, longest: int | None) -> None:
+    tower = TransformersTower(config=config)
+    assert tower.positions == longest
+    length = longest or 200
+    tower(torch.full((1, length), 5), torch.ones(1, length, dtype=torch.bool))
+    if longest is not None:
+        with pytest.raises((RuntimeError, IndexError)):
+            tower(torch.full((1, length + 1), 5), torch.ones(1, length + 1, dtype=torch.bool))
+
+
+@pytest.mark.parametrize(
+    ("image", "text", "says"),
+    [
+        ({"image_size": 48}, None, "data.images.size: .* 32 pixels.*model.image.image_size"),
+        ({"image_size": 32, "options": {"in_chans": 1}}, None, "data.images.size"),
+        ({"image_size": 32, "options": {"global_pool": ""}}, None, r"are \[1, 5, 192\].*model.image.pooling"),
+        ({"image_size": 32}, BERT, "data.tokenizer.max_length: .* 128 tokens, the text tower model.text has 64"),
+    ],
+)
+def test_towers_that_cannot_read_the_data_are_one_line(image: dict, text: dict | None, says: str) -> None:
+    tower = TransformersTower(config=text) if text else ByteGRU(width=32)
+    model = ImageTextModel(TimmTower("vit_tiny_patch16_224", **image), tower, dimension=8)
+    data = SimpleNamespace(tokenizer=ByteTokenizer(), images=ImagePipeline(size=32), languages=["en", "lv"])
+    with pytest.raises(ValueError, match=says) as error:
+        check_fits(model, data)
+    assert "\n" not in str(error.value)
+    assert model.image.training and model.image.network.blocks[0].training

@@ -15,6 +15,7 @@ from pytorch_lightning.utilities import rank_zero_warn
 from mmtrain.display.messages import first_line
 from mmtrain.models.description import FORMAT
 from mmtrain.models.spec import spec_of
+from mmtrain.models.tokenizer_files import Files, carried
 from mmtrain.towers import FeatureTower
 from mmtrain.training.checkpoints.files import CheckpointFiles
 from mmtrain.training.checkpoints.stopping import Stopped, StopSignals
@@ -67,6 +68,7 @@ class Checkpoint(LightningCheckpoint):
         self.config: str = ""  # the complete config as YAML, set by the command line
         self.row: dict[str, float] | None = None
         self.files = CheckpointFiles(keep_last, asynchronous)
+        self._tokenizer_files: Files | None = None
         self._signals = StopSignals()
         self._written_at = time.monotonic()
         self._written_step = -1
@@ -128,6 +130,8 @@ class Checkpoint(LightningCheckpoint):
     ) -> None:
         assert isinstance(pl_module, ContrastiveModule)
         data, head = pl_module.data, pl_module.checkpoint_head()
+        if self._tokenizer_files is None:
+            self._tokenizer_files = carried(data.tokenizer)
         description = {
             "format": FORMAT,
             "model": spec_of(pl_module.model),
@@ -140,9 +144,10 @@ class Checkpoint(LightningCheckpoint):
         if head is not None:
             name, network = head
             description |= {"head": spec_of(network), "head_weights": f"{name}."}
-        # JSON and YAML text: nothing in a checkpoint needs a pickle that runs code
+        # JSON and YAML text, and bytes as tensors: nothing in a checkpoint needs a pickle that runs code
         checkpoint["mmtrain"] = {
             "description": json.dumps(description, ensure_ascii=False),
+            "tokenizer_files": self._tokenizer_files,
             "config": self.config,
             "versions": {name: version(name) for name in VERSIONS},
             "world_size": trainer.world_size,

@@ -1,0 +1,78 @@
+"""Models of transformers with the weights of a folder or hub name, all of them, in float32."""
+
+import logging
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from mmtrain.display.messages import brief
+
+# buffers that some versions of transformers store with the weights; each model makes its own
+POSITIONS = ("position_ids", "token_type_ids")
+LEARNED = ("position_embeddings", "position_embedding", "embed_positions", "wpe")
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Keeps the libraries' warnings and tables to themselves: what matters in them is said in one line of ours."""
+    level = logging.root.manager.disable
+    logging.disable(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(level)
+
+
+def from_pretrained(factory: Any, source: str, unused: tuple[str, ...] = ()) -> Any:
+    """What `factory.from_pretrained(source)` gives, in float32 whatever the file's type is.
+
+    Args:
+        factory: AutoModel or its like.
+        source: A folder or hub name.
+        unused: Prefixes of weights that nobody reads and the file may lack.
+
+    Raises:
+        ValueError: naming the weights that the file lacks or has in another shape; transformers would draw them.
+    """
+    with quiet():
+        network, found = factory.from_pretrained(
+            source,
+            dtype=torch.float32,
+            trust_remote_code=False,
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,
+        )
+    missing = [name for name in found["missing_keys"] if not name.startswith(unused) and not name.endswith(POSITIONS)]
+    if missing:
+        raise ValueError(f"its file lacks {len(missing)} weights of {type(network).__name__}: {brief(sorted(missing))}")
+    if mismatched := sorted(found["mismatched_keys"]):
+        name, theirs, ours = mismatched[0]
+        raise ValueError(
+            f"{len(mismatched)} weights in its file do not fit {type(network).__name__}: {name} is {list(theirs)} in"
+            f" the file, {list(ours)} in the model"
+        )
+    return network
+
+
+def positions(network: nn.Module) -> int | None:
+    """Tokens of the longest text that the learned positions of a model of transformers reach; None without any."""
+    for name, each in network.named_modules():
+        if isinstance(each, nn.Embedding) and name.endswith(LEARNED):
+            # RoBERTa and its like count from behind the padding's index, BART and its like from 2
+            first = getattr(each, "offset", 0) if each.padding_idx is None else each.padding_idx + 1
+            return each.num_embeddings - int(first)
+    return None
+
+
+def keep_positions(network: nn.Module, state: dict[str, Tensor], prefix: str, *others: object) -> None:
+    """Before weights are loaded: buffers of positions stay the network's own, whether the file has them or not."""
+    for name in [name for name in state if name.startswith(prefix) and name.endswith(POSITIONS)]:
+        del state[name]
+    own = {f"{prefix}{name}": value for name, value in network.state_dict().items() if name.endswith(POSITIONS)}
+    state.update(own)

@@ -195,9 +195,9 @@ def _tally(shard: str, examples: str, entry: dict | None, width: int) -> _Tally:
         try:
             sample = read_sample(*reader.read(path, number, SUFFIXES))
             if (sample.suffix == FEATURE_SUFFIX) != bool(width):
-                raise BrokenSample("pictures and features mixed")
-            if width:
-                if len(read_features(sample.image)) != width:
+                tally.fault(shard, "pictures and features mixed", index.keys[number])  # whole, and training skips it
+            if sample.suffix == FEATURE_SUFFIX:
+                if width not in (0, len(read_features(sample.image))):
                     raise BrokenSample("features of another size")
                 tally.features += 1
             else:

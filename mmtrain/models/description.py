@@ -12,8 +12,6 @@ DESCRIPTION = "mmtrain.json"  # of an export
 WEIGHTS = "model.safetensors"
 PREPROCESSING = "preprocessing.json"  # beside ONNX graphs
 FORMAT = 2  # 1 had no number
-# arguments of tokenizers that are files, and their places in an export
-TOKENIZER_FILES = {"name_or_folder": "./tokenizer", "vocabulary": "./tokenizer/words.json"}
 
 
 @contextmanager

@@ -15,7 +15,6 @@ from mmtrain.fusion import MatchingHead, RelationHead
 from mmtrain.models.description import (
     DESCRIPTION,
     PREPROCESSING,
-    TOKENIZER_FILES,
     WEIGHTS,
     damage_named,
     read_description,
@@ -26,7 +25,7 @@ from mmtrain.models.foreign import is_foreign, load_foreign
 from mmtrain.models.image_text import ImageTextModel
 from mmtrain.models.run_folder import checkpoint_of, describe, read_checkpoint, resolve_run
 from mmtrain.models.spec import build
-from mmtrain.models.tokenizer_files import make_tokenizer
+from mmtrain.models.tokenizer_files import ARGUMENTS, make_tokenizer
 from mmtrain.models.trust import check_description
 from mmtrain.models.weights import first_difference, shape_of
 
@@ -182,7 +181,7 @@ def _read_trusted(path: Path, trust: Sequence[str] | None) -> dict[str, Any]:
     check_description(description, str(path), trust or ())
     files = description["tokenizer"]["init_args"]
     for name, value in files.items():
-        if name in TOKENIZER_FILES or str(value).startswith(("./", "../")):
+        if name in ARGUMENTS or str(value).startswith(("./", "../")):
             inside = os.path.normpath(value)
             if not value.startswith("./") or inside.startswith(".."):
                 raise ValueError(

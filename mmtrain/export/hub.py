@@ -2,6 +2,7 @@
 
 import re
 from pathlib import Path
+from typing import Any
 
 from datamodules.files import write_whole
 from mmtrain.display.messages import first_line, say
@@ -38,7 +39,7 @@ def prepare(folder: str | Path, repository: str, licence: str) -> None:
         if path.suffix in PICKLES:
             raise ValueError(f"push: {path} can carry code; export without pickles first")
     text = card.read_text(encoding="utf-8")
-    header = {}
+    header: dict[str, Any] = {}
     if parts := re.fullmatch("---\n(.*?)---\n(.*)", text, flags=re.DOTALL):
         header, text = read_yaml(parts[1]) or {}, parts[2]
     write_whole(card, f"---\n{yaml_text(header | {'license': licence})}---\n{text}")

@@ -28,7 +28,10 @@ LIBRARY = {"safetensors": "mmtrain", "onnx": "onnx", "open_clip": "open_clip", "
 
 def model_card(encoder: Encoder, model: str, format: str) -> str:
     """A YAML header, what the model is, how to use it, and the figures of the run's report where there is one."""
-    header = {"library_name": LIBRARY[format], "pipeline_tag": "zero-shot-image-classification"}
+    header: dict[str, str | list[str]] = {
+        "library_name": LIBRARY[format],
+        "pipeline_tag": "zero-shot-image-classification",
+    }
     header |= {"language": encoder.languages or ["multilingual"], "tags": ["image-text-retrieval", "multilingual"]}
     parameters = sum(parameter.numel() for parameter in encoder.model.parameters())
     image, text = (type(getattr(encoder.model, side)).__name__ for side in ("image", "text"))

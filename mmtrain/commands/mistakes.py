@@ -19,8 +19,8 @@ from mmtrain.training.monitoring.throughput import Throughput
 GROUPS: dict[str, Any] = {"trainer": Trainer, "checkpoint": Checkpoint, "guard": Guard, "throughput": Throughput}
 TOP = (*GROUPS, "model", "data", "config", "seed_everything", "ckpt_path", "print_config")
 # what people name without its module
-MODULES = ("datamodules", "losses", "mmtrain", "mmtrain.towers", "mmtrain.fusion", "mmtrain.loggers", "mmtrain.phases")
-MODULES += ("pytorch_lightning.callbacks", "pytorch_lightning.loggers", "torch.optim")
+MODULES = ["datamodules", "losses", "mmtrain", "mmtrain.towers", "mmtrain.fusion", "mmtrain.loggers", "mmtrain.phases"]
+MODULES += ["pytorch_lightning.callbacks", "pytorch_lightning.loggers", "torch.optim"]
 WORDS = {
     "int": "a whole number",
     "float": "a number",
@@ -61,8 +61,8 @@ def explained(message: str, given: Mapping[str, Any] | None = None) -> str:
     if config := re.search(r"Unable to load config '(.*)'", message):
         some = ", ".join([*_parameters(GROUPS.get(names[-1]))][:6])
         return f"{option}: got {config[1]!r}, expected its options: {some} ..."
-    if page := re.search(r"Unexpected config: ?(.*)", body):
-        return f"got {_short(page[1])}, expected options by name, like trainer: {{max_steps: 10}}"
+    if odd := re.search(r"Unexpected config: ?(.*)", body):
+        return f"got {_short(odd[1])}, expected options by name, like trainer: {{max_steps: 10}}"
     value = re.search(r"import path string: (.*)|Import path (\S+) does not|Got value: (.*)|Given value: (.*)", body)
     hint = re.search(r"Subtypes: \[(.*)\]$|Expected an? (.*?)(?:\. Got value|$)", body, flags=re.MULTILINE)
     if option and value:
@@ -194,9 +194,11 @@ def refused(error: Exception, given: Mapping[str, Any]) -> str | None:
     message = one_line(str(error))
     made = (frame.name == "instantiate_trainer" for frame in traceback.extract_tb(error.__traceback__))
     if type(error).__name__ == "MisconfigurationException" or any(made):
-        for option, value in reversed(given.items()):
+        for option, value in list(given.items())[::-1]:
             name = option.removeprefix("trainer.")
-            if option != name and (re.search(rf"`{name}\b", message) or repr(value) in message):
+            if option != name and (
+                re.search(rf"`{name}\b", message) or isinstance(value, str) and repr(value) in message
+            ):
                 return f"--{option}: got {_short(str(value))}; {message}"
     return None
 

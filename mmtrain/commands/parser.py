@@ -68,6 +68,6 @@ def _text_where_text_fits(value: Any, hint: Any, *arguments: Any, **options: Any
 
 
 _adapted = _typehints.adapt_typehints
-_typehints.adapt_typehints = _text_where_text_fits
+vars(_typehints)["adapt_typehints"] = _text_where_text_fits  # jsonargparse has no public place for it
 set_loader("yaml", read_yaml, (yaml.YAMLError,))
 set_dumper("yaml", yaml_text)

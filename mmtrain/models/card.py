@@ -31,7 +31,7 @@ LIBRARY = {"safetensors": "mmtrain", "onnx": "onnx", "open_clip": "open_clip", "
 
 def model_card(encoder: Encoder, model: str, format: str) -> str:
     """A YAML header, what the model is, how to use it, and the figures of the run's report where there is one."""
-    header = {
+    header: dict[str, str | list[str]] = {
         "library_name": LIBRARY[format],
         "pipeline_tag": "feature-extraction" if encoder.images is None else "zero-shot-image-classification",
         "language": encoder.languages or ["multilingual"],

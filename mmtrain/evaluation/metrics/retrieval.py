@@ -81,10 +81,7 @@ def summarise(ranks: RetrievalRanks, *, bootstrap: int = 1000, seed: int = 0) ->
             for direction, table in tables.items()
         },
         "rank_correlation": {"languages": ranks.languages}
-        | {
-            direction: np.where(np.isnan(table), None, table).tolist()
-            for direction, table in ((name, rank_correlation(table)) for name, table in tables.items())
-        },
+        | {direction: _rows(rank_correlation(table)) for direction, table in tables.items()},
     }
 
 
@@ -116,6 +113,12 @@ def _figures(ranks: QueryRanks, recall_at: tuple[int, ...]) -> dict[str, Any]:
 def _or_null(value: float) -> float | None:
     """The value, or None for NaN, which JSON has not."""
     return None if np.isnan(value) else float(value)
+
+
+def _rows(table: np.ndarray) -> list[list[float | None]]:
+    values = table.astype(object)
+    values[np.isnan(table)] = None
+    return values.tolist()
 
 
 def flat_figures(metrics: dict, recall_at: tuple[int, ...] = (1, 5, 10)) -> dict[str, float]:

@@ -290,7 +290,7 @@ def test_similarity_of_sentences(run, tmp_path, capsys):
         (["--classes", "FILE", "--task", "shape"], "does not label 'shape'"),
         (
             ["--classes", "FILE", "--task", "colour"],
-            "en names 0, 1, 2, 3 ..., and no sample of LABELLED is",
+            "en names 0, 1, 2, 3 ..., and no sample of LABELLED under",
         ),
         (["--classes", "FILE", "--task", "number", "--data", "SHARDS"], "the samples of SHARDS have no labels"),
         (["--classes", "FILE", "--languages", "[xx]"], "names no classes in xx; it has en"),

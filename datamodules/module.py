@@ -186,6 +186,10 @@ class ShardDataModule(LightningDataModule):
         """Samples of all ranks in an epoch."""
         return self._training.epoch_length
 
+    def samples_to_come(self, epochs: int) -> int:
+        """Samples of all ranks from `position` to the end of so many of the trainer's epochs, the present one too."""
+        return self._training.samples_to_come(epochs)
+
     def samples(self, split: str) -> int:
         """How many samples a split has, once it is set up."""
         return len(self._datasets[split])
@@ -227,9 +231,19 @@ class ShardDataModule(LightningDataModule):
             self._training.close()
 
     def train_dataloader(self) -> DataLoader:
-        """Always the same loader; an iteration starts at `position` and ends with the epoch."""
+        """Always the same loader; an iteration starts at `position` and ends with the epoch.
+
+        With the trainer's limit_train_batches every epoch has that many batches, wherever the data's own ends; with
+        overfit_batches they are the same ones every time.
+        """
         self._require("train")
-        return self._training.loader(self._workers, self.trainer.fit_loop.restarting if self.trainer else None)
+        trainer = self.trainer
+        if trainer is None:
+            return self._training.loader(self._workers, None)
+        steps = self._training.limit(trainer.limit_train_batches, getattr(trainer, "overfit_batches", 0) > 0)
+        if steps:
+            trainer.limit_train_batches = steps  # of a share, Lightning would take that of the batches to come
+        return self._training.loader(self._workers, trainer.fit_loop.restarting)
 
     def val_dataloader(self) -> DataLoader | list:
         """Every sample once over all ranks, all captions of the chosen languages; nothing when no shards are named."""

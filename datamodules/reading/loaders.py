@@ -14,7 +14,7 @@ from datamodules.images import resizing
 from datamodules.reading.dataset import PADDING, Draw, ShardDataset
 from datamodules.reading.prefetch import Prefetch
 from datamodules.stream.cursor import Cursor
-from datamodules.stream.order import Interleave, PassOrder, batches_left
+from datamodules.stream.order import Interleave, PassOrder
 from datamodules.stream.streams import Stream
 
 
@@ -57,6 +57,9 @@ class TrainingBatches:
 
     Global batch = world x batch_size consecutive positions; rank r takes the r-th part. The tail that fills no global
     batch is carried into the next epoch.
+
+    Args:
+        repeated: Draw the first so many samples again and again; None for the whole stream.
     """
 
     def __init__(
@@ -67,10 +70,11 @@ class TrainingBatches:
         epoch_length: int,
         rank: int = 0,
         world: int = 1,
+        repeated: int | None = None,
         prefetch: Prefetch | None = None,
     ) -> None:
         self._stream, self._cursor, self._prefetch = stream, cursor, prefetch
-        self._batch_size, self._epoch_length = batch_size, epoch_length
+        self._batch_size, self._epoch_length, self._repeated = batch_size, epoch_length, repeated
         self._rank, self._group = rank, batch_size * world
 
     def __len__(self) -> int:
@@ -79,12 +83,14 @@ class TrainingBatches:
 
     def __iter__(self) -> Iterator[list[Draw]]:
         start = self._cursor.position
-        for batch in range(batches_left(start, self._group, self._epoch_length)):
+        for batch in range(self._cursor.left(self._group, self._epoch_length)):
             first = start + batch * self._group
+            end = first + self._group
+            first = first % self._repeated if self._repeated else first
             if self._prefetch is not None:
                 self._prefetch.want(*self._stream.ahead(first))
             mine = range(first + self._rank * self._batch_size, first + (self._rank + 1) * self._batch_size)
-            yield [self._stream.draw(position, first + self._group) for position in mine]
+            yield [self._stream.draw(position, end) for position in mine]
 
 
 class EvaluationBatches:

@@ -46,6 +46,7 @@ class Training:
         self.cursor = Cursor()
         self.dataset: ShardDataset  # once it is set up
         self._loader: DataLoader | None = None
+        self._repeated: int | None = None
         self._prefetch: Prefetch | None = None  # where shards are remote
         self._restored: dict | None = None
 
@@ -107,6 +108,23 @@ class Training:
         if isinstance(self._loader, TrainLoader):
             self._loader.close()
 
+    def limit(self, batches: float, overfit: bool) -> int | None:
+        """Takes the trainer's limit_train_batches, a number or a share of an epoch, and whether it is to overfit them.
+
+        Returns the steps of each of its epochs; None where they are those of the data, which differ by one step.
+        """
+        whole, tail = divmod(self.epoch_length, self.group)
+        counted = isinstance(batches, int)
+        cut = batches <= whole + bool(tail) if counted else batches < 1
+        steps = int(batches if counted else batches * whole) if cut else whole if overfit else 0
+        self.cursor.steps = steps or None  # none at all is Lightning's to answer
+        self._repeated = steps * self.group if overfit else None
+        return self.cursor.steps
+
+    def samples_to_come(self, epochs: int) -> int:
+        """Samples of all ranks from the cursor to the end of so many of the trainer's epochs."""
+        return self.cursor.samples_to_come(epochs, self.group, self.epoch_length)
+
     def loader(self, workers: int, restarting: bool | None) -> DataLoader:
         """Always the same loader; an iteration starts at the cursor and ends with the epoch.
 
@@ -115,14 +133,21 @@ class Training:
             restarting: Whether a trainer takes itself to be inside an epoch; None without a trainer.
         """
         over = self.cursor.over(self.group, self.epoch_length)
-        self.cursor.begin_epoch(inside=not over if restarting is None else restarting)
+        self.cursor.begin_epoch(self.group, inside=not over if restarting is None else restarting)
         if self._loader is None:
             rank, world = self.processes()
             stream = TrainingStream(self._streams, self.seed, self.shuffle_window)
             if any(is_remote(shard.shard) for shard in self.dataset.shards):
                 self._prefetch = Prefetch(self.dataset.shards, self.dataset.reading)
             batches = TrainingBatches(
-                stream, self.cursor, self.batch_size, self.epoch_length, rank, world, self._prefetch
+                stream,
+                self.cursor,
+                self.batch_size,
+                self.epoch_length,
+                rank,
+                world,
+                repeated=self._repeated,
+                prefetch=self._prefetch,
             )
             self._loader = make_loader(TrainLoader, self.dataset, batches, workers)
             steps, tail = divmod(self.epoch_length, self.group)

@@ -1,28 +1,33 @@
 """`mmtrain fit`: LightningCLI with this project's habits."""
 
+import inspect
 import logging
 import os
 import sys
 import warnings
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 from jsonargparse import Namespace
-from pytorch_lightning import LightningDataModule, LightningModule, Trainer
+from pytorch_lightning import Callback, LightningDataModule, LightningModule, Trainer
+from pytorch_lightning.callbacks import EMAWeightAveraging
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
+from pytorch_lightning.loggers import WandbLogger
 from pytorch_lightning.loggers.logger import Logger
 from pytorch_lightning.plugins.environments import SLURMEnvironment
 from pytorch_lightning.utilities import rank_zero_info, rank_zero_only
 
-from datamodules.files import write_whole
+from datamodules.files import write_whole, writing_into
 from mmtrain.commands.mistakes import check_nulls, public_classes, refused
 from mmtrain.commands.parser import HELP, Parser
 from mmtrain.display.messages import printable, say
 from mmtrain.models.run_folder import newest_readable, read_checkpoint
 from mmtrain.models.yaml12 import read_yaml
+from mmtrain.training.averaging import WeightAverage  # noqa: F401  # for its short name on the command line
 from mmtrain.training.checkpoints.callback import Checkpoint
 from mmtrain.training.checkpoints.stopping import RESUMABLE, Stopped
-from mmtrain.training.data import logging_interval
+from mmtrain.training.data import logging_interval, write_account
 from mmtrain.training.monitoring.guard import Guard
 from mmtrain.training.monitoring.loggers import MetricsFile, Wandb
 from mmtrain.training.monitoring.throughput import Throughput
@@ -47,8 +52,8 @@ class RunFolder(SaveConfigCallback):
         # Only now: a run that fails before its first step must not cost the older one its checkpoints.
         metrics = next(logger for logger in trainer.loggers if isinstance(logger, MetricsFile))
         if pl_module.samples_seen:
-            checkpoint = next(callback for callback in trainer.checkpoint_callbacks if isinstance(callback, Checkpoint))
-            metrics.continue_from(trainer.global_step - 1, checkpoint.row)
+            rows = [callback.row for callback in trainer.checkpoint_callbacks if isinstance(callback, Checkpoint)]
+            metrics.continue_from(trainer.global_step - 1, next(iter(rows), None))
         elif trainer.is_global_zero:
             metrics.start_anew()
             old = sorted((Path(trainer.default_root_dir) / "checkpoints").glob("*.ckpt"))
@@ -57,6 +62,10 @@ class RunFolder(SaveConfigCallback):
                 rank_zero_info(f"{trainer.default_root_dir} held an older run: its {names} are replaced")
             for path in old:
                 path.unlink()
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if not any(isinstance(callback, Checkpoint) for callback in trainer.checkpoint_callbacks):
+            write_account(trainer)  # which goes with each checkpoint, where there are any
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         if trainer.is_global_zero and not self.already_saved:
@@ -83,6 +92,11 @@ class Fit(LightningCLI):
     def subcommands() -> dict[str, set[str]]:
         return {"fit": {"model", "train_dataloaders", "val_dataloaders", "datamodule"}}
 
+    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
+        super().parse_arguments(parser, args)
+        options = self.config[self.config.subcommand].trainer
+        options.logger, options.callbacks = _ours(options.logger), _ours(options.callbacks)
+
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         parser.add_lightning_class_args(Checkpoint, "checkpoint")
         parser.add_lightning_class_args(Guard, "guard")
@@ -97,10 +111,6 @@ class Fit(LightningCLI):
         options["strategy"] = supported(options["strategy"])
         loggers = [logger for logger in _as_list(options.get("logger")) if isinstance(logger, Logger)]
         self._resumed = self._checkpoint(folder)
-        for logger in loggers:
-            if isinstance(logger, Wandb):
-                run_id = read_checkpoint(self._resumed)["mmtrain"].get("wandb") if self._resumed else None
-                logger.attach(folder, run_id)
         trainer = super().instantiate_trainer(logger=[MetricsFile(folder), *loggers], **kwargs)
         if 0 < trainer.max_steps < logging_interval(trainer):  # a run however short has a row in metrics.csv
             trainer.log_every_n_steps = trainer.max_steps  # type: ignore[attr-defined]  # set in a connector
@@ -110,6 +120,16 @@ class Fit(LightningCLI):
             if isinstance(callback, Checkpoint):
                 callback.config = saver.text() if saver else ""
         return trainer
+
+    def _instantiate_trainer(self, config: dict[str, Any], callbacks: list[Callback]) -> Trainer:
+        if config.get("fast_dev_run") or config.get("enable_checkpointing") is False:
+            callbacks = [callback for callback in callbacks if not isinstance(callback, Checkpoint)]
+        return super()._instantiate_trainer(config, callbacks)
+
+    def _run_subcommand(self, subcommand: str) -> None:
+        writes = getattr(rank_zero_only, "rank", 0) == 0 and not getattr(self.trainer, "fast_dev_run", False)
+        with writing_into(self.trainer.default_root_dir) if writes else nullcontext():
+            super()._run_subcommand(subcommand)
 
     def _parse_ckpt_path(self) -> None:
         """Nothing: LightningCLI would read hyperparameters from the checkpoint here; ours are in the config."""
@@ -135,6 +155,10 @@ class Fit(LightningCLI):
         elif arguments.ckpt_path == "last":
             rank_zero_info(f"--ckpt_path last: there is no {folder / 'checkpoints' / 'last.ckpt'}; starting anew")
         arguments.ckpt_path = None if self._resumed is None else str(self._resumed)
+        run_id = None if self._resumed is None else read_checkpoint(self._resumed)["mmtrain"].get("wandb")
+        for logger in self.trainer.loggers:
+            if isinstance(logger, Wandb):
+                logger.attach(folder, run_id)
 
 
 class Parsed(Fit):
@@ -148,6 +172,31 @@ class Parsed(Fit):
 
     def _run_subcommand(self, subcommand: str) -> None:
         pass
+
+
+# of Lightning's, what works with a run folder and its checkpoints in a version of ours alone
+OURS: dict[str, tuple[type, str]] = {
+    "WandbLogger": (WandbLogger, "mmtrain.loggers.Wandb"),
+    "EMAWeightAveraging": (EMAWeightAveraging, "mmtrain.training.averaging.WeightAverage"),
+}
+SETTLED = {"save_dir", "dir", "device", "use_buffers"}  # arguments of theirs that ours settle themselves
+
+
+def _ours(given: Any) -> Any:
+    """The config of loggers or callbacks, in which ours replace some of Lightning's and take their arguments."""
+    if isinstance(given, list):
+        return [_ours(each) for each in given]
+    package, _, name = str(getattr(given, "class_path", None)).rpartition(".")
+    if not package.startswith("pytorch_lightning.") or name not in OURS:
+        return given
+    theirs, ours = OURS[name]
+    defaults = {key: parameter.default for key, parameter in inspect.signature(theirs).parameters.items()}
+    arguments = {
+        key: value for key, value in vars(given.init_args).items() if value != defaults.get(key) and key not in SETTLED
+    }
+    if "update_starting_at_epoch" in arguments:
+        return given  # ours counts steps
+    return Namespace(class_path=ours, init_args=Namespace(**arguments))
 
 
 def _as_list(items: Any) -> list:

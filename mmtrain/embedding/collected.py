@@ -27,11 +27,11 @@ class Embedded:
 
 
 def of_all_processes(parts: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The parts that every process collected, without those that hold no rows."""
+    """In process 0 the parts that every process collected, without those that hold no rows; in the others none."""
     if distributed.is_available() and distributed.is_initialized():
-        gathered: list[Any] = [None] * distributed.get_world_size()
-        distributed.all_gather_object(gathered, parts)
-        parts = [part for process in gathered for part in process]
+        gathered: list[Any] | None = [None] * distributed.get_world_size() if distributed.get_rank() == 0 else None
+        distributed.gather_object(parts, gathered)
+        parts = [part for process in gathered or () for part in process]
     return [part for part in parts if len(part["rows"])]
 
 
@@ -87,7 +87,7 @@ class EmbeddedSplit:
         )
 
     def gather(self) -> Embedded | None:
-        """The whole split in its own order, on every process; None when it is empty."""
+        """The whole split in its own order, in process 0; None when it is empty, and in other processes."""
         parts = of_all_processes(self.parts)
         if not parts:
             return None

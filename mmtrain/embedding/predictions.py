@@ -51,7 +51,7 @@ class PredictedSplit:
         )
 
     def gather(self) -> Predictions | None:
-        """The whole split in its own order, on every process; None when it is empty."""
+        """The whole split in its own order, in process 0; None when it is empty, and in other processes."""
         parts = of_all_processes(self.parts)
         if not parts:
             return None

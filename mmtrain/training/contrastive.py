@@ -20,11 +20,14 @@ from mmtrain.fusion import MatchingHead, RelationHead
 from mmtrain.models.batches import embed_batch
 from mmtrain.models.image_text import ImageTextModel, Projection
 from mmtrain.towers import ImageTower, TextTower
-from mmtrain.training.data import TrainingData, check_fits, check_needs, logging_interval, training_data
+from mmtrain.training.checks import check_batch_norm, check_fits, check_needs, check_one_step_a_batch
+from mmtrain.training.clock import Clock
+from mmtrain.training.data import TrainingData, logging_interval, training_data
 from mmtrain.training.monitoring.diagnostics import gradient_norm, space_diagnostics
-from mmtrain.training.optimisation import OptimizerClass, Schedule, make_optimizer, parameter_groups, rate_factor
+from mmtrain.training.optimisation import OptimizerClass, Schedule, make_optimizer, parameter_groups
 from mmtrain.training.sharding import shard
 from mmtrain.training.starting_weights import load_partially
+from mmtrain.training.waiting import told_by_first
 
 
 class ContrastiveModule(pl.LightningModule):
@@ -104,8 +107,8 @@ class ContrastiveModule(pl.LightningModule):
             objective.connect(self.model)
         self.weights = dict.fromkeys(objectives, 1.0) | (weights or {})
         self.learning_rate, self.weight_decay, self.betas = learning_rate, weight_decay, betas
-        self.optimizer, self.schedule = optimizer, schedule
-        self.warmup_steps, self.cooldown_steps, self.layer_decay = warmup_steps, cooldown_steps, layer_decay
+        self.optimizer, self.layer_decay = optimizer, layer_decay
+        self.clock = Clock(learning_rate, schedule, warmup_steps, cooldown_steps)
         self.recall_at = tuple(recall_at)
         self.samples_seen = 0
         self._seed = torch.initial_seed()
@@ -164,20 +167,14 @@ class ContrastiveModule(pl.LightningModule):
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         # The randomness of a step (dropout, patch dropout) follows from seed, samples seen and rank alone, so that a
         # resumed run draws what the undisturbed one would have drawn.
+        check_one_step_a_batch(self.trainer, self.instead_of_accumulation)  # callbacks may set it too
         self._batch = batch
         self._step_samples = len(batch) * self.trainer.world_size
         seed = hash((self._seed, self.samples_seen, self.global_rank)) % 2**63
         torch.manual_seed(seed)
         random.seed(seed)
         np.random.seed(seed % 2**32)
-        # the middle of the step, so that neither the first nor the last is idle
-        factor = rate_factor(
-            self.samples_seen + self._step_samples / 2,
-            self.schedule,
-            warmup_samples=self.warmup_steps * self._step_samples,
-            total_samples=self.trainer.estimated_stepping_batches * self._step_samples,
-            cooldown_samples=self.cooldown_steps * self._step_samples,
-        )
+        factor = self.clock.factor(self.trainer, self.data, self.samples_seen, self._step_samples)
         for group in self.trainer.optimizers[0].param_groups:
             group["lr"] = group["base_lr"] * factor
 
@@ -213,12 +210,9 @@ class ContrastiveModule(pl.LightningModule):
             check_fits(self.model, self.data)
 
     def on_fit_start(self) -> None:
-        if self.trainer.accumulate_grad_batches != 1:
-            raise ValueError(
-                f"trainer.accumulate_grad_batches: got {self.trainer.accumulate_grad_batches}, expected 1: the summed"
-                f" losses of small batches are not the loss of the big one; use {self.instead_of_accumulation}"
-            )
+        check_one_step_a_batch(self.trainer, self.instead_of_accumulation)
         check_needs(dict(self.named_objectives()), self.data)
+        check_batch_norm(self.model, self.trainer.world_size)
         self._counts_for = self.data.count_for(list(self.objectives))
 
     def trained_modules(self) -> dict[str, nn.Module]:
@@ -275,8 +269,7 @@ class ContrastiveModule(pl.LightningModule):
 
     def log_validation(self, measure: Callable[[], dict[str, float]], headline: str) -> None:
         """Logs what process 0 measures, on every process; the progress bar shows `headline`."""
-        measured = self.trainer.strategy.broadcast(measure() if self.trainer.is_global_zero else {})
-        figures = {name: torch.tensor(value, dtype=torch.float32) for name, value in measured.items()}
+        figures = {name: torch.tensor(value, dtype=torch.float32) for name, value in told_by_first(measure).items()}
         if figures:
             self.log_dict({f"val/{name}": value for name, value in figures.items()})
             self.log("samples_seen", float(self.samples_seen))
@@ -307,6 +300,8 @@ class ContrastiveModule(pl.LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["samples_seen"] = self.samples_seen
+        checkpoint["clock"] = self.clock.state_dict()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         self.samples_seen = checkpoint["samples_seen"]
+        self.clock.load_state_dict(checkpoint.get("clock"))

@@ -6,9 +6,9 @@ from typing import Any, Literal
 import pytorch_lightning as pl
 from pytorch_lightning.strategies import DDPStrategy
 from pytorch_lightning.utilities import rank_zero_info
-from torch import nn
 
 from mmtrain.models.lora import TOWERS
+from mmtrain.towers import Tower
 from mmtrain.training.optimisation import depths_of
 
 
@@ -18,13 +18,14 @@ class Phase:
 
     Args:
         from_step: First optimiser step, 0 for the beginning.
-        image: Blocks of the image tower that are trained, counted from the output; 0 freezes it, "all" trains it.
+        image: Blocks of the image tower that are trained, counted from the output; 0 freezes it, "all" trains it, None
+            trains what the tower's own options and adapters leave to be trained.
         text: The same of the text tower.
     """
 
     from_step: int
-    image: int | Literal["all"] = "all"
-    text: int | Literal["all"] = "all"
+    image: int | Literal["all"] | None = None
+    text: int | Literal["all"] | None = None
 
 
 class Phases(pl.Callback):
@@ -37,7 +38,8 @@ class Phases(pl.Callback):
         phases: In the order of their steps, the first from step 0.
 
     Raises:
-        ValueError: for phases out of order, a block a tower lacks, or a strategy that waits for frozen gradients.
+        ValueError: for phases out of order, a block a tower lacks, weights that the optimiser does not get since the
+            tower is frozen or has adapters, or a strategy that waits for frozen gradients.
     """
 
     def __init__(self, phases: list[Phase]) -> None:
@@ -46,6 +48,7 @@ class Phases(pl.Callback):
             raise ValueError(f"phases: from_step is {starts}, expected numbers that rise from 0")
         self.phases = phases
         self._current: Phase | None = None
+        self._optimised: dict[str, set[str]] = {}  # by tower, the names of the parameters that the optimiser gets
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         strategy = trainer.strategy
@@ -55,6 +58,11 @@ class Phases(pl.Callback):
                 "phases: processes would wait for the gradients of frozen towers; --trainer.strategy"
                 " ddp_find_unused_parameters_true"
             )
+        for side in TOWERS:
+            tower = getattr(pl_module.model, side)
+            self._optimised[side] = {name for name, each in tower.named_parameters() if each.requires_grad}
+            for phase in self.phases:
+                self._trained(tower, side, phase)
 
     def on_train_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
@@ -63,8 +71,11 @@ class Phases(pl.Callback):
         for side in TOWERS:
             tower, trained = getattr(pl_module.model, side), getattr(phase, side)
             if phase is not self._current:
-                _train_blocks(tower, side, trained)
-                state = {"all": "trained", 0: "frozen"}.get(trained, f"its last {trained} blocks are trained")
+                names = self._trained(tower, side, phase)
+                for name, parameter in tower.named_parameters():
+                    parameter.requires_grad_(name in names)
+                states = {"all": "trained", 0: "frozen", None: "trained as its options say"}
+                state = states.get(trained, f"its last {trained} blocks are trained")
                 rank_zero_info(f"step {trainer.global_step}: {side} tower: {state}")
             if trained == 0:
                 tower.eval()  # each time: validation ends with all in training mode
@@ -72,11 +83,22 @@ class Phases(pl.Callback):
                 tower.train()
         self._current = phase
 
-
-def _train_blocks(tower: nn.Module, side: str, trained: int | str) -> None:
-    depths, count = depths_of(tower)
-    if trained not in ("all", 0) and not 0 < int(trained) <= count:
-        raise ValueError(f"phases: {side}: {trained} blocks, {type(tower).__name__} has {count}; 0 to {count}, or all")
-    for name, parameter in tower.named_parameters():
+    def _trained(self, tower: Tower, side: str, phase: Phase) -> set[str]:
+        """The names of the parameters of a tower that a phase trains."""
+        blocks, optimised = getattr(phase, side), self._optimised[side]
+        if blocks is None:
+            return optimised
+        depths, count = depths_of(tower)
+        if blocks not in ("all", 0) and not 0 < int(blocks) <= count:
+            raise ValueError(
+                f"phases: {side}: {blocks} blocks, {type(tower).__name__} has {count}; 0 to {count}, or all"
+            )
         # what stands behind the blocks goes with the last of them, what stands before them only with all
-        parameter.requires_grad_(trained == "all" or (trained != 0 and depths[name] > count - int(trained)))
+        names = {name for name in depths if blocks == "all" or (blocks != 0 and depths[name] > count - int(blocks))}
+        missing = sorted(names - optimised)
+        if missing and (tower.frozen or any("lora_" in name for name in optimised)):
+            raise ValueError(
+                f"phases: {side}: {blocks} from step {phase.from_step} would train {missing[0]}, which the optimiser"
+                f" does not get: model.{side}.frozen or model.lora freezes it; leave {side} out"
+            )
+        return names & optimised

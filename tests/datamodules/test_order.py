@@ -85,10 +85,10 @@ def test_the_length_is_that_of_the_whole_epoch_however_far_it_is():
     assert cursor.batches(8, 100) == 12
     restored = Cursor()
     restored.load_state_dict(cursor.state_dict(8, 100))
-    restored.begin_epoch(inside=True)
+    restored.begin_epoch(8, inside=True)
     assert restored.batches(8, 100) == 12
     trained(restored, 8, 7)
-    restored.begin_epoch(inside=False)
+    restored.begin_epoch(8, inside=False)
     assert (restored.position, restored.batches(8, 100)) == (96, 13)  # 4 carried samples make it one longer
 
 
@@ -106,5 +106,19 @@ def test_another_global_batch_after_a_resume_counts_on_from_the_batches_done():
 def test_a_shorter_epoch_of_the_trainer_leaves_the_rest_for_its_next():
     cursor = Cursor()
     trained(cursor, 8, 5)
-    cursor.begin_epoch(inside=False)  # the trainer's limit_train_batches was 5
+    cursor.begin_epoch(8, inside=False)  # the trainer ended its epoch after 5
     assert cursor.batches(8, 100) == 7
+
+
+def test_epochs_of_a_fixed_number_of_steps_do_not_end_with_the_data():
+    cursor = Cursor()
+    cursor.steps = 5
+    for done in range(13):
+        assert cursor.left(8, 24) == 5 - done % 5
+        assert cursor.samples_to_come(3 - done // 5, 8, 24) == 8 * (15 - done)
+        trained(cursor, 8, 1)
+    restored = Cursor()
+    restored.steps = 5
+    restored.load_state_dict(cursor.state_dict(8, 24))
+    restored.begin_epoch(4, inside=True)  # with half the global batch
+    assert (restored.batches(4, 24), restored.left(4, 24), restored.samples_to_come(1, 4, 24)) == (5, 2, 8)

@@ -175,7 +175,7 @@ def test_more_zeros_than_a_record_at_the_end_were_something_once(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("pack", "name"), [(gzip.compress, "gzip"), (bz2.compress, "bzip2"), (lzma.compress, "xz")], ids=str
+    ("pack", "name"), [(gzip.compress, "gzip"), (bz2.compress, "bzip2"), (lzma.compress, "xz")], ids=["gz", "bz2", "xz"]
 )
 def test_a_compressed_tar_is_said_to_be_compressed(tmp_path, data, pack, name):
     (tmp_path / "a.tar").write_bytes(pack(ended(b"".join(GOOD))))

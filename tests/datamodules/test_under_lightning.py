@@ -101,10 +101,35 @@ def test_resuming_goes_on_with_the_next_sample(folder, data, tmp_path, step, at_
         assert rest.seen == whole.seen[step:]  # in the same epochs, too
 
 
-def test_an_epoch_cut_short_by_the_trainer_loses_nothing(folder, data):
-    watcher = fit(data(train=folder), limit_train_batches=3, max_epochs=5)
+# 30 samples are 7 batches of 4, or 8
+@pytest.mark.parametrize(("limit", "steps"), [(3, 3), (5, 5), (8, 8), (0.5, 3), (0.99, 6)])
+def test_epochs_cut_short_by_the_trainer_have_so_many_steps_and_lose_nothing(folder, data, limit, steps):
+    watcher = fit(data(train=folder), limit_train_batches=limit, max_epochs=5)
+    assert [epoch for epoch, _ in watcher.seen] == [number for number in range(5) for _ in range(steps)]
     ids = [name for _, batch in watcher.seen for name in batch]
-    assert len(set(ids[:30])) == 30
+    assert len(set(ids[:30])) == min(30, len(ids))
+
+
+@pytest.mark.parametrize("stops", [(5,), (7,), (5, 12), (7, 12)])  # an epoch's end is 5 or 10, and then within one
+@pytest.mark.parametrize("workers", [0, 1])
+def test_resuming_in_epochs_cut_short(folder, data, tmp_path, stops, workers):
+    limit = {"limit_train_batches": 5, "max_epochs": 4}
+    whole, path = fit(data(train=folder, workers=workers), **limit), None
+    for stop in stops:
+        fit(
+            data(train=folder, workers=workers), path=path, callbacks=[SaveAt(stop, tmp_path / f"{stop}.ckpt")], **limit
+        )
+        path = tmp_path / f"{stop}.ckpt"
+    rest = fit(data(train=folder, workers=workers), path=path, **limit)
+    assert rest.seen == whole.seen[stops[-1] :] and len(whole.seen) == 20
+    assert rest.weight == whole.weight
+
+
+@pytest.mark.parametrize(("overfit", "steps"), [(2, 2), (0.5, 3), (100, 7)])
+def test_the_trainer_overfits_the_same_batches(folder, data, overfit, steps):
+    watcher = fit(data(train=folder, captions_per_image=1), overfit_batches=overfit, max_epochs=3)
+    batches = [ids for _, ids in watcher.seen]
+    assert batches == 3 * batches[:steps] and len({name for ids in batches[:steps] for name in ids}) == 4 * steps
 
 
 def test_a_resumed_run_on_other_data_says_so(folder, data, listed_shards, tmp_path):

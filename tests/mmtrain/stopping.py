@@ -67,6 +67,15 @@ class Measure(pl.Callback):
             pl_module.log("val/told", torch.tensor(torch.nan if value is None else value))
 
 
+class Infinite(pl.Callback):
+    """Makes the gradients of every step infinite, and leaves the loss as it is."""
+
+    def on_after_backward(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        for parameter in pl_module.parameters():
+            if parameter.grad is not None:
+                parameter.grad.fill_(torch.inf)
+
+
 class Poison(pl.Callback):
     """Makes the loss of the named steps not a number."""
 

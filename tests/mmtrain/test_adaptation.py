@@ -13,7 +13,7 @@ from mmtrain.models.image_text import ImageTextModel
 from mmtrain.models.run_folder import read_checkpoint
 from mmtrain.models.weights import mean_of
 from mmtrain.towers import ByteGRU, TimmTower
-from tests.mmtrain.small import fit
+from tests.mmtrain.small import IMAGE, fit
 
 VIT = {"patch_size": 16, "embed_dim": 32, "depth": 2, "num_heads": 2}
 TWO_BLOCKS = f"--model.image.options={json.dumps(VIT)}"
@@ -116,6 +116,21 @@ def test_phases_out_of_order(shards: Path, tmp_path: Path, capsys) -> None:
     assert "expected numbers that rise from 0" in capsys.readouterr().err
     assert fit(shards, tmp_path, "--trainer.max_steps=1", phases({"from_step": 0, "image": 7})) != 0
     assert "image: 7 blocks, TimmTower has 1" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "option", [["--model.lora={image: 2}"], ["--model.image", IMAGE.replace("image_size", "frozen: true, image_size")]]
+)
+def test_phases_train_nothing_that_the_optimiser_lacks(option: list[str], shards: Path, tmp_path: Path, capsys) -> None:
+    steps = {"from_step": 0, "image": 0, "text": 0}, {"from_step": 1, "image": "all"}
+    assert fit(shards, tmp_path, "--trainer.max_steps=2", *option, phases(*steps)) == 1
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if "error" in line]
+    assert "phases: image: all from step 1 would train" in line and "leave image out" in line
+    steps = {"from_step": 0, "text": 0}, {"from_step": 1}
+    every = "--checkpoint.every_n_steps=1"
+    assert fit(shards, tmp_path, "--trainer.max_steps=3", every, "--model.warmup_steps=0", *option, phases(*steps)) == 0
+    before, after = weights(tmp_path, "previous-1.ckpt"), weights(tmp_path)
+    assert changed(before, after, "lora_" if "lora" in option[0] else "text.forwards") == {True}
 
 
 def test_the_average_of_two_is_between_them() -> None:

@@ -1,6 +1,5 @@
 """Checkpoints of real runs: which are kept, what a broken one costs, and that going on is exact."""
 
-import json
 import resource
 import signal
 import subprocess
@@ -12,6 +11,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from datamodules.files import writing_into
 from mmtrain.models.run_folder import read_checkpoint
 from mmtrain.training.checkpoints import callback
 from tests.mmtrain.runs import column, log, step, weights, with_callback
@@ -135,19 +135,65 @@ def test_a_folder_that_cannot_be_made_is_said(shards: Path, tmp_path: Path, caps
     assert capsys.readouterr().err.count("\n") == 1
 
 
-def test_averaged_weights_are_saved_and_resumed(shards: Path, tmp_path: Path) -> None:
-    average = {"class_path": "pytorch_lightning.callbacks.EMAWeightAveraging", "init_args": {"decay": 0.5}}
-    stop = {"class_path": "tests.mmtrain.stopping.StopAfter", "init_args": {"steps": 5}}
-    assert fit(shards, tmp_path / "whole", *NINE, f"--trainer.callbacks={json.dumps([average])}") == 0
-    assert fit(shards, tmp_path / "halves", *NINE, f"--trainer.callbacks={json.dumps([average, stop])}") == 0
-    assert (
-        fit(shards, tmp_path / "halves", *NINE, f"--trainer.callbacks={json.dumps([average])}", "--ckpt_path=last") == 0
-    )
+OURS, LIGHTNINGS = "WeightAverage", "EMAWeightAveraging"
+AVERAGED = "model.image_projection.weight"
+
+
+@pytest.mark.parametrize(
+    ("name", "length"),
+    [(OURS, ["--trainer.max_steps=9"]), (LIGHTNINGS, ["--trainer.max_steps=-1", "--trainer.max_epochs=2"])],
+)
+def test_averaged_weights_are_saved_and_resumed(name: str, length: list[str], shards: Path, tmp_path: Path) -> None:
+    average = [f"--trainer.callbacks+={name}", "--trainer.callbacks.decay=0.5"]
+    every = [*NINE, "--checkpoint.every_n_steps=1", "--checkpoint.keep_last=20", *length]
+    assert fit(shards, tmp_path / "whole", *every, *average) == 0
+    assert fit(shards, tmp_path / "halves", *every, with_callback("StopAfter", steps=5), *average) == 0
+    assert fit(shards, tmp_path / "halves", *every, *average, "--ckpt_path=last") == 0
     whole, halves = (read_checkpoint(tmp_path / name / "checkpoints" / "last.ckpt") for name in ("whole", "halves"))
     for part in ("state_dict", "current_model_state"):
         assert all(torch.equal(tensor, halves[part][key]) for key, tensor in whole[part].items())
-    name = "model.image_projection.weight"
-    assert not torch.equal(whole["state_dict"][name], whole["current_model_state"][name])
+    # the definition, step by step; the last checkpoint has both, whatever ended the run
+    files = sorted((tmp_path / "whole" / "checkpoints").glob("[lp]*.ckpt"), key=step)
+    steps = [read_checkpoint(path)["current_model_state"][AVERAGED] for path in files]
+    expected = steps[0]
+    for weight in steps[1:]:
+        expected = expected.lerp(weight, 0.5)
+    assert torch.equal(whole["state_dict"][AVERAGED], expected)
+    assert torch.equal(whole["current_model_state"][AVERAGED], steps[-1]) and not torch.equal(expected, steps[-1])
+
+
+@pytest.mark.parametrize(
+    "callback",
+    [
+        "ModelCheckpoint|every_n_train_steps=2|save_last=true",
+        "ModelCheckpoint|every_n_train_steps=2|save_last=true|dirpath={run}/checkpoints",
+        "ModelCheckpoint|monitor=val/mean_recall|dirpath={run}/own",
+        "OnExceptionCheckpoint|dirpath={run}/own",
+    ],
+)
+def test_another_callback_that_writes_checkpoints(callback: str, whole: Path, shards: Path, tmp_path: Path) -> None:
+    name, *options = callback.format(run=tmp_path).split("|")
+    more = [f"--trainer.callbacks+={name}", *(f"--trainer.callbacks.{option}" for option in options)]
+    assert fit(shards, tmp_path, *NINE, with_callback("StopAfter", steps=6), *more) == 0
+    assert fit(shards, tmp_path, *NINE, *more, "--ckpt_path=last") == 0
+    assert_same_run(whole, tmp_path)
+
+
+@pytest.mark.parametrize("option", ["fast_dev_run=true", "fast_dev_run=5", "enable_checkpointing=false"])
+def test_what_is_to_write_no_checkpoint_writes_none(option: str, shards: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    assert fit(shards, run, *NINE, f"--trainer.{option}") == 0
+    written = {path.name for path in run.rglob("*")}
+    assert written == (set() if "fast" in option else {"config.yaml", "metrics.csv", "skipped.json"})
+
+
+def test_a_run_folder_has_one_run_at_a_time(whole: Path, shards: Path, capsys: pytest.CaptureFixture) -> None:
+    before = {path: path.stat().st_mtime_ns for path in whole.rglob("*")}
+    with writing_into(whole):
+        assert fit(shards, whole, *NINE) == 1
+    assert "another run writes here" in capsys.readouterr().err
+    assert {path: path.stat().st_mtime_ns for path in whole.rglob("*")} == before
+    assert fit(shards, whole, *NINE, "--ckpt_path=last") == 0
 
 
 def test_a_checkpoint_that_wants_to_run_code_is_refused(shards: Path, tmp_path: Path, capsys) -> None:

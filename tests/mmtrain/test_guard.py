@@ -4,6 +4,7 @@ import json
 import math
 from pathlib import Path
 
+import pytest
 import torch
 from PIL import Image
 
@@ -28,6 +29,37 @@ def test_too_many_in_a_row_end_the_run_and_keep_the_checkpoint(shards: Path, tmp
     assert "not finite 2 times in a row" in capsys.readouterr().err
     assert step(tmp_path / "checkpoints" / "last.ckpt") == 4
     assert [row["step"] for row in json.loads((tmp_path / "nonfinite.json").read_text())] == [4, 5]
+
+
+def float16(scale: float) -> str:
+    """Mixed precision on the CPU, with a loss scale to begin with."""
+    scaler = {"class_path": "torch.amp.GradScaler", "init_args": {"device": "cpu", "init_scale": scale}}
+    options = {"precision": "16-mixed", "device": "cpu", "scaler": scaler}
+    precision = {"class_path": "pytorch_lightning.plugins.MixedPrecision", "init_args": options}
+    return f"--trainer.plugins={json.dumps(precision)}"
+
+
+@pytest.mark.parametrize(
+    ("callback", "scale", "stopped"),
+    [
+        (with_callback("Poison", steps=[2, 3, 4]), 256.0, [1, 2]),  # the loss is not finite
+        (with_callback("Infinite"), 4.0, [2, 3]),  # the gradient, and the scale is 1 after two halvings
+    ],
+)
+def test_float16_is_guarded_too(
+    callback: str, scale: float, stopped: list[int], shards: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    options = ["--trainer.max_steps=9", "--guard.nonfinite_steps=2", float16(scale)]
+    assert fit(shards, tmp_path, *options, callback) == 1
+    assert "not finite 2 times in a row" in capsys.readouterr().err
+    assert [row["step"] for row in json.loads((tmp_path / "nonfinite.json").read_text())] == stopped
+
+
+def test_float16_may_look_for_its_scale(shards: Path, tmp_path: Path) -> None:
+    options = ["--trainer.max_steps=12", "--guard.nonfinite_steps=1", float16(2.0**20), "--model.warmup_steps=0"]
+    assert fit(shards, tmp_path, *options, "--trainer.log_every_n_steps=1") == 0
+    assert not (tmp_path / "nonfinite.json").exists()
+    assert column(tmp_path, "learning_rate")[-1] < 0.01 * column(tmp_path, "learning_rate")[0]  # every step counts
 
 
 def test_a_run_that_learns_nothing_is_told_so(tmp_path: Path, recwarn) -> None:

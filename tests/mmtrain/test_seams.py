@@ -19,7 +19,7 @@ from mmtrain.models.loading import assemble
 from mmtrain.models.run_folder import describe, read_checkpoint
 from mmtrain.models.spec import build, spec_of
 from mmtrain.towers import ByteGRU, FeatureTower, TimmTower
-from mmtrain.training.data import check_needs
+from mmtrain.training.checks import check_needs
 from tests.mmtrain.batches import made_batch
 from tests.mmtrain.runs import column
 from tests.mmtrain.small import fit

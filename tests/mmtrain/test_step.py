@@ -7,8 +7,10 @@ import numpy as np
 import pytest
 import torch
 
+from datamodules import ShardDataModule
 from losses import ClipLoss
 from mmtrain.towers import ByteGRU, FeatureTower
+from mmtrain.training.checks import check_batch_norm
 from mmtrain.training.contrastive import ContrastiveModule
 
 BATCH = range(8)  # of a batch, the start of a step reads the length alone
@@ -21,7 +23,11 @@ def module_at(samples_seen: int, *, seed: int = 0, rank: int = 0, world: int = 1
     module.trainer = SimpleNamespace(
         world_size=world,
         global_rank=rank,
-        estimated_stepping_batches=100,
+        accumulate_grad_batches=1,
+        max_steps=100,
+        max_epochs=-1,
+        global_step=0,
+        datamodule=ShardDataModule(),
         optimizers=[module.configure_optimizers()],
     )
     return module
@@ -43,6 +49,25 @@ def test_a_step_draws_the_same_wherever_it_starts() -> None:
 def test_no_two_steps_seeds_or_processes_draw_alike(other: dict[str, int]) -> None:
     one, two = drawn(16, world=2), drawn(**{"samples_seen": 16, "world": 2} | other)
     assert all(a != b for a, b in zip(one, two, strict=True))
+
+
+def test_callbacks_do_not_accumulate_either() -> None:
+    module = module_at(0)
+    module.trainer.accumulate_grad_batches = 2
+    with pytest.raises(ValueError, match="trainer.accumulate_grad_batches: got 2, expected 1.* --model.micro_batch"):
+        module.on_train_batch_start(BATCH, 0)
+
+
+@pytest.mark.parametrize(
+    ("layer", "processes", "said"), [("BatchNorm2d", 2, 1), ("SyncBatchNorm", 2, 0)] + [("BatchNorm2d", 1, 0)]
+)
+def test_normalising_over_a_part_of_the_batch_is_said(
+    layer: str, processes: int, said: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    model = torch.nn.Sequential(getattr(torch.nn, layer)(4), torch.nn.BatchNorm1d(4).eval())
+    with caplog.at_level("INFO"):
+        check_batch_norm(model, processes)
+    assert sum("model.0 normalises over each process's part" in message for message in caplog.messages) == said
 
 
 @pytest.mark.parametrize(("seen", "world", "share"), [(0, 1, 0.5 / 4), (16, 1, 2.5 / 4), (16, 2, 1.5 / 4)])

@@ -16,7 +16,7 @@ from mmtrain.models.loading import fill
 from mmtrain.models.spec import build, spec_of
 from mmtrain.models.weights import mean_of
 from mmtrain.towers import ByteGRU, FeatureTower, ImageTower, Pooling, TextTower, TimmTower, TransformersTower, WordGRU
-from mmtrain.training.data import check_fits
+from mmtrain.training.checks import check_fits
 
 TINY_VIT = {"patch_size": 8, "embed_dim": 32, "depth": 2, "num_heads": 2}
 TINY_XLMR = {

@@ -10,10 +10,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import yaml
 from PIL import Image
 
 import mmtrain
 from mmtrain.cli import main
+from mmtrain.models.run_folder import read_checkpoint
 from tests.mmtrain.runs import column, log, weights
 from tests.mmtrain.small import ENVIRONMENT, arguments, fit
 
@@ -93,12 +95,37 @@ def test_two_processes_train_what_one_does(shards: Path, tmp_path: Path) -> None
         torch.testing.assert_close(both[name], tensor, atol=1e-4, rtol=1e-3, msg=name)
 
 
+def test_the_logger_that_everybody_types_is_ours(shards: Path, tmp_path: Path) -> None:
+    options = ("tags=[a]", "group=g", "entity=me", "save_dir=elsewhere", "mode=disabled")
+    given = ["--trainer.logger=WandbLogger", *(f"--trainer.logger.{option}" for option in options)]
+    assert fit(shards, tmp_path, "--trainer.max_steps=1", *given) == 0
+    logger = yaml.safe_load((tmp_path / "config.yaml").read_text(encoding="utf-8"))["trainer"]["logger"]
+    assert logger["class_path"] == "mmtrain.loggers.Wandb"
+    assert logger["init_args"] == {"tags": ["a"], "group": "g", "entity": "me", "mode": "disabled"}
+    checkpoint = read_checkpoint(tmp_path / "checkpoints" / "last.ckpt")
+    assert checkpoint["mmtrain"]["wandb"] == json.loads((tmp_path / "wandb" / "run.json").read_text())["id"]
+
+
+@pytest.mark.system
+def test_a_sweeps_run_keeps_its_id(tmp_path: Path) -> None:
+    """Its agent chooses the run, whatever the logger asks for."""
+    code = (
+        "import sys; from pathlib import Path; from mmtrain.loggers import Wandb; logger = Wandb(tags=['a']);"
+        "logger.attach(Path(sys.argv[1])); run = logger.experiment; print(run.id, logger.identity)"
+    )
+    sweep = {"WANDB_MODE": "offline", "WANDB_SILENT": "true", "WANDB_SWEEP_ID": "swp1", "WANDB_RUN_ID": "sweeprun1"}
+    command = [sys.executable, "-c", code, str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, env=ENVIRONMENT | sweep)
+    assert done.stdout.split()[-2:] == ["sweeprun1", "sweeprun1"], done.stderr[-2000:]
+    assert json.loads((tmp_path / "wandb" / "run.json").read_text())["id"] == "sweeprun1"
+
+
 @pytest.mark.system
 def test_wandb_offline_holds_losses_recalls_and_one_id(shards: Path, tmp_path: Path) -> None:
     command = [sys.executable, "-m", "mmtrain.cli"]
     environment = os.environ | {"WANDB_MODE": "offline", "WANDB_SILENT": "true", "OMP_NUM_THREADS": "1"}
     options = ["--trainer.max_steps=4", "--trainer.logger=mmtrain.loggers.Wandb", "--checkpoint.every_n_steps=2"]
-    for more in ([], ["--ckpt_path=last", "--trainer.max_steps=6"]):
+    for more in ([], ["--ckpt_path=last", "--trainer.max_steps=6", "--trainer.logger=WandbLogger"]):
         run = arguments(shards, tmp_path, *options, *more)
         done = subprocess.run([*command, *run], capture_output=True, text=True, timeout=300, env=environment)
         assert done.returncode == 0, done.stderr[-2000:]

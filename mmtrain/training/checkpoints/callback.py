@@ -20,8 +20,9 @@ from mmtrain.towers import FeatureTower
 from mmtrain.training.checkpoints.files import CheckpointFiles
 from mmtrain.training.checkpoints.stopping import Stopped, StopSignals
 from mmtrain.training.contrastive import ContrastiveModule
-from mmtrain.training.data import logging_interval, training_data
+from mmtrain.training.data import logging_interval, write_account
 from mmtrain.training.monitoring.loggers import Wandb
+from mmtrain.training.waiting import told_by_first
 
 VERSIONS = ("mmtrain", "torch", "pytorch-lightning", "timm", "transformers")
 
@@ -175,9 +176,10 @@ class Checkpoint(LightningCheckpoint):
 
     def _write(self, trainer: pl.Trainer, name: str, must: bool = False) -> bool:
         """Whether it was written; one that `must` be is an OSError otherwise."""
-        folder = Path(trainer.default_root_dir)
-        target = folder / "checkpoints" / name
-        trainer.save_checkpoint(target, weights_only=False)  # with optimiser and cursor
+        target = Path(trainer.default_root_dir) / "checkpoints" / name
+        # with optimiser and cursor; trainer.save_checkpoint would wait for process 0 in a collective
+        trainer.strategy.save_checkpoint(trainer._checkpoint_connector.dump_checkpoint(weights_only=False), target)
+        told_by_first(lambda: None)
         if must:
             self.files.wait()
         failed = trainer.strategy.reduce_boolean_decision(self.files.error is not None, all=False)
@@ -186,9 +188,7 @@ class Checkpoint(LightningCheckpoint):
             raise OSError(f"checkpoint: {target} could not be written: {reason}")
         if failed:
             return False
-        account = training_data(trainer).account.merged()  # over all processes, each of which must come here
-        if trainer.is_global_zero:
-            account.write(folder / "skipped.json")
+        write_account(trainer)
         if name == "last.ckpt":
             self._written_at, self._written_step = time.monotonic(), trainer.global_step
         return True

@@ -25,6 +25,9 @@ class Guard(pl.Callback):
     checkpoint stays good. Warns, once each and with the likely cause, of a loss stuck at its value for a model that
     knows nothing, of a temperature at its bound, and of embeddings that have all become one.
 
+    In float16 a gradient is not finite where the loss was scaled too high, and the scale is halved: such steps count
+    only once there is no scale left to halve, or where the loss itself is not finite.
+
     Args:
         nonfinite_steps: How many steps in a row end the run.
     """
@@ -52,8 +55,6 @@ class Guard(pl.Callback):
     def on_before_optimizer_step(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, optimizer: torch.optim.Optimizer
     ) -> None:
-        if getattr(trainer.precision_plugin, "scaler", None) is not None:
-            return  # float16's loss scaling meets infinite gradients by design, and leaves them out itself
         gradients = [parameter.grad for parameter in pl_module.parameters() if parameter.grad is not None]
         norm = whole(torch.nn.utils.get_total_norm(gradients))
         finite = bool(torch.isfinite(norm) & torch.isfinite(self._loss))
@@ -62,6 +63,9 @@ class Guard(pl.Callback):
         if finite:
             self._in_a_row.clear()
             return
+        scaler = getattr(trainer.precision_plugin, "scaler", None)
+        if scaler is not None and scaler.get_scale() > 1 and torch.isfinite(self._loss):
+            return  # float16 finds its scale by such steps: it leaves them out itself, and halves the scale
         for parameter in pl_module.parameters():
             parameter.grad = None  # AdamW passes over parameters without one
         self._record(trainer, float(norm))
@@ -75,7 +79,7 @@ class Guard(pl.Callback):
         row = {"step": trainer.global_step, "loss": str(float(self._loss)), "gradient_norm": str(norm), "ids": ids}
         self._in_a_row.append(row)
         path = Path(trainer.default_root_dir) / "nonfinite.json"
-        if trainer.is_global_zero:
+        if trainer.is_global_zero and not getattr(trainer, "fast_dev_run", False):
             write_whole(path, json.dumps(self._in_a_row, ensure_ascii=False, indent=1))
         seen = f"loss {row['loss']}, gradient norm {row['gradient_norm']} in step {row['step']}"
         if len(self._in_a_row) >= self.nonfinite_steps:

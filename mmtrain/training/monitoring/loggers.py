@@ -4,7 +4,7 @@ import csv
 import json
 import secrets
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from pytorch_lightning.loggers import WandbLogger
 from pytorch_lightning.loggers.logger import Logger
@@ -80,8 +80,8 @@ class MetricsFile(Logger):
 class Wandb(WandbLogger):
     """One wandb run for one run folder, through every restart.
 
-    The run's id is kept in `<run folder>/wandb/run.json`; samples seen are the x-axis, so that going back to a
-    checkpoint is legal. WANDB_MODE=offline works without a network.
+    The run's id is kept in `<run folder>/wandb/run.json`, where its files are too; samples seen are the x-axis, so that
+    going back to a checkpoint is legal. WANDB_MODE=offline works without a network.
 
     Args:
         project: wandb's project.
@@ -90,6 +90,8 @@ class Wandb(WandbLogger):
         tags: Tags.
         notes: Free text.
         log_model: Upload best.ckpt, config.yaml and a model card as an artifact when the training has ended.
+        kwargs: Further ones of Lightning's WandbLogger, which passes those it does not know to wandb.init; `id` is that
+            of a new run folder's run.
     """
 
     def __init__(
@@ -99,23 +101,28 @@ class Wandb(WandbLogger):
         group: str | None = None,
         tags: list[str] | None = None,
         notes: str | None = None,
-        log_model: bool = False,
+        log_model: Literal["all"] | bool = False,
+        **kwargs: Any,
     ) -> None:
-        self._settings = {"project": project, "name": name, "group": group, "tags": tags, "notes": notes}
-        self._log_checkpoints = log_model
+        super().__init__(name=name, project=project, **kwargs)
+        self._wandb_init |= {"group": group, "tags": tags, "notes": notes}
+        self._log_checkpoints = bool(log_model)
         self.identity: str | None = None
 
     def attach(self, folder: Path, identity: str | None = None) -> None:
         """Called with the run folder, before anything is logged; `identity` is that of a checkpoint to go on from."""
-        settings: dict[str, Any] = {key: value for key, value in self._settings.items() if value is not None}
-        settings.setdefault("name", folder.resolve().name)
-        super().__init__(save_dir=str(folder), id=self._identity(folder, identity), resume="allow", **settings)
-        self._wandb_init.pop("anonymous", None)  # Lightning passes it, wandb warns of it
+        self._save_dir = str(folder)
+        self._id = self._identity(folder, identity or self._id)
+        given = {key: value for key, value in self._wandb_init.items() if value is not None}
+        self._wandb_init = {"name": folder.resolve().name} | given
+        self._wandb_init |= {"dir": self._save_dir, "id": self._id, "resume": "allow"}
 
     @property
     def experiment(self) -> Any:
         if self._experiment is None and getattr(rank_zero_only, "rank", 0) == 0:
             run = self._init()
+            if run.id != self.identity and not run.disabled:  # a sweep's agent and wandb launch give their own
+                self._write_identity(Path(self._wandb_init["dir"]), run.id, run.project)
             if hasattr(run, "define_metric"):
                 run.define_metric("samples_seen")
                 run.define_metric("*", step_metric="samples_seen")
@@ -164,10 +171,13 @@ class Wandb(WandbLogger):
             return None
         path = folder / IDENTITY
         if not path.exists():
-            run = {"id": identity or secrets.token_hex(4), "project": self._settings["project"]}
-            write_whole(path, json.dumps(run))
+            self._write_identity(folder, identity or secrets.token_hex(4), self._wandb_init["project"])
         self.identity = json.loads(path.read_text(encoding="utf-8"))["id"]
         return self.identity
+
+    def _write_identity(self, folder: Path, identity: str, project: str) -> None:
+        write_whole(folder / IDENTITY, json.dumps({"id": identity, "project": project}))
+        self.identity = identity
 
 
 def log_report(folder: Path, metrics: dict[str, Any], figures: dict[str, Any]) -> None:

@@ -1,0 +1,88 @@
+"""What a training refuses or points out before it begins."""
+
+from collections.abc import Iterable, Mapping
+
+import pytorch_lightning as pl
+from pytorch_lightning.utilities import rank_zero_info
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from losses import Objective
+from losses.objective import ALL_FIELDS, needs_of
+from mmtrain.models.image_text import ImageTextModel
+from mmtrain.training.data import TrainingData
+
+FROM_TOWERS = {"tokens", "multi"}  # what an objective may need that comes from the model and not from the data
+LONG = "a " * 2048  # a caption beyond every limit
+COMMON = {"image", "texts", "labels"}  # of the samples, no fields
+
+
+def check_one_step_a_batch(trainer: pl.Trainer, instead: str) -> None:
+    """Refuses the accumulation of gradients, by option or callback.
+
+    Raises:
+        ValueError: one line, naming the option to use `instead`.
+    """
+    if trainer.accumulate_grad_batches != 1:
+        raise ValueError(
+            f"trainer.accumulate_grad_batches: got {trainer.accumulate_grad_batches}, expected 1: the summed losses of"
+            f" small batches are not the loss of the big one; use {instead}"
+        )
+
+
+def check_batch_norm(model: nn.Module, processes: int) -> None:
+    """Says which layers make several processes train something else than one, if any."""
+    names = (
+        name
+        for name, layer in model.named_modules()
+        if isinstance(layer, _BatchNorm) and not isinstance(layer, nn.SyncBatchNorm) and layer.training
+    )
+    if processes > 1 and (name := next(names, None)):
+        rank_zero_info(
+            f"model.{name} normalises over each process's part of the batch: {processes} processes train another model"
+            " than one; --trainer.sync_batchnorm true on GPUs, or a tower without BatchNorm"
+        )
+
+
+def check_needs(objectives: Mapping[str, Objective], data: TrainingData) -> None:
+    """Refuses objectives that need what the data do not bring, and fields that no objective reads.
+
+    Raises:
+        ValueError: one line, naming both.
+    """
+    fields = data.brings - COMMON
+    for name, objective in objectives.items():
+        needs = needs_of(objective) - FROM_TOWERS
+        if missing := needs - data.brings - {ALL_FIELDS}:
+            raise ValueError(
+                f"model.objectives.{name}: needs {_listed(missing)}, the data bring {_listed(data.brings)}"
+            )
+    read = set().union(*(needs_of(objective) for objective in objectives.values()))
+    if ALL_FIELDS not in read and (unread := fields - read):
+        raise ValueError(f"data.fields: no objective reads {_listed(unread)}; the objectives read {_listed(read)}")
+
+
+def check_fits(model: ImageTextModel, data: TrainingData) -> None:
+    """Refuses towers that cannot read what the data module may bring, before one long caption ends the run.
+
+    Raises:
+        ValueError: one line, naming the options of both sides.
+    """
+    ids, known = data.tokenizer.vocabulary_size, model.text.vocabulary_size
+    if ids > known:
+        raise ValueError(
+            f"data.tokenizer has {ids} token ids, the text tower knows {known}: set model.text.vocabulary_size or take"
+            " the tower's own tokenizer"
+        )
+    tokens, _ = data.tokenizer([LONG] * len(data.languages), data.languages)
+    if model.text.positions is not None and tokens.shape[1] > model.text.positions:
+        raise ValueError(
+            f"data.tokenizer.max_length: a long caption has {tokens.shape[1]} tokens, the text tower model.text has"
+            f" {model.text.positions} positions; set data.tokenizer.max_length to at most that"
+        )
+    if model.image is not None:
+        model.image.check_size(data.images.size)
+
+
+def _listed(names: Iterable[str]) -> str:
+    return ", ".join(sorted(names))

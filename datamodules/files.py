@@ -105,7 +105,9 @@ def whole_folder(path: str | Path, check: Callable[[Path], None] | None = None) 
 
 
 def _remove_abandoned(folder: Path) -> None:
-    """Removes an unfinished folder whose writer was killed: nobody holds the lock of its marker."""
+    """Removes an unfinished folder whose writer was killed: it is empty, or nobody holds the lock of its marker."""
+    with suppress(OSError):
+        folder.rmdir()
     with suppress(ValueError, OSError), _lock(folder / UNFINISHED, wait=False) as locked:
         if locked:
             shutil.rmtree(folder, ignore_errors=True)
@@ -128,7 +130,7 @@ def _make(folder: Path) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise ValueError(f"{folder}: cannot be written ({error.strerror}); a folder with room") from error
+        raise ValueError(f"{folder} cannot be written ({error.strerror}); a folder with room") from error
 
 
 @contextmanager

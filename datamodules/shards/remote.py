@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import subprocess
 import time
 import warnings
@@ -86,7 +87,7 @@ def cached_path(shard: str, reading: Reading) -> Path:
     # a signature in an address changes from day to day
     name = "pipe.tar" if shard.startswith("pipe:") else shown(shard).rsplit("/", 1)[-1][-100:]
     key = shard if shard.startswith("pipe:") else FILE_QUERY.sub(r"\1", shard)
-    return reading.cache_folder / f"{hashlib.sha256(key.encode()).hexdigest()[:16]}-{name}"
+    return reading.cache_folder / f"{hashlib.sha256(os.fsencode(key)).hexdigest()[:16]}-{name}"
 
 
 def _facts_of(target: Path) -> dict:

@@ -191,6 +191,10 @@ def refused(error: Exception, given: Mapping[str, Any]) -> str | None:
     """
     if isinstance(error, ValueError) and "Problem with given class_path" in str(error):
         return explained(str(error), given)
+    lines = [line.strip() for line in str(error).splitlines()]
+    reasons = [line[2:] for line in lines if re.match("- (?!Expected|Does not validate)", line)]
+    if "Union subtypes" in str(error) and reasons:  # what a class said stands among the types that it might have been
+        return reasons[0]
     message = one_line(str(error))
     made = (frame.name == "instantiate_trainer" for frame in traceback.extract_tb(error.__traceback__))
     if type(error).__name__ == "MisconfigurationException" or any(made):

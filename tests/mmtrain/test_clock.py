@@ -131,7 +131,7 @@ def test_a_length_in_minutes_is_no_end_of_a_schedule(
     with caplog.at_level("INFO"):
         rates = Run(shards, tmp_path, max_time={"hours": 1}).go(4).rates
     assert rates[2:] == [max(rates)] * 2
-    assert sum("says where the cosine schedule ends" in message for message in caplog.messages) == 1
+    assert sum("do not say where the cosine schedule ends" in message for message in caplog.messages) == 1
 
 
 def test_progress_by_hand() -> None:

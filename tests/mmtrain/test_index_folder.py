@@ -133,7 +133,7 @@ def test_a_damaged_description_names_the_field(change: dict, built: Path, tmp_pa
     with pytest.raises(ValueError, match=f"index.json has {next(iter(change))} .*; index again"):
         SearchIndex(folder)
     (folder / "index.json").write_text("[]")
-    with pytest.raises(ValueError, match="of another version"):
+    with pytest.raises(ValueError, match="has format None, this version of mmtrain reads"):
         SearchIndex(folder)
 
 

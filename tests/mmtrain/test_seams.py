@@ -155,7 +155,7 @@ def test_an_optimiser_is_named_by_its_class(shards: Path, tmp_path: Path) -> Non
 @pytest.mark.parametrize(
     ("optimizer", "code", "says"),
     [
-        ("torch.optim.Sgd", 2, "optimizer: Type"),
+        ("torch.optim.Sgd", 2, "--model.optimizer: got 'torch.optim.Sgd', expected"),
         ("{class_path: torch.optim.SGD, init_args: {nesterov: true}}", 1, "model.optimizer: cannot be made of"),
     ],
 )

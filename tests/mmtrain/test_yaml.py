@@ -7,6 +7,7 @@ import yaml
 
 from mmtrain.cli import main
 from mmtrain.export.hub import prepare
+from mmtrain.export.marker import write_marker
 from mmtrain.models.yaml12 import read_yaml, yaml_text
 from tests.mmtrain.small import TINY
 
@@ -77,6 +78,7 @@ def test_a_card_keeps_norwegian(tmp_path: Path) -> None:
     for language in ("no", "'no'"):
         card = tmp_path / "README.md"
         card.write_text(f"---\nlibrary_name: mmtrain\nlanguage:\n- {language}\n- lv\n---\nA model\n---\n")
+        write_marker(tmp_path, "safetensors")
         prepare(tmp_path, "someone/a-model", "mit")
         _, header, text = card.read_text(encoding="utf-8").split("---\n", 2)
         expected = {"library_name": "mmtrain", "language": ["no", "lv"], "license": "mit"}

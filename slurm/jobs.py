@@ -68,7 +68,7 @@ def _tasks(options: Options, ours: dict[str, Any], nodes: int) -> int:
         raise ValueError(
             f"--ntasks: got {ntasks}, but {nodes} nodes x {told or 'n'} tasks; give --ntasks-per-node instead"
         )
-    told = told or ntasks and ntasks // nodes
+    told = told or (ntasks and ntasks // nodes)
     tasks = _agreed(told, "--ntasks-per-node", ours, "trainer.devices")
     gpus = None if told else gpus_per_node(options, nodes)
     if tasks and gpus and tasks != gpus:

@@ -145,5 +145,5 @@ def notice(time: str | None) -> int:
     parts = [int(part) for part in match["parts"].split(":")]
     # behind days the first part is hours; otherwise one or two parts begin with minutes
     hours_first = match["days"] is not None or len(parts) == 3
-    hours, minutes, seconds = (parts + [0, 0])[:3] if hours_first else [0, *parts, 0][:3]
+    hours, minutes, seconds = ([*parts, 0, 0])[:3] if hours_first else [0, *parts, 0][:3]
     return min(NOTICE, (((int(match["days"] or 0) * 24 + hours) * 60 + minutes) * 60 + seconds) // 4)

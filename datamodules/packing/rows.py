@@ -201,7 +201,8 @@ def _without_duplicates(rows: Iterable[Row | BadRow], folder: Path) -> Iterator[
 
 def _tasks(rows: Iterable[Row | BadRow], samples_per_shard: int, encoding: list | None) -> Iterator[dict]:
     """What each shard is made from. Rows left out do not count, so shards are full however many images are missing;
-    they are told with the shard that they would have been in, the first few by name."""
+    they are told with the shard that they would have been in, the first few by name.
+    """
 
     def empty() -> dict:
         return {"rows": [], "encoding": encoding, "left_out": Counter(), "left_out_rows": []}

@@ -275,7 +275,8 @@ def _inputs(task: dict, files: NamesFiles) -> str:
 
 def _stands(shard: Path, entry: dict, task: dict, files: NamesFiles) -> bool:
     """Whether the shard has its bytes, and no file it was made from was changed since: by the time of change that
-    nobody can set, because another image may have the same size and an older date."""
+    nobody can set, because another image may have the same size and an older date.
+    """
     begun = shard.stat().st_mtime_ns
     changed = any(path.stat().st_ctime_ns >= begun for path in (files(task) if files else ()) if path.is_file())
     return not changed and entry["checksum"] == _checksum(shard)

@@ -145,10 +145,7 @@ def _imported(path: str) -> Any:
 def _class_like(seen: str, owner: str, name: str, body: str) -> str:
     """Classes that an option takes: those with a name like the one seen, else some."""
     bases = re.search(r"Subtypes: \[(.*)\]$|subclass of (\w+)", body, flags=re.MULTILINE)
-    if bases is None:
-        hint = str(_parameters(_imported(owner)).get(name, ""))
-    else:
-        hint = bases[1] or bases[2]
+    hint = str(_parameters(_imported(owner)).get(name, "")) if bases is None else bases[1] or bases[2]
     wanted = set(re.findall(r"\b[A-Z]\w+", hint)) - {"None", "NoneType", "Iterable", "Callable"}
     paths = {}
     for path, each in public_classes():
@@ -201,7 +198,7 @@ def refused(error: Exception, given: Mapping[str, Any]) -> str | None:
         for option, value in list(given.items())[::-1]:
             name = option.removeprefix("trainer.")
             if option != name and (
-                re.search(rf"`{name}\b", message) or isinstance(value, str) and repr(value) in message
+                re.search(rf"`{name}\b", message) or (isinstance(value, str) and repr(value) in message)
             ):
                 return f"--{option}: got {_short(str(value))}; {message}"
     return None

@@ -39,7 +39,8 @@ def write_page(
 
 def picture_uri(content: bytes | Image.Image, side: int) -> str:
     """A WebP data URI of at most `side` pixels on the longer side, turned as EXIF says. Encoded images keep their
-    transparency."""
+    transparency.
+    """
     image = ImageOps.exif_transpose(opened(content) if isinstance(content, bytes) else content)
     image = image if isinstance(content, bytes) else opaque(image)
     image = image.convert("RGBA" if image.has_transparency_data else "RGB")

@@ -53,7 +53,8 @@ def real_captions(batch: Batch) -> tuple[Tensor, Tensor]:
 
 def columns(batch: Batch, images: Tensor, texts: Tensor, b: Tensor, k: Tensor) -> dict[str, np.ndarray]:
     """The real samples of a batch, with their rows of `images` [B, D], and the captions of samples `b`, slots `k`, with
-    `texts` [m, D]."""
+    `texts` [m, D].
+    """
     real = real_samples(batch)
     tensors = {
         "rows": batch.rows[real],

@@ -169,7 +169,8 @@ class ConcatFusion(Fusion):
 
 class TextToImageAttention(Fusion):
     """The pooled text looks at the image tokens, in one head of scaled dot products; what it saw stands beside it
-    before a linear layer and ReLU (Ber-ViT-Att of Sanchez Villegas et al. 2024)."""
+    before a linear layer and ReLU (Ber-ViT-Att of Sanchez Villegas et al. 2024).
+    """
 
     def build(self, image_width: int, text_width: int) -> None:
         self.query = nn.Linear(text_width, self.width)

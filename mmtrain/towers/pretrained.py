@@ -1,5 +1,6 @@
 """The files of somebody else's model: a folder, or a hub's files in one, read for what would open or run more."""
 
+import itertools
 import json
 import re
 from pathlib import Path
@@ -75,7 +76,7 @@ def _fetched(name: str, weights: tuple[str, ...]) -> Path:
 
     try:
         folder = fetch(*SETTINGS, *weights[:1])
-        for pattern, other in zip(weights, weights[1:], strict=False):
+        for pattern, other in itertools.pairwise(weights):
             if not any(folder.glob(pattern)):
                 fetch(other)
     except (HfHubHTTPError, OSError, ValueError) as error:

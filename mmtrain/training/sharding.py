@@ -129,7 +129,7 @@ def _blocks(tower: Tower) -> list[nn.Module]:
     parts: dict[int, list[list[str]]] = {}
     for name, number in tower.blocks().items():
         parts.setdefault(number, []).append(name.split(".")[:-1])
-    common = {tuple(os.path.commonprefix(paths)) for paths in parts.values()}
+    common = {tuple(os.path.commonprefix(paths)) for paths in parts.values()}  # noqa: RUF071  # of lists, name by name
     # a member of a list, whose forward is what its list calls
     members = [path for path in common if path and path[-1].isdigit()]
     return [tower.get_submodule(".".join(path)) for path in sorted(members, key=len, reverse=True)]

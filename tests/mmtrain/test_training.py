@@ -133,6 +133,9 @@ def test_wandb_offline_holds_losses_recalls_and_one_id(shards: Path, tmp_path: P
     identity = json.loads((tmp_path / "wandb" / "run.json").read_text())["id"]
     assert len(runs) == 2 and all(run.name.endswith(identity) for run in runs)
     evaluate = ["evaluate", str(tmp_path), "--data", str(shards), "--out", str(tmp_path / "report"), "--workers", "0"]
+    # without a key of wandb's, and nothing that says so
+    del environment["WANDB_MODE"]
+    environment |= {"WANDB_API_KEY": "", "HOME": str(tmp_path), "NETRC": str(tmp_path / "none")}
     done = subprocess.run([*command, *evaluate], capture_output=True, text=True, timeout=300, env=environment)
     assert done.returncode == 0, done.stderr[-2000:]
     runs = sorted((tmp_path / "wandb").glob("offline-run-*"))

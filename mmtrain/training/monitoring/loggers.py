@@ -3,6 +3,7 @@
 import csv
 import json
 import secrets
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -137,12 +138,8 @@ class Wandb(WandbLogger):
         except (wandb.errors.CommError, wandb.errors.UsageError) as error:
             if self._wandb_init.get("mode") == "offline":
                 raise
-            rank_zero_warn(
-                f"wandb cannot be used ({one_line(str(error))}); the run is kept offline in"
-                f" {self._wandb_init['dir']}/wandb, `wandb sync` sends it later"
-            )
+            _give_up(error, self._wandb_init["dir"])
             self._wandb_init["mode"] = "offline"
-            wandb.teardown()  # its service still holds the id of the run that could not begin
             return super().experiment
 
     @rank_zero_only
@@ -180,6 +177,17 @@ class Wandb(WandbLogger):
         self.identity = identity
 
 
+def _give_up(error: Exception, folder: str | Path) -> None:
+    """Says that a run is kept offline, before it begins a second time."""
+    import wandb
+
+    rank_zero_warn(
+        f"wandb cannot be used ({one_line(str(error))}); the run is kept offline in {folder}/wandb, `wandb sync` sends"
+        " it later"
+    )
+    wandb.teardown()  # its service still holds the id of the run that could not begin
+
+
 def log_report(folder: Path, metrics: dict[str, Any], figures: dict[str, Any]) -> None:
     """Adds an evaluation's figures and pictures to the wandb run of a run folder, where it has one.
 
@@ -196,5 +204,11 @@ def log_report(folder: Path, metrics: dict[str, Any], figures: dict[str, Any]) -
     identity = json.loads(path.read_text(encoding="utf-8"))
     pictures = {f"report/{caption}": wandb.Image(figure) for caption, figure in figures.items()}
     numbers = {f"test/{name}": value for name, value in flat_figures(metrics).items()}
-    with wandb.init(id=identity["id"], project=identity["project"], resume="allow", dir=str(folder)) as run:
+    begin = partial(wandb.init, id=identity["id"], project=identity["project"], resume="allow", dir=str(folder))
+    try:
+        run = begin()
+    except (wandb.errors.CommError, wandb.errors.UsageError) as error:
+        _give_up(error, folder)
+        run = begin(mode="offline")
+    with run:
         run.log(numbers | pictures)

@@ -18,7 +18,7 @@ from mmtrain.evaluation.ranking.tiles import score_steps
 from mmtrain.fusion import MatchingHead, RelationHead
 from mmtrain.models.encoder import Encoder
 
-PAIRS_AT_ONCE = 256
+PAIRS_AT_ONCE = 512
 NUMBERS_AT_ONCE = 2**25  # of the features of pictures that meet their texts together
 QUERIES_AT_ONCE = 4096
 

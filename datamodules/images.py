@@ -43,16 +43,16 @@ class BrokenImage(ValueError):
 
 
 @functools.cache
-def _formats() -> tuple[str, ...]:
+def _there(formats: tuple[str, ...]) -> tuple[str, ...]:
     Image.init()
-    return tuple(name for name in FORMATS if name in Image.OPEN)  # AVIF is not in every Pillow
+    return tuple(name for name in formats if name in Image.OPEN)  # AVIF is not in every Pillow
 
 
-def opened(content: bytes) -> Image.Image:
-    """An encoded image of one of FORMATS, its header read. Raises ImageTooLarge or BrokenImage."""
+def opened(content: bytes, formats: tuple[str, ...] = FORMATS) -> Image.Image:
+    """An encoded image of one of the formats, its header read. Raises ImageTooLarge or BrokenImage."""
     with _decoding(), warnings.catch_warnings():
         warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-        return Image.open(io.BytesIO(content), formats=_formats())
+        return Image.open(io.BytesIO(content), formats=_there(formats))
 
 
 @contextlib.contextmanager

@@ -114,8 +114,8 @@ def _captions(captions: object) -> dict[str, list[str]]:
     if not isinstance(captions, dict):
         raise BrokenSample("captions are no object")
     by_language = {}
-    for language, texts in captions.items():
-        texts = [text for text in (texts if isinstance(texts, list) else [texts]) if not missing(text)]
+    for language, texts in without_missing(captions).items():
+        texts = texts if isinstance(texts, list) else [texts]
         if not all(isinstance(text, str) for text in texts):
             raise BrokenSample("caption is no string")
         texts = [text.strip() for text in texts if not all(map(_unseen, text))]

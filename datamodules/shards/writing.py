@@ -22,7 +22,7 @@ from PIL import Image, ImageOps
 from webdataset import TarWriter
 
 from datamodules.files import whole_file, writing_into
-from datamodules.images import opaque
+from datamodules.images import opaque, opened
 from datamodules.shards.journal import begin_journal, drop_journal, end_journal, finished_shards, note
 from datamodules.shards.locations import LISTING
 from datamodules.shards.progress import with_progress
@@ -67,11 +67,9 @@ def convert(rows: Iterable[Any], make: Callable[..., T]) -> Iterator[T | BadRow]
 @contextlib.contextmanager
 def opened_image(content: bytes, where: str) -> Iterator[Image.Image]:
     """The encoded image, opened. Raises BadRow for whatever goes wrong with it inside the block."""
-    Image.init()
-    formats = [format for format in FORMATS if format in Image.OPEN]  # AVIF is not in every Pillow
     # Pillow's readers raise whatever a damaged file makes them stumble over (SyntaxError, struct.error, IndexError...)
     try:
-        with Image.open(io.BytesIO(content), formats=formats) as image:
+        with opened(content, FORMATS) as image:
             yield image
     except Exception:
         raise BadRow("broken image", where) from None

@@ -155,9 +155,9 @@ class Fit(LightningCLI):
         elif arguments.ckpt_path == "last":
             rank_zero_info(f"--ckpt_path last: there is no {folder / 'checkpoints' / 'last.ckpt'}; starting anew")
         arguments.ckpt_path = None if self._resumed is None else str(self._resumed)
-        run_id = None if self._resumed is None else read_checkpoint(self._resumed)["mmtrain"].get("wandb")
         for logger in self.trainer.loggers:
-            if isinstance(logger, Wandb):
+            if isinstance(logger, Wandb):  # for whose id alone a checkpoint is read once more
+                run_id = None if self._resumed is None else read_checkpoint(self._resumed)["mmtrain"].get("wandb")
                 logger.attach(folder, run_id)
 
 

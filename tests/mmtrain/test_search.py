@@ -27,15 +27,10 @@ from mmtrain.towers.image import FeatureTower
 from mmtrain.towers.text import ByteGRU, WordGRU
 from tests.chromium import CHROMIUM, PROBE, opened
 from tests.mmtrain.evaluation.conftest import WORDS
+from tests.mmtrain.indexes import model
 from tests.mmtrain.small import fit
 
-
-@pytest.fixture(scope="module")
-def model(shards: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("model")
-    assert fit(shards, folder / "run", "--trainer.max_steps=1") == 0
-    assert main(["export", str(folder / "run"), "--out", str(folder / "export")]) == 0
-    return folder / "export"
+__all__ = ["model"]
 
 
 @pytest.fixture(scope="module")

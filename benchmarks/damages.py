@@ -245,6 +245,7 @@ if __name__ == "__main__":
     parser.add_argument("--damages", type=int, default=2000)
     parser.add_argument("--first", type=int, default=0, help="the seed of the first")
     options = parser.parse_args()
+    os.environ.setdefault("OMP_NUM_THREADS", "1")  # a fork of a process with OpenMP threads may crash
     started = time.monotonic()
     with tempfile.TemporaryDirectory() as name:
         counts = outcomes(Path(name), range(options.first, options.first + options.damages))

@@ -8,7 +8,7 @@ from pytorch_lightning.utilities import rank_zero_info
 from torch import Tensor
 
 from mmtrain.embedding.collected import Embedded, EmbeddedSplit
-from mmtrain.evaluation.measuring.relation_probe import linear_probe
+from mmtrain.evaluation.measuring.relation_baselines import linear_probe
 from mmtrain.fusion import RelationHead
 from mmtrain.models.batches import embed_batch
 from mmtrain.models.image_text import ImageTextModel

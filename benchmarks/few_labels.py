@@ -59,7 +59,7 @@ def macro_f1(data: Path, place: Path, seed: int, itc: float, itm: float, steps: 
     named += ["--model.image", image, "--model.text", text, "--model.fusion", fusion, "--model.dimension=32"]
     named += [f"--model.itc={itc}", f"--model.itm={itm}", "--model.learning_rate=0.003"]
     named += [f"--trainer.max_steps={steps}", f"--trainer.default_root_dir={place}", "--trainer.val_check_interval=50"]
-    run("fit", "--config", CONFIGS / "finetune" / "relation_tiny.yaml", *QUIET, *named)
+    run("fit", "--config", CONFIGS / "finetune" / "relation_head.yaml", *QUIET, *named)
     metrics = evaluated(place, data / "test", "--languages", "[und]", "--batch_size", 500)
     return metrics["relation"]["mean"]["macro_f1"]
 

@@ -12,6 +12,11 @@ from mmtrain.fusion.encoders import Fusion, fuse
 RULED_OUT = -1e4  # a logit; half precision holds it
 
 
+def pair_rows(image: Tensor, text: Tensor) -> Tensor:
+    """v, t, |v - t| and v * t side by side [N, 4 D], of a picture's and a text's rows [N, D] of the shared space."""
+    return torch.cat([image, text, (image - text).abs(), image * text], 1)
+
+
 class RelationHead(nn.Module):
     """A fusion encoder, one linear layer a task, and one for matching where that is trained.
 
@@ -20,6 +25,8 @@ class RelationHead(nn.Module):
         names: Task -> names of its classes; they may be set later.
         matches: Whether there is a layer for image-text matching.
         dropout: On the fused vector, before the tasks' layers.
+        rows: D of the shared space where the tasks' layers read the pair's rows beside the fused vector; None where
+            they read the fused vector alone.
     """
 
     def __init__(
@@ -28,9 +35,10 @@ class RelationHead(nn.Module):
         names: Mapping[str, Sequence[str]] | None = None,
         matches: bool = False,
         dropout: float = 0.0,
+        rows: int | None = None,
     ) -> None:
         super().__init__()
-        self.fusion, self.matches, self.dropout = fusion, matches, dropout
+        self.fusion, self.matches, self.dropout, self.rows = fusion, matches, dropout, rows
         self.drop = nn.Dropout(dropout)
         self.matching = nn.Linear(fusion.width, 2) if matches else None
         self.set_tasks(names or {})
@@ -38,17 +46,30 @@ class RelationHead(nn.Module):
     def set_tasks(self, names: Mapping[str, Sequence[str]]) -> None:
         """Makes the tasks' layers anew."""
         self.names = {task: list(classes) for task, classes in names.items()}
-        self.out = nn.ModuleList(nn.Linear(self.fusion.width, len(classes)) for classes in names.values())
+        width = self.fusion.width + 4 * (self.rows or 0)
+        self.out = nn.ModuleList(nn.Linear(width, len(classes)) for classes in names.values())
+
+    @torch.no_grad()
+    def start(self, task: str, weight: Tensor, bias: Tensor) -> None:
+        """Lets a task's layer begin with weights [C, 4 D] of the pair's rows and a bias [C], blind to the fused vector.
+
+        A bias of -inf puts the class out of reach.
+        """
+        out = self.out[list(self.names).index(task)]
+        out.get_parameter("weight").copy_(nn.functional.pad(weight, (self.fusion.width, 0)))
+        out.get_parameter("bias").copy_(bias.clamp(min=RULED_OUT))
 
     @torch.no_grad()
     def rule_out(self, task: str, classes: list[int]) -> None:
         """Puts these classes out of reach: their probability, and with it every gradient of theirs, is 0."""
         self.out[list(self.names).index(task)].get_parameter("bias")[classes] = RULED_OUT
 
-    def forward(self, image: Tensor, text: Tensor, mask: Tensor) -> dict[str, Tensor]:
-        """image [N, 1 + P, Wi], text [N, 1 + L, Wt], mask [N, 1 + L] -> task -> logits [N, classes]."""
-        fused = self.drop(fuse(self.fusion, image, text, mask))
-        return {task: out(fused) for task, out in zip(self.names, self.out, strict=True)}
+    def forward(self, image: Tensor, text: Tensor, mask: Tensor, rows: Tensor) -> dict[str, Tensor]:
+        """image [N, 1 + P, Wi], text [N, 1 + L, Wt], mask [N, 1 + L], `pair_rows` [N, 4 D] -> task -> logits [N, C]."""
+        seen = self.drop(fuse(self.fusion, image, text, mask))
+        if self.rows is not None:
+            seen = torch.cat([seen, rows.to(seen)], 1)
+        return {task: out(seen) for task, out in zip(self.names, self.out, strict=True)}
 
     def judge(self, embeddings: Embeddings, posts: Tensor, slots: Tensor) -> dict[str, Tensor]:
         """Task -> logits [N, C] of N pairs, a picture and one of its texts each: (posts [N], slots [N]).
@@ -56,11 +77,13 @@ class RelationHead(nn.Module):
         Without any, one pair is judged and dropped, so that the head takes part in the training on every process.
         """
         images, texts = embeddings.image_tokens, embeddings.text_tokens
-        assert images is not None and texts is not None and texts.leading_mask is not None
+        assert embeddings.image is not None and images is not None
+        assert texts is not None and texts.leading_mask is not None
         N = len(posts)
         if not N:
             posts = slots = posts.new_zeros(1)
-        logits = self(images.leading[posts], texts.leading[posts, slots], texts.leading_mask[posts, slots])
+        rows = pair_rows(embeddings.image[posts], embeddings.texts[posts, slots])
+        logits = self(images.leading[posts], texts.leading[posts, slots], texts.leading_mask[posts, slots], rows)
         return {task: each[:N] for task, each in logits.items()}
 
     def match(self, fused: Tensor) -> Tensor:

@@ -49,6 +49,19 @@ def print_relation(task: str, tables: Mapping[str, Mapping[str, Any]]) -> None:
             say(f"{language}: no label of {missing}; macro F1 is the mean over the classes that occur")
 
 
+def print_baselines(task: str, tables: Mapping[str, Mapping[str, Any]]) -> None:
+    """Macro F1 of systems by language, each with its interval."""
+    languages = list(next(iter(tables.values())))
+    rows = []
+    for system, by_language in tables.items():
+        bounds = {language: by_language[language]["macro_f1_ci95"] for language in languages}
+        cells = [
+            f"{by_language[name]['macro_f1']:.1f} ({low:.1f} to {high:.1f})" for name, (low, high) in bounds.items()
+        ]
+        rows.append([system, *cells])
+    print_table(f"{task}, macro F1 in percent (95 %)", ("system", *next(iter(tables.values()))), rows)
+
+
 def print_reranked(results: Mapping[str, Any], recall_at: Sequence[int]) -> None:
     """Recall before and after, by language."""
     first = f"R@{recall_at[0]}"

@@ -83,7 +83,8 @@ class ItmLoss(Objective):
     and for its caption a hard negative image, drawn by similarity over all processes and languages (ALBEF; CCRK's
     MITM). "random" judges each image once, with probability one half beside another image's caption drawn evenly
     (Sanchez Villegas et al., Findings of EACL 2024, section 3.2). Never drawn are captions of the image itself, in any
-    language, and pairs with equal ids. An image without a valid negative contributes none, which `logged` counts.
+    language, and pairs with equal ids; an image that is not `paired` with its captions is judged only beside others'.
+    An image without a valid negative contributes none, which `logged` counts.
 
     Args:
         fusion: Maps image tokens [N, 1 + P, W], text tokens [N, 1 + L, W] and a bool mask [N, 1 + L] to logits [N, 2];
@@ -153,8 +154,9 @@ class ItmLoss(Objective):
             negatives = [hard_negatives(scale * queries[part] @ candidates.T, right(part)) for part in parts]
             return torch.cat([filled[:0], *negatives])
 
-        mine = present.any(1).nonzero()[:, 0]
-        slot = hard_negatives(torch.zeros(b, K, device=present.device), ~present)[mine]
+        own = present if embeddings.paired is None else present & embeddings.paired[:, None]
+        mine = own.any(1).nonzero()[:, 0]
+        slot = hard_negatives(torch.zeros(b, K, device=own.device), ~own)[mine]
         image = mine + rank_and_size(group)[0] * b
         caption = image * K + slot
         text = wrong(images[image], captions[filled], lambda part: fits(image[part], filled))

@@ -1,7 +1,7 @@
 """Pretraining: two towers, any weighted sum of objectives, samples seen as the clock."""
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any, Literal
 
@@ -142,16 +142,17 @@ class ContrastiveModule(pl.LightningModule):
 
     def losses(self, batch: Batch, embeddings: Embeddings) -> dict[str, Tensor]:
         """The terms of the sum by name, without their weights."""
+        sources = {name: tuple(self._counts_for.get(name, ())) for name in self.objectives}
+        seen = {counted: self._mask_uncounted(counted, batch, embeddings) for counted in set(sources.values())}
         return {
-            name: objective.loss(batch, self._mask_uncounted(name, batch, embeddings), self.model)
-            for name, objective in self.named_objectives()
+            name: objective.loss(batch, seen[sources[name]], self.model) for name, objective in self.named_objectives()
         }
 
-    def _mask_uncounted(self, name: str, batch: Batch, embeddings: Embeddings) -> Embeddings:
-        """Embeddings without the captions of sources that do not name the objective; their images stay negatives."""
-        if name not in self._counts_for or embeddings.present is None or embeddings.languages is None:
+    def _mask_uncounted(self, counted: Sequence[bool], batch: Batch, embeddings: Embeddings) -> Embeddings:
+        """Embeddings without the captions of sources that do not count; their images stay negatives."""
+        if not counted or embeddings.present is None or embeddings.languages is None:
             return embeddings
-        counts = torch.tensor(self._counts_for[name], device=embeddings.texts.device)[batch.sources]
+        counts = torch.tensor(counted, device=embeddings.texts.device)[batch.sources]
         present = embeddings.present & counts[:, None]
         return replace(embeddings, present=present, languages=embeddings.languages.masked_fill(~present, -1))
 

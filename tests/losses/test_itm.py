@@ -121,6 +121,16 @@ def test_images_without_caption_or_negative_are_left_out(negatives):
 
 
 @pytest.mark.parametrize("negatives", ["hard", "random"])
+def test_an_unpaired_image_and_its_captions_meet_only_others(negatives: str) -> None:
+    torch.manual_seed(0)
+    objective = losses.ItmLoss(Matches(), negatives)
+    objective(batch(B=40, paired=torch.arange(40) >= 20))
+    image, text = objective.fusion.image, objective.fusion.text
+    assert len(image) == (60 if negatives == "hard" else 20) and not ((image == text) & (image < 20)).any()
+    assert (text < 20).any() and (image < 20).any() == (negatives == "hard")
+
+
+@pytest.mark.parametrize("negatives", ["hard", "random"])
 def test_any_present_caption_can_be_the_positive(negatives):
     torch.manual_seed(0)
     present = torch.tensor([True, False, True, True]).expand(300, 4)

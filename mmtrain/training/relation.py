@@ -113,6 +113,7 @@ class RelationModule(ContrastiveModule):
             warmup_steps=warmup_steps,
             cooldown_steps=cooldown_steps,
             layer_decay=layer_decay,
+            tower_rate=tower_rate,
             compile=compile,
             checkpoint_activations=checkpoint_activations,
         )
@@ -128,7 +129,7 @@ class RelationModule(ContrastiveModule):
         self.head = RelationHead(fusion, matches=bool(itm), dropout=dropout)
         if source is not None:
             source.fill_head(self.head)
-        self.tasks, self.tower_rate, self.class_weights = tasks, tower_rate, class_weights
+        self.tasks, self.class_weights = tasks, class_weights
         self._source = source
         self._task_weight = 1 - itc - itm if convex else 1.0
         self._logits: tuple[Embeddings, dict[str, Tensor]] | None = None
@@ -179,13 +180,6 @@ class RelationModule(ContrastiveModule):
 
     def trained_modules(self) -> dict[str, nn.Module]:
         return super().trained_modules() | {"head": self.head}
-
-    def configure_optimizers(self) -> torch.optim.Optimizer:
-        optimizer = super().configure_optimizers()
-        for group in optimizer.param_groups:
-            if group["name"].split("/")[0] not in ("head", "objectives"):
-                group["base_lr"] = group["lr"] = self.tower_rate * group["lr"]
-        return optimizer
 
     def checkpoint_head(self) -> tuple[str, RelationHead | MatchingHead]:
         return "head", self.head

@@ -85,6 +85,19 @@ class Batch:
     def __len__(self) -> int:
         return len(self.ids)
 
+    def joined(self, other: Batch) -> Batch:
+        """The samples of both, those of `other` last, without further inputs; the rest is this batch's own."""
+        length = max(self.tokens.shape[2], other.tokens.shape[2])
+        values = _tensors(self, lambda tensor: tensor)
+        for name, own in values.items():
+            parts = [own, getattr(other, name)]
+            if name in ("tokens", "token_mask"):
+                parts = [_padded(part, length) for part in parts]
+            values[name] = torch.cat(parts)
+        labels = {task: torch.cat([own, other.labels[task]]) for task, own in self.labels.items()}
+        ids, captions = self.ids + other.ids, self.captions + other.captions
+        return replace(self, labels=labels, ids=ids, captions=captions, **values)
+
     def to(self, device: torch.device | str, non_blocking: bool = True) -> Batch:
         """The same batch with every tensor on `device`."""
         return self._each(lambda tensor: tensor.to(device, non_blocking=non_blocking))
@@ -103,6 +116,12 @@ def _tensors(holder: Batch | Field, function: Callable[[Tensor], Tensor]) -> dic
     """The tensors of a dataclass by name, each through the function."""
     values = {part.name: getattr(holder, part.name) for part in fields(holder)}
     return {name: function(value) for name, value in values.items() if isinstance(value, Tensor)}
+
+
+def _padded(tokens: Tensor, length: int) -> Tensor:
+    """Tokens or their mask [B, K, L, ...] with zeros up to a length."""
+    B, K, L = tokens.shape[:3]
+    return torch.cat([tokens, tokens.new_zeros(B, K, length - L, *tokens.shape[3:])], 2)
 
 
 def stable_id(content: bytes) -> int:

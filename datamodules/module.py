@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Literal
 
 from jsonargparse import lazy_instance
@@ -213,6 +213,15 @@ class ShardDataModule(LightningDataModule):
         """
         return count_for(self._training.dataset.sources, objectives)
 
+    def train_samples(self) -> DataLoader:
+        """Every training sample once over all ranks with all its captions, as validation reads it."""
+        self._require("train")
+        return self._every_sample(self._new_dataset(ShardDataset, "train"))
+
+    def read_beside(self, batch: Batch, rows: Sequence[Sequence[int]], count: int) -> Batch:
+        """For each sample of a training batch so many others, drawn from a list of numbers in the split."""
+        return self._training.read_beside(batch, rows, count)
+
     # -- Lightning's hooks
 
     def setup(self, stage: str | None = None) -> None:
@@ -273,14 +282,17 @@ class ShardDataModule(LightningDataModule):
             splits.survey(new)
             self.surveyed(splits, new)
         for name in new:
-            self._datasets[name] = (self._training.set_up if name == "train" else ShardDataset)(
-                splits.sources[name],
-                languages=splits.languages,
-                tokenizer=self.tokenizer,
-                label_names=splits.label_names,
-                tasks=splits.tasks,
-                reading=self._reading,
-            )
+            self._datasets[name] = self._new_dataset(self._training.set_up if name == "train" else ShardDataset, name)
+
+    def _new_dataset(self, make: Callable[..., ShardDataset], name: str) -> ShardDataset:
+        return make(
+            self._splits.sources[name],
+            languages=self._splits.languages,
+            tokenizer=self.tokenizer,
+            label_names=self._splits.label_names,
+            tasks=self._splits.tasks,
+            reading=self._reading,
+        )
 
     def surveyed(self, splits: Splits, new: Sequence[str]) -> None:
         """For subclasses: the shards of splits that are new were read, nothing is drawn from them yet."""
@@ -289,8 +301,11 @@ class ShardDataModule(LightningDataModule):
         if self._splits.specs[name] is None:
             return []
         self._require(name)
-        batches = EvaluationBatches(self._datasets[name], self._batch_size, *self._rank_and_world())
-        return make_loader(DataLoader, self._datasets[name], batches, self._workers)
+        return self._every_sample(self._datasets[name])
+
+    def _every_sample(self, dataset: ShardDataset) -> DataLoader:
+        batches = EvaluationBatches(dataset, self._batch_size, *self._rank_and_world())
+        return make_loader(DataLoader, dataset, batches, self._workers)
 
     def _require(self, name: str) -> None:
         if name not in self._datasets:

@@ -14,15 +14,11 @@ from dataclasses import replace
 from typing import Any, Literal
 
 import numpy as np
-from torch.utils.data import DataLoader
 
-from datamodules.batch import Batch
 from datamodules.module import ShardDataModule
 from datamodules.packing.as_shards import Manifest, as_shards
 from datamodules.reading.choices import UNLABELLED, class_of
-from datamodules.reading.dataset import ShardDataset
 from datamodules.reading.labels import Labels, check_labels, classes_of, labels_of, only, tasks_shown
-from datamodules.reading.loaders import EvaluationBatches, make_loader
 from datamodules.reading.splits import Splits
 from datamodules.shards.locations import weighted_parts
 from datamodules.stream.identity import inform
@@ -161,19 +157,6 @@ class RelationDataModule(ShardDataModule):
     def class_names(self, task: str) -> list[str]:
         """The classes of a task in words: its strings, or its numbers."""
         return self.label_names.get(task) or [str(number) for number in range(self.classes[task])]
-
-    def posts(self) -> DataLoader[Batch]:
-        """The training samples, each once over all ranks, read as in evaluation: whole, with all their captions."""
-        dataset = ShardDataset(
-            self._splits.sources["train"],
-            languages=self.languages,
-            tokenizer=self.tokenizer,
-            label_names=self.label_names,
-            tasks=self.tasks,
-            reading=self._reading,
-        )
-        batches = EvaluationBatches(dataset, self._batch_size, *self._rank_and_world())
-        return make_loader(DataLoader, dataset, batches, self._workers)
 
     def _main_task(self) -> str:
         if self._task is None and "relation" not in self.classes and len(self.classes) != 1:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import random
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -158,6 +159,20 @@ class Training:
                 + (f", {tail} samples are carried into the next" if tail else "")
             )
         return self._loader
+
+    def read_beside(self, batch: Batch, rows: Sequence[Sequence[int]], count: int) -> Batch:
+        """For each sample of a batch so many others, drawn from a list of numbers in the split.
+
+        They, their captions and augmentation are drawn by the seed and the sample's place in the stream, on any rank.
+        """
+        rank, world = self.processes()
+        first = batch.end - (world - rank) * len(batch)
+        draws = []
+        for position, others in enumerate(rows, start=first):
+            drawn = random.Random(f"{self.seed}/{position}/beside").sample(list(others), count)
+            places = range(-2 - position * count, -2 - (position + 1) * count, -1)  # no places in the stream
+            draws += [self.dataset.at(row, place) for row, place in zip(drawn, places, strict=True)]
+        return self.dataset.__getitems__(draws)
 
     def trained(self, batch: Batch) -> None:
         """Moves the cursor behind the batch and counts it. Raises ValueError when skips are too many."""

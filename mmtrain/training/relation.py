@@ -128,6 +128,7 @@ class RelationModule(ContrastiveModule):
             warmup_steps=warmup_steps,
             cooldown_steps=cooldown_steps,
             layer_decay=layer_decay,
+            tower_rate=tower_rate,
             compile=compile,
             checkpoint_activations=checkpoint_activations,
         )
@@ -143,7 +144,7 @@ class RelationModule(ContrastiveModule):
         self.head = RelationHead(fusion, matches=bool(itm), dropout=dropout, rows=dimension if rows else None)
         if source is not None:
             source.fill_head(self.head)
-        self.tasks, self.tower_rate, self.class_weights, self.start = tasks, tower_rate, class_weights, start
+        self.tasks, self.class_weights, self.start = tasks, class_weights, start
         self._source = source
         self._task_weight = 1 - itc - itm if convex else 1.0
         self._itc_on, self._positives = itc_on or {}, dict[str, list[int]]()
@@ -212,13 +213,6 @@ class RelationModule(ContrastiveModule):
 
     def trained_modules(self) -> dict[str, nn.Module]:
         return super().trained_modules() | {"head": self.head}
-
-    def configure_optimizers(self) -> torch.optim.Optimizer:
-        optimizer = super().configure_optimizers()
-        for group in optimizer.param_groups:
-            if group["name"].split("/")[0] not in ("head", "objectives"):
-                group["base_lr"] = group["lr"] = self.tower_rate * group["lr"]
-        return optimizer
 
     def checkpoint_head(self) -> tuple[str, RelationHead | MatchingHead]:
         return "head", self.head

@@ -137,8 +137,8 @@ def one_sided(space: Path, train: list, test: list) -> dict[str, list[float]]:
         images = [Image.open(io.BytesIO(picture)).convert("RGB") for _, _, picture in split]
         image = torch.from_numpy(encoder.encode_image(images))
         text = torch.from_numpy(encoder.encode_text([record["captions"][language] for _, record, _ in split], language))
-        sides = {"text alone": text, "picture alone": image, "both, logistic regression": pair_rows(image, text)}
-        return {name: side.numpy() for name, side in sides.items()}
+        both, D = pair_rows(image, text).numpy(), encoder.model.dimension
+        return {"text alone": both[:, D : 2 * D], "picture alone": both[:, :D], "both, logistic regression": both}
 
     def labels(split: list) -> np.ndarray:
         return np.array([record["labels"]["relation"] for _, record, _ in split])
@@ -146,7 +146,7 @@ def one_sided(space: Path, train: list, test: list) -> dict[str, list[float]]:
     tested = [rows(test, language) for language in ("en", "lv")]
     found = {}
     for name, side in rows(train, "en").items():
-        weight, bias = logistic_regression(side, labels(train), len(RELATIONS))
+        weight, bias = logistic_regression(side, labels(train), len(RELATIONS), c=1 / encoder.model.dimension)
         said = [(each[name] @ weight.T + bias).argmax(1) for each in tested]
         found[name] = [100 * f1_score(labels(test), each, average="macro") for each in said]
     return found

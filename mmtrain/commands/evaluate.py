@@ -143,8 +143,8 @@ def evaluate(
         relations[zero_shot] = relations.get(zero_shot, {}) | tables
     if baselines:
         metrics["baselines"] = baseline_tables(posts, embed(encoder, posts), shards, split)
-        for task, systems in metrics["baselines"].items() if relation is not None else ():
-            systems |= {"fine-tuned": relation.systems[task]["fine-tuned"]} if task in relation.systems else {}
+        for task, systems in metrics["baselines"].items():
+            systems |= {name: each for name, each in relations.get(task, {}).items() if name == "fine-tuned"}
         metrics["protocol"]["baselines"] = {"train": train, "languages": posts.languages, "skipped": skipped(posts)}
     if rerank is not None:
         metrics["rerank"] = rerank_retrieval(encoder, ranks, split, features, rerank)

@@ -170,5 +170,8 @@ def test_json_lines_need_no_columns(tmp_path):
     (tmp_path / "posts.jsonl").write_text(json.dumps(row), encoding="utf-8")
     module = relation_data("test", test=tmp_path / "posts.jsonl", cache_dir=str(tmp_path / "cache"))
     assert module.classes == {"mood": 1}
+    source = Source(str(tmp_path / "posts.jsonl"), languages=["en"])
+    module = relation_data(train=[source, source], batch_size=2, cache_dir=str(tmp_path / "cache"))
+    assert module.label_counts == {"mood": [2]} and module.languages == ["en"]
     with pytest.raises(ValueError, match="data.test: .*none.csv is no file"):
         relation_data("test", test=tmp_path / "none.csv")

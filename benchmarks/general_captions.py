@@ -32,11 +32,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from benchmarks.claim_tables import CHOOSING_SEEDS, Figures, cells, choose, described, difference, markdown, timed
-from benchmarks.number_features import BUCKETS, WIDTH, Pictures, Schedule, Step, fit
+from benchmarks.number_features import BUCKETS, WIDTH, Pictures, Schedule, Step, fit, word_tokenizer
 from benchmarks.runs import run
 from datamodules import WordTokenizer
 from datamodules.numbers.corpus import numbers_of, words
-from datamodules.tokenizers.words import split_words
 from losses import Embeddings, PivotRankingLoss
 from losses.objective import Similarity
 from mmtrain.evaluation import rank_graded
@@ -112,11 +111,9 @@ class World:
 
     @classmethod
     def build(cls, pictures: dict[str, Pictures], folder: Path) -> World:
-        vocabulary = sorted({word for caption in words("en") for word in split_words(caption)} | {","})
-        (folder / "words.json").write_text(json.dumps({"words": {"en": vocabulary}}), encoding="utf-8")
         rows = ["sentence1\tsentence2\tscore\tlanguage", *made_pairs(np.random.default_rng(0))]
         (folder / "pairs.tsv").write_text("\n".join(rows) + "\n", encoding="utf-8")
-        return cls(pictures, WordTokenizer(str(folder / "words.json")), folder)
+        return cls(pictures, word_tokenizer({"en": [*words("en"), ","]}), folder)
 
     def step(self, batch: int, random: np.random.Generator) -> Step:
         sizes = random.integers(SIZES[0], SIZES[1] + 1, batch)

@@ -11,12 +11,9 @@ read the same German captions in the same steps (cosine is VSE there, the asymme
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from dataclasses import dataclass, replace
 from functools import cache, partial
-from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Literal
 
 import numpy as np
@@ -24,10 +21,8 @@ import torch
 from torch import Tensor
 
 from benchmarks.claim_tables import CHOOSING_SEEDS, Figures, cells, choose, described, difference, markdown, timed
-from benchmarks.number_features import BUCKETS, WIDTH, Pictures, Schedule, Step, fit
-from datamodules import WordTokenizer
+from benchmarks.number_features import BUCKETS, WIDTH, Pictures, Schedule, Step, fit, word_tokenizer
 from datamodules.numbers.corpus import words
-from datamodules.tokenizers.words import split_words
 from losses import PivotRankingLoss
 from losses.objective import Similarity
 from mmtrain.evaluation import rank_retrieval
@@ -62,16 +57,9 @@ class World:
     def build(cls, pictures: dict[str, Pictures]) -> World:
         numbers = pictures["train"].numbers.numpy()
         german = np.random.default_rng(0).permutation(len(numbers))[: len(numbers) // SHARE]
-        read = {"de": numbers[german], "en": numbers}
         captions = {language: words(language) for language in LANGUAGES}
-        lists = {
-            language: sorted({word for number in read[language] for word in split_words(captions[language][number])})
-            for language in LANGUAGES
-        }
-        with TemporaryDirectory() as folder:
-            path = Path(folder) / "words.json"
-            path.write_text(json.dumps({"words": lists}), encoding="utf-8")
-            tokenizer = WordTokenizer(str(path))
+        read = {"de": numbers[german], "en": numbers}
+        tokenizer = word_tokenizer({name: [captions[name][number] for number in read[name]] for name in LANGUAGES})
         texts = [captions[language][number] for number in range(1000) for language in LANGUAGES]
         tokens, mask = (each.unflatten(0, (1000, 2)) for each in tokenizer(texts, LANGUAGES * 1000))
         return cls(pictures, german, Counter(numbers[german].tolist()), tokenizer.vocabulary_size, tokens, mask)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -59,5 +60,5 @@ def described(schedule: Schedule, seeds: int) -> str:
 
 def markdown(header: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
     """Prints each row as soon as it is there: an interrupted table is still one."""
-    for row in (header, ["---"] * len(header), *rows):
+    for row in chain((header, ["---"] * len(header)), rows):
         print(f"| {' | '.join(row)} |", flush=True)

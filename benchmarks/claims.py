@@ -3,6 +3,7 @@
     python -m benchmarks.claims ranking     # PIVOT and PARALLEL, cosine and asymmetric; about an hour on one core
     python -m benchmarks.claims one_to_k    # 1-to-K, one random language, English as pivot; about 20 minutes
     python -m benchmarks.claims general     # both similarities where captions are more general; about half an hour
+    python -m benchmarks.claims variants    # what hinders the asymmetric one there, on validation
     python -m benchmarks.claims rare_words  # German of rare words alone, and with English beside it; about 10 minutes
 
 ranking: Gella et al., EMNLP 2017, find asymmetric similarity ahead of cosine, and caption-caption ranking (PARALLEL) a
@@ -33,7 +34,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.claim_tables import Figures, cells, choose, described, difference, markdown, timed
-from benchmarks.general_captions import general
+from benchmarks.general_captions import general, variants
 from benchmarks.number_features import Corpus, Pictures, Schedule, measure, pictures_with_features, train
 from benchmarks.rare_words import rare_words
 from benchmarks.runs import interval
@@ -212,6 +213,7 @@ CLAIMS: dict[str, Callable[[int], None]] = {
     "ranking": ranking,
     "one_to_k": one_to_k,
     "general": lambda seeds: general(pictures(), seeds),
+    "variants": lambda seeds: variants(pictures(), seeds),
     "rare_words": lambda seeds: rare_words(pictures(), seeds),
 }
 

@@ -8,8 +8,11 @@ captions it reads, and dozens of trainings fit into minutes.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import json
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -17,8 +20,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from datamodules import ByteTokenizer
+from datamodules import ByteTokenizer, WordTokenizer
 from datamodules.numbers.corpus import RENDERINGS, SPLITS, numbers_of, picture, words
+from datamodules.tokenizers.words import split_words
 from losses import Embeddings, Objective
 from mmtrain.evaluation import retrieval_metrics
 from mmtrain.models.image_text import ImageTextModel
@@ -86,6 +90,15 @@ class Step:
     mask: Tensor
     languages: Tensor
     present: Tensor
+
+
+def word_tokenizer(captions: Mapping[str, Iterable[str]]) -> WordTokenizer:
+    """Reads every word of these captions, a vocabulary a language."""
+    lists = {name: sorted({word for text in texts for word in split_words(text)}) for name, texts in captions.items()}
+    with TemporaryDirectory() as folder:
+        path = Path(folder) / "words.json"
+        path.write_text(json.dumps({"words": lists}), encoding="utf-8")
+        return WordTokenizer(str(path))
 
 
 def pictures_with_features(seed: int = 0) -> tuple[dict[str, Pictures], dict[str, float]]:

@@ -31,18 +31,20 @@ def settings(arguments: list[str]) -> dict[str, Any]:
         value = value if sign else next(words, "")
         if name in ("config", "c"):
             try:
-                values |= _dotted(yaml.load(Path(value).read_text(encoding="utf-8"), Words))
+                text = value if value.startswith("{") else Path(value).read_text(encoding="utf-8")
+                values |= dotted(yaml.load(text, Words))
             except (OSError, ValueError, yaml.YAMLError) as error:
                 raise ValueError(f"--config: {value} cannot be read: {' '.join(str(error).split())}") from error
         else:
             try:
-                values |= _dotted(yaml.load(value, Words), name)
+                values |= dotted(yaml.load(value, Words), name)
             except yaml.YAMLError:
-                values |= _dotted(value, name)
+                values |= dotted(value, name)
     return values
 
 
-def _dotted(value: Any, name: str = "") -> dict[str, Any]:
+def dotted(value: Any, name: str = "") -> dict[str, Any]:
+    """The leaves of nested mappings by dotted names without init_args."""
     if isinstance(value, dict):
-        return {key: leaf for part, inner in value.items() for key, leaf in _dotted(inner, f"{name}.{part}").items()}
+        return {key: leaf for part, inner in value.items() for key, leaf in dotted(inner, f"{name}.{part}").items()}
     return {".".join(part for part in name.split(".") if part and part != "init_args"): value}

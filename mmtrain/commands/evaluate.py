@@ -160,9 +160,12 @@ def evaluate(
 
 def _folder(model: str, out: str | None) -> Path:
     if out is None:
-        if not Path(model, "checkpoints").is_dir():
-            raise UsageError(f"--out: needed, for {model} is no run folder")
-        return Path(model, "report")
+        from mmtrain.models.run_folder import folder_of
+
+        run = folder_of(Path(model))
+        if run is None:
+            raise UsageError(f"--out: needed, for {model} is no run folder with a checkpoint")
+        return run / "report"
     if Path(out).exists() and not Path(out).is_dir():
         raise ValueError(f"--out: {out} is a file; a folder for metrics.json and report.html")
     return Path(out)
@@ -196,17 +199,19 @@ def _shards(data: str, protocol: "Protocol | None", images: str | None) -> str:
 
 
 def _write(
-    run: Path, folder: Path, metrics: dict[str, Any], protocol: "Protocol | None", values: dict[str, Any]
+    model: Path, folder: Path, metrics: dict[str, Any], protocol: "Protocol | None", values: dict[str, Any]
 ) -> None:
     """metrics.json, report.html, and both in the run's wandb where it has one."""
     from datetime import date
 
     from mmtrain.evaluation.report.figures import report_figures
     from mmtrain.evaluation.report.report import write_metrics, write_report
+    from mmtrain.models.run_folder import folder_of
     from mmtrain.training.monitoring.loggers import log_report
 
+    run = folder_of(model) or model
     write_metrics(folder / "metrics.json", metrics)
-    facts = {"model": str(run), "data": metrics["protocol"]["data"], "date": date.today().isoformat()}
+    facts = {"model": str(model), "data": metrics["protocol"]["data"], "date": date.today().isoformat()}
     curves, count = run / "metrics.csv", metrics["protocol"]["languages"]
     what = "Relations and retrieval" if values["relations"] else "Retrieval"
     write_report(

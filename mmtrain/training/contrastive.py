@@ -27,7 +27,7 @@ from mmtrain.training.mining import Mining, Neighbours, mined_data
 from mmtrain.training.monitoring.diagnostics import gradient_norm, space_diagnostics
 from mmtrain.training.optimisation import OptimizerClass, Schedule, make_optimizer, parameter_groups
 from mmtrain.training.sharding import shard
-from mmtrain.training.starting_weights import load_partially
+from mmtrain.training.starting_weights import load_partially, load_parts
 from mmtrain.training.waiting import told_by_first
 
 
@@ -117,6 +117,7 @@ class ContrastiveModule(pl.LightningModule):
         self.recall_at = tuple(recall_at)
         self.neighbours = None if mining is None else Neighbours(mining)
         self.samples_seen = 0
+        self.start_from: str | None = None  # a checkpoint, whose objectives and head are taken as far as they fit
         self._seed = torch.initial_seed()
         self._counts_for: dict[str, list[bool]] = {}  # objectives that not all sources' captions count for
         if micro_batch is not None:
@@ -207,7 +208,9 @@ class ContrastiveModule(pl.LightningModule):
     # ---- before and around
 
     def configure_model(self) -> None:
-        """Divides the weights over the processes where the strategy does."""
+        """Takes the weights to start from, and divides all over the processes where the strategy does."""
+        if self.start_from is not None:
+            rank_zero_info(load_parts(self, self.start_from))
         if self.device_mesh is not None:
             shard(self, self.device_mesh["data_parallel"])
 

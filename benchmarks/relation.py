@@ -39,9 +39,9 @@ ROWS = "{class_path: mmtrain.fusion.RowFusion, init_args: {width: 256}}"
 TOKENS = "{class_path: mmtrain.fusion.CrossAttentionFusion, init_args: {width: 64, layers: 1}}"
 MINED = ["--model.mining.every_n_steps=1000", "--model.mining.neighbours=8", "--model.mining.beside=2"]
 HEADS = {  # name: fusion, scale of the similarity, options of ItmLoss, further options
-    "rows": (ROWS, 14, "candidates: 8", [*MINED, "--data.batch_size=24"]),
+    "rows": (ROWS, 14, "candidates: 8", [*MINED, "--data.batch_size=16"]),
     "tokens": (TOKENS, 14, "candidates: 4", [*MINED, "--data.batch_size=12"]),
-    "rows, the batch alone": (ROWS, 14, "candidates: 8", ["--data.batch_size=72"]),
+    "rows, the batch alone": (ROWS, 14, "candidates: 8", ["--data.batch_size=48"]),
     "no similarity, two classes": (FUSION, "null", "negatives: hard", []),
     "no similarity, random": (FUSION, "null", "negatives: random", []),
 }
@@ -208,7 +208,7 @@ def train_head(out: Path, head: str, rate: float, seed: int, steps: int) -> Path
     fusion, scale, itm, extra = HEADS[head]
     network = f"{{class_path: mmtrain.fusion.MatchingHead, init_args: {{fusion: {fusion}, scale: {scale}}}}}"
     objective = f"{{class_path: losses.ItmLoss, init_args: {{fusion: {network}, {itm}}}}}"
-    folder = out / f"itm_{head.replace(',', '').replace(' ', '_')}_{rate}_{seed}"
+    folder = out / f"itm_{head.replace(',', '').replace(' ', '_')}_{rate}_{steps}_{seed}"
     named = [f"--data.train={out / 'numbers' / 'few'}", f"--data.val={out / 'numbers' / 'val'}"]
     named += [f"--model.objectives={{itm: {objective}}}", "--model.tower_rate=0", f"--model.learning_rate={rate}"]
     named += ["--data.languages=[en,lv]", "--data.captions_per_image=1", f"--model.pretrained={out / 'space'}"]
@@ -287,14 +287,12 @@ if __name__ == "__main__":
     parser.add_argument("--only", default="posts,negatives,stories")
     parser.add_argument("--systems", nargs="*", choices=list(SYSTEMS), help="of posts; default all")
     parser.add_argument("--heads", nargs="*", choices=list(HEADS), help="of negatives; default all")
-    parser.add_argument(
-        "--rates", nargs="*", type=float, default=[3e-4, 1e-3, 3e-3], help="of negatives, to choose from"
-    )
+    parser.add_argument("--rates", nargs="*", type=float, default=[1e-3, 3e-3], help="of negatives, to choose from")
     parser.add_argument("--stories", help="a manifest of stories, for that part")
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--pretrain_steps", type=int, default=500)
     parser.add_argument("--steps", type=int, default=500)
-    parser.add_argument("--negative_steps", type=int, default=300)
+    parser.add_argument("--negative_steps", type=int, default=150)
     parser.add_argument("--story_steps", type=int, default=400)
     options = parser.parse_args()
     for name, part in (("posts", posts), ("negatives", negatives), ("stories", stories)):

@@ -134,7 +134,7 @@ class RelationModule(ContrastiveModule):
         )
         if source is not None:
             source.fill(self.model)
-            if fusion is None and source.head is not None:
+            if fusion is None and source.head is not None and not source.head.fusion.reads_rows:
                 fusion = source.head.fusion
         for name, tower in (("image", image), ("text", text)):
             if name in frozen:

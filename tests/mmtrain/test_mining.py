@@ -10,9 +10,11 @@ import numpy as np
 import pytest
 import torch
 
+from mmtrain import RelationModule
 from mmtrain.cli import main
 from mmtrain.embedding.collected import Embedded
 from mmtrain.evaluation.ranking.tiles import Similarity
+from mmtrain.fusion import CrossAttentionFusion
 from mmtrain.search.mining import nearest_wrong
 from mmtrain.training.mining import near_samples
 from tests.mmtrain.runs import column, weights, with_callback
@@ -107,6 +109,8 @@ def test_neighbours_join_the_batch_and_survive_a_stop(shards: Path, tmp_path: Pa
     assert (numbers % 4 != torch.arange(32)[:, None] % 4).all()  # pictures of one colour share their captions
     assert fit(shards, tmp_path / "without", *options[3:]) == 0
     assert any(not torch.equal(tensor, whole[name]) for name, tensor in weights(tmp_path / "without").items())
+    module = RelationModule(pretrained=str(tmp_path / "whole"), itm=0.1)  # whose fusion reads tokens
+    assert isinstance(module.head.fusion, CrossAttentionFusion)
     report = tmp_path / "report"
     assert (
         main(["evaluate", str(tmp_path / "whole"), "--data", str(shards), "--rerank", "3", "--out", str(report)]) == 0

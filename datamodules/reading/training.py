@@ -33,6 +33,7 @@ class Training:
 
     account: SkipAccount
     captions_per_image: int | Literal["all"]
+    views_per_image: int
     drawing: Drawing
     language_alpha: float | None
     language_caps: dict[str, int]
@@ -84,6 +85,7 @@ class Training:
             sources,
             languages=languages,
             captions_per_image=count,
+            views_per_image=self.views_per_image,
             drawing=self.drawing,
             seed=self.seed,
             streams=len(self._streams),
@@ -155,6 +157,7 @@ class Training:
                 f"train: {len(self.dataset)} samples in {len(self.dataset.shards)} shards, "
                 f"{len(self.dataset.languages)} languages; an epoch of {self.epoch_length} samples is {steps} steps of "
                 f"{self.batch_size} x {world} processes"
+                + (f", each sample in {self.views_per_image} views" if self.views_per_image > 1 else "")
                 + (f", {tail} samples are carried into the next" if tail else "")
             )
         return self._loader
@@ -165,7 +168,7 @@ class Training:
         drawn: Counts = Counter()
         for (source, language), count in batch.drawn.items():
             drawn[self.dataset.sources[source].name, self.dataset.languages[language] if language >= 0 else ""] += count
-        self.account.add(len(batch) + len(batch.skipped), batch.skipped, drawn)
+        self.account.add(batch.samples + len(batch.skipped), batch.skipped, drawn)
         next_epoch = epoch_of(batch.end, self.group, self.epoch_length)
         at_end = next_epoch != epoch_of(batch.end - self.group, self.group, self.epoch_length)
         self.account.check(epoch_end=at_end)
@@ -189,6 +192,7 @@ class Training:
         }
         options = {
             "captions_per_image": described(self.dataset.captions_per_image),
+            "views_per_image": described(self.views_per_image),
             "drawing": described(self.drawing),
             "text": described([source.text for source in self.dataset.sources]),
             "images": described([source.images for source in self.dataset.sources]),

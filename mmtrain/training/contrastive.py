@@ -169,7 +169,7 @@ class ContrastiveModule(pl.LightningModule):
         # resumed run draws what the undisturbed one would have drawn.
         check_one_step_a_batch(self.trainer, self.instead_of_accumulation)  # callbacks may set it too
         self._batch = batch
-        self._step_samples = len(batch) * self.trainer.world_size
+        self._step_samples = batch.samples * self.trainer.world_size
         seed = hash((self._seed, self.samples_seen, self.global_rank)) % 2**63
         torch.manual_seed(seed)
         random.seed(seed)

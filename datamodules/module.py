@@ -48,13 +48,17 @@ class ShardDataModule(LightningDataModule):
         languages: Languages to use, in this order; default: all in the shards. A sample with none of them is left out.
         captions_per_image: K, how many captions of different languages each image brings in training, at most the
             number of languages; "all" for so many, when slot k is language k. An image with fewer leaves slots empty.
+        views_per_image: V, how often each sample is in the batch in training, with a crop and a draw of K captions of
+            its own each time; the captions differ as long as the sample has enough. Its ids keep the views from being
+            negatives of one another. All counts (batch_size, samples seen, an epoch) are of samples: a batch has
+            batch_size x V rows.
         drawing: Which K of its languages: datamodules.Uniform, Weighted, Pivot or InOrder, or a rule of your own.
         language_alpha: Draws samples by language, p ~ n^alpha for the n samples with a caption in it: 1 as in the data,
             0 all languages alike. Each sample brings the language it is drawn for, the other K - 1 by `drawing`.
             Default: samples are drawn whatever their languages.
         language_caps: The most samples of a language that count in n; alpha is 1 by default then.
         text: Rewrites captions while training, such as datamodules.CodeSwitch; their language stays what it was.
-        batch_size: Images in a batch of one process.
+        batch_size: Samples in a batch of one process.
         workers: Reading processes beside each training process.
         tokenizer: What makes captions token ids; UTF-8 bytes by default.
         images: What makes encoded images pixels.
@@ -80,6 +84,7 @@ class ShardDataModule(LightningDataModule):
         test: str | None = None,
         languages: list[str] | None = None,
         captions_per_image: int | Literal["all"] = 1,
+        views_per_image: int = 1,
         drawing: Drawing = EVENLY,
         language_alpha: float | None = None,
         language_caps: dict[str, int] | None = None,
@@ -103,6 +108,7 @@ class ShardDataModule(LightningDataModule):
         super().__init__()
         for name, value, least in (
             ("captions_per_image", 1 if captions_per_image == "all" else captions_per_image, 1),
+            ("views_per_image", views_per_image, 1),
             ("batch_size", batch_size, 1),
             ("workers", workers, 0),
             ("shuffle_window", shuffle_window, 1),
@@ -144,6 +150,7 @@ class ShardDataModule(LightningDataModule):
         self._training = Training(
             self.account,
             captions_per_image=captions_per_image,
+            views_per_image=views_per_image,
             drawing=self.drawing,
             language_alpha=language_alpha,
             language_caps=language_caps or {},

@@ -181,7 +181,7 @@ class ContrastiveModule(pl.LightningModule):
         if self.neighbours is not None:
             self.neighbours.mine(self, self.model, self.similarity)
         self._batch = batch
-        self._step_samples = len(batch) * self.trainer.world_size
+        self._step_samples = batch.samples * self.trainer.world_size
         seed = hash((self._seed, self.samples_seen, self.global_rank)) % 2**63
         torch.manual_seed(seed)
         random.seed(seed)

@@ -88,7 +88,7 @@ class Neighbours:
     def joined(self, batch: Batch, data: MinedData) -> Batch:
         """The batch with some neighbours of each sample."""
         assert self.numbers is not None
-        others = data.read_beside(batch, self.numbers[batch.rows.cpu()].tolist(), self.options.beside)
+        others = data.read_beside(batch, self.numbers[batch.rows[:: batch.views].cpu()].tolist(), self.options.beside)
         data.evaluated(others)  # counts what was broken
         return batch.joined(others.to(batch.rows.device))
 

@@ -118,6 +118,14 @@ def test_neighbours_join_the_batch_and_survive_a_stop(shards: Path, tmp_path: Pa
     assert json.loads((report / "metrics.json").read_text())["rerank"]["k"] == 3
 
 
+def test_a_sample_of_two_views_has_neighbours_once(shards: Path, tmp_path: Path) -> None:
+    assert (
+        fit(shards, tmp_path, *MINING, "--data.views_per_image=2", "--data.batch_size=5", "--trainer.max_steps=2") == 0
+    )
+    checkpoint = torch.load(tmp_path / "checkpoints" / "last.ckpt", weights_only=True)
+    assert checkpoint["samples_seen"] == 10
+
+
 @pytest.mark.system
 def test_two_processes_mine_what_one_does(shards: Path, tmp_path: Path) -> None:
     steps = [*MINING, "--trainer.max_steps=4", "--model.learning_rate=0.0001"]

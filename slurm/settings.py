@@ -1,13 +1,23 @@
 """What the arguments of `fit` and the files they name set, read without `fit`."""
 
+import re
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 
+class Words(yaml.SafeLoader):
+    """Reads every value but an empty one as text, as it is written: no, 007, 12:30:00."""
+
+    yaml_implicit_resolvers: dict[str, Any] = {}
+
+
+Words.add_implicit_resolver("tag:yaml.org,2002:null", re.compile("(?:~|null|)$"), ["~", "n", ""])
+
+
 def settings(arguments: list[str]) -> dict[str, Any]:
-    """By dotted names without init_args; the last of a name counts.
+    """By dotted names without init_args, values as text; the last of a name counts.
 
     Raises:
         ValueError: when a config cannot be read.
@@ -22,12 +32,12 @@ def settings(arguments: list[str]) -> dict[str, Any]:
         if name in ("config", "c"):
             try:
                 text = value if value.startswith("{") else Path(value).read_text(encoding="utf-8")
-                values |= dotted(yaml.safe_load(text))
+                values |= dotted(yaml.load(text, Words))
             except (OSError, ValueError, yaml.YAMLError) as error:
                 raise ValueError(f"--config: {value} cannot be read: {' '.join(str(error).split())}") from error
         else:
             try:
-                values |= dotted(yaml.safe_load(value), name)
+                values |= dotted(yaml.load(value, Words), name)
             except yaml.YAMLError:
                 values |= dotted(value, name)
     return values

@@ -105,7 +105,7 @@ def evaluate(
     from mmtrain.evaluation.measuring.relation import relation_results
     from mmtrain.evaluation.measuring.relation_baselines import baseline_tables, open_training_posts
     from mmtrain.evaluation.measuring.relation_zero_shot import read_prompts, zero_shot_results
-    from mmtrain.evaluation.measuring.reranking import checked_head, rerank_retrieval
+    from mmtrain.evaluation.measuring.reranking import checked_head, reads_tokens, rerank_retrieval
     from mmtrain.evaluation.measuring.retrieval import measure_split, report_values, skipped
     from mmtrain.fusion import RelationHead
     from mmtrain.models.loading import load
@@ -126,8 +126,9 @@ def evaluate(
 
     thumbnails, features = Thumbnails(), Features()
     predicted = PredictedSplit(encoder.head) if isinstance(encoder.head, RelationHead) else None
-    collectors: list[Collector] = [thumbnails, *([predicted] if predicted else []), *([features] if rerank else [])]
-    split = embed(encoder, shards, collectors, tokens=predicted is not None or rerank is not None)
+    collected = rerank is not None and reads_tokens(encoder.head)
+    collectors: list[Collector] = [thumbnails, *([predicted] if predicted else []), *([features] if collected else [])]
+    split = embed(encoder, shards, collectors, tokens=predicted is not None or collected)
 
     ranking = {"similarity": similarity or encoder.metric, "text_to_text": text_to_text or (), "recall_at": recall_at}
     ranks, metrics = measure_split(encoder, shards, split, published, captions=captions or "all", **ranking)
@@ -142,8 +143,8 @@ def evaluate(
         relations[zero_shot] = relations.get(zero_shot, {}) | tables
     if baselines:
         metrics["baselines"] = baseline_tables(posts, embed(encoder, posts), shards, split)
-        for task, systems in metrics["baselines"].items() if relation is not None else ():
-            systems |= {"fine-tuned": relation.systems[task]["fine-tuned"]} if task in relation.systems else {}
+        for task, systems in metrics["baselines"].items():
+            systems |= {name: each for name, each in relations.get(task, {}).items() if name == "fine-tuned"}
         metrics["protocol"]["baselines"] = {"train": train, "languages": posts.languages, "skipped": skipped(posts)}
     if rerank is not None:
         metrics["rerank"] = rerank_retrieval(encoder, ranks, split, features, rerank)

@@ -156,8 +156,12 @@ class Pretrained:
             return
         ours.load_state_dict(theirs.state_dict())
         matching = self.head.matching if isinstance(self.head, RelationHead) else self.head.out
-        if head.matching is not None and matching is not None:
+        if head.matching is None or matching is None:
+            return
+        if _shapes(matching) == _shapes(head.matching):
             head.matching.load_state_dict(matching.state_dict())
+        else:
+            rank_zero_info(f"model.pretrained: matching starts anew: that of {self.name} stands on the cosine")
 
     def check_data(self, data: TrainingData) -> None:
         """Refuses data that the towers would misread.

@@ -91,6 +91,9 @@ def linear_probe(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Weights [C, 4 D] and bias [C] of one `logistic_regression` on the rows of the labelled pairs.
 
+    Its c is 1 / D: a prior by which logits vary by about 2, whatever D is. On rows of unit length, where `pair_rows`
+    scales them, that is scikit-learn's default of 1.
+
     Args:
         posts: A pair for each of their texts.
         task: Which of their labels.
@@ -99,7 +102,7 @@ def linear_probe(
     """
     labelled = posts.labels[task] >= 0
     rows, labels = rows_of_pairs(posts)[labelled], posts.labels[task][labelled]
-    return logistic_regression(rows, labels, classes, class_weights=class_weights)
+    return logistic_regression(rows, labels, classes, class_weights=class_weights, c=1 / posts.texts.shape[1])
 
 
 def rows_of_pairs(split: Embedded) -> np.ndarray:

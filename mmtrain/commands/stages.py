@@ -16,8 +16,6 @@ from slurm.settings import dotted
 WHOLE = {f"trainer.{name}" for name in ("default_root_dir", "devices", "num_nodes", "accelerator")}
 WHOLE |= {"trainer.enable_checkpointing", "ckpt_path", "start_from", "config", "stages"}
 SECTIONS = ("trainer", "checkpoint", "guard", "throughput", "init_args")  # mappings whose keys are options
-
-
 FINISHED = "finished.json"  # in the folder of a stage that was trained
 
 

@@ -1,38 +1,77 @@
-"""Do ITC and ITM beside the task help where labels are few?
+"""Do ITC and ITM beside the task help where labels are few, and on which posts?
 
-    python -m benchmarks.few_labels --out runs/benchmark_few_labels [--labels 200 500] [--seeds 5]
+    python -m benchmarks.few_labels [--labels 50 200] [--starts scratch frozen warm trained] [--seeds 5]
 
 Three made tasks, in which a feature vector shows one concept in noise, and a text of two names gives a concept and a
 style: the label says whether the two concepts match; or is a function of the concept, which both show; or of the style,
 which the text alone gives. For the last two there is a concept for every second label, so that many a one is new in the
-test. Macro F1 on 2,000 other samples: the task alone beside + ITC, + ITM and both (weights 0.1, convex, as published),
-mean and 95 % interval over seeds (samples and weights), differences paired by seed.
+test. "Extra" are 4,000 posts without a label whose text names the picture's concept, two of them in a step for each
+labelled one. Towers are new (scratch), or pretrained by ITC for 400 steps on 4,000 further such posts and then frozen,
+warm (a tenth of the learning rate) or trained (all of it). Macro F1 of the last step on 2,000 other samples: the task
+alone, and what each recipe adds, mean and 95 % interval over seeds (samples and weights), paired by seed. The table is
+Markdown.
 """
 
 import argparse
 import io
 import random
+import tempfile
+import time
 from collections.abc import Iterator
 from itertools import product
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import pytorch_lightning as pl
+import torch
 
-from benchmarks.runs import CONFIGS, QUIET, evaluated, interval, run, say
+from benchmarks.runs import interval, say
+from datamodules import Batch, RelationDataModule, ShardDataModule, Source
 from datamodules.shards.writing import encoded_sample, write_shards
+from losses import OneToKLoss
+from mmtrain.embedding.predictions import PredictedSplit
+from mmtrain.evaluation.measuring.relation import relation_figures
+from mmtrain.fusion import TextToImageAttention
+from mmtrain.models.batches import embed_batch
+from mmtrain.towers import ByteGRU, FeatureTower
+from mmtrain.training.contrastive import ContrastiveModule
+from mmtrain.training.relation import RelationModule
 
 KINDS = ("match", "latent", "text")
-BATCH = 32
+STARTS: dict[str, dict[str, Any]] = {
+    "scratch": {},
+    "frozen": {"frozen": ("image", "text"), "tower_rate": 0.1},
+    "warm": {"tower_rate": 0.1},
+    "trained": {"tower_rate": 1.0},
+}
+BATCH, EXTRA, FEATURES, WIDTH, DIMENSION, RATE = 32, 64, 32, 64, 32, 3e-3
+PRETRAINING = 400  # steps
 MATCHED = 8  # concepts of the matching task, each with many pairs, since each has to be learned on both sides
-AUXILIARIES = {"task": (0.0, 0.0), "+ ITC": (0.1, 0.0), "+ ITM": (0.0, 0.1), "+ both": (0.1, 0.1)}
+TASK = "task alone"
+ON_MATCHES = {"task": [1]}
+RECIPES: dict[str, tuple[bool, dict[str, Any]]] = {  # with extra posts or without, and the module's options
+    TASK: (False, {"itc": 0.0, "itm": 0.0}),
+    "ITC .1": (False, {"itc": 0.1, "itm": 0.0}),
+    "ITC .02": (False, {"itc": 0.02, "itm": 0.0}),
+    "ITM .1": (False, {"itc": 0.0, "itm": 0.1}),
+    "both .1 (published)": (False, {"itc": 0.1, "itm": 0.1}),
+    "ITC .02, ITM .1": (False, {"itc": 0.02, "itm": 0.1}),
+    "ITC .1 on matches": (False, {"itc": 0.1, "itm": 0.0, "itc_on": ON_MATCHES}),
+    "ITC .02 on matches": (False, {"itc": 0.02, "itm": 0.0, "itc_on": ON_MATCHES}),
+    "ITC .1 on extra": (True, {"itc": 0.1, "itm": 0.0}),
+    "ITC .02 on extra": (True, {"itc": 0.02, "itm": 0.0}),
+    "both .1 on extra": (True, {"itc": 0.1, "itm": 0.1}),
+    "ITC .02, ITM .1 on extra": (True, {"itc": 0.02, "itm": 0.1}),
+}
 
 
 def made(task: dict) -> Iterator[dict]:
-    """The samples of a made task."""
+    """The samples of a made task; those of the kind "extra" have no label."""
     concepts = task["concepts"]
     names = ["".join(pair) for pair in product("abcdefghijklmnopqrst", repeat=2)][:concepts]
     world = np.random.default_rng(0)  # the same for all splits and seeds
-    shown = world.standard_normal((concepts, 32))
+    shown = world.standard_normal((concepts, FEATURES))
     said = world.permutation(np.arange(concepts) % 2)
     draw, noise = random.Random(task["seed"]), np.random.default_rng(task["seed"])
     for number in range(task["samples"]):
@@ -41,54 +80,134 @@ def made(task: dict) -> Iterator[dict]:
         matches = draw.random() < 0.5
         if task["kind"] == "match" and not matches:
             other = draw.choice([each for each in range(concepts) if each != concept])
-        label = {"match": int(matches), "latent": int(said[concept]), "text": int(said[style])}[task["kind"]]
+        labels = {"match": int(matches), "latent": int(said[concept]), "text": int(said[style])}
         file = io.BytesIO()
-        np.save(file, (shown[concept] + 0.7 * noise.standard_normal(32)).astype(np.float32))
+        np.save(file, (shown[concept] + 0.7 * noise.standard_normal(FEATURES)).astype(np.float32))
         text = f"{names[other]}{names[style].upper()}"
-        record = {"id": f"s{number}", "image_id": f"s{number}", "captions": {"und": text}, "labels": {"task": label}}
+        record: dict[str, Any] = {"id": f"s{number}", "image_id": f"s{number}", "captions": {"und": text}}
+        if task["kind"] in labels:
+            record["labels"] = {"task": labels[task["kind"]]}
         yield encoded_sample(number, record, file.getvalue(), "npy")
 
 
-def macro_f1(data: Path, place: Path, seed: int, itc: float, itm: float, steps: int) -> float:
-    """Of a new run on the 2,000 test samples."""
-    image = "{class_path: mmtrain.towers.FeatureTower, init_args: {width: 32}}"
-    text = "{class_path: mmtrain.towers.ByteGRU, init_args: {width: 64, embedding: 32}}"
-    fusion = "{class_path: mmtrain.fusion.TextToImageAttention, init_args: {width: 64}}"
-    named = [f"--data.{split}={data / split}" for split in ("train", "val")]
-    named += ["--data.workers=0", f"--data.batch_size={BATCH}", f"--data.seed={seed}", f"--seed_everything={seed}"]
-    named += ["--model.image", image, "--model.text", text, "--model.fusion", fusion, "--model.dimension=32"]
-    named += [f"--model.itc={itc}", f"--model.itm={itm}", "--model.learning_rate=0.003"]
-    named += [f"--trainer.max_steps={steps}", f"--trainer.default_root_dir={place}", "--trainer.val_check_interval=50"]
-    run("fit", "--config", CONFIGS / "finetune" / "relation_tiny.yaml", *QUIET, *named)
-    metrics = evaluated(place, data / "test", "--languages", "[und]", "--batch_size", 500)
-    return metrics["relation"]["mean"]["macro_f1"]
+def towers() -> dict[str, Any]:
+    return {"image": FeatureTower(FEATURES), "text": ByteGRU(WIDTH, embedding=32), "dimension": DIMENSION}
 
 
-def few_labels(out: Path, labels: int, kind: str, seeds: int, epochs: int) -> None:
-    found: dict[str, list[float]] = {name: [] for name in AUXILIARIES}
+def fit(module: pl.LightningModule, data: pl.LightningDataModule, steps: int) -> None:
+    quiet = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
+    trainer = pl.Trainer(
+        accelerator="cpu",
+        max_steps=steps,
+        limit_val_batches=0,
+        log_every_n_steps=steps + 1,
+        use_distributed_sampler=False,
+        enable_model_summary=False,
+        **quiet,
+    )
+    trainer.fit(module, datamodule=data)
+
+
+def pretrained(data: Path, seed: int) -> ContrastiveModule:
+    """A space of such posts."""
+    pl.seed_everything(seed, verbose=False)
+    module = ContrastiveModule(**towers(), objectives={"itc": OneToKLoss()}, learning_rate=RATE, warmup_steps=20)
+    fit(module, ShardDataModule(str(data), batch_size=EXTRA, workers=0, seed=seed), PRETRAINING)
+    return module
+
+
+class Posts(RelationDataModule):
+    """Labelled posts, with extra ones or without, in the same batches for every training: they are read once."""
+
+    def __init__(self, folder: Path, extra: bool, steps: int) -> None:
+        sources = [Source(str(folder / "train"), BATCH, objectives=["task/task"] if extra else None)]
+        if extra:
+            sources.append(Source(str(folder / "extra"), EXTRA))
+        size = BATCH + EXTRA if extra else BATCH
+        super().__init__(sources, batch_size=size, workers=0, seed=int(folder.name))
+        self.setup("fit")
+        self._batches: list[Batch] = []
+        while len(self._batches) < steps:
+            for batch in super().train_dataloader():
+                self.trained(batch)
+                self._batches.append(batch)
+
+    def train_dataloader(self) -> Any:
+        return self._batches
+
+
+def macro_f1(
+    posts: Posts,
+    space: ContrastiveModule | None,
+    start: str,
+    weights: dict[str, Any],
+    seed: int,
+    steps: int,
+    test: list[Batch],
+) -> float:
+    """Of one training."""
+    pl.seed_everything(seed, verbose=False)
+    fusion = TextToImageAttention(WIDTH)
+    module = RelationModule(**towers(), fusion=fusion, learning_rate=RATE, **STARTS[start], **weights)
+    if space is not None:
+        module.model.load_state_dict(space.model.state_dict())
+        module.objectives["itc"].load_state_dict(space.objectives["itc"].state_dict())
+    fit(module, posts, steps)
+    split = PredictedSplit(module.eval().head)
+    with torch.inference_mode():
+        for batch in test:
+            split.add(batch, embed_batch(module.model, batch, tokens=True))
+    return relation_figures(split.gather(), posts.languages)["macro_f1"]
+
+
+def few_labels(
+    out: Path, labels: int, kind: str, starts: list[str], recipes: list[str], seeds: range, epochs: int
+) -> None:
+    """Prints the rows of one made task."""
     concepts = MATCHED if kind == "match" else labels // 2
-    steps = max(epochs * labels // BATCH, 1)
-    for seed in range(seeds):
-        data = out / f"{labels}_{kind}_{seed}"
-        for part, (split, samples) in enumerate((("train", labels), ("val", 400), ("test", 2000))):
-            task = {"kind": kind, "concepts": concepts, "samples": samples, "seed": 10 * seed + part}
+    found: dict[tuple[str, str], list[float]] = {}
+    began = time.process_time()
+    for seed in seeds:
+        data = out / f"{labels}_{kind}" / str(seed)
+        splits = (("train", kind, labels), ("test", kind, 2000), ("extra", "extra", 4000), ("space", "extra", 4000))
+        for part, (split, what, samples) in enumerate(splits):
+            task = {"kind": what, "concepts": concepts, "samples": samples, "seed": 10 * seed + part}
             write_shards(data / split, [task], made)
-        for name, weights in AUXILIARIES.items():
-            found[name].append(macro_f1(data, data / name.replace("+ ", ""), seed, *weights, steps))
-    for name, scores in found.items():
-        gains = [a - b for a, b in zip(scores, found["task"], strict=True)]
-        difference = "" if name == "task" else f"   difference {interval(gains)}"
-        say(f"{labels} labels {kind:8}{name:10}{interval(scores):>16}{difference}")
+        steps = max(epochs * labels // BATCH, 1)
+        posts = {extra: Posts(data, extra, steps) for extra in (False, True)}
+        tested = RelationDataModule(test=str(data / "test"), batch_size=500, workers=0)
+        tested.setup("test")
+        test = list(tested.test_dataloader())
+        space = pretrained(data / "space", seed) if set(starts) - {"scratch"} else None
+        for start, name in product(starts, recipes):
+            extra, weights = RECIPES[name]
+            begin = None if start == "scratch" else space
+            score = macro_f1(posts[extra], begin, start, weights, seed, steps, test)
+            found.setdefault((start, name), []).append(score)
+    for start in starts:
+        alone = found[start, TASK]
+        cells = [interval(alone)]
+        for name in recipes:
+            if name != TASK:
+                cells.append(interval([a - b for a, b in zip(found[start, name], alone, strict=True)]))
+        say(f"| {labels} {kind} | {start} | {' | '.join(cells)} |")
+    say(f"<!-- {(time.process_time() - began) / len(seeds) / len(found):.1f} CPU seconds a run -->")
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--out", type=Path, default="runs/benchmark_few_labels")
-    parser.add_argument("--labels", type=int, nargs="+", default=[200, 500])
+    parser.add_argument("--labels", type=int, nargs="+", default=[50, 200])
     parser.add_argument("--kinds", nargs="+", choices=KINDS, default=KINDS)
+    parser.add_argument("--starts", nargs="+", choices=STARTS, default=list(STARTS))
+    parser.add_argument("--recipes", nargs="+", choices=RECIPES, default=list(RECIPES))
     parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--first_seed", type=int, default=0)
     parser.add_argument("--epochs", type=int, default=40)
     options = parser.parse_args()
-    for labels in options.labels:
-        for kind in options.kinds:
-            few_labels(options.out, labels, kind, options.seeds, options.epochs)
+    recipes = [TASK, *(name for name in options.recipes if name != TASK)]
+    say(f"| labels | towers | {' | '.join(recipes)} |")
+    say("| --- " * (2 + len(recipes)) + "|")
+    seeds = range(options.first_seed, options.first_seed + options.seeds)
+    with tempfile.TemporaryDirectory() as folder:
+        for labels, kind in product(options.labels, options.kinds):
+            few_labels(Path(folder), labels, kind, options.starts, recipes, seeds, options.epochs)

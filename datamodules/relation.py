@@ -14,15 +14,11 @@ from dataclasses import replace
 from typing import Any, Literal
 
 import numpy as np
-from torch.utils.data import DataLoader
 
-from datamodules.batch import Batch
 from datamodules.module import ShardDataModule
 from datamodules.packing.as_shards import Manifest, as_shards
-from datamodules.reading.choices import class_of
-from datamodules.reading.dataset import ShardDataset
+from datamodules.reading.choices import UNLABELLED, class_of
 from datamodules.reading.labels import Labels, check_labels, classes_of, labels_of, only, tasks_shown
-from datamodules.reading.loaders import EvaluationBatches, make_loader
 from datamodules.reading.splits import Splits
 from datamodules.shards.locations import weighted_parts
 from datamodules.stream.identity import inform
@@ -34,11 +30,13 @@ SourceLabels = list[list[list[Labels]]]  # of each source, shard and usable samp
 class RelationDataModule(ShardDataModule):
     """`ShardDataModule` of samples with `labels`, whose classes it counts.
 
-    A sample without a label of a task, or with -1, takes no part in that task.
+    A sample without a label of a task, or with -1, takes no part in that task. A source without any label of the task
+    is material for ITC and ITM: examples_per_class and balanced sampling leave it whole, with its share of a step.
 
     Args:
         train: Shards, or a manifest (.csv, .tsv, .jsonl), which is packed beside the cached shards, anew when it or
-            one of its images changed. Its rows that cannot be used count as lost samples (max_skip_rate). One manifest
+            one of its images changed; or a list of `datamodules.Source` of either, whose `objectives` say which losses
+            each of them feeds. Rows that cannot be used count as lost samples (max_skip_rate). One manifest
             named for several splits is divided by its split column.
         val: Shards or a manifest to validate on.
         test: Shards or a manifest to test on.
@@ -59,7 +57,7 @@ class RelationDataModule(ShardDataModule):
 
     def __init__(
         self,
-        train: str | None = None,
+        train: list[Source] | str | None = None,
         val: str | None = None,
         test: str | None = None,
         languages: list[str] | None = None,
@@ -86,7 +84,8 @@ class RelationDataModule(ShardDataModule):
                 if name not in (languages or ()):
                     raise ValueError(f"data.{split}_languages: {name!r} is not in data.languages, {languages}")
         super().__init__(train, val, test, languages=languages, seed=seed, **options)
-        self._specs, self._by_split = {"train": train, "val": val, "test": test}, by_split
+        self._specs: dict[str, list[Source] | str | None] = {"train": train, "val": val, "test": test}
+        self._by_split = by_split
         self._splits.elsewhere = list(languages or []) if any(by_split.values()) else []
         self._task, self._sampling, self._declared = task, sampling, classes or {}
         self._examples, self._seed, self._manifest = examples_per_class, seed, manifest
@@ -104,20 +103,29 @@ class RelationDataModule(ShardDataModule):
 
     def _resolve(self) -> None:
         """Names every split's shards and languages for the survey."""
-        for split, spec in self._specs.items():
-            if spec is None:
-                continue
+        named = {
+            split: spec if isinstance(spec, list) else [Source(spec)]
+            for split, spec in self._specs.items()
+            if spec is not None
+        }
+        every = [source.shards for sources in named.values() for source in sources]
+        for split, sources in named.items():
             field, languages = f"data.{split}", self._by_split[split]
-            shared = list(self._specs.values()).count(spec) > 1
-            shards, left_out = as_shards(
-                spec, field, self._manifest, split if shared else None, self._reading.cache_dir
-            )
-            self._splits.left_out[split] = Counter({(spec, cause): rows for cause, rows in left_out.items()})
-            if languages is None:
-                self._splits.specs[split] = shards
+            lost: Counter[tuple[str, str]] = Counter()
+            parts = []
+            for source in sources:
+                shared = split if every.count(source.shards) > 1 else None
+                shards, left_out = as_shards(source.shards, field, self._manifest, shared, self._reading.cache_dir)
+                lost.update({(source.shards, cause): rows for cause, rows in left_out.items()})
+                parts.append(replace(source, shards=shards, languages=source.languages or languages))
+            self._splits.left_out[split] = lost
+            if isinstance(self._specs[split], list):
+                self._splits.specs[split] = parts
+            elif languages is None:
+                self._splits.specs[split] = parts[0].shards
             else:
-                parts = weighted_parts(shards, field)
-                self._splits.specs[split] = [Source(part, weight, languages) for part, weight in parts]
+                weighted = weighted_parts(parts[0].shards, field)
+                self._splits.specs[split] = [Source(part, weight, languages) for part, weight in weighted]
 
     def surveyed(self, splits: Splits, new: Sequence[str]) -> None:
         check_labels(splits, self._declared)
@@ -150,19 +158,6 @@ class RelationDataModule(ShardDataModule):
         """The classes of a task in words: its strings, or its numbers."""
         return self.label_names.get(task) or [str(number) for number in range(self.classes[task])]
 
-    def posts(self) -> DataLoader[Batch]:
-        """The training samples, each once over all ranks, read as in evaluation: whole, with all their captions."""
-        dataset = ShardDataset(
-            self._splits.sources["train"],
-            languages=self.languages,
-            tokenizer=self.tokenizer,
-            label_names=self.label_names,
-            tasks=self.tasks,
-            reading=self._reading,
-        )
-        batches = EvaluationBatches(dataset, self._batch_size, *self._rank_and_world())
-        return make_loader(DataLoader, dataset, batches, self._workers)
-
     def _main_task(self) -> str:
         if self._task is None and "relation" not in self.classes and len(self.classes) != 1:
             raise ValueError(f"data.task: name the task to draw examples by; labelled are {tasks_shown(self.classes)}")
@@ -176,10 +171,14 @@ class RelationDataModule(ShardDataModule):
         names = self.label_names.get(task)
         return [class_of(sample.get(task), names) for source in labels for shard in source for sample in shard]
 
+    def _without_label(self, labels: SourceLabels, task: str) -> list[bool]:
+        """Of each source whether none of its samples has a class."""
+        return [max(self._numbers([source], task), default=UNLABELLED) == UNLABELLED for source in labels]
+
     def _few(self, sources: list[SurveyedSource], labels: SourceLabels, task: str, count: int) -> SourceLabels:
-        """Leaves `count` samples of each class in the sources; returns their labels."""
+        """Leaves `count` samples of each class in the sources that have any; returns the labels of all."""
         numbers = np.array(self._numbers(labels, task))
-        chosen = np.zeros(len(numbers), bool)
+        chosen = np.repeat(self._without_label(labels, task), [sum(map(len, source)) for source in labels])
         for number, name in enumerate(self.class_names(task)):
             rows = np.flatnonzero(numbers == number).tolist()
             if len(rows) < count:
@@ -195,7 +194,10 @@ class RelationDataModule(ShardDataModule):
         return subset
 
     def _by_class(self, sources: list[SurveyedSource], labels: SourceLabels, task: str) -> list[SurveyedSource]:
-        """A source for each class, all of the same weight: exact quotas, however rare a class is."""
+        """A source for each class, all of the same weight: exact quotas, however rare a class is.
+
+        Sources without labels stay, and so does their share beside all classes together.
+        """
         parts, names = [], self.label_names.get(task)
         for number, name in enumerate(self.class_names(task)):
             for source, labels_of_source in zip(sources, labels, strict=True):
@@ -206,4 +208,11 @@ class RelationDataModule(ShardDataModule):
                 if total := sum(len(shard) for shard in shards):
                     share = total / self.label_counts[task][number]
                     parts.append(replace(source, name=f"{source.name}/{task}={name}", shards=shards, weight=share))
+        bare = self._without_label(labels, task)
+        if any(bare):
+            weights = [float(len(source)) if source.weight is None else source.weight for source in sources]
+            classes = sum(count > 0 for count in self.label_counts[task])
+            share = sum(weight for weight, none in zip(weights, bare, strict=True) if not none) / classes
+            parts = [replace(part, weight=share * (part.weight or 0)) for part in parts]
+            parts += [replace(sources[i], weight=weights[i]) for i in np.flatnonzero(bare)]
         return parts

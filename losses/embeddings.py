@@ -69,6 +69,8 @@ class Embeddings:
         languages: int64 [B, K], index of each caption's language, -1 absent; None when slot k is language k.
         image_ids: int64 [B]; equal ids are the same image.
         text_ids: int64 [B, K]; equal ids are the same words.
+        paired: bool [B], False where image and captions are no positives of each other, as a label may say; None for
+            all. `OneToKLoss` and `ItmLoss` leave such a pair out, and take its parts as negatives of the others.
         fields: further inputs by name.
         image_tokens: of the images, [B, 1 + P, W].
         text_tokens: of the captions, [B, K, 1 + L, W].
@@ -88,6 +90,7 @@ class Embeddings:
     text_tokens: TokenFeatures | None = None
     multi: dict[str, Tensor] = field(default_factory=dict)
     labels: dict[str, Tensor] = field(default_factory=dict)
+    paired: Tensor | None = None
     modalities: InitVar[Mapping[str, Tensor] | None] = None
 
     def __post_init__(self, modalities: Mapping[str, Tensor] | None) -> None:

@@ -10,8 +10,8 @@ from torch.nn import functional
 
 from losses.embeddings import Embeddings
 from losses.engine.captions import caption_columns
-from losses.engine.checks import check_captions, choice, full_precision, positive_scale, working_precision
-from losses.engine.distributed import default_group, global_sum
+from losses.engine.checks import check_captions, check_mask, choice, full_precision, positive_scale, working_precision
+from losses.engine.distributed import default_group, global_sum, total
 from losses.engine.tiles import lowest, tiled_logsumexp
 from losses.objective import image_of
 from losses.temperature import ScaledObjective, clamped_scale
@@ -30,6 +30,7 @@ def one_to_k_loss(
     group: ProcessGroup | None = None,
     image_ids: Tensor | None = None,
     text_ids: Tensor | None = None,
+    paired: Tensor | None = None,
 ) -> Tensor:
     """Symmetric cross-entropy between images and the captions of all languages.
 
@@ -54,12 +55,15 @@ def one_to_k_loss(
         image_ids: int64 [B]; captions of an image with an equal id are no negatives.
         text_ids: int64 [B, K], or [B] where all captions of a row have one; captions with an id that the image's own
             captions have are no negatives.
+        paired: bool [B], None for all. Where it is False an image and its captions are no pair: neither positives nor
+            negatives of each other, but negatives of all others; the means run over the pairs alone.
 
     Raises:
         ValueError: wrong shapes, a scale that is not positive, missing captions with "published".
     """
     choice("weighting", weighting, Weighting)
     check_captions(image, texts, present, image_ids, text_ids)
+    check_mask("paired", paired, (len(image),))
     image, texts = working_precision(image, texts)
     scale = positive_scale(scale, image)
     if weighting == "published" and present is not None and not present.all():
@@ -71,11 +75,16 @@ def one_to_k_loss(
     )
     image_to_text = _nll_of_captions(positives, row_negatives, present, texts.shape[:2])  # [B, K], 0 where absent
     text_to_image = functional.softplus(column_negatives[captions.mine] - positives)
-    K, C = texts.shape[1], max(len(captions.columns), 1)
+    K, C, captioned = texts.shape[1], max(len(captions.columns), 1), captions.captioned.clamp(min=1)
+    if paired is not None:
+        own = paired[captions.pairs.own_rows]
+        image_to_text, text_to_image = image_to_text.where(paired[:, None], 0.0), text_to_image.where(own, 0.0)
+        with_caption = paired if present is None else paired & present.any(1)
+        C, captioned = total(torch.stack([own.sum(), with_caption.sum()]), group).clamp(min=1)
     if weighting == "published":
         return global_sum(image_to_text.sum() / (2 * C) + text_to_image.sum() / (2 * K * C), group)
     counts = K if present is None else present.sum(1).clamp(min=1)
-    by_image = (image_to_text.sum(1) / counts).sum() / captions.captioned.clamp(min=1)
+    by_image = (image_to_text.sum(1) / counts).sum() / captioned
     return global_sum((by_image + text_to_image.sum() / C) / 2, group)
 
 
@@ -119,6 +128,7 @@ class OneToKLoss(ScaledObjective):
             group=default_group(),
             image_ids=embeddings.image_ids,
             text_ids=embeddings.text_ids,
+            paired=embeddings.paired,
         )
 
     def chance(self, images: int, captions: float) -> float:

@@ -105,7 +105,7 @@ def evaluate(
     from mmtrain.evaluation.measuring.relation import relation_results
     from mmtrain.evaluation.measuring.relation_baselines import baseline_tables, open_training_posts
     from mmtrain.evaluation.measuring.relation_zero_shot import read_prompts, zero_shot_results
-    from mmtrain.evaluation.measuring.reranking import checked_head, rerank_retrieval
+    from mmtrain.evaluation.measuring.reranking import checked_head, reads_tokens, rerank_retrieval
     from mmtrain.evaluation.measuring.retrieval import measure_split, report_values, skipped
     from mmtrain.fusion import RelationHead
     from mmtrain.models.loading import load
@@ -126,8 +126,9 @@ def evaluate(
 
     thumbnails, features = Thumbnails(), Features()
     predicted = PredictedSplit(encoder.head) if isinstance(encoder.head, RelationHead) else None
-    collectors: list[Collector] = [thumbnails, *([predicted] if predicted else []), *([features] if rerank else [])]
-    split = embed(encoder, shards, collectors, tokens=predicted is not None or rerank is not None)
+    collected = rerank is not None and reads_tokens(encoder.head)
+    collectors: list[Collector] = [thumbnails, *([predicted] if predicted else []), *([features] if collected else [])]
+    split = embed(encoder, shards, collectors, tokens=predicted is not None or collected)
 
     ranking = {"similarity": similarity or encoder.metric, "text_to_text": text_to_text or (), "recall_at": recall_at}
     ranks, metrics = measure_split(encoder, shards, split, published, captions=captions or "all", **ranking)
@@ -159,9 +160,12 @@ def evaluate(
 
 def _folder(model: str, out: str | None) -> Path:
     if out is None:
-        if not Path(model, "checkpoints").is_dir():
-            raise UsageError(f"--out: needed, for {model} is no run folder")
-        return Path(model, "report")
+        from mmtrain.models.run_folder import folder_of
+
+        run = folder_of(Path(model))
+        if run is None:
+            raise UsageError(f"--out: needed, for {model} is no run folder with a checkpoint")
+        return run / "report"
     if Path(out).exists() and not Path(out).is_dir():
         raise ValueError(f"--out: {out} is a file; a folder for metrics.json and report.html")
     return Path(out)
@@ -195,17 +199,19 @@ def _shards(data: str, protocol: "Protocol | None", images: str | None) -> str:
 
 
 def _write(
-    run: Path, folder: Path, metrics: dict[str, Any], protocol: "Protocol | None", values: dict[str, Any]
+    model: Path, folder: Path, metrics: dict[str, Any], protocol: "Protocol | None", values: dict[str, Any]
 ) -> None:
     """metrics.json, report.html, and both in the run's wandb where it has one."""
     from datetime import date
 
     from mmtrain.evaluation.report.figures import report_figures
     from mmtrain.evaluation.report.report import write_metrics, write_report
+    from mmtrain.models.run_folder import folder_of
     from mmtrain.training.monitoring.loggers import log_report
 
+    run = folder_of(model) or model
     write_metrics(folder / "metrics.json", metrics)
-    facts = {"model": str(run), "data": metrics["protocol"]["data"], "date": date.today().isoformat()}
+    facts = {"model": str(model), "data": metrics["protocol"]["data"], "date": date.today().isoformat()}
     curves, count = run / "metrics.csv", metrics["protocol"]["languages"]
     what = "Relations and retrieval" if values["relations"] else "Retrieval"
     write_report(

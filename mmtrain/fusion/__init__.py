@@ -1,6 +1,6 @@
 """Networks behind both towers: fusion encoders and the heads on them."""
 
-from mmtrain.fusion.encoders import ConcatFusion, CrossAttentionFusion, Fusion, TextToImageAttention, fuse
+from mmtrain.fusion.encoders import ConcatFusion, CrossAttentionFusion, Fusion, RowFusion, TextToImageAttention, fuse
 from mmtrain.fusion.heads import MatchingHead, RelationHead, pair_rows
 
 __all__ = [
@@ -9,6 +9,7 @@ __all__ = [
     "Fusion",
     "MatchingHead",
     "RelationHead",
+    "RowFusion",
     "TextToImageAttention",
     "fuse",
     "pair_rows",

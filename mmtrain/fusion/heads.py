@@ -100,24 +100,44 @@ class RelationHead(nn.Module):
 class MatchingHead(nn.Module):
     """Whether a text belongs to a picture: what `losses.ItmLoss` takes as its network.
 
-    forward(image [N, 1 + P, Wi], text [N, 1 + L, Wt], mask [N, 1 + L]) -> logits [N, 2], 1 for a match.
+    forward(image [N, 1 + P, Wi], text [N, 1 + L, Wt], mask [N, 1 + L]) -> logits [N, 2], 1 for a match. With a `scale`
+    it takes the cosines [N] of the pairs' rows too, and the logits are 0 and gain * cosine + correction. The gain
+    starts as the scale, the correction as 0, so before training it ranks pairs as the space does.
 
     Args:
         fusion: The fusion encoder.
+        scale: Where the gain starts; None for a head that sees no cosine.
     """
 
-    def __init__(self, fusion: Fusion) -> None:
+    def __init__(self, fusion: Fusion, scale: float | None = None) -> None:
         super().__init__()
-        self.fusion = fusion
-        self.out = nn.Linear(fusion.width, 2)
+        if scale is not None and scale <= 0:
+            raise ValueError(f"MatchingHead.scale: got {scale}, expected a number above 0, or null")
+        self.fusion, self.scale = fusion, scale
+        self.reads_rows, self.reads_cosine = fusion.reads_rows, scale is not None
+        self.out = nn.Linear(fusion.width, 1 if self.reads_cosine else 2)
+        if scale is not None:
+            nn.init.zeros_(self.out.weight)
+            nn.init.zeros_(self.out.bias)
+            self.log_gain = nn.Parameter(torch.tensor(float(scale)).log())
+
+    @property
+    def gain(self) -> Tensor:
+        """What the cosine is multiplied by."""
+        return self.log_gain.exp()
 
     def connect(self, model: Any) -> None:
-        """Makes the fusion's layers for the towers of a model."""
-        self.fusion.connect(model.image.width, model.text.width)
+        """Makes the fusion's layers for a model."""
+        space = model.dimension
+        widths = (space, space) if self.reads_rows else (model.image.width, model.text.width)
+        self.fusion.connect(*widths)
 
-    def forward(self, image: Tensor, text: Tensor, mask: Tensor) -> Tensor:
-        return self.match(fuse(self.fusion, image, text, mask))
+    def forward(self, image: Tensor, text: Tensor, mask: Tensor, cosine: Tensor | None = None) -> Tensor:
+        return self.match(fuse(self.fusion, image, text, mask), cosine)
 
-    def match(self, fused: Tensor) -> Tensor:
-        """Fused vectors [N, W] -> logits [N, 2]."""
-        return self.out(fused)
+    def match(self, fused: Tensor, cosine: Tensor | None = None) -> Tensor:
+        """Fused vectors [N, W] and, where it reads them, cosines [N] -> logits [N, 2]."""
+        logits = self.out(fused)
+        if cosine is None:
+            return logits
+        return nn.functional.pad(self.gain * cosine[:, None] + logits, (1, 0))

@@ -13,6 +13,7 @@ from mmtrain.fusion import RelationHead
 from mmtrain.models.batches import embed_batch
 from mmtrain.models.image_text import ImageTextModel
 from mmtrain.training.data import LabelledData
+from mmtrain.training.mining import evaluating
 from mmtrain.training.waiting import told_by_first
 
 
@@ -53,13 +54,11 @@ def start_from_regression(
 def _embedded(model: ImageTextModel, data: LabelledData, trainer: pl.Trainer) -> Embedded | None:
     from rich.progress import track
 
-    modes = {module: module.training for module in model.modules()}
-    model.eval()
-    rows, loader, quiet = EmbeddedSplit(), data.posts(), trainer.progress_bar_callback is None
+    rows, loader, quiet = EmbeddedSplit(), data.train_samples(), trainer.progress_bar_callback is None
     device = trainer.strategy.root_device
-    for batch in track(loader, description="regression", total=len(loader), transient=True, disable=quiet):
-        data.evaluated(batch)
-        rows.add(batch, embed_batch(model, batch.to(device)))
-    for module, training in modes.items():
-        module.training = training
+    batches = track(loader, description="regression", total=len(loader), transient=True, disable=quiet)
+    with evaluating(model):
+        for batch in batches:
+            data.evaluated(batch)
+            rows.add(batch, embed_batch(model, batch.to(device)))
     return rows.gather()

@@ -41,6 +41,9 @@ class RelationModule(ContrastiveModule):
         tasks: Tasks to train; default: all that the training split labels.
         itc: Weight of ITC.
         itm: Weight of ITM; 0 leaves it out.
+        itc_on: Which posts are positives of ITC and ITM: the classes by task, as in {represented: [1]}. A post of
+            another class is no pair, neither positive nor negative, but its picture and its text are negatives of the
+            others; one without a label is a positive. Default: all posts are.
         convex: Whether the task's weight is what ITC and ITM leave of 1, or 1.
         negatives: Of ITM: "random" replaces the text of half of the posts (as published), "hard" draws by similarity.
         class_weights: "balanced" weighs class c with n / (C n_c) of the n labelled training samples, "none" all alike.
@@ -72,6 +75,7 @@ class RelationModule(ContrastiveModule):
         tasks: list[str] | None = None,
         itc: float = 0.1,
         itm: float = 0.1,
+        itc_on: dict[str, list[int | str]] | None = None,
         convex: bool = True,
         negatives: Literal["random", "hard"] = "random",
         class_weights: Literal["balanced", "none"] = "balanced",
@@ -124,12 +128,13 @@ class RelationModule(ContrastiveModule):
             warmup_steps=warmup_steps,
             cooldown_steps=cooldown_steps,
             layer_decay=layer_decay,
+            tower_rate=tower_rate,
             compile=compile,
             checkpoint_activations=checkpoint_activations,
         )
         if source is not None:
             source.fill(self.model)
-            if fusion is None and source.head is not None:
+            if fusion is None and source.head is not None and not source.head.fusion.reads_rows:
                 fusion = source.head.fusion
         for name, tower in (("image", image), ("text", text)):
             if name in frozen:
@@ -139,9 +144,10 @@ class RelationModule(ContrastiveModule):
         self.head = RelationHead(fusion, matches=bool(itm), dropout=dropout, rows=dimension if rows else None)
         if source is not None:
             source.fill_head(self.head)
-        self.tasks, self.tower_rate, self.class_weights, self.start = tasks, tower_rate, class_weights, start
+        self.tasks, self.class_weights, self.start = tasks, class_weights, start
         self._source = source
         self._task_weight = 1 - itc - itm if convex else 1.0
+        self._itc_on, self._positives = itc_on or {}, dict[str, list[int]]()
         self._logits: tuple[Embeddings, dict[str, Tensor]] | None = None
         self._predicted = PredictedSplit(self.head)
 
@@ -163,11 +169,17 @@ class RelationModule(ContrastiveModule):
         tasks = list(data.classes) if self.tasks is None else self.tasks
         if not data.classes:
             raise ValueError('data.train: no sample has a label; "labels": {"<task>": number or string} in the JSON')
-        for task in tasks:
-            if task not in data.classes:
-                raise ValueError(
-                    f"model.tasks: nobody labelled {task!r}; the training split labels {', '.join(data.classes)}"
-                )
+        for field, named in (("tasks", tasks), ("itc_on", self._itc_on)):
+            for task in named:
+                if task not in data.classes:
+                    raise ValueError(
+                        f"model.{field}: nobody labelled {task!r}; the training split labels {', '.join(data.classes)}"
+                    )
+        for task, classes in self._itc_on.items():
+            names = data.class_names(task)
+            if unknown := [str(each) for each in classes if str(each) not in names]:
+                raise ValueError(f"model.itc_on: {task} has no class {', '.join(unknown)}; it has {', '.join(names)}")
+            self._positives[task] = [names.index(str(each)) for each in classes]
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self._seed)  # what was drawn before this differs with the number of processes
             self.head.set_tasks({task: data.class_names(task) for task in tasks})
@@ -202,13 +214,6 @@ class RelationModule(ContrastiveModule):
     def trained_modules(self) -> dict[str, nn.Module]:
         return super().trained_modules() | {"head": self.head}
 
-    def configure_optimizers(self) -> torch.optim.Optimizer:
-        optimizer = super().configure_optimizers()
-        for group in optimizer.param_groups:
-            if group["name"].split("/")[0] not in ("head", "objectives"):
-                group["base_lr"] = group["lr"] = self.tower_rate * group["lr"]
-        return optimizer
-
     def checkpoint_head(self) -> tuple[str, RelationHead | MatchingHead]:
         return "head", self.head
 
@@ -220,6 +225,15 @@ class RelationModule(ContrastiveModule):
             self.head.set_tasks(self.head.names)
 
     # ---- one step
+
+    def embed(self, batch: Batch) -> Embeddings:
+        """The embeddings of a batch, and which of its posts are pairs for ITC and ITM."""
+        embeddings = super().embed(batch)
+        for task, classes in self._positives.items():
+            labels = batch.labels[task]
+            paired = torch.isin(labels, torch.tensor(classes, device=labels.device)) | (labels < 0)
+            embeddings.paired = paired if embeddings.paired is None else embeddings.paired & paired
+        return embeddings
 
     def _judge(self, embeddings: Embeddings) -> dict[str, Tensor]:
         """Task -> logits [N, C] of the present captions, fused once for all tasks."""

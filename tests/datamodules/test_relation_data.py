@@ -6,7 +6,7 @@ from collections import Counter
 import pytest
 from tiny_shards import png_bytes, sample_files
 
-from datamodules import ByteTokenizer, ImagePipeline, Manifest, RelationDataModule
+from datamodules import ByteTokenizer, ImagePipeline, Manifest, RelationDataModule, Source
 
 
 @pytest.fixture
@@ -26,7 +26,7 @@ def posts(plain_shards):
 def relation_data(stage="fit", **options):
     options = {"batch_size": 4, "workers": 0, "images": ImagePipeline(size=8), "tokenizer": ByteTokenizer(32)} | options
     for split in ("train", "val", "test"):
-        if split in options:
+        if split in options and not isinstance(options[split], list):
             options[split] = str(options[split])
     module = RelationDataModule(**options)
     module.setup(stage)
@@ -95,6 +95,28 @@ def test_balanced_sampling_draws_classes_alike(posts):
     assert trained_labels(module) == {0: 8, 1: 8}
 
 
+@pytest.mark.parametrize("sampling", ["as_written", "balanced"])
+@pytest.mark.parametrize("examples", [None, 2])
+def test_a_source_without_labels_stays_beside_the_chosen_examples(posts, sampling, examples):
+    """Two of three samples of a step, whichever labelled ones are drawn; no part of the counts that weigh classes."""
+    labelled = Source(str(posts([0] * 6 + [1] * 2, "labelled")), objectives=["task/relation"])
+    bare = Source(str(posts([None] * 10, "bare")), weight=2, objectives=["itc"])
+    options = {"sampling": sampling, "examples_per_class": examples, "batch_size": 12, "train_languages": ["en"]}
+    module = relation_data(train=[bare, labelled], epoch_samples=24, **options)
+    assert module.label_counts == {"relation": [6, 2] if examples is None else [2, 2]}
+    found = trained_labels(module)
+    assert found[-1] == 16 and found[0] == (6 if sampling == "as_written" and examples is None else 4)
+    counts = module.count_for(["itc", "task/relation"])
+    assert [a != b for a, b in zip(counts["itc"], counts["task/relation"], strict=True)]
+    assert len(counts["itc"]) == (3 if sampling == "balanced" else 2) and sum(counts["itc"]) == 1
+
+
+def test_sources_of_all_samples_alike(posts):
+    sources = [Source(str(posts([0] * 6 + [1] * 2, "labelled"))), Source(str(posts([None] * 8, "bare")))]
+    found = trained_labels(relation_data(train=sources, sampling="balanced"))
+    assert found == {0: 4, 1: 4, -1: 8}
+
+
 def test_labels_in_words_keep_their_order(posts):
     shards = posts(["sad", "glad", "sad", "glad"])
     assert relation_data(train=shards).class_names("relation") == ["glad", "sad"]
@@ -148,5 +170,8 @@ def test_json_lines_need_no_columns(tmp_path):
     (tmp_path / "posts.jsonl").write_text(json.dumps(row), encoding="utf-8")
     module = relation_data("test", test=tmp_path / "posts.jsonl", cache_dir=str(tmp_path / "cache"))
     assert module.classes == {"mood": 1}
+    source = Source(str(tmp_path / "posts.jsonl"), languages=["en"])
+    module = relation_data(train=[source, source], batch_size=2, cache_dir=str(tmp_path / "cache"))
+    assert module.label_counts == {"mood": [2]} and module.languages == ["en"]
     with pytest.raises(ValueError, match="data.test: .*none.csv is no file"):
         relation_data("test", test=tmp_path / "none.csv")

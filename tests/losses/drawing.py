@@ -33,6 +33,7 @@ def batches(draw: st.DrawFn, ids: bool = True) -> dict[str, Any]:
         "languages": draw(st.sampled_from([None, numbers(2, B, K)])),
         "image_ids": draw(st.sampled_from([None, numbers(3, B)])) if ids else None,
         "text_ids": draw(st.sampled_from([None, numbers(6, B, K)])) if ids else None,
+        "paired": draw(st.sampled_from([None, numbers(1, B) < 0])),
     }
 
 

@@ -26,19 +26,21 @@ def pairs_of(case: dict) -> list[tuple[int, int]]:
 def one_to_k(image: Tensor, texts: Tensor, scale: Tensor, case: dict, weighting: str = "balanced") -> Tensor:
     B, K, _ = texts.shape
     captions, zero = pairs_of(case), 0 * (image.sum() + texts.sum() + scale)
+    paired = case.get("paired")
+    counted = [(i, k) for i, k in captions if paired is None or paired[i]]
     image_to_text, text_to_image = {}, {}
-    for i, k in captions:
+    for i, k in counted:
         positive = scale * image[i] @ texts[i, k]
         row = [scale * image[i] @ texts[j, t] for j, t in captions if not left_out(i, j, t, case)]
         column = [scale * image[j] @ texts[i, k] for j in range(B) if not left_out(j, i, k, case)]
         image_to_text[i, k] = torch.stack(row).logsumexp(0) - positive
         text_to_image[i, k] = torch.stack(column).logsumexp(0) - positive
-    if not captions:
+    if not counted:
         return zero
-    second = sum(text_to_image.values()) / len(captions)
+    second = sum(text_to_image.values()) / len(counted)
     if weighting == "published":
-        return sum(image_to_text.values()) / len(captions) / 2 + second / (2 * K)
-    by_image = {i: [nll for (j, _), nll in image_to_text.items() if j == i] for i, _ in captions}
+        return sum(image_to_text.values()) / len(counted) / 2 + second / (2 * K)
+    by_image = {i: [nll for (j, _), nll in image_to_text.items() if j == i] for i, _ in counted}
     first = sum(sum(nlls) / len(nlls) for nlls in by_image.values()) / len(by_image)
     return zero + (first + second) / 2
 

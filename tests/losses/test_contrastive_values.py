@@ -29,7 +29,10 @@ def tiny_tiles() -> Iterator[None]:
 def test_one_to_k_balanced(case, dtype):
     agrees(
         lambda image, texts, scale: losses.one_to_k_loss(
-            image, texts, scale, case["given_present"], image_ids=case["image_ids"], text_ids=case["text_ids"]
+            *(image, texts, scale, case["given_present"]),
+            image_ids=case["image_ids"],
+            text_ids=case["text_ids"],
+            paired=case["paired"],
         ),
         lambda image, texts, scale: slow.one_to_k(image, texts, scale, case),
         *(case["image"], case["texts"], case["scale"]),
@@ -44,7 +47,11 @@ def test_one_to_k_published(case, dtype):
     case["present"] = torch.ones_like(case["present"])
     agrees(
         lambda image, texts, scale: losses.one_to_k_loss(
-            *(image, texts, scale), weighting="published", image_ids=case["image_ids"], text_ids=case["text_ids"]
+            *(image, texts, scale),
+            weighting="published",
+            image_ids=case["image_ids"],
+            text_ids=case["text_ids"],
+            paired=case["paired"],
         ),
         lambda image, texts, scale: slow.one_to_k(image, texts, scale, case, "published"),
         *(case["image"], case["texts"], case["scale"]),
@@ -56,7 +63,7 @@ def test_one_to_k_published(case, dtype):
 @settings(max_examples=40, deadline=None)
 @given(batches(), DTYPES)
 def test_clip(case, dtype):
-    case["present"], texts = torch.ones_like(case["present"][:, :1]), case["texts"][:, :1]
+    case["present"], texts, case["paired"] = torch.ones_like(case["present"][:, :1]), case["texts"][:, :1], None
     text_ids = case["text_ids"]
     case["text_ids"] = None if text_ids is None else text_ids[:, :1]
     agrees(
@@ -117,6 +124,14 @@ def test_an_image_without_captions_stays_a_negative_for_texts():
     texts = torch.tensor([[[1.0, 0.0]], [[0.0, 1.0]]])
     loss = losses.one_to_k_loss(image, texts, 1.0, torch.tensor([[True], [False]]))
     torch.testing.assert_close(loss, torch.tensor(-0.4).exp().log1p() / 2)  # i2t 0, t2i log(1 + e^(0.6 - 1))
+
+
+def test_a_pair_that_is_none_gives_two_negatives():
+    """Image 1 and its caption: the caption of image 0 tells its own image from both, image 0 its caption from both."""
+    image = torch.tensor([[1.0, 0.0], [0.6, 0.8]])
+    texts = torch.tensor([[[1.0, 0.0]], [[0.0, 1.0]]])
+    loss = losses.one_to_k_loss(image, texts, 1.0, paired=torch.tensor([True, False]))
+    torch.testing.assert_close(loss, torch.tensor([-1.0, -0.4]).exp().log1p().mean())
 
 
 @pytest.mark.parametrize("K", [1, 3])

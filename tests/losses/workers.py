@@ -28,6 +28,7 @@ class Batch:
         self.languages = torch.randint(0, 2, (B, K), generator=random)
         self.image_ids = torch.tensor([0, 1, 2, 3, 0, 5, 1, 7])
         self.text_ids = torch.randint(0, 9, (B, K), generator=random)
+        self.paired = torch.tensor([True, True, False, False, True, False, True, True])
 
     def share(self, rank: int, size: int) -> "Batch":
         part = object.__new__(Batch)
@@ -73,6 +74,9 @@ def contrastive_cases() -> dict[str, Callable]:
         ),
         "1-to-K": lambda i, t, b, s, z, g: losses.one_to_k_loss(i, t, s, b.present, group=g),
         "1-to-K, ids": lambda i, t, b, s, z, g: losses.one_to_k_loss(i, t, s, b.present, group=g, **ids(b)),
+        "1-to-K, some unpaired": lambda i, t, b, s, z, g: losses.one_to_k_loss(
+            *(i, t, s, b.present), group=g, paired=b.paired, **ids(b)
+        ),
         "1-to-K, published": lambda i, t, b, s, z, g: losses.one_to_k_loss(i, t, s, weighting="published", group=g),
         "1-to-K, far logits": lambda i, t, b, s, z, g: losses.one_to_k_loss(i, t, 400 * s, b.present, group=g),
         "siglip": lambda i, t, b, s, z, g: losses.siglip_loss(i, t, s, z, b.present, group=g),

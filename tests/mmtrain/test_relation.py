@@ -211,9 +211,9 @@ def test_the_tower_rate_is_that_of_towers_and_projections() -> None:
             assert rates[parameter] == pytest.approx((rate, rate)), name
 
 
-def configured(counts: list[int], balanced_task: str | None = None) -> RelationModule:
+def configured(counts: list[int], balanced_task: str | None = None, **options) -> RelationModule:
     """A module whose layers were made for one task with so many training samples of each class."""
-    module = small_module(itm=0.0)
+    module = small_module(itm=0.0, **options)
     data = RelationDataModule()
     data.classes, data.label_counts, data.balanced_task = {"relation": len(counts)}, {"relation": counts}, balanced_task
     module._trainer = SimpleNamespace(datamodule=data)

@@ -5,8 +5,8 @@ from typing import Any
 
 from mmtrain.display.messages import say
 from mmtrain.display.tables import print_table
+from mmtrain.evaluation.ranking.protocol_statement import unequal_pools
 from mmtrain.evaluation.ranking.ranks import DIRECTIONS, Direction
-from mmtrain.evaluation.ranking.statement import unequal_pools
 
 
 def print_retrieval(metrics: Mapping[str, Any], recall_at: Sequence[int]) -> None:

@@ -92,6 +92,28 @@ def contrastive_cases() -> dict[str, Callable]:
         "symile, shuffled, ids": symile("shuffled", True),
         "symile, all": symile("all", False),
         "symile, all, ids": symile("all", True),
+        "InfoNCE": lambda i, t, b, s, z, g: losses.info_nce_loss(*(i, t[:, 0], s, t[:, 1:], b.present[:, 1:]), group=g),
+        "InfoNCE, ids": lambda i, t, b, s, z, g: losses.info_nce_loss(
+            *(i, t[:, 0], s, t[:, 1:], b.present[:, 1:]),
+            query_ids=b.image_ids,
+            target_ids=b.text_ids[:, 0],
+            negative_ids=b.text_ids[:, 1:],
+            group=g,
+        ),
+        "InfoNCE, own, one way": lambda i, t, b, s, z, g: losses.info_nce_loss(
+            *(i, t[:, 0], s, t[:, 1:]), both=False, negatives_of="own", query_ids=b.image_ids, group=g
+        ),
+        "CoSENT": lambda i, t, b, s, z, g: losses.cosent_loss((i * t[:, 0]).sum(1), b.text_ids[:, 0] / 2, s, g),
+        "distillation": lambda i, t, b, s, z, g: sum(
+            losses.distillation_loss(i, t[:, 0], kind, s, group=g) for kind in ("cosine", "mse", "similarities")
+        ),
+        "distillation, other sides": lambda i, t, b, s, z, g: losses.distillation_loss(
+            *(i, t[:, 0], "similarities", s), student_other=t[:, 1], teacher_other=t[:, 2], group=g
+        ),
+        "late interaction": lambda i, t, b, s, z, g: losses.late_interaction_loss(
+            *(t, b.present, torch.stack([i, t[:, 0]], 1), torch.ones(len(i), 2, dtype=torch.bool), s), group=g
+        ),
+        "tokens": lambda i, t, b, s, z, g: losses.token_loss(s * t, b.text_ids % D, b.present, g),
         "gather, einsum": lambda i, t, b, s, z, g: gathered(i, t, s, g, lambda x, y: torch.einsum("id,jd->ji", x, y)),
         "gather, permute": lambda i, t, b, s, z, g: gathered(i, t, s, g, lambda x, y: x.T @ y.cos()),
         "gather, diagonal": lambda i, t, b, s, z, g: gathered(i, t, s, g, lambda x, y: torch.diagonal(x @ y.T)),

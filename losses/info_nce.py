@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.distributed import ProcessGroup
 from torch.nn import functional
 
-from losses.embeddings import Embeddings
+from losses.embeddings import Embeddings, FieldEmbeddings
 from losses.engine.checks import (
     check_integers,
     check_mask,
@@ -160,6 +160,8 @@ class InfoNceLoss(ScaledObjective):
         negatives_of: "all" or "own".
     """
 
+    needs = frozenset({"query", "positive"})
+
     def __init__(
         self,
         queries: str = "query",
@@ -180,7 +182,7 @@ class InfoNceLoss(ScaledObjective):
         self.check_rows(embeddings)
         queries, query_ids = _rows_of(embeddings, self.queries)
         targets, target_ids = _rows_of(embeddings, self.targets)
-        negatives = embeddings.fields[self.negatives] if self.negatives else None
+        negatives = _field(embeddings, self.negatives) if self.negatives else None
         return info_nce_loss(
             queries,
             targets,
@@ -199,6 +201,12 @@ class InfoNceLoss(ScaledObjective):
         return None if self.negatives else math.log(images)
 
 
+def _field(embeddings: Embeddings, name: str) -> FieldEmbeddings:
+    if name not in embeddings.fields:
+        raise ValueError(f"{name}: the samples have no such field, but {', '.join(embeddings.fields) or 'none'}")
+    return embeddings.fields[name]
+
+
 def _rows_of(embeddings: Embeddings, name: str) -> tuple[Tensor, Tensor | None]:
     """Rows [B, D] and ids [B] of an image, a first text or a field. Raises ValueError where a sample has none."""
     if name == "image":
@@ -206,7 +214,7 @@ def _rows_of(embeddings: Embeddings, name: str) -> tuple[Tensor, Tensor | None]:
     if name == "texts":
         rows, present, ids = embeddings.texts, embeddings.present, embeddings.text_ids
     else:
-        field = embeddings.fields[name]
+        field = _field(embeddings, name)
         rows, present, ids = field.rows, field.present, field.ids
     if present is not None and not present[:, 0].all():
         raise ValueError(f"{name}: {int((~present[:, 0]).sum())} samples of the batch have none, expected one each")

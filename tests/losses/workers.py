@@ -46,6 +46,9 @@ def contrastive_cases() -> dict[str, Callable]:
     def ids(batch: Batch) -> dict[str, Tensor]:
         return {"image_ids": batch.image_ids, "text_ids": batch.text_ids}
 
+    def ids2(batch: Batch) -> dict[str, Tensor]:
+        return {"image_ids": batch.image_ids, "text_ids": batch.text_ids[:, :2]}
+
     def symile(negatives: str, with_ids: bool) -> Callable:
         def loss(image, texts, batch, scale, bias, group):
             kwargs = {"image_ids": batch.image_ids, "text_ids": batch.text_ids} if with_ids else {}
@@ -92,6 +95,18 @@ def contrastive_cases() -> dict[str, Callable]:
         "symile, shuffled, ids": symile("shuffled", True),
         "symile, all": symile("all", False),
         "symile, all, ids": symile("all", True),
+        "1-to-K, distractors": lambda i, t, b, s, z, g: losses.one_to_k_loss(
+            *(i, t[:, :1], s), group=g, distractors=t[:, 1:], distractors_present=b.present[:, 1:]
+        ),
+        "siglip, distractors": lambda i, t, b, s, z, g: losses.siglip_loss(
+            *(i, t[:, :1], s, z), group=g, distractors=t[:, 1:], distractors_present=b.present[:, 1:]
+        ),
+        "pivot, distractors": lambda i, t, b, s, z, g: sum(
+            losses.pivot_ranking_loss(
+                *(i, t[:, :2], "cosine"), negatives=kind, group=g, distractors=t[:, 2:], **ids2(b)
+            )
+            for kind in ("sum", "hardest")
+        ),
         "InfoNCE": lambda i, t, b, s, z, g: losses.info_nce_loss(*(i, t[:, 0], s, t[:, 1:], b.present[:, 1:]), group=g),
         "InfoNCE, ids": lambda i, t, b, s, z, g: losses.info_nce_loss(
             *(i, t[:, 0], s, t[:, 1:], b.present[:, 1:]),

@@ -35,6 +35,9 @@ from datamodules.shards.writing import encoded_sample, write_shards
 LANGUAGES = ["de", "en", "es", "lv"]
 FUSION = "{class_path: mmtrain.fusion.TextToImageAttention, init_args: {width: 256}}"
 FROZEN = "--model.frozen=[image,text]"
+# the tasks' layers start as the regression of the space's rows; what is trained beside it may move the rows a little
+REGRESSION = ["--model.start=regression", "--model.class_weights=none", "--model.tower_rate=0.1", "--model.itc=0"]
+REGRESSION += ["--model.itm=0", "--model.dropout=0.3"]
 ROWS = "{class_path: mmtrain.fusion.RowFusion, init_args: {width: 256}}"
 TOKENS = "{class_path: mmtrain.fusion.CrossAttentionFusion, init_args: {width: 64, layers: 1}}"
 MINED = ["--model.mining.every_n_steps=1000", "--model.mining.neighbours=8", "--model.mining.beside=2"]
@@ -46,6 +49,7 @@ HEADS = {  # name: fusion, scale of the similarity, options of ItmLoss, further 
     "no similarity, random": (FUSION, "null", "negatives: random", []),
 }
 SYSTEMS = {  # name: the space to start from, options
+    "1-to-K, frozen, from the regression": ("space", [FROZEN, *REGRESSION]),
     "1-to-K, frozen": ("space", [FROZEN]),
     "1-to-K, frozen, two binary heads": ("space", [FROZEN, "--model.tasks=[represented,adds]"]),
     "1-to-K, towers trained too": ("space", ["--model.tower_rate=0.1"]),

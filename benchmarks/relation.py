@@ -115,7 +115,7 @@ def finetune(folder: Path, data: Path, languages: str, seed: int, steps: int, *o
     named = [f"--data.train={data}", f"--data.train_languages=[{languages}]", f"--model.fusion={FUSION}"]
     named += [f"--trainer.max_steps={steps}", f"--trainer.default_root_dir={folder}"]
     named += [f"--seed_everything={seed}", f"--data.seed={seed}"]
-    run("fit", "--config", CONFIGS / "finetune" / "relation_tiny.yaml", *named, *QUIET, *options)
+    run("fit", "--config", CONFIGS / "finetune" / "relation_head.yaml", *named, *QUIET, *options)
 
 
 def count_only(train: Sequence[dict], test: Sequence[dict]) -> float:

@@ -108,7 +108,7 @@ class RelationDataModule(ShardDataModule):
             for split, spec in self._specs.items()
             if spec is not None
         }
-        every = [source.shards for sources in named.values() for source in sources]
+        every = [place for sources in named.values() for place in {source.shards for source in sources}]
         for split, sources in named.items():
             field, languages = f"data.{split}", self._by_split[split]
             lost: Counter[tuple[str, str]] = Counter()

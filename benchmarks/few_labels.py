@@ -20,11 +20,12 @@ import time
 from collections.abc import Iterator
 from itertools import product
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytorch_lightning as pl
 import torch
+from torch.utils.data import DataLoader, Dataset
 
 from benchmarks.runs import interval, say
 from datamodules import Batch, RelationDataModule, ShardDataModule, Source
@@ -132,8 +133,8 @@ class Posts(RelationDataModule):
                 self.trained(batch)
                 self._batches.append(batch)
 
-    def train_dataloader(self) -> Any:
-        return self._batches
+    def train_dataloader(self) -> DataLoader:
+        return DataLoader(cast(Dataset, self._batches), batch_size=None)
 
 
 def macro_f1(

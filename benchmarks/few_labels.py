@@ -51,19 +51,20 @@ PRETRAINING = 400  # steps
 MATCHED = 8  # concepts of the matching task, each with many pairs, since each has to be learned on both sides
 TASK = "task alone"
 ON_MATCHES = {"task": [1]}
+PUBLISHED = {"itc": 0.1, "itm": 0.1}
 RECIPES: dict[str, tuple[bool, dict[str, Any]]] = {  # with extra posts or without, and the module's options
     TASK: (False, {"itc": 0.0, "itm": 0.0}),
+    "published": (False, PUBLISHED),
     "ITC .1": (False, {"itc": 0.1, "itm": 0.0}),
     "ITC .02": (False, {"itc": 0.02, "itm": 0.0}),
     "ITM .1": (False, {"itc": 0.0, "itm": 0.1}),
-    "both .1 (published)": (False, {"itc": 0.1, "itm": 0.1}),
-    "ITC .02, ITM .1": (False, {"itc": 0.02, "itm": 0.1}),
     "ITC .1 on matches": (False, {"itc": 0.1, "itm": 0.0, "itc_on": ON_MATCHES}),
-    "ITC .02 on matches": (False, {"itc": 0.02, "itm": 0.0, "itc_on": ON_MATCHES}),
+    "defaults": (False, {}),
+    "defaults on matches": (False, {"itc_on": ON_MATCHES}),
     "ITC .1 on extra": (True, {"itc": 0.1, "itm": 0.0}),
     "ITC .02 on extra": (True, {"itc": 0.02, "itm": 0.0}),
-    "both .1 on extra": (True, {"itc": 0.1, "itm": 0.1}),
-    "ITC .02, ITM .1 on extra": (True, {"itc": 0.02, "itm": 0.1}),
+    "published on extra": (True, PUBLISHED),
+    "defaults on extra": (True, {}),
 }
 
 

@@ -66,7 +66,7 @@ class RelationModule(ContrastiveModule):
         pretrained: str | None = None,
         fusion: Fusion | None = None,
         tasks: list[str] | None = None,
-        itc: float = 0.1,
+        itc: float = 0.02,
         itm: float = 0.1,
         itc_on: dict[str, list[int | str]] | None = None,
         convex: bool = True,

@@ -8,8 +8,8 @@ which the text alone gives. For the last two there is a concept for every second
 test. "Extra" are 4,000 posts without a label whose text names the picture's concept, two of them in a step for each
 labelled one. Towers are new (scratch), or pretrained by ITC for 400 steps on 4,000 further such posts and then frozen,
 warm (a tenth of the learning rate) or trained (all of it). Macro F1 of the last step on 2,000 other samples: the task
-alone, and what each recipe adds, mean and 95 % interval over seeds (samples and weights), paired by seed. OUT/scores.json
-keeps what was trained, so that a benchmark that was stopped goes on. The table is Markdown.
+alone, and what each recipe adds, mean and 95 % interval over seeds (samples and weights), paired by seed, in Markdown.
+OUT/scores.json keeps what was trained, so that a benchmark that was stopped goes on.
 """
 
 import argparse

@@ -2,6 +2,9 @@
 
     python -m benchmarks.claims ranking     # PIVOT and PARALLEL, cosine and asymmetric; about an hour on one core
     python -m benchmarks.claims one_to_k    # 1-to-K, one random language, English as pivot; about 20 minutes
+    python -m benchmarks.claims general     # both similarities where captions are more general; about half an hour
+    python -m benchmarks.claims variants    # what hinders the asymmetric one there, on validation
+    python -m benchmarks.claims rare_words  # German of rare words alone, and with English beside it; about 10 minutes
 
 ranking: Gella et al., EMNLP 2017, find asymmetric similarity ahead of cosine, and caption-caption ranking (PARALLEL) a
 help beside image-caption ranking (PIVOT). A GRU a language over UTF-8 bytes, German and English.
@@ -19,28 +22,28 @@ from __future__ import annotations
 
 import argparse
 import os
-import sys
 import time
 from collections.abc import Callable, Sequence
 from datetime import date
 from functools import partial
 from itertools import product
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from benchmarks.number_features import Corpus, Schedule, measure, pictures_with_features, train
+from benchmarks.claim_tables import Figures, cells, choose, described, difference, markdown, timed
+from benchmarks.general_captions import general, variants
+from benchmarks.number_features import Corpus, Pictures, Schedule, measure, pictures_with_features, train
+from benchmarks.rare_words import rare_words
 from benchmarks.runs import interval
 from losses import Embeddings, Objective, OneToKLoss, PivotRankingLoss, clip_loss
 from losses.temperature import clamped_scale, log_scale_parameter
 from mmtrain.towers import ByteGRU, WordGRU
 
-Figures = dict[str, float]
 Similarity = Literal["cosine", "asymmetric"]
 
-CHOOSING_SEEDS = (100, 101)  # the table's seeds are 0, 1, 2, ...
 DIMENSION, GRU_WIDTH, BYTE_WIDTH, BYTES = 128, 128, 32, 259
 
 RANKING = Schedule(steps=500, batch=64)  # after 200 the order of the four still changes from seed to seed
@@ -192,66 +195,39 @@ def contrasted(
 
 
 def build(languages: Sequence[str]) -> Corpus:
-    pictures, accuracy = pictures_with_features()
-    told = ", ".join(f"{split} {value:.1f}" for split, value in accuracy.items())
-    print(f"The frozen network reads single digits right (percent): {told}.\n")
-    return Corpus.build(languages, pictures)
+    return Corpus.build(languages, pictures())
 
 
-def choose(
-    name: str,
-    options: Sequence[tuple[float, ...]],
-    result: Callable[..., Figures],
-    value: Callable[[Figures], float],
-) -> tuple[float, ...]:
-    """The option whose validation figures have the highest value, on average over seeds that are not in the table."""
-    found = {
-        option: float(np.mean([value(timed(name, result, *option, seed, "val")) for seed in CHOOSING_SEEDS]))
-        for option in options
-    }
-    print(f"- {name}, validation: " + "; ".join(f"{', '.join(map(str, o))}: {v:.1f}" for o, v in found.items()))
-    return max(found, key=found.get)
-
-
-def timed(name: str, result: Callable[..., Figures], *arguments: Any) -> Figures:
-    """The result; what it was and its seconds go to stderr, for a person watching."""
-    start = time.perf_counter()
-    found = result(*arguments)
-    print(f"{name} {arguments}: {time.perf_counter() - start:.0f} s", file=sys.stderr, flush=True)
+def pictures() -> dict[str, Pictures]:
+    found, accuracy = pictures_with_features()
+    told = ", ".join(f"{name} {value:.1f}" for name, value in accuracy.items())
+    print(f"The frozen network reads single digits right (percent): {told}.\n", flush=True)
     return found
-
-
-def difference(first: list[Figures], second: list[Figures]) -> list[Figures]:
-    return [{key: a[key] - b[key] for key in a} for a, b in zip(first, second, strict=True)]
-
-
-def cells(found: list[Figures], columns: Sequence[str]) -> list[str]:
-    return [interval([each[column] for each in found]) for column in columns]
 
 
 def unseen(corpus: Corpus) -> str:
     return f"{len(corpus.pictures['test'].numbers)} unseen numbers in unseen hands"
 
 
-def described(schedule: Schedule, seeds: int) -> str:
-    return f"{schedule.steps} steps of {schedule.batch} pictures, mean and 95 % interval of {seeds} seeds"
-
-
-def markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    for row in (header, ["---"] * len(header), *rows):
-        print(f"| {' | '.join(row)} |")
+CLAIMS: dict[str, Callable[[int], None]] = {
+    "ranking": ranking,
+    "one_to_k": one_to_k,
+    "general": lambda seeds: general(pictures(), seeds),
+    "variants": lambda seeds: variants(pictures(), seeds),
+    "rare_words": lambda seeds: rare_words(pictures(), seeds),
+}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("claim", choices=["ranking", "one_to_k"])
+    parser.add_argument("claim", choices=CLAIMS)
     parser.add_argument("--seeds", type=int, default=5, help="trainings behind each row, at least 2")
     options = parser.parse_args()
     torch.set_num_threads(1)
     start = time.perf_counter()
     print(f"`python -m benchmarks.claims {options.claim}`, {date.today()}, torch {torch.__version__}, one thread of")
-    print(f"{os.cpu_count()} cores; load {os.getloadavg()[0]:.1f} at the start.")
-    {"ranking": ranking, "one_to_k": one_to_k}[options.claim](options.seeds)
+    print(f"{os.cpu_count()} cores; load {os.getloadavg()[0]:.1f} at the start.", flush=True)
+    CLAIMS[options.claim](options.seeds)
     print(f"\n{(time.perf_counter() - start) / 60:.1f} minutes; load {os.getloadavg()[0]:.1f} at the end.")
 
 

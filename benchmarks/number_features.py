@@ -8,8 +8,11 @@ captions it reads, and dozens of trainings fit into minutes.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import json
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -17,8 +20,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from datamodules import ByteTokenizer
+from datamodules import ByteTokenizer, WordTokenizer
 from datamodules.numbers.corpus import RENDERINGS, SPLITS, numbers_of, picture, words
+from datamodules.tokenizers.words import split_words
 from losses import Embeddings, Objective
 from mmtrain.evaluation import retrieval_metrics
 from mmtrain.models.image_text import ImageTextModel
@@ -28,13 +32,19 @@ from mmtrain.training.optimisation import rate_factor
 PLACES, PLACE_WIDTH, HIDDEN = 3, 21, 64
 WIDTH = PLACES * HIDDEN  # of a feature vector
 BLANK = 10
+# name -> whose scans, whose numbers, pictures of each: the splits, and trained numbers in hands that are not trained
+SHOWN = {split: (split, split, RENDERINGS[split]) for split in SPLITS}
+SHOWN |= {f"trained numbers, {split} scans": (split, "train", 1) for split in ("val", "test")}
 BUCKETS = 1  # captions this short cost less padded than read in several parts
 CLIP_NORM = 2.0  # the 2017 systems' (ivendrov/order-embedding, driver.py)
 
 
 @dataclass(frozen=True)
 class Pictures:
-    """One split: features float [N, 192] and the number each picture shows, int64 [N]."""
+    """One split: features float [N, 192] and the number each picture shows, int64 [N].
+
+    Its numbers come in their order, once in each rendering, one rendering after the other.
+    """
 
     features: Tensor
     numbers: Tensor
@@ -66,20 +76,45 @@ class Schedule:
     batch: int
 
 
+@dataclass(frozen=True)
+class Step:
+    """What a step reads of B pictures with K slots of captions.
+
+    features float [B, F], ids int64 [B] (of equal ones none is the other's negative), tokens int64 and mask bool
+    [B, K, L], languages int64 [B, K], and which slots hold a caption, present bool [B, K].
+    """
+
+    features: Tensor
+    ids: Tensor
+    tokens: Tensor
+    mask: Tensor
+    languages: Tensor
+    present: Tensor
+
+
+def word_tokenizer(captions: Mapping[str, Iterable[str]]) -> WordTokenizer:
+    """Reads every word of these captions, a vocabulary a language."""
+    lists = {name: sorted({word for text in texts for word in split_words(text)}) for name, texts in captions.items()}
+    with TemporaryDirectory() as folder:
+        path = Path(folder) / "words.json"
+        path.write_text(json.dumps({"words": lists}), encoding="utf-8")
+        return WordTokenizer(str(path))
+
+
 def pictures_with_features(seed: int = 0) -> tuple[dict[str, Pictures], dict[str, float]]:
-    """All splits as features, and how often the frozen network reads a strip of each split right, in percent."""
+    """All of SHOWN as features, and how often the frozen network reads a strip of each right, in percent."""
     pages, digits = {}, {}
-    for split in SPLITS:
-        shown = [(number, rendering) for rendering in range(RENDERINGS[split]) for number in numbers_of(split)]
+    for name, (split, numbers, renderings) in SHOWN.items():
+        shown = [(number, rendering) for rendering in range(renderings) for number in numbers_of(numbers)]
         seeds = [(SPLITS.index(split), number, rendering) for number, rendering in shown]  # as pack numbers draws them
-        pages[split] = torch.from_numpy(
+        pages[name] = torch.from_numpy(
             np.stack([picture(str(number), split, s) for (number, _), s in zip(shown, seeds, strict=True)])
         )
-        digits[split] = torch.tensor([number for number, _ in shown])
+        digits[name] = torch.tensor([number for number, _ in shown])
     network, head = _digit_network(_strips(pages["train"]), _digits_of(digits["train"]), seed)
     pictures, accuracy = {}, {}
     with torch.no_grad():
-        for split in SPLITS:
+        for split in SHOWN:
             hidden = torch.cat([network(part) for part in _strips(pages[split]).split(1024)])
             right = head(hidden).argmax(1) == _digits_of(digits[split])
             accuracy[split] = 100 * right.float().mean().item()
@@ -138,26 +173,40 @@ def train(
     torch.manual_seed(seed)
     model = ImageTextModel(FeatureTower(WIDTH, normalise=True), text(), dimension, buckets=BUCKETS)
     loss_of = objective()
-    parameters = [*model.parameters(), *loss_of.parameters()]
-    optimizer = torch.optim.Adam(parameters, lr=learning_rate)
     pictures, K = corpus.pictures["train"], len(corpus.languages)
     which, draws = torch.Generator().manual_seed(seed), torch.Generator().manual_seed(seed + 1_000_000)
     everything = torch.arange(K).expand(schedule.batch, K)
-    for step in range(schedule.steps):
+
+    def draw() -> Step:
         batch = torch.randperm(len(pictures.numbers), generator=which)[: schedule.batch]
         languages = everything
         if captions is not None:
             languages = torch.rand(schedule.batch, K, generator=draws).argsort(1)[:, :captions]
         numbers = pictures.numbers[batch]
-        shown = numbers[:, None], languages
-        texts = model.encode_text(
-            corpus.tokens[shown].flatten(0, 1), corpus.mask[shown].flatten(0, 1), languages.flatten()
-        )
+        shown, present = (numbers[:, None], languages), torch.ones_like(languages, dtype=torch.bool)
+        return Step(pictures.features[batch], numbers, corpus.tokens[shown], corpus.mask[shown], languages, present)
+
+    fit(model, loss_of, draw, schedule, learning_rate)
+    return model
+
+
+def fit(
+    model: ImageTextModel, loss_of: Objective, draw: Callable[[], Step], schedule: Schedule, learning_rate: float
+) -> None:
+    """Trains the model, and what the objective owns, with Adam on the steps that are drawn."""
+    parameters = [*model.parameters(), *loss_of.parameters()]
+    optimizer = torch.optim.Adam(parameters, lr=learning_rate)
+    for step in range(schedule.steps):
+        batch = draw()
+        encoded = model.encode_text(*(each[batch.present] for each in (batch.tokens, batch.mask, batch.languages)))
+        texts = encoded.new_zeros(*batch.present.shape, encoded.shape[1])
+        texts[batch.present] = encoded
         embeddings = Embeddings(
-            image=model.encode_image(pictures.features[batch]),
-            texts=texts.unflatten(0, languages.shape),
-            languages=languages,
-            image_ids=numbers,
+            image=model.encode_image(batch.features),
+            texts=texts,
+            present=batch.present,
+            languages=batch.languages,
+            image_ids=batch.ids,
         )
         factor = rate_factor(step + 1, "cosine", warmup_samples=schedule.steps // 20, total_samples=schedule.steps)
         for group in optimizer.param_groups:
@@ -166,7 +215,6 @@ def train(
         loss_of(embeddings).backward()
         nn.utils.clip_grad_norm_(parameters, CLIP_NORM)
         optimizer.step()
-    return model
 
 
 @torch.no_grad()

@@ -1,6 +1,6 @@
 """What a DataLoader yields: images, K captions an image, and where all of it came from.
 
-Letters: B samples, K caption slots, L tokens, H x W pixels, F features.
+Letters: B rows, K caption slots, L tokens, H x W pixels, F features.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class Field:
 
 @dataclass
 class Batch:
-    """B samples of one split.
+    """B rows of one split: a sample each, or in training V rows in turn that are views of one sample.
 
     images      uint8 [B, 3, H, W] (the tower normalises on the device) or float32 [B, F] features
     tokens      int64 [B, K, L] (or as the tokenizer gives them, [B, K, L, ...] of any type), token_mask bool [B, K, L];
@@ -61,6 +61,7 @@ class Batch:
     labels      task -> int64 [B], -1 unlabelled
     fields      further inputs by name
     skipped     what was left out while this batch was made
+    views       V, the rows of a sample, which share its ids
     drawn       training only: (source, language) -> captions, and (source, -1) -> samples
     end         training only: the place behind this batch in the stream, in samples of all ranks
     """
@@ -79,11 +80,30 @@ class Batch:
     labels: dict[str, Tensor] = field(default_factory=dict)
     fields: dict[str, Field] = field(default_factory=dict)
     skipped: list[Skip] = field(default_factory=list)
+    views: int = 1
     drawn: Counter[tuple[int, int]] = field(default_factory=Counter)
     end: int = 0
 
     def __len__(self) -> int:
         return len(self.ids)
+
+    @property
+    def samples(self) -> int:
+        """Samples in the batch, each counted once however many views it has."""
+        return len(self) // self.views
+
+    def joined(self, other: Batch) -> Batch:
+        """The samples of both, those of `other` last, without further inputs; the rest is this batch's own."""
+        length = max(self.tokens.shape[2], other.tokens.shape[2])
+        values = _tensors(self, lambda tensor: tensor)
+        for name, own in values.items():
+            parts = [own, getattr(other, name)]
+            if name in ("tokens", "token_mask"):
+                parts = [_padded(part, length) for part in parts]
+            values[name] = torch.cat(parts)
+        labels = {task: torch.cat([own, other.labels[task]]) for task, own in self.labels.items()}
+        ids, captions = self.ids + other.ids, self.captions + other.captions
+        return replace(self, labels=labels, ids=ids, captions=captions, **values)
 
     def to(self, device: torch.device | str, non_blocking: bool = True) -> Batch:
         """The same batch with every tensor on `device`."""
@@ -103,6 +123,12 @@ def _tensors(holder: Batch | Field, function: Callable[[Tensor], Tensor]) -> dic
     """The tensors of a dataclass by name, each through the function."""
     values = {part.name: getattr(holder, part.name) for part in fields(holder)}
     return {name: function(value) for name, value in values.items() if isinstance(value, Tensor)}
+
+
+def _padded(tokens: Tensor, length: int) -> Tensor:
+    """Tokens or their mask [B, K, L, ...] with zeros up to a length."""
+    B, K, L = tokens.shape[:3]
+    return torch.cat([tokens, tokens.new_zeros(B, K, length - L, *tokens.shape[3:])], 2)
 
 
 def stable_id(content: bytes) -> int:

@@ -12,7 +12,7 @@ import io
 import math
 import random
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from types import ModuleType
 from typing import Literal
 
@@ -136,33 +136,50 @@ class ImagePipeline:
 
     def train(self, image: Image.Image, rng: random.Random | None = None) -> Tensor:
         """A training view, uint8 [3, size, size]; the same `rng` state gives the same view. Raises BrokenImage."""
-        rng = rng or random.Random()
-        view = self._training_view(image, rng) if self.augment else self.evaluate(image)
+        return self.views(image, [rng or random.Random()])[0]
+
+    def views(self, image: Image.Image, rngs: Sequence[random.Random]) -> list[Tensor]:
+        """A training view for each `rng`, each uint8 [3, size, size]; decoded once. Raises BrokenImage."""
+        views = self._training_views(image, rngs) if self.augment else [self.evaluate(image)] * len(rngs)
         if self.transform is None:
-            return view
+            return views
+        return [self._transformed(view, rng) for view, rng in zip(views, rngs, strict=True)]
+
+    def _transformed(self, view: Tensor, rng: random.Random) -> Tensor:
+        assert self.transform is not None
         # torchvision draws from torch's global generator, which belongs to the model when there are no workers
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(rng.getrandbits(63))
             return self.transform(view)
 
     @_decoding()
-    def _training_view(self, image: Image.Image, rng: random.Random) -> Tensor:
+    def _training_views(self, image: Image.Image, rngs: Sequence[random.Random]) -> list[Tensor]:
         if image.format != "JPEG":
             image.load()  # which turns a TIFF upright
         orientation, full = image.getexif().get(0x0112, 1), image.size
-        crop = self._crop(full, rng)
-        # what libjpeg can decode at: 1/8, 1/4 or 1/2, the smallest that gives the crop enough pixels
-        reduced = next((part for part in (8, 4, 2) if min(crop[2:]) >= part * REDUCED * self.size), 1)
-        crop = tuple(round(edge / reduced) for edge in crop)  # the same crop however it is decoded
+        crops = [self._crop(full, rng) for rng in rngs]
+        shortest = min(edge for crop in crops for edge in crop[2:])
+        # what libjpeg can decode at: 1/8, 1/4 or 1/2, the smallest that gives every crop enough pixels
+        reduced = next((part for part in (8, 4, 2) if shortest >= part * REDUCED * self.size), 1)
         if image.format == "JPEG":
             image.draft("RGB", (full[0] // reduced, full[1] // reduced))
-        if image.size == full:
-            crop = tuple(edge * reduced for edge in crop)
-        left, top = min(crop[0], image.size[0] - 1), min(crop[1], image.size[1] - 1)
-        width, height = max(1, min(crop[2], image.size[0] - left)), max(1, min(crop[3], image.size[1] - top))
+        enlarged = reduced if image.size == full else 1  # the same crops however it is decoded
+        cuts = [tuple(enlarged * round(edge / reduced) for edge in crop) for crop in crops]
         whole: Image.Image | Tensor = opaque(image)
         if self.interpolation != "lanczos":  # torch has none; the others it does in half of Pillow's time
             whole = torch.from_numpy(np.array(whole)).permute(2, 0, 1)
+        return [self._cut(whole, image.size, cut, orientation, rng) for cut, rng in zip(cuts, rngs, strict=True)]
+
+    def _cut(
+        self,
+        whole: Image.Image | Tensor,
+        size: tuple[int, int],
+        crop: tuple[int, ...],
+        orientation: int,
+        rng: random.Random,
+    ) -> Tensor:
+        left, top = min(crop[0], size[0] - 1), min(crop[1], size[1] - 1)
+        width, height = max(1, min(crop[2], size[0] - left)), max(1, min(crop[3], size[1] - top))
         functional = resizing()
         method = functional.InterpolationMode(self.interpolation)
         view = functional.resized_crop(whole, top, left, height, width, [self.size, self.size], method)

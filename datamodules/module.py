@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Literal
 
 from jsonargparse import lazy_instance
@@ -48,13 +48,17 @@ class ShardDataModule(LightningDataModule):
         languages: Languages to use, in this order; default: all in the shards. A sample with none of them is left out.
         captions_per_image: K, how many captions of different languages each image brings in training, at most the
             number of languages; "all" for so many, when slot k is language k. An image with fewer leaves slots empty.
+        views_per_image: V, how often each sample is in the batch in training, with a crop and a draw of K captions of
+            its own each time; the captions differ as long as the sample has enough. Its ids keep the views from being
+            negatives of one another. All counts (batch_size, samples seen, an epoch) are of samples: a batch has
+            batch_size x V rows.
         drawing: Which K of its languages: datamodules.Uniform, Weighted, Pivot or InOrder, or a rule of your own.
         language_alpha: Draws samples by language, p ~ n^alpha for the n samples with a caption in it: 1 as in the data,
             0 all languages alike. Each sample brings the language it is drawn for, the other K - 1 by `drawing`.
             Default: samples are drawn whatever their languages.
         language_caps: The most samples of a language that count in n; alpha is 1 by default then.
         text: Rewrites captions while training, such as datamodules.CodeSwitch; their language stays what it was.
-        batch_size: Images in a batch of one process.
+        batch_size: Samples in a batch of one process.
         workers: Reading processes beside each training process.
         tokenizer: What makes captions token ids; UTF-8 bytes by default.
         images: What makes encoded images pixels.
@@ -80,6 +84,7 @@ class ShardDataModule(LightningDataModule):
         test: str | None = None,
         languages: list[str] | None = None,
         captions_per_image: int | Literal["all"] = 1,
+        views_per_image: int = 1,
         drawing: Drawing = EVENLY,
         language_alpha: float | None = None,
         language_caps: dict[str, int] | None = None,
@@ -103,6 +108,7 @@ class ShardDataModule(LightningDataModule):
         super().__init__()
         for name, value, least in (
             ("captions_per_image", 1 if captions_per_image == "all" else captions_per_image, 1),
+            ("views_per_image", views_per_image, 1),
             ("batch_size", batch_size, 1),
             ("workers", workers, 0),
             ("shuffle_window", shuffle_window, 1),
@@ -144,6 +150,7 @@ class ShardDataModule(LightningDataModule):
         self._training = Training(
             self.account,
             captions_per_image=captions_per_image,
+            views_per_image=views_per_image,
             drawing=self.drawing,
             language_alpha=language_alpha,
             language_caps=language_caps or {},
@@ -213,6 +220,15 @@ class ShardDataModule(LightningDataModule):
         """
         return count_for(self._training.dataset.sources, objectives)
 
+    def train_samples(self) -> DataLoader:
+        """Every training sample once over all ranks with all its captions, as validation reads it."""
+        self._require("train")
+        return self._every_sample(self._new_dataset(ShardDataset, "train"))
+
+    def read_beside(self, batch: Batch, rows: Sequence[Sequence[int]], count: int) -> Batch:
+        """For each sample of a training batch so many others, drawn from a list of numbers in the split."""
+        return self._training.read_beside(batch, rows, count)
+
     # -- Lightning's hooks
 
     def setup(self, stage: str | None = None) -> None:
@@ -273,14 +289,17 @@ class ShardDataModule(LightningDataModule):
             splits.survey(new)
             self.surveyed(splits, new)
         for name in new:
-            self._datasets[name] = (self._training.set_up if name == "train" else ShardDataset)(
-                splits.sources[name],
-                languages=splits.languages,
-                tokenizer=self.tokenizer,
-                label_names=splits.label_names,
-                tasks=splits.tasks,
-                reading=self._reading,
-            )
+            self._datasets[name] = self._new_dataset(self._training.set_up if name == "train" else ShardDataset, name)
+
+    def _new_dataset(self, make: Callable[..., ShardDataset], name: str) -> ShardDataset:
+        return make(
+            self._splits.sources[name],
+            languages=self._splits.languages,
+            tokenizer=self.tokenizer,
+            label_names=self._splits.label_names,
+            tasks=self._splits.tasks,
+            reading=self._reading,
+        )
 
     def surveyed(self, splits: Splits, new: Sequence[str]) -> None:
         """For subclasses: the shards of splits that are new were read, nothing is drawn from them yet."""
@@ -289,8 +308,11 @@ class ShardDataModule(LightningDataModule):
         if self._splits.specs[name] is None:
             return []
         self._require(name)
-        batches = EvaluationBatches(self._datasets[name], self._batch_size, *self._rank_and_world())
-        return make_loader(DataLoader, self._datasets[name], batches, self._workers)
+        return self._every_sample(self._datasets[name])
+
+    def _every_sample(self, dataset: ShardDataset) -> DataLoader:
+        batches = EvaluationBatches(dataset, self._batch_size, *self._rank_and_world())
+        return make_loader(DataLoader, dataset, batches, self._workers)
 
     def _require(self, name: str) -> None:
         if name not in self._datasets:

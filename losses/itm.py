@@ -86,39 +86,74 @@ class ItmLoss(Objective):
     language, and pairs with equal ids; an image that is not `paired` with its captions is judged only beside others'.
     An image without a valid negative contributes none, which `logged` counts.
 
+    With `candidates` the positive stands among the nearest negatives of all processes, in both directions: the loss is
+    the cross-entropy of a softmax over the differences of the logits, the mean over images and their captions.
+
     Args:
         fusion: Maps image tokens [N, 1 + P, W], text tokens [N, 1 + L, W] and a bool mask [N, 1 + L] to logits [N, 2];
-            the pooled feature leads the tokens.
+            the pooled feature leads the tokens. One with a true attribute `reads_cosine` gets the cosines [N] of the
+            pairs' rows as well, one with `reads_rows` the rows [N, 1, D] in place of tokens.
         negatives: hard or random.
         scale: Multiplier of the cosines that hard negatives are drawn by.
+        candidates: So many negatives beside each positive; None judges one pair at a time.
+
+    Raises:
+        ValueError: unknown negatives, or candidates that are none or drawn at random.
     """
 
     needs = frozenset({"image", "texts", "tokens"})
     needs_tokens = True
 
     def __init__(
-        self, fusion: nn.Module | Callable[..., Tensor], negatives: Negatives = "hard", scale: float = 1 / 0.07
+        self,
+        fusion: nn.Module | Callable[..., Tensor],
+        negatives: Negatives = "hard",
+        scale: float = 1 / 0.07,
+        candidates: int | None = None,
     ) -> None:
         super().__init__()
         choice("negatives", negatives, Negatives)
-        self.fusion, self.negatives, self.scale = fusion, negatives, scale
+        if candidates is not None and (candidates < 1 or negatives == "random"):
+            raise ValueError(f"candidates: got {candidates} beside {negatives} negatives, expected at least 1, hard")
+        self.fusion, self.negatives, self.scale, self.candidates = fusion, negatives, scale, candidates
+        if getattr(fusion, "reads_rows", False):
+            self.needs, self.needs_tokens = self.needs - {"tokens"}, False
         self._dropped: Tensor | None = None
 
     def forward(self, embeddings: Embeddings) -> Tensor:
         self.check_rows(embeddings)
-        images, texts = embeddings.image_tokens, embeddings.text_tokens
-        if images is None or texts is None or texts.leading_mask is None:
-            raise ValueError("image_tokens, text_tokens: expected both, the texts' with a mask; ITM judges tokens")
         rows = image_of(embeddings)
         check_captions(rows, embeddings.texts, embeddings.present, embeddings.image_ids, embeddings.text_ids)
         group = default_group()
         with torch.autocast(rows.device.type, enabled=False):  # hard negatives differ in the last digits
-            image, caption, label = self._draw_pairs(rows, embeddings, group)
+            image, caption, label, place = self._draw_pairs(rows, embeddings, group)
         if not len(label):  # any pair, whose logits are dropped: the network takes part on every process
             image = caption = image.new_zeros(1)
-        tokens, mask = texts.leading.flatten(0, 1), texts.leading_mask.flatten(0, 1)
-        logits = self.fusion(*_tokens_of(images.leading, tokens, mask, image, caption, group))
-        return itm_loss(logits[: len(label)], label, group=group)
+        logits = self.fusion(*self._inputs(rows, embeddings, image, caption, group))[: len(label)]
+        if self.candidates is None:
+            return itm_loss(logits, label, group=group)
+        return _list_loss(logits, place, 1 + self.candidates, group)
+
+    def _inputs(
+        self, rows: Tensor, embeddings: Embeddings, image: Tensor, caption: Tensor, group: ProcessGroup | None
+    ) -> list[Tensor]:
+        """What the network reads of images [N] and captions [N] of all processes."""
+        reads_rows, reads_cosine = (getattr(self.fusion, name, False) for name in ("reads_rows", "reads_cosine"))
+        inputs, pair = [], []
+        if reads_rows or reads_cosine:
+            pair = [gather(rows, group)[image], gather(embeddings.texts, group).flatten(0, 1)[caption]]
+        if reads_rows:
+            inputs = [
+                *(each[:, None] for each in pair),
+                torch.ones(len(image), 1, dtype=torch.bool, device=rows.device),
+            ]
+        else:
+            images, texts = embeddings.image_tokens, embeddings.text_tokens
+            if images is None or texts is None or texts.leading_mask is None:
+                raise ValueError("image_tokens, text_tokens: expected both, the texts' with a mask; ITM judges tokens")
+            tokens, mask = texts.leading.flatten(0, 1), texts.leading_mask.flatten(0, 1)
+            inputs = [*_tokens_of(images.leading, tokens, mask, image, caption, group)]
+        return [*inputs, (pair[0] * pair[1]).sum(1)] if reads_cosine else inputs
 
     def connect(self, model: Any) -> None:
         """Connects a network that asks for it, as `mmtrain.fusion.MatchingHead` does."""
@@ -132,8 +167,10 @@ class ItmLoss(Objective):
     @torch.no_grad()
     def _draw_pairs(
         self, image_rows: Tensor, embeddings: Embeddings, group: ProcessGroup | None
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """What to judge: images [N] and captions [N] (image K + slot) of all processes, labels [N]."""
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """What to judge: images [N] and captions [N] (image K + slot) of all processes, labels [N], and for
+        `_list_loss` the places of the negatives.
+        """
         b, K, _ = embeddings.texts.shape
         present = embeddings.present
         if present is None:
@@ -148,11 +185,11 @@ class ItmLoss(Objective):
             return own | torch.stack([kind.equal(image, caption)[:, 0] for kind in labels]).any(0) if labels else own
 
         def wrong(queries: Tensor, candidates: Tensor, right: Callable[[slice], Tensor]) -> Tensor:
-            """A candidate for each query, a few queries at a time; -1 where all candidates are right."""
+            """Candidates [Q, n] of each query, a few queries at a time; -1 where no more candidates are wrong."""
             step, scale = max(1, SCORES_AT_ONCE // max(len(candidates), 1)), self.scale * (self.negatives == "hard")
             parts = [slice(start, start + step) for start in range(0, len(queries), step)]
-            negatives = [hard_negatives(scale * queries[part] @ candidates.T, right(part)) for part in parts]
-            return torch.cat([filled[:0], *negatives])
+            negatives = [self._negatives(scale * queries[part] @ candidates.T, right(part)) for part in parts]
+            return torch.cat([filled.new_zeros(0, self.candidates or 1), *negatives])
 
         own = present if embeddings.paired is None else present & embeddings.paired[:, None]
         mine = own.any(1).nonzero()[:, 0]
@@ -160,21 +197,49 @@ class ItmLoss(Objective):
         image = mine + rank_and_size(group)[0] * b
         caption = image * K + slot
         text = wrong(images[image], captions[filled], lambda part: fits(image[part], filled))
-        has_text = (text >= 0).nonzero()[:, 0]
-        self._dropped = total((text < 0).sum(), group).float()
+        self._dropped = total((text[:, 0] < 0).sum(), group).float()
         if self.negatives == "random":
+            has_text = (text[:, 0] >= 0).nonzero()[:, 0]
             replaced = has_text[torch.rand(len(has_text), device=text.device) < 0.5]
             shown, label = caption.clone(), torch.ones_like(caption)
-            shown[replaced], label[replaced] = filled[text[replaced]], 0
-            return image, shown, label
+            shown[replaced], label[replaced] = filled[text[replaced, 0]], 0
+            return image, shown, label, replaced
         everyone = torch.arange(len(images), device=image.device)
         other = wrong(captions[caption], images, lambda part: fits(everyone, caption[part]).T)
-        has_image = (other >= 0).nonzero()[:, 0]
+        (of_image, _), (of_caption, _) = ((each >= 0).nonzero(as_tuple=True) for each in (text, other))
+        place = functional.pad(torch.cat([text, other]), (1, 0), value=-1).flatten()
         return (
-            torch.cat([image, image[has_text], other[has_image]]),
-            torch.cat([caption, filled[text[has_text]], caption[has_image]]),
-            torch.cat([torch.ones_like(image), torch.zeros_like(has_text), torch.zeros_like(has_image)]),
+            torch.cat([image, image[of_image], other[other >= 0]]),
+            torch.cat([caption, filled[text[text >= 0]], caption[of_caption]]),
+            torch.cat([torch.ones_like(image), torch.zeros_like(of_image), torch.zeros_like(of_caption)]),
+            (place >= 0).nonzero()[:, 0],
         )
+
+    def _negatives(self, scores: Tensor, right: Tensor) -> Tensor:
+        """Columns [Q, n] of scores [Q, C]; -1 where there are no more wrong ones."""
+        if self.candidates is None:
+            return hard_negatives(scores, right)[:, None]
+        nearest, columns = scores.masked_fill(right, -torch.inf).topk(min(self.candidates, scores.shape[1]))
+        columns = columns.masked_fill(nearest.isneginf(), -1)
+        return functional.pad(columns, (0, self.candidates - columns.shape[1]), value=-1)
+
+
+def _list_loss(logits: Tensor, place: Tensor, width: int, group: ProcessGroup | None) -> Tensor:
+    """Cross-entropy of the right ones in lists [2 Q, width], whose first column they are: image to text, then back.
+
+    Args:
+        logits: [Q + n, 2], Q right pairs and then the negatives in the order of their places.
+        place: int64 [n], in the flat lists.
+    """
+    with torch.autocast(logits.device.type, enabled=False):
+        (logits,) = working_precision(logits)
+        scores, Q = logits[:, 1] - logits[:, 0], len(logits) - len(place)
+        own = torch.arange(2 * Q, device=place.device) * width
+        lists = scores.new_full((2 * Q * width,), -torch.inf)
+        lists = lists.index_copy(0, torch.cat([own, place]), torch.cat([scores[:Q], scores]))
+        right = torch.zeros_like(own)
+        loss = functional.cross_entropy(lists.view(-1, width), right, reduction="sum")
+        return global_sum(loss / total(torch.tensor(2 * Q, device=loss.device), group).clamp(min=1), group)
 
 
 def _tokens_of(

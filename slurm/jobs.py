@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from slurm.arrays import Array, has_place, variants
+from slurm.arrays import Array, has_place
 from slurm.options import Options, check_signal, gpus_per_node, notice, number
 from slurm.settings import settings
 
@@ -35,8 +35,14 @@ class Job:
     resumes: bool = False
 
 
-def training(command: list[str], options: Options, array: Array | None) -> Job:
+def training(command: list[str], options: Options, array: Array | None, runs: list[list[str]]) -> Job:
     """The job of `fit`: one task a GPU, and it starts again in its own run folder.
+
+    Args:
+        command: The verb and its arguments.
+        options: Those of sbatch.
+        array: Where it is a job array.
+        runs: The arguments of each task of a sweep, and of each of its stages.
 
     Raises:
         ValueError: for numbers that SLURM and the Trainer are told differently, and for what cannot be resumed.
@@ -52,12 +58,13 @@ def training(command: list[str], options: Options, array: Array | None) -> Job:
     tasks = _tasks(options, ours, nodes)
     folder = str(ours.get("trainer.default_root_dir", RUN_FOLDER))
     added = [f"--trainer.num_nodes={nodes}", f"--trainer.devices={tasks}", "--ckpt_path=last"]
-    has_strategy = any(name.startswith("trainer.strategy") and value != "auto" for name, value in ours.items())
+    each = [settings(words) for words in runs]
+    has_strategy = any(name.startswith("trainer.strategy") and run[name] != "auto" for run in each for name in run)
     if nodes * tasks > 1 and not has_strategy:
         added += STRATEGY
     if array and not has_place(folder):
         added.append(f"--trainer.default_root_dir={folder}/{{task}}")
-    workers = max(int(settings(words).get("data.workers", WORKERS)) for words in variants(command[1:], array))
+    workers = max(int(run.get("data.workers", WORKERS)) for run in each)
     return Job([*command, *added], _shared(folder), workers, nodes, tasks, resumes=True)
 
 

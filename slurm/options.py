@@ -1,4 +1,4 @@
-"""sbatch's options: read as its command line gives them, by their long names."""
+"""sbatch's options: read as its command line gives them, by their long names. `jobs.complete` adds those of a job."""
 
 import re
 from collections.abc import Mapping

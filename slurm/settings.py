@@ -1,13 +1,23 @@
 """What the arguments of `fit` and the files they name set, read without `fit`."""
 
+import re
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 
+class Words(yaml.SafeLoader):
+    """Reads every value but an empty one as text, as it is written: no, 007, 12:30:00."""
+
+    yaml_implicit_resolvers: dict[str, Any] = {}
+
+
+Words.add_implicit_resolver("tag:yaml.org,2002:null", re.compile("(?:~|null|)$"), ["~", "n", ""])
+
+
 def settings(arguments: list[str]) -> dict[str, Any]:
-    """By dotted names without init_args; the last of a name counts.
+    """By dotted names without init_args, values as text; the last of a name counts.
 
     Raises:
         ValueError: when a config cannot be read.
@@ -21,18 +31,20 @@ def settings(arguments: list[str]) -> dict[str, Any]:
         value = value if sign else next(words, "")
         if name in ("config", "c"):
             try:
-                values |= _dotted(yaml.safe_load(Path(value).read_text(encoding="utf-8")))
+                text = value if value.startswith("{") else Path(value).read_text(encoding="utf-8")
+                values |= dotted(yaml.load(text, Words))
             except (OSError, ValueError, yaml.YAMLError) as error:
                 raise ValueError(f"--config: {value} cannot be read: {' '.join(str(error).split())}") from error
         else:
             try:
-                values |= _dotted(yaml.safe_load(value), name)
+                values |= dotted(yaml.load(value, Words), name)
             except yaml.YAMLError:
-                values |= _dotted(value, name)
+                values |= dotted(value, name)
     return values
 
 
-def _dotted(value: Any, name: str = "") -> dict[str, Any]:
+def dotted(value: Any, name: str = "") -> dict[str, Any]:
+    """The leaves of nested mappings by dotted names without init_args."""
     if isinstance(value, dict):
-        return {key: leaf for part, inner in value.items() for key, leaf in _dotted(inner, f"{name}.{part}").items()}
+        return {key: leaf for part, inner in value.items() for key, leaf in dotted(inner, f"{name}.{part}").items()}
     return {".".join(part for part in name.split(".") if part and part != "init_args"): value}

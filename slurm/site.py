@@ -9,6 +9,8 @@ from typing import Any, Literal
 
 import yaml
 
+from slurm.settings import Words
+
 
 @dataclass(frozen=True)
 class Container:
@@ -65,15 +67,6 @@ class Site:
     environment: dict[str, Any] = field(default_factory=dict)
     setup: str = ""
     container: Container | None = None
-
-
-class Words(yaml.SafeLoader):
-    """Reads every value but an empty one as text, as it is written: no, 007, 12:30:00."""
-
-    yaml_implicit_resolvers: dict[str, Any] = {}
-
-
-Words.add_implicit_resolver("tag:yaml.org,2002:null", re.compile("(?:~|null|)$"), ["~", "n", ""])
 
 
 def read_site(path: Path) -> Site:

@@ -19,7 +19,8 @@ PACKAGES: dict[str, set[str]] = {
 FLOORS = [
     {"cli"},
     {"commands", "loggers", "phases"},
-    {"training", "export", "search"},
+    {"training", "export"},
+    {"search"},
     {"objectives"},
     {"evaluation"},
     {"embedding"},

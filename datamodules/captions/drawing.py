@@ -13,7 +13,13 @@ from collections.abc import Sequence
 
 
 class Drawing(ABC):
-    """A rule; everything random about it comes from `rng`, so that a resumed run draws what it would have drawn."""
+    """A rule; everything random about it comes from `rng`, so that a resumed run draws what it would have drawn.
+
+    Views of one sample (`views_per_image`) are drawn one after the other, each of the languages whose captions no view
+    has yet and of `always`; of the others only where those are too few.
+    """
+
+    always: frozenset[str] = frozenset()  # languages that every view may bring
 
     @abstractmethod
     def draw(self, languages: Sequence[str], count: int, rng: random.Random) -> list[str]:
@@ -79,6 +85,7 @@ class Pivot(Drawing):
 
     def __init__(self, language: str, others: Drawing | None = None) -> None:
         self.language, self.others = language, Uniform() if others is None else others
+        self.always = self.others.always | {language}
 
     def draw(self, languages: Sequence[str], count: int, rng: random.Random) -> list[str]:
         first = [self.language] if self.language in languages and count else []

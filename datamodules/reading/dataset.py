@@ -59,6 +59,7 @@ class ShardDataset(Dataset):
         languages: Languages in the order of their indices.
         captions_per_image: K captions of K different languages in training; None takes all captions (evaluation).
             When K is the number of languages, slot k is language k; otherwise captions fill slots as they are drawn.
+        views_per_image: V, rows in turn of each sample in training, each with a crop and a draw of its own.
         drawing: Which K languages of a sample are drawn.
         streams: How many streams draw from the shards at once, each from another shard: so many stay indexed.
         label_names: For tasks labelled by strings, the strings in the order of their indices.
@@ -72,6 +73,7 @@ class ShardDataset(Dataset):
         languages: Sequence[str],
         tokenizer: Tokenizer,
         captions_per_image: int | None = None,
+        views_per_image: int = 1,
         drawing: Drawing | None = None,
         label_names: dict[str, list[str]] | None = None,
         tasks: Sequence[str] = (),
@@ -82,7 +84,7 @@ class ShardDataset(Dataset):
         self.sources = list(sources)
         self.shards = [shard for source in sources for shard in source.shards]
         self.languages = list(languages)
-        self.captions_per_image = captions_per_image
+        self.captions_per_image, self.views_per_image = captions_per_image, views_per_image
         self.label_names, self.tasks = label_names or {}, list(tasks)
         self._tokenizer, self._drawing = tokenizer, Uniform() if drawing is None else drawing
         self.reading, self._seed = reading, seed
@@ -108,36 +110,38 @@ class ShardDataset(Dataset):
     def __getitems__(self, draws: Sequence[Draw]) -> Batch:
         """One batch. Broken samples are replaced in training, and are padding (row -1) in evaluation."""
         skipped: list[Skip] = []
-        loaded = [self._load(draw, skipped) for draw in draws]
+        loaded = [row for draw in draws for row in self._load(draw, skipped)]
         slots = self.captions_per_image or max([1, *(len(item.texts) for item in loaded if item)])
         try:
             batch = self._batch(loaded, slots)
         except Exception as error:
             error.add_note(f"in a batch of the samples {', '.join(item.sample.id for item in loaded if item)}")
             raise
-        batch.skipped, batch.end = skipped, draws[0].end
+        batch.skipped, batch.end, batch.views = skipped, draws[0].end, self.views_per_image
         if self.captions_per_image is not None:
             batch.drawn = Counter((item.source, text[0]) for item in loaded if item for text in item.texts if text)
-            batch.drawn.update((item.source, -1) for item in loaded if item)
+            batch.drawn.update((item.source, -1) for item in loaded[:: self.views_per_image] if item)
         return batch
 
-    def _load(self, draw: Draw, skipped: list[Skip]) -> _Loaded | None:
+    def _load(self, draw: Draw, skipped: list[Skip]) -> Sequence[_Loaded | None]:
+        """The rows of a draw: its views in training, else one; None is padding."""
         if draw.shard < 0:
-            return None
+            return [None]
         training = self.captions_per_image is not None
         source = self._source(draw)
         first, end = self._starts[self._firsts[source]], self._starts[self._firsts[source + 1]]
         place = draw
         for attempt in range(ATTEMPTS + 1):
-            rng = random.Random(f"{self._seed}/{draw.position}/{attempt}")
+            seed = f"{self._seed}/{draw.position}/{attempt}"
+            rngs = [random.Random(f"{seed}/{view}" if view else seed) for view in range(self.views_per_image)]
             if attempt:
-                place = self.at(rng.randrange(first, end), draw.position)._replace(language=draw.language)
+                place = self.at(rngs[0].randrange(first, end), draw.position)._replace(language=draw.language)
             try:
-                return self._read(place, rng if training else None)
+                return self._read(place, rngs if training else [])
             except BrokenSample as error:
                 skipped.append(Skip(self.shards[place.shard].name, error.cause, self._key(place)))
                 if not training:
-                    return None
+                    return [None]
             except Exception as error:
                 error.add_note(f"in sample {self._key(place)} of {self.shards[place.shard].shard}")
                 raise
@@ -149,22 +153,24 @@ class ShardDataset(Dataset):
     def _source(self, draw: Draw) -> int:
         return bisect_right(self._firsts, draw.shard) - 1
 
-    def _read(self, place: Draw, rng: random.Random | None) -> _Loaded:
+    def _read(self, place: Draw, rngs: Sequence[random.Random]) -> Sequence[_Loaded]:
+        """A row for each `rng`; without one, as evaluation sees the sample."""
         path, number = self._place(place)
         index = self._source(place)
         source = self.sources[index]
         try:
             sample = read_sample(*self._reader.read(path, number, SUFFIXES), self.reading.text_language)
-            view = _view(sample, source.images, rng)
+            views = _views(sample, source.images, rngs)
         except BrokenSample:
             if self._reader.cut(path, number):
                 raise BrokenSample("truncated shard") from None
             raise
-        if view.shape != self._shape:
-            mixed = view.ndim != len(self._shape)
+        if views[0].shape != self._shape:
+            mixed = views[0].ndim != len(self._shape)
             raise BrokenSample("pictures and features mixed" if mixed else "features of another size")
-        texts = self._all_texts(sample, source) if rng is None else self._drawn_texts(sample, source, place, rng)
-        return _Loaded(sample, view, texts, self._starts[place.shard] + place.sample, index)
+        texts = self._drawn_texts(sample, source, place, rngs) if rngs else [self._all_texts(sample, source)]
+        row = self._starts[place.shard] + place.sample
+        return [_Loaded(sample, view, own, row, index) for view, own in zip(views, texts, strict=True)]
 
     def _place(self, place: Draw) -> tuple[str, int]:
         shard = self.shards[place.shard]
@@ -190,20 +196,27 @@ class ShardDataset(Dataset):
         ]
 
     def _drawn_texts(
-        self, sample: Sample, source: SurveyedSource, place: Draw, rng: random.Random
-    ) -> Sequence[tuple[int, str] | None]:
+        self, sample: Sample, source: SurveyedSource, place: Draw, rngs: Sequence[random.Random]
+    ) -> Iterator[Sequence[tuple[int, str] | None]]:
+        """The slots of each view. Views take other captions as long as the sample has some that no view has yet."""
         allowed = self._index if source.languages is None else self._index.keys() & source.languages
         own = [name for name in sample.captions if name in allowed]
+        unused = {name: list(sample.captions[name]) for name in own}
         count = self.captions_per_image or len(self.languages)
-        if place.language >= 0 and (first := self.languages[place.language]) in own:
-            own.remove(first)
-            names = [first, *self._drawing.draw(own, count - 1, rng)]
-        else:
-            names = self._drawing.draw(own, count, rng)
-        texts = {self._index[name]: source.text(rng.choice(sample.captions[name]), name, rng) for name in names}
-        if len(self.languages) != count:
-            return list(texts.items())
-        return [(i, texts[i]) if i in texts else None for i in range(count)]
+        first = self.languages[place.language] if place.language >= 0 else None
+        for rng in rngs:
+            names = [name for name in own if name == first]
+            for fresh in (True, False):
+                pool = [name for name in own if bool(unused[name] or name in self._drawing.always) is fresh]
+                pool = [name for name in pool if name not in names]
+                names += self._drawing.draw(pool, count - len(names), rng) if pool else []
+            texts = {}
+            for name in names:
+                caption = rng.choice(unused[name] or sample.captions[name])
+                unused[name] = [other for other in unused[name] if other != caption]
+                texts[self._index[name]] = source.text(caption, name, rng)
+            in_place = [(i, texts[i]) if i in texts else None for i in range(count)]
+            yield in_place if len(self.languages) == count else list(texts.items())
 
     def _batch(self, loaded: Sequence[_Loaded | None], slots: int) -> Batch:
         size = len(loaded)
@@ -256,12 +269,12 @@ class ShardDataset(Dataset):
                     yield self._place(Draw(0, number, sample))
 
 
-def _view(sample: Sample, images: ImagePipeline, rng: random.Random | None) -> Tensor:
+def _views(sample: Sample, images: ImagePipeline, rngs: Sequence[random.Random]) -> list[Tensor]:
     if sample.suffix == FEATURE_SUFFIX:
-        return torch.from_numpy(read_features(sample.image))
+        return [torch.from_numpy(read_features(sample.image))] * max(1, len(rngs))
     try:
         image = images.open(sample.image)
-        return images.evaluate(image) if rng is None else images.train(image, rng)
+        return images.views(image, rngs) if rngs else [images.evaluate(image)]
     except (ImageTooLarge, BrokenImage) as error:
         raise BrokenSample(error.cause) from None
 

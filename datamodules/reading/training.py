@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import random
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -33,6 +34,7 @@ class Training:
 
     account: SkipAccount
     captions_per_image: int | Literal["all"]
+    views_per_image: int
     drawing: Drawing
     language_alpha: float | None
     language_caps: dict[str, int]
@@ -84,6 +86,7 @@ class Training:
             sources,
             languages=languages,
             captions_per_image=count,
+            views_per_image=self.views_per_image,
             drawing=self.drawing,
             seed=self.seed,
             streams=len(self._streams),
@@ -155,9 +158,24 @@ class Training:
                 f"train: {len(self.dataset)} samples in {len(self.dataset.shards)} shards, "
                 f"{len(self.dataset.languages)} languages; an epoch of {self.epoch_length} samples is {steps} steps of "
                 f"{self.batch_size} x {world} processes"
+                + (f", each sample in {self.views_per_image} views" if self.views_per_image > 1 else "")
                 + (f", {tail} samples are carried into the next" if tail else "")
             )
         return self._loader
+
+    def read_beside(self, batch: Batch, rows: Sequence[Sequence[int]], count: int) -> Batch:
+        """For each sample of a batch so many others, drawn from a list of numbers in the split.
+
+        They, their captions and augmentation are drawn by the seed and the sample's place in the stream, on any rank.
+        """
+        rank, world = self.processes()
+        first = batch.end - (world - rank) * batch.samples
+        draws = []
+        for position, others in enumerate(rows, start=first):
+            drawn = random.Random(f"{self.seed}/{position}/beside").sample(list(others), count)
+            places = range(-2 - position * count, -2 - (position + 1) * count, -1)  # no places in the stream
+            draws += [self.dataset.at(row, place) for row, place in zip(drawn, places, strict=True)]
+        return self.dataset.__getitems__(draws)
 
     def trained(self, batch: Batch) -> None:
         """Moves the cursor behind the batch and counts it. Raises ValueError when skips are too many."""
@@ -165,7 +183,7 @@ class Training:
         drawn: Counts = Counter()
         for (source, language), count in batch.drawn.items():
             drawn[self.dataset.sources[source].name, self.dataset.languages[language] if language >= 0 else ""] += count
-        self.account.add(len(batch) + len(batch.skipped), batch.skipped, drawn)
+        self.account.add(batch.samples + len(batch.skipped), batch.skipped, drawn)
         next_epoch = epoch_of(batch.end, self.group, self.epoch_length)
         at_end = next_epoch != epoch_of(batch.end - self.group, self.group, self.epoch_length)
         self.account.check(epoch_end=at_end)
@@ -189,6 +207,7 @@ class Training:
         }
         options = {
             "captions_per_image": described(self.dataset.captions_per_image),
+            "views_per_image": described(self.views_per_image),
             "drawing": described(self.drawing),
             "text": described([source.text for source in self.dataset.sources]),
             "images": described([source.images for source in self.dataset.sources]),

@@ -83,7 +83,8 @@ class Interleave:
     """A mixture of sources by exact quotas: position -> (source, position in that source's own stream).
 
     The shares are rounded to ten-thousandths by largest remainder, none to 0, and each block of ten thousand positions
-    takes every source in that number, evenly spread. So every stretch of the stream has these shares.
+    takes every source in that number, evenly spread. So every stretch of the stream has these shares. More sources than
+    that have blocks of ten positions a source.
 
     Args:
         weights: One positive number a source; they are divided by their sum.
@@ -92,11 +93,11 @@ class Interleave:
     BLOCK = 10_000
 
     def __init__(self, weights: Sequence[float]) -> None:
-        shares = np.asarray(weights, np.float64) / np.sum(weights) * self.BLOCK
+        self.block = self.BLOCK if len(weights) <= self.BLOCK else 10 * len(weights)
+        shares = np.asarray(weights, np.float64) / np.sum(weights) * self.block
         quotas = np.floor(shares).astype(np.int64)
         most_missing = np.argsort(quotas - shares, kind="stable")
-        quotas[most_missing[: self.BLOCK - int(quotas.sum())]] += 1
-        assert len(quotas) <= self.BLOCK
+        quotas[most_missing[: self.block - int(quotas.sum())]] += 1
         for source in np.flatnonzero(quotas == 0):
             quotas[quotas.argmax()] -= 1
             quotas[source] = 1
@@ -108,13 +109,13 @@ class Interleave:
 
     def __call__(self, position: int) -> tuple[int, int]:
         """(source, position in the source's own stream)."""
-        block, place = divmod(position, self.BLOCK)
+        block, place = divmod(position, self.block)
         source = int(self._sources[place])
         return source, block * int(self.quotas[source]) + int(self._ranks[place])
 
     def places(self, position: int) -> np.ndarray:
         """How far each source's own stream was read before this position."""
-        block, place = divmod(position, self.BLOCK)
+        block, place = divmod(position, self.block)
         return block * self.quotas + np.bincount(self._sources[:place], minlength=len(self.quotas))
 
 

@@ -121,8 +121,8 @@ def shared_languages(
 
 
 def _print(result: dict[str, Any], k: int) -> None:
+    from mmtrain.evaluation.ranking.protocol_statement import unequal_pools
     from mmtrain.evaluation.ranking.ranks import DIRECTIONS
-    from mmtrain.evaluation.ranking.statement import unequal_pools
     from mmtrain.evaluation.report.tables import letter, print_compared
 
     for direction in DIRECTIONS:

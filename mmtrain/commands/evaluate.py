@@ -26,6 +26,8 @@ def evaluate(
     rerank: Annotated[int, "K"] | None = None,
     zero_shot: Annotated[str, "TASK"] | None = None,
     prompts: File | None = None,
+    baselines: bool = False,
+    train: Shards | None = None,
     classes: File | None = None,
     sts: bool = False,
     templates: File | None = None,
@@ -54,6 +56,8 @@ def evaluate(
         rerank: Sort the best K again by the model's matching head.
         zero_shot: A task that the shards label, by similarity alone.
         prompts: For --zero_shot: JSON {class: "... {text} ..."}.
+        baselines: Tabulate chance, similarity and a linear probe of the space beside the head.
+        train: For --baselines: the posts they learn from; default: those of the run's config.
         classes: Classify the pictures instead, by a JSON file of class names: {language: {label: name}}, or
             Babel-ImageNet's; writes zero_shot.json.
         sts: Correlate the similarity of sentences instead: --data names TSV files with the columns sentence1,
@@ -71,7 +75,7 @@ def evaluate(
         if classes is not None and sts:
             raise UsageError("--sts: not allowed with argument --classes")
         retrieval = {"protocol": protocol, "captions": captions, "text_to_text": text_to_text, "rerank": rerank}
-        for name, value in (retrieval | {"zero_shot": zero_shot}).items():
+        for name, value in (retrieval | {"zero_shot": zero_shot, "baselines": baselines}).items():
             if value:
                 raise ValueError(f"--{name}: says nothing about {'--sts' if sts else '--classes'}; without it")
         if classes is None:
@@ -91,14 +95,17 @@ def evaluate(
         raise ValueError(f"--rerank: got {rerank}, expected at least 2")
     if prompts is not None and zero_shot is None:
         raise ValueError(f"--prompts: {prompts} says classes of a task; it needs --zero_shot TASK")
+    if train is not None and not baselines:
+        raise ValueError(f"--train: {train} is what baselines learn from; it needs --baselines")
 
     from mmtrain.embedding.one_pass import Collector, Features, Thumbnails, embed
     from mmtrain.embedding.predictions import PredictedSplit
     from mmtrain.embedding.processes import default_device
     from mmtrain.embedding.splits import open_split
     from mmtrain.evaluation.measuring.relation import relation_results
+    from mmtrain.evaluation.measuring.relation_baselines import baseline_tables, open_training_posts
     from mmtrain.evaluation.measuring.relation_zero_shot import read_prompts, zero_shot_results
-    from mmtrain.evaluation.measuring.reranking import checked_head, rerank_retrieval
+    from mmtrain.evaluation.measuring.reranking import checked_head, reads_tokens, rerank_retrieval
     from mmtrain.evaluation.measuring.retrieval import measure_split, report_values, skipped
     from mmtrain.fusion import RelationHead
     from mmtrain.models.loading import load
@@ -110,14 +117,18 @@ def evaluate(
     names = dict(encoder.classes)
     if class_prompts is not None and zero_shot not in names:
         names[str(zero_shot)] = sorted(class_prompts, key=lambda name: (len(name), name))
+    if baselines:
+        train, posts = open_training_posts(encoder, model, train, batch_size, workers, names)
+        names |= posts.label_names
     data = _shards(data, published, images)
-    labelled = bool(encoder.classes) or zero_shot is not None
+    labelled = bool(encoder.classes) or zero_shot is not None or baselines
     shards = open_split(encoder, data, languages, batch_size, workers, labelled=labelled, label_names=names)
 
     thumbnails, features = Thumbnails(), Features()
     predicted = PredictedSplit(encoder.head) if isinstance(encoder.head, RelationHead) else None
-    collectors: list[Collector] = [thumbnails, *([predicted] if predicted else []), *([features] if rerank else [])]
-    split = embed(encoder, shards, collectors, tokens=predicted is not None or rerank is not None)
+    collected = rerank is not None and reads_tokens(encoder.head)
+    collectors: list[Collector] = [thumbnails, *([predicted] if predicted else []), *([features] if collected else [])]
+    split = embed(encoder, shards, collectors, tokens=predicted is not None or collected)
 
     ranking = {"similarity": similarity or encoder.metric, "text_to_text": text_to_text or (), "recall_at": recall_at}
     ranks, metrics = measure_split(encoder, shards, split, published, captions=captions or "all", **ranking)
@@ -130,10 +141,17 @@ def evaluate(
         metrics["zero_shot"] = zero_shot_results(encoder, shards, split, zero_shot, class_prompts)
         tables = {f"zero-shot by {name}": each for name, each in metrics["zero_shot"].items()}
         relations[zero_shot] = relations.get(zero_shot, {}) | tables
+    if baselines:
+        metrics["baselines"] = baseline_tables(posts, embed(encoder, posts), shards, split)
+        for task, systems in metrics["baselines"].items():
+            systems |= {name: each for name, each in relations.get(task, {}).items() if name == "fine-tuned"}
+        metrics["protocol"]["baselines"] = {"train": train, "languages": posts.languages, "skipped": skipped(posts)}
     if rerank is not None:
         metrics["rerank"] = rerank_retrieval(encoder, ranks, split, features, rerank)
     metrics["protocol"] |= {"model": str(model), "data": data, "skipped": skipped(shards)}
-    values = report_values(ranks, split, thumbnails) | {"relations": relations, "relation": relation}
+    beside = metrics.get("baselines", {})
+    shown = {task: relations.get(task, {}) | beside.get(task, {}) for task in relations | beside}
+    values = report_values(ranks, split, thumbnails) | {"relations": shown, "relation": relation}
     _write(Path(model), folder, metrics, published, values)
     _print(metrics, recall_at, relations)
     say(f"report: {folder / 'report.html'}")
@@ -142,9 +160,12 @@ def evaluate(
 
 def _folder(model: str, out: str | None) -> Path:
     if out is None:
-        if not Path(model, "checkpoints").is_dir():
-            raise UsageError(f"--out: needed, for {model} is no run folder")
-        return Path(model, "report")
+        from mmtrain.models.run_folder import folder_of
+
+        run = folder_of(Path(model))
+        if run is None:
+            raise UsageError(f"--out: needed, for {model} is no run folder with a checkpoint")
+        return run / "report"
     if Path(out).exists() and not Path(out).is_dir():
         raise ValueError(f"--out: {out} is a file; a folder for metrics.json and report.html")
     return Path(out)
@@ -178,17 +199,19 @@ def _shards(data: str, protocol: "Protocol | None", images: str | None) -> str:
 
 
 def _write(
-    run: Path, folder: Path, metrics: dict[str, Any], protocol: "Protocol | None", values: dict[str, Any]
+    model: Path, folder: Path, metrics: dict[str, Any], protocol: "Protocol | None", values: dict[str, Any]
 ) -> None:
     """metrics.json, report.html, and both in the run's wandb where it has one."""
     from datetime import date
 
     from mmtrain.evaluation.report.figures import report_figures
     from mmtrain.evaluation.report.report import write_metrics, write_report
+    from mmtrain.models.run_folder import folder_of
     from mmtrain.training.monitoring.loggers import log_report
 
+    run = folder_of(model) or model
     write_metrics(folder / "metrics.json", metrics)
-    facts = {"model": str(run), "data": metrics["protocol"]["data"], "date": date.today().isoformat()}
+    facts = {"model": str(model), "data": metrics["protocol"]["data"], "date": date.today().isoformat()}
     curves, count = run / "metrics.csv", metrics["protocol"]["languages"]
     what = "Relations and retrieval" if values["relations"] else "Retrieval"
     write_report(
@@ -203,12 +226,20 @@ def _write(
 
 
 def _print(metrics: dict[str, Any], recall_at: tuple[int, ...], relations: dict[str, Any]) -> None:
-    from mmtrain.evaluation.report.tables import print_protocol, print_relation, print_reranked, print_retrieval
+    from mmtrain.evaluation.report.tables import (
+        print_baselines,
+        print_protocol,
+        print_relation,
+        print_reranked,
+        print_retrieval,
+    )
 
     print_retrieval(metrics, recall_at)
     if "name" in metrics["protocol"]:
         print_protocol(metrics["protocol"])
     for task, systems in relations.items():
         print_relation(task, systems)
+    for task, systems in metrics.get("baselines", {}).items():
+        print_baselines(task, systems)
     if "rerank" in metrics:
         print_reranked(metrics["rerank"], recall_at)

@@ -1,207 +1,29 @@
-"""`mmtrain fit`: LightningCLI with this project's habits."""
+"""`mmtrain fit`: one training, or those of a page's stages one after another."""
 
-import inspect
-import logging
+import gc
+import json
 import os
 import sys
-import warnings
-from contextlib import nullcontext
+from contextlib import ExitStack
+from itertools import dropwhile
 from pathlib import Path
 from typing import Any
 
 from jsonargparse import Namespace
-from pytorch_lightning import Callback, LightningDataModule, LightningModule, Trainer
-from pytorch_lightning.callbacks import EMAWeightAveraging
-from pytorch_lightning.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
-from pytorch_lightning.loggers import WandbLogger
-from pytorch_lightning.loggers.logger import Logger
-from pytorch_lightning.plugins.environments import SLURMEnvironment
+from pytorch_lightning import Trainer
+from pytorch_lightning.callbacks import EarlyStopping
+from pytorch_lightning.callbacks.early_stopping import EarlyStoppingReason
 from pytorch_lightning.utilities import rank_zero_info, rank_zero_only
 
 from datamodules.files import write_whole, writing_into
-from mmtrain.commands.mistakes import check_nulls, public_classes, refused
-from mmtrain.commands.parser import HELP, Parser
-from mmtrain.display.messages import printable, say
-from mmtrain.models.run_folder import newest_readable, read_checkpoint
-from mmtrain.models.yaml12 import read_yaml
-from mmtrain.training.averaging import WeightAverage  # noqa: F401  # for its short name on the command line
-from mmtrain.training.checkpoints.callback import Checkpoint
-from mmtrain.training.checkpoints.stopping import RESUMABLE, Stopped
-from mmtrain.training.data import logging_interval, write_account
-from mmtrain.training.monitoring.guard import Guard
-from mmtrain.training.monitoring.loggers import MetricsFile, Wandb
-from mmtrain.training.monitoring.throughput import Throughput
-from mmtrain.training.sharding import supported
+from mmtrain.commands.lightning import Fit, Parsed, start
+from mmtrain.commands.mistakes import refused
+from mmtrain.commands.stages import FINISHED, Stage, page_of, read_stages
+from mmtrain.commands.usage import UsageError
+from mmtrain.display.messages import say
+from mmtrain.models.yaml12 import read_yaml, yaml_text
+from mmtrain.training.checkpoints.stopping import RESUMABLE, Stopped, StopSignals
 from slurm.settings import settings
-
-TRAINER_DEFAULTS = {
-    "default_root_dir": "runs/unnamed",
-    # validation by steps, or --trainer.val_check_interval; passes over the data have no meaning for the model
-    "log_every_n_steps": 10,
-    "num_sanity_val_steps": 0,
-    # the data module splits samples over processes itself, and counts its epochs by position
-    "use_distributed_sampler": False,
-    "reload_dataloaders_every_n_epochs": 1,
-}
-
-
-class RunFolder(SaveConfigCallback):
-    """Keeps the run folder: the complete config, and nothing of an older run once a new one trains."""
-
-    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        # Only now: a run that fails before its first step must not cost the older one its checkpoints.
-        metrics = next(logger for logger in trainer.loggers if isinstance(logger, MetricsFile))
-        if pl_module.samples_seen:
-            rows = [callback.row for callback in trainer.checkpoint_callbacks if isinstance(callback, Checkpoint)]
-            metrics.continue_from(trainer.global_step - 1, next(iter(rows), None))
-        elif trainer.is_global_zero:
-            metrics.start_anew()
-            old = sorted((Path(trainer.default_root_dir) / "checkpoints").glob("*.ckpt"))
-            if old:
-                names = ", ".join(path.name for path in old)
-                rank_zero_info(f"{trainer.default_root_dir} held an older run: its {names} are replaced")
-            for path in old:
-                path.unlink()
-
-    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if not any(isinstance(callback, Checkpoint) for callback in trainer.checkpoint_callbacks):
-            write_account(trainer)  # which goes with each checkpoint, where there are any
-
-    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        if trainer.is_global_zero and not self.already_saved:
-            folder = Path(trainer.default_root_dir)
-            write_whole(folder / "config.yaml", self.text())
-            for logger in trainer.loggers:
-                if isinstance(logger, Wandb):
-                    logger.log_config(read_yaml(self.text()))
-            self.already_saved = True
-
-    def text(self) -> str:
-        return self.parser.dump(self.config, skip_none=False, skip_link_targets=False)
-
-
-class Fit(LightningCLI):
-    """Parses, builds, and fits; `--ckpt_path last` goes on from the run folder's last checkpoint."""
-
-    def before_instantiate_classes(self) -> None:
-        for name in ("model", "data"):
-            named = self._get(self.config, name)
-            check_nulls(name, named.class_path, vars(named.get("init_args", Namespace())))
-
-    @staticmethod
-    def subcommands() -> dict[str, set[str]]:
-        return {"fit": {"model", "train_dataloaders", "val_dataloaders", "datamodule"}}
-
-    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
-        super().parse_arguments(parser, args)
-        options = self.config[self.config.subcommand].trainer
-        options.logger, options.callbacks = _ours(options.logger), _ours(options.callbacks)
-
-    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        parser.add_lightning_class_args(Checkpoint, "checkpoint")
-        parser.add_lightning_class_args(Guard, "guard")
-        parser.add_lightning_class_args(Throughput, "throughput")
-
-    def instantiate_trainer(self, **kwargs: Any) -> Trainer:
-        options = self._get(self.config_init, "trainer")
-        folder = Path(options["default_root_dir"])
-        if SLURMEnvironment.detect():
-            # the batch script requeues; Lightning would do it a second time
-            options["plugins"] = [*_as_list(options.get("plugins")), SLURMEnvironment(auto_requeue=False)]
-        options["strategy"] = supported(options["strategy"])
-        loggers = [logger for logger in _as_list(options.get("logger")) if isinstance(logger, Logger)]
-        self._resumed = self._checkpoint(folder)
-        trainer = super().instantiate_trainer(logger=[MetricsFile(folder), *loggers], **kwargs)
-        if 0 < trainer.max_steps < logging_interval(trainer):  # a run however short has a row in metrics.csv
-            trainer.log_every_n_steps = trainer.max_steps  # type: ignore[attr-defined]  # set in a connector
-        callbacks = trainer.callbacks  # type: ignore[attr-defined]  # likewise
-        saver = next((callback for callback in callbacks if isinstance(callback, RunFolder)), None)
-        for callback in callbacks:
-            if isinstance(callback, Checkpoint):
-                callback.config = saver.text() if saver else ""
-        return trainer
-
-    def _instantiate_trainer(self, config: dict[str, Any], callbacks: list[Callback]) -> Trainer:
-        if config.get("fast_dev_run") or config.get("enable_checkpointing") is False:
-            callbacks = [callback for callback in callbacks if not isinstance(callback, Checkpoint)]
-        return super()._instantiate_trainer(config, callbacks)
-
-    def _run_subcommand(self, subcommand: str) -> None:
-        writes = getattr(rank_zero_only, "rank", 0) == 0 and not getattr(self.trainer, "fast_dev_run", False)
-        with writing_into(self.trainer.default_root_dir) if writes else nullcontext():
-            super()._run_subcommand(subcommand)
-
-    def _parse_ckpt_path(self) -> None:
-        """Nothing: LightningCLI would read hyperparameters from the checkpoint here; ours are in the config."""
-
-    def _checkpoint(self, folder: Path) -> Path | None:
-        """What --ckpt_path means: the file to go on from, None to start anew. Raises ValueError when it is no file."""
-        path = self.config_init[self.subcommand].ckpt_path
-        if path is None:
-            return None
-        if path == "last":
-            return newest_readable(folder)
-        if not Path(path).exists():
-            raise ValueError(f"--ckpt_path: {path} is no file; give a checkpoint, or last")
-        if Path(path).is_file():
-            read_checkpoint(path)  # says in one line what is wrong with it
-        return Path(path)
-
-    def before_fit(self) -> None:
-        folder = Path(self.trainer.default_root_dir)
-        arguments = self.config_init[self.subcommand]
-        if self._resumed is not None:
-            rank_zero_info(f"going on from {self._resumed}")
-        elif arguments.ckpt_path == "last":
-            rank_zero_info(f"--ckpt_path last: there is no {folder / 'checkpoints' / 'last.ckpt'}; starting anew")
-        arguments.ckpt_path = None if self._resumed is None else str(self._resumed)
-        for logger in self.trainer.loggers:
-            if isinstance(logger, Wandb):  # for whose id alone a checkpoint is read once more
-                run_id = None if self._resumed is None else read_checkpoint(self._resumed)["mmtrain"].get("wandb")
-                logger.attach(folder, run_id)
-
-
-class Parsed(Fit):
-    """Parses only."""
-
-    def _set_seed(self) -> None:
-        pass
-
-    def instantiate_classes(self) -> None:
-        pass
-
-    def _run_subcommand(self, subcommand: str) -> None:
-        pass
-
-
-# of Lightning's, what works with a run folder and its checkpoints in a version of ours alone
-OURS: dict[str, tuple[type, str]] = {
-    "WandbLogger": (WandbLogger, "mmtrain.loggers.Wandb"),
-    "EMAWeightAveraging": (EMAWeightAveraging, "mmtrain.training.averaging.WeightAverage"),
-}
-SETTLED = {"save_dir", "dir", "device", "use_buffers"}  # arguments of theirs that ours settle themselves
-
-
-def _ours(given: Any) -> Any:
-    """The config of loggers or callbacks, in which ours replace some of Lightning's and take their arguments."""
-    if isinstance(given, list):
-        return [_ours(each) for each in given]
-    package, _, name = str(getattr(given, "class_path", None)).rpartition(".")
-    if not package.startswith("pytorch_lightning.") or name not in OURS:
-        return given
-    theirs, ours = OURS[name]
-    defaults = {key: parameter.default for key, parameter in inspect.signature(theirs).parameters.items()}
-    arguments = {
-        key: value for key, value in vars(given.init_args).items() if value != defaults.get(key) and key not in SETTLED
-    }
-    if "update_starting_at_epoch" in arguments:
-        return given  # ours counts steps
-    return Namespace(class_path=ours, init_args=Namespace(**arguments))
-
-
-def _as_list(items: Any) -> list:
-    """Nothing, one or several as a list, as the Trainer takes its loggers and plugins."""
-    return [] if items is None else list(items) if isinstance(items, (list, tuple)) else [items]
 
 
 def run(arguments: list[str]) -> None:
@@ -213,67 +35,115 @@ def run(arguments: list[str]) -> None:
     """
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # tokenizers warn after every fork of a loader otherwise
     try:
-        _start(Fit, arguments)
+        if stages := read_stages(arguments):
+            _train(stages)
+        else:
+            _fit(arguments)
     except Stopped as stopped:
         say(f"mmtrain fit: {stopped}; its checkpoint is written, --ckpt_path last goes on", file=sys.stderr)
         # one process says so: a launcher takes another's code for a crash
-        raise SystemExit(RESUMABLE if getattr(rank_zero_only, "rank", 0) == 0 else 0) from None
-    except Exception as error:
-        if line := refused(error, settings(arguments)):
-            raise ValueError(line) from error
-        raise
+        raise SystemExit(RESUMABLE if _first() else 0) from None
 
 
 def check(arguments: list[str]) -> None:
     """Parses the arguments of `fit` and the files they name, and does nothing else.
 
     Raises:
+        ValueError: for stages that cannot be.
         SystemExit: with code 2 for wrong usage.
     """
-    _start(Parsed, arguments)
+    if stages := read_stages(arguments):
+        _parsed(stages)
+    else:
+        start(Parsed, arguments)
 
 
-def _start(cli: type[Fit], arguments: list[str]) -> None:
-    _quieten()
-    list(public_classes())  # jsonargparse finds a class by its short name once it is imported
-    if {"-h", "--help"} & set(arguments):
-        say(HELP)
-    cli(
-        model_class=LightningModule,
-        datamodule_class=LightningDataModule,
-        subclass_mode_model=True,
-        subclass_mode_data=True,
-        save_config_callback=RunFolder,
-        trainer_defaults=TRAINER_DEFAULTS,
-        seed_everything_default=0,
-        parser_class=Parser,
-        auto_configure_optimizers=False,
-        load_from_checkpoint_support=False,
-        args=["fit", *arguments],
-    )
+def _fit(arguments: list[str], stage: Stage | None = None) -> Trainer:
+    try:
+        return start(Fit, arguments, stage).trainer
+    except Exception as error:
+        line = refused(error, settings(arguments))
+        if line is None and stage is not None and isinstance(error, ValueError):
+            line = str(error)
+        if line is None:
+            raise
+        kind = UsageError if isinstance(error, UsageError) else ValueError
+        raise kind(line if stage is None else stage.named(line)) from error
 
 
-def _quieten() -> None:
-    """Drops what Lightning says at every start and nobody can act on."""
-    for message in (
-        "LightningCLI's args parameter",
-        "The `srun` command is available",
-        ".*LeafSpec",
-        "The number of training batches",
-        "The '.*_dataloader' does not have many workers",
-        "Total length of `list` across ranks is zero",  # no validation shards were named
-        "It is recommended to use `self.log.*sync_dist=True",  # what is logged was gathered: the same on all ranks
-        "Found .* module.s. in eval mode at the start of training",  # frozen towers are meant to be
-    ):
-        warnings.filterwarnings("ignore", message=message)
-    for name in ("pytorch_lightning.utilities.rank_zero", "lightning_fabric.utilities.rank_zero"):
-        logging.getLogger(name).addFilter(_tidy)
+# ---- stages
 
 
-def _tidy(record: logging.LogRecord) -> bool:
-    """Whether a message of Lightning's logger is worth showing; it may name languages and files."""
-    record.msg, record.args = printable(record.getMessage()), None
-    return not any(word in record.msg for word in _CHATTER)
+def _train(stages: list[Stage]) -> None:
+    """Trains one stage after another in RUN/1, RUN/2 and so on; with --ckpt_path last from the first unfinished one."""
+    parsed = _parsed(stages)
+    options = parsed[0].options
+    run, resumes, rehearsal = Path(options.trainer.default_root_dir), options.ckpt_path, options.trainer.fast_dev_run
+    if resumes not in (None, "last"):
+        raise ValueError(f"--ckpt_path: got {resumes}, expected last: the first unfinished stage of {run} goes on")
+    if options.trainer.enable_checkpointing is False:
+        raise ValueError("--trainer.enable_checkpointing: got false, but stages start from checkpoints; leave it out")
+    lengths = {stage: _length(each.options.trainer) for stage, each in zip(stages, parsed, strict=True)}
+    page = yaml_text(page_of([read_yaml(each.text()) for each in parsed]))
+    unfinished = list(dropwhile(lambda stage: resumes and stage.finished(run) == lengths[stage], stages))
+    for stage in stages[: len(stages) - len(unfinished)]:
+        rank_zero_info(f"{stage.folder(run)}: finished")
+    signals, writes = StopSignals(), _first() and not rehearsal
+    with ExitStack() as held:
+        held.callback(signals.restore)
+        if writes:
+            held.enter_context(writing_into(run))
+            write_whole(run / "config.yaml", page)
+        for stage in unfinished:
+            rank_zero_info(f"{stage.folder(run)}: stage {stage.number} of {len(stages)}")
+            trainer = _fit([*stage.arguments, *_placed(stage, run, starts=not rehearsal)], stage)
+            if not _is_trained(trainer):
+                step = trainer.global_step
+                rank_zero_info(f"{stage.folder(run)}: stopped after step {step}; --ckpt_path last goes on")
+                return
+            if writes:
+                write_whole(stage.folder(run) / FINISHED, json.dumps(lengths[stage]))
+            if stage is unfinished[0]:
+                signals.listen()  # to what comes while the next is made; its checkpoint is written after one step
+            del trainer
+            gc.collect()  # two models may not fit into the memory
 
 
-_CHATTER = ("litlogger", "litmodels", "TPU available", "`weights_only` was not set")
+def _parsed(stages: list[Stage]) -> list[Parsed]:
+    """All stages parsed, so that a mistake in the last is found before the first is trained."""
+    parsed = []
+    for stage in stages:
+        try:
+            parsed.append(start(Parsed, stage.arguments, stage))
+        except SystemExit as stop:
+            if stop.code or stage is stages[-1] or not any("--print_config" in word for word in stage.arguments):
+                raise
+    return parsed
+
+
+def _placed(stage: Stage, run: Path, starts: bool) -> list[str]:
+    """The options that give a stage its folder and its start."""
+    placed = [f"--trainer.default_root_dir={stage.folder(run)}"]
+    if stage.number > 1 and starts:
+        before = run / str(stage.number - 1) / "checkpoints" / "last.ckpt"
+        if not before.exists():
+            raise ValueError(f"stages[{stage.number}]: it starts from {before}, which is missing; train all stages")
+        placed.append(f"--start_from={before}")
+    return placed
+
+
+def _length(options: Namespace) -> dict[str, Any]:
+    """How long a trainer is told to train."""
+    return {name: options[name] and str(options[name]) for name in ("max_steps", "max_epochs", "max_time")}
+
+
+def _is_trained(trainer: Trainer) -> bool:
+    """Whether a training came to its end, and was not stopped before it by anything but an EarlyStopping."""
+    stoppings = [each for each in trainer.early_stopping_callbacks if isinstance(each, EarlyStopping)]
+    ended = any(each.stopping_reason is not EarlyStoppingReason.NOT_STOPPED for each in stoppings)
+    return ended or not trainer.should_stop or trainer.global_step == trainer.max_steps
+
+
+def _first() -> bool:
+    """Whether this is the first of several processes."""
+    return getattr(rank_zero_only, "rank", 0) == 0

@@ -25,9 +25,10 @@ def inspect(
     """
     from mmtrain.display.tables import print_facts
     from mmtrain.models.description import DESCRIPTION, damage_named, read_description
+    from mmtrain.models.run_folder import folder_of
 
     path = Path(what)
-    run = path.suffix == ".ckpt" or (path / "checkpoints").is_dir()
+    run = path.suffix == ".ckpt" or (path / "checkpoints").is_dir() or folder_of(path) is not None
     if html is not None:
         if run or (path / DESCRIPTION).is_file():
             raise ValueError(f"--html: {what} is a model and has no pictures; shards")

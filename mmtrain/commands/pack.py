@@ -1,40 +1,16 @@
-"""`mmtrain pack`: shards from a source. What a reader of `datamodules.packing` takes by name are a format's options."""
+"""`mmtrain pack`: shards from a source. What a format's reader takes by name are its options."""
 
 import argparse
 import os
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 from datamodules import packing
+from datamodules.packing.formats import FORMATS, Format
 from mmtrain.commands.usage import Folder, OneLineParser, add_arguments, add_command, add_verb, call
 from mmtrain.display.messages import say
 
-
-class Format(NamedTuple):
-    """A kind of source."""
-
-    read: Callable[..., Any]
-    text: str
-    source: str = "FILE"
-    splits: bool = False  # whether its rows say a split
-    aliases: tuple[str, ...] = ()
-
-
-FORMATS = {
-    "jsonl": Format(packing.read_jsonl, 'JSON Lines: a sample\'s record and "image", a path', splits=True),
-    "csv": Format(packing.read_table, "CSV or TSV with a row of column names", splits=True, aliases=("tsv",)),
-    "karpathy": Format(packing.read_karpathy, "Karpathy's split of COCO, Flickr30k ...", "JSON", True),
-    "multi30k": Format(packing.read_multi30k, "Multi30k's text files beside lists of pictures", "FOLDER", True),
-    "xm3600": Format(packing.read_crossmodal3600, "Crossmodal-3600's captions.jsonl"),
-    "wit": Format(packing.read_wit, "WIT's TSV files, with pictures in a local folder", "FILE|FOLDER", True),
-    "xtd10": Format(packing.read_xtd10, "XTD10's text files in eleven languages", "FOLDER"),
-    "folder": Format(packing.read_folder, "a folder of pictures, each with a .txt beside it", "FOLDER"),
-    "tir": Format(packing.read_tir, "labels of tweets' image-text relations (textimage.csv)"),
-    "four_classes": Format(packing.read_four_classes, "a table of posts with a relation 0 to 3", splits=True),
-    "stories": Format(packing.read_stories, "picture stories: whose text is it, the page's or another's", splits=True),
-}
 WORKERS = os.cpu_count() or 1
 
 

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from mmtrain.evaluation.metrics.consistency import rank_correlation as rank_correlation
     from mmtrain.evaluation.metrics.retrieval import retrieval_metrics as retrieval_metrics
     from mmtrain.evaluation.metrics.retrieval import summarise as summarise
+    from mmtrain.evaluation.ranking.graded import rank_graded as rank_graded
     from mmtrain.evaluation.ranking.nearest import flat_top_k as flat_top_k
     from mmtrain.evaluation.ranking.queries import QueryRanks as QueryRanks
     from mmtrain.evaluation.ranking.ranks import RetrievalRanks as RetrievalRanks
@@ -32,6 +33,7 @@ HOMES = {
     "metrics.bootstrap": ("paired_bootstrap",),
     "metrics.consistency": ("language_similarity", "mean_rank_variance", "rank_correlation"),
     "metrics.retrieval": ("retrieval_metrics", "summarise"),
+    "ranking.graded": ("rank_graded",),
     "ranking.nearest": ("flat_top_k",),
     "ranking.queries": ("QueryRanks",),
     "ranking.ranks": ("RetrievalRanks", "rank_retrieval"),

@@ -18,6 +18,14 @@ LANGUAGES: tuple[str, ...] = ("en", "lv", "de", "fr", "es", "ru", "ar", "he", "j
 ODD = ("", " ", "🙂🏽‍🚀", "العربية ١٢٣", "漢字かな交じり文", "ᠮᠣᠩᠭᠣᠯ", "e\u0301a\u0308", "word " * 500)
 
 
+def check_parity(before: Encoder, after: Encoder, cleaned: Callable[[Encoder, str], str] | None = None) -> float:
+    """`largest_difference`. Raises ValueError where it is above TOLERANCE, or no number."""
+    difference = largest_difference(before, after, cleaned)
+    if not difference <= TOLERANCE:
+        raise ValueError(f"--out: the export differs from the model by {difference:.1e}; nothing was kept")
+    return difference
+
+
 def largest_difference(before: Encoder, after: Encoder, cleaned: Callable[[Encoder, str], str] | None = None) -> float:
     """The largest difference of a coordinate of the unit rows, over all images and captions; NaN where a row has NaN.
 

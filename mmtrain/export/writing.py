@@ -7,7 +7,7 @@ from datamodules.files import room_for, whole_folder
 from mmtrain.display.messages import say
 from mmtrain.export.formats import Writer
 from mmtrain.export.marker import check_target, write_marker
-from mmtrain.export.parity import TOLERANCE, largest_difference
+from mmtrain.export.parity import check_parity
 from mmtrain.export.paths import remove_paths
 from mmtrain.models.card import model_card
 from mmtrain.models.encoder import Encoder
@@ -41,9 +41,7 @@ def write(
         writer.write(encoder, folder)
         remove_paths(folder, keep="open_clip_config.json")
         (folder / CARD).write_text(model_card(encoder, model, format), encoding="utf-8")
-        difference = largest_difference(encoder, writer.read(folder), writer.cleaned)
-        if not difference <= TOLERANCE:
-            raise ValueError(f"--out: the export differs from the model by {difference:.1e}; nothing was kept")
+        difference = check_parity(encoder, writer.read(folder), writer.cleaned)
         if int8 is not None and writer.write_int8 is not None:
             writer.write_int8(encoder, folder, int8)
         if writer.place is not None:

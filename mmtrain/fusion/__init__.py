@@ -1,7 +1,7 @@
 """Networks behind both towers: fusion encoders and the heads on them."""
 
-from mmtrain.fusion.encoders import ConcatFusion, CrossAttentionFusion, Fusion, TextToImageAttention, fuse
-from mmtrain.fusion.heads import MatchingHead, RelationHead
+from mmtrain.fusion.encoders import ConcatFusion, CrossAttentionFusion, Fusion, RowFusion, TextToImageAttention, fuse
+from mmtrain.fusion.heads import MatchingHead, RelationHead, pair_rows
 
 __all__ = [
     "ConcatFusion",
@@ -9,6 +9,8 @@ __all__ = [
     "Fusion",
     "MatchingHead",
     "RelationHead",
+    "RowFusion",
     "TextToImageAttention",
     "fuse",
+    "pair_rows",
 ]

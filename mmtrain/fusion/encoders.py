@@ -24,7 +24,12 @@ class Fusion(nn.Module):
     Args:
         width: W; 768 in the paper of `ConcatFusion` and `TextToImageAttention`.
         image_width, text_width: The towers' widths where the fusion stands alone.
+
+    Attributes:
+        reads_rows: Whether the features are the pair's rows in the shared space, without tokens.
     """
+
+    reads_rows = False
 
     def __init__(self, width: int = 768, image_width: int | None = None, text_width: int | None = None) -> None:
         super().__init__()
@@ -190,6 +195,26 @@ class TextToImageAttention(Fusion):
             self.query(rows), self.key(image_tokens), self.value(image_tokens)
         )
         return self.out(torch.cat([rows, seen], 2)).relu()
+
+
+class RowFusion(Fusion):
+    """v, t, |v - t| and v * t of the pair's rows v and t in the shared space, side by side, through two layers.
+
+    The rows are of unit length; they are scaled so that their numbers are about 1. `MatchingHead` takes it.
+    """
+
+    reads_rows = True
+
+    def build(self, image_width: int, text_width: int) -> None:
+        if image_width != text_width:
+            raise ValueError(f"fusion: RowFusion compares rows of one width, got {image_width} and {text_width}")
+        self.layers = nn.Sequential(
+            nn.Linear(4 * image_width, self.width), nn.GELU(), nn.Linear(self.width, self.width), nn.GELU()
+        )
+
+    def forward(self, image: Tensor, image_tokens: Tensor, text: Tensor, text_tokens: Tensor, mask: Tensor) -> Tensor:
+        v, t = (rows * rows.shape[1] ** 0.5 for rows in (image, text))
+        return self.layers(torch.cat([v, t, (v - t).abs(), v * t], 1))
 
 
 def _keys_values(attention: nn.MultiheadAttention, rows: Tensor) -> Tensor:

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mmtrain.fusion.heads import RelationHead
+from mmtrain.fusion.heads import RelationHead, pair_rows
 from mmtrain.models.encoder import Encoder
 from mmtrain.models.image_text import ImageTextModel
 from mmtrain.models.loading import load
@@ -67,8 +67,9 @@ class RelationClassifier:
     def _logits(self, pixels: Tensor, tokens: Tensor, mask: Tensor, languages: Tensor) -> dict[str, Tensor]:
         model, head = self.encoder.model, self.encoder.head
         assert isinstance(model, ImageTextModel) and isinstance(head, RelationHead)
-        _, _, image_tokens, text_tokens = model.tokens(pixels, tokens, mask, languages)
-        return head(image_tokens, text_tokens, torch.cat([mask.new_ones(len(mask), 1), mask], 1))
+        images, texts, image_tokens, text_tokens = model.tokens(pixels, tokens, mask, languages)
+        mask = torch.cat([mask.new_ones(len(mask), 1), mask], 1)
+        return head(image_tokens, text_tokens, mask, pair_rows(images, texts))
 
 
 def load_relation(

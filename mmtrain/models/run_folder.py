@@ -63,7 +63,7 @@ def describe(checkpoint: dict[str, Any], source: str = "checkpoint") -> dict[str
 
 
 def resolve_run(folder: Path) -> Path:
-    """A run folder's best checkpoint, else its last. Raises ValueError when it has neither."""
+    """The checkpoint that a run folder stands for, said in one line. Raises ValueError when it has none."""
     path = checkpoint_of(folder)
     if path is None:
         raise ValueError(f"{folder}: no checkpoints/best.ckpt and no checkpoints/last.ckpt in it")
@@ -72,9 +72,22 @@ def resolve_run(folder: Path) -> Path:
 
 
 def checkpoint_of(path: Path) -> Path | None:
-    """A checkpoint itself, a run folder's best, else its last; None for anything else."""
-    choices = (path / "checkpoints" / "best.ckpt", path / "checkpoints" / "last.ckpt") if path.is_dir() else (path,)
-    return next((choice for choice in choices if choice.is_file()), None)
+    """A checkpoint itself, a run folder's best, else its last; None for anything else.
+
+    Of a run of stages it is that of its last stage that has one.
+    """
+    if not path.is_dir():
+        return path if path.is_file() else None
+    stages = sorted((each for each in path.iterdir() if each.name.isdecimal()), key=lambda each: -int(each.name))
+    folders = (each / "checkpoints" for each in (path, *stages))
+    choices = (folder / name for folder in folders for name in ("best.ckpt", "last.ckpt"))
+    return next(filter(Path.is_file, choices), None)
+
+
+def folder_of(run: Path) -> Path | None:
+    """A run folder, or the folder of its last stage that has a checkpoint; None for anything else."""
+    checkpoint = checkpoint_of(run) if run.is_dir() else None
+    return checkpoint and checkpoint.parents[1]
 
 
 def newest_readable(folder: Path) -> Path | None:

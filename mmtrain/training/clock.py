@@ -62,20 +62,20 @@ class Clock:
     """Gives each step its learning rate, by samples seen.
 
     Args:
-        peak: The highest learning rate.
+        peak: The highest learning rate; it may be set anew between two steps.
         schedule: Its way down.
         warmup_steps: Steps of its way up.
         cooldown_steps: The last steps, of schedules that have them.
     """
 
     def __init__(self, peak: float, schedule: Schedule, warmup_steps: int, cooldown_steps: int) -> None:
-        self._peak, self._schedule = peak, schedule
+        self.peak, self._first_peak, self._schedule = peak, peak, schedule
         self._warmup_steps, self._cooldown_steps = warmup_steps, cooldown_steps
         self._length: Length | None = None
         self._restored = False
 
     def factor(self, trainer: pl.Trainer, data: TrainingData, seen: int, step: int) -> float:
-        """The factor of the peak rate in a step of `step` samples after `seen` samples."""
+        """The factor of the first peak rate in a step of `step` samples after `seen` samples."""
         if self._length is None or self._restored:
             before, now = self._length, _length(trainer, data, seen, step)
             self._length = now if before is None else before.resumed(now, seen)
@@ -86,13 +86,14 @@ class Clock:
                     " rate does not fall"
                 )
             if before is not None and before.schedule != self._length.schedule:
-                was, rate = (f"{self._peak * self._factor(each, seen, step):.3g}" for each in (before, self._length))
+                was, rate = (f"{self.peak * self._factor(each, seen, step):.3g}" for each in (before, self._length))
                 if was != rate:
                     rank_zero_info(
                         f"the run was {before.total:,.0f} samples long and is now {self._length.total:,.0f}:"
                         f" the learning rate goes from {was} to {rate}"
                     )
-        return self._factor(self._length, seen, step)
+        factor = self._factor(self._length, seen, step)
+        return factor if self.peak == self._first_peak else factor * self.peak / self._first_peak
 
     def _factor(self, length: Length, seen: int, step: int) -> float:
         return rate_factor(

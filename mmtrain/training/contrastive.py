@@ -23,10 +23,11 @@ from mmtrain.towers import ImageTower, TextTower
 from mmtrain.training.checks import check_batch_norm, check_fits, check_needs, check_one_step_a_batch
 from mmtrain.training.clock import Clock
 from mmtrain.training.data import TrainingData, logging_interval, training_data
+from mmtrain.training.mining import Mining, Neighbours, mined_data
 from mmtrain.training.monitoring.diagnostics import gradient_norm, space_diagnostics
 from mmtrain.training.optimisation import OptimizerClass, Schedule, make_optimizer, parameter_groups
 from mmtrain.training.sharding import shard
-from mmtrain.training.starting_weights import load_partially
+from mmtrain.training.starting_weights import load_partially, load_parts
 from mmtrain.training.waiting import told_by_first
 
 
@@ -49,6 +50,7 @@ class ContrastiveModule(pl.LightningModule):
         warmup_steps: Steps of linear warm-up.
         cooldown_steps: Last steps, in which constant and rsqrt fall to 0.
         layer_decay: Learning rate of a tower's block relative to the one above it (1: all alike).
+        tower_rate: Learning rate of towers and projections, as a multiple of learning_rate; 0 keeps the space.
         pretrained: MODEL whose weights training starts from, where name and shape fit; position embeddings are resized,
             and the log says what was loaded and what was not. Towers have a `pretrained` of their own.
         lora: Ranks of low-rank adapters by tower, e.g. {text: 16}: that tower is frozen, the adapters are trained, and
@@ -59,6 +61,7 @@ class ContrastiveModule(pl.LightningModule):
         compile: Compile both towers with torch.compile.
         checkpoint_activations: Recompute the towers' activations in the backward pass.
         recall_at: Ranks reported by validation.
+        mining: Hard negatives from the whole training split, see `mmtrain.training.mining.Mining`.
 
     Raises:
         ValueError: for weights of unknown objectives, no objective, or a micro_batch that the towers cannot have.
@@ -89,6 +92,8 @@ class ContrastiveModule(pl.LightningModule):
         compile: bool = False,
         checkpoint_activations: bool = False,
         recall_at: tuple[int, ...] = (1, 5, 10),
+        tower_rate: float = 1.0,
+        mining: Mining | None = None,
     ) -> None:
         super().__init__()
         unknown = set(weights or {}) - set(objectives)
@@ -107,10 +112,12 @@ class ContrastiveModule(pl.LightningModule):
             objective.connect(self.model)
         self.weights = dict.fromkeys(objectives, 1.0) | (weights or {})
         self.learning_rate, self.weight_decay, self.betas = learning_rate, weight_decay, betas
-        self.optimizer, self.layer_decay = optimizer, layer_decay
+        self.optimizer, self.layer_decay, self.tower_rate = optimizer, layer_decay, tower_rate
         self.clock = Clock(learning_rate, schedule, warmup_steps, cooldown_steps)
         self.recall_at = tuple(recall_at)
+        self.neighbours = None if mining is None else Neighbours(mining)
         self.samples_seen = 0
+        self.start_from: str | None = None  # a checkpoint, whose objectives and head are taken as far as they fit
         self._seed = torch.initial_seed()
         self._counts_for: dict[str, list[bool]] = {}  # objectives that not all sources' captions count for
         if micro_batch is not None:
@@ -133,6 +140,8 @@ class ContrastiveModule(pl.LightningModule):
     # ---- one step
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        if self.neighbours is not None:
+            batch = self.neighbours.joined(batch, mined_data(self.trainer))
         embeddings = self.embed(batch)
         losses = self.losses(batch, embeddings)
         total = torch.as_tensor(sum(self.weights[name] * loss for name, loss in losses.items()))
@@ -169,8 +178,10 @@ class ContrastiveModule(pl.LightningModule):
         # The randomness of a step (dropout, patch dropout) follows from seed, samples seen and rank alone, so that a
         # resumed run draws what the undisturbed one would have drawn.
         check_one_step_a_batch(self.trainer, self.instead_of_accumulation)  # callbacks may set it too
+        if self.neighbours is not None:
+            self.neighbours.mine(self, self.model, self.similarity)
         self._batch = batch
-        self._step_samples = len(batch) * self.trainer.world_size
+        self._step_samples = batch.samples * self.trainer.world_size
         seed = hash((self._seed, self.samples_seen, self.global_rank)) % 2**63
         torch.manual_seed(seed)
         random.seed(seed)
@@ -197,7 +208,9 @@ class ContrastiveModule(pl.LightningModule):
     # ---- before and around
 
     def configure_model(self) -> None:
-        """Divides the weights over the processes where the strategy does."""
+        """Takes the weights to start from, and divides all over the processes where the strategy does."""
+        if self.start_from is not None:
+            rank_zero_info(load_parts(self, self.start_from))
         if self.device_mesh is not None:
             shard(self, self.device_mesh["data_parallel"])
 
@@ -227,6 +240,7 @@ class ContrastiveModule(pl.LightningModule):
             learning_rate=self.learning_rate,
             weight_decay=self.weight_decay,
             layer_decay=self.layer_decay,
+            tower_rate=self.tower_rate,
         )
         if not groups:
             raise ValueError("model: nothing to train; every tower is frozen and there is no projection")
@@ -302,7 +316,11 @@ class ContrastiveModule(pl.LightningModule):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["samples_seen"] = self.samples_seen
         checkpoint["clock"] = self.clock.state_dict()
+        if self.neighbours is not None:
+            checkpoint["mining"] = self.neighbours.state()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         self.samples_seen = checkpoint["samples_seen"]
         self.clock.load_state_dict(checkpoint.get("clock"))
+        if self.neighbours is not None and "mining" in checkpoint:
+            self.neighbours = Neighbours(self.neighbours.options, **checkpoint["mining"])

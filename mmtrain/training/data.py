@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Protocol, runtime_checkable
 
 import pytorch_lightning as pl
+from torch.utils.data import DataLoader
 
 from datamodules.account import SkipAccount
 from datamodules.batch import Batch
@@ -46,6 +47,8 @@ class LabelledData(TrainingData, Protocol):
     balanced_task: str | None
 
     def class_names(self, task: str) -> list[str]: ...
+
+    def train_samples(self) -> DataLoader[Batch]: ...
 
 
 def training_data(trainer: pl.Trainer) -> TrainingData:

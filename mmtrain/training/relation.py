@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import Any, Literal
 
 import torch
+from pytorch_lightning.strategies import ModelParallelStrategy
 from torch import Tensor, nn
 
 from datamodules.batch import Batch
@@ -13,11 +14,13 @@ from mmtrain.evaluation.measuring.relation import relation_figures
 from mmtrain.fusion import CrossAttentionFusion, Fusion, MatchingHead, RelationHead, fuse
 from mmtrain.models.batches import embed_batch
 from mmtrain.models.image_text import Projection
+from mmtrain.models.run_folder import describe
 from mmtrain.objectives import TaskLoss
 from mmtrain.towers import ImageTower, TextTower
 from mmtrain.training.contrastive import ContrastiveModule
 from mmtrain.training.data import LabelledData
 from mmtrain.training.optimisation import OptimizerClass, Schedule
+from mmtrain.training.regression import start_from_regression
 from mmtrain.training.starting_weights import Pretrained
 
 
@@ -51,6 +54,10 @@ class RelationModule(ContrastiveModule):
         class_weights: "balanced" weighs class c with n / (C n_c) of the n labelled training samples, "none" all alike.
             A task whose classes the data module draws alike already (sampling: balanced) is not weighed again.
         dropout: On the fused vector.
+        rows: Whether the tasks' layers read the pair's rows of the shared space beside the fused vector.
+        start: Of the tasks' layers: "random", or "regression", the logistic regression on the pair's rows of the
+            training posts, which is fitted before the first step (`mmtrain.training.regression`). It says as much as a
+            linear probe of the space, and what is trained on top of it should be trained gently.
         frozen: Towers whose weights stay as they are.
         tower_rate: Learning rate of towers and projections, as a multiple of learning_rate.
         dimension: Width of the shared space; that of `pretrained`, where given.
@@ -78,6 +85,8 @@ class RelationModule(ContrastiveModule):
         negatives: Literal["random", "hard"] = "random",
         class_weights: Literal["balanced", "none"] = "balanced",
         dropout: float = 0.05,
+        rows: bool = True,
+        start: Literal["random", "regression"] = "random",
         frozen: Sequence[Literal["image", "text"]] = (),
         tower_rate: float = 1.0,
         dimension: int = 256,
@@ -98,6 +107,8 @@ class RelationModule(ContrastiveModule):
             raise ValueError(f"model.itc, model.itm: got {itc} and {itm}, expected weights {rule}")
         if class_weights not in ("balanced", "none"):
             raise ValueError(f"model.class_weights: got {class_weights!r}, expected balanced or none")
+        if start not in ("random", "regression") or (start == "regression" and not rows):
+            raise ValueError(f"model.start: got {start!r}, expected random, or regression with model.rows true")
         source = Pretrained(pretrained) if pretrained is not None else None
         if source is not None:
             image, text = image or source.model.image, text or source.model.text
@@ -122,22 +133,23 @@ class RelationModule(ContrastiveModule):
             warmup_steps=warmup_steps,
             cooldown_steps=cooldown_steps,
             layer_decay=layer_decay,
+            tower_rate=tower_rate,
             compile=compile,
             checkpoint_activations=checkpoint_activations,
         )
         if source is not None:
             source.fill(self.model)
-            if fusion is None and source.head is not None:
+            if fusion is None and source.head is not None and not source.head.fusion.reads_rows:
                 fusion = source.head.fusion
         for name, tower in (("image", image), ("text", text)):
             if name in frozen:
                 tower.frozen = True
                 tower.apply_frozen()
         fusion = (fusion or CrossAttentionFusion()).connect(image.width, text.width)
-        self.head = RelationHead(fusion, matches=bool(itm), dropout=dropout)
+        self.head = RelationHead(fusion, matches=bool(itm), dropout=dropout, rows=dimension if rows else None)
         if source is not None:
             source.fill_head(self.head)
-        self.tasks, self.tower_rate, self.class_weights = tasks, tower_rate, class_weights
+        self.tasks, self.class_weights, self.start = tasks, class_weights, start
         self._source = source
         self._task_weight = 1 - itc - itm if convex else 1.0
         self._itc_on, self._positives = itc_on or {}, dict[str, list[int]]()
@@ -183,28 +195,39 @@ class RelationModule(ContrastiveModule):
             self.head.rule_out(task, (counts == 0).nonzero()[:, 0].tolist())
             weights = torch.ones_like(counts)
             if self.class_weights == "balanced" and task != data.balanced_task:
-                # a class without a sample weighs nothing, and is no part of C
-                weights = (counts.sum() / ((counts > 0).sum() * counts)).nan_to_num(posinf=0.0)
+                weights = _balanced(counts)
             self.objectives[f"task/{task}"] = TaskLoss(task, self._judge, weights)
             self.weights[f"task/{task}"] = self._task_weight / len(tasks)
 
     def setup(self, stage: str) -> None:
+        if stage == "fit" and self.start == "regression" and isinstance(self.trainer.strategy, ModelParallelStrategy):
+            raise ValueError("model.start: regression needs whole weights, which this strategy shards; random, or ddp")
         if stage == "fit" and self._source is not None:
             self._source.check_data(self.data)
         super().setup(stage)
 
+    def on_fit_start(self) -> None:
+        super().on_fit_start()
+        data = self.data
+        if self.start == "regression" and self.trainer.ckpt_path is None:
+            assert isinstance(data, LabelledData)
+            weights = {each.task: each.class_weights for each in self.objectives.values() if isinstance(each, TaskLoss)}
+            if data.balanced_task in weights:  # drawn alike there, and embedded as they come here
+                weights[data.balanced_task] = _balanced(torch.tensor(data.label_counts[data.balanced_task]))
+            start_from_regression(self.model, self.head, data, weights, self.trainer)
+
     def trained_modules(self) -> dict[str, nn.Module]:
         return super().trained_modules() | {"head": self.head}
 
-    def configure_optimizers(self) -> torch.optim.Optimizer:
-        optimizer = super().configure_optimizers()
-        for group in optimizer.param_groups:
-            if group["name"].split("/")[0] not in ("head", "objectives"):
-                group["base_lr"] = group["lr"] = self.tower_rate * group["lr"]
-        return optimizer
-
     def checkpoint_head(self) -> tuple[str, RelationHead | MatchingHead]:
         return "head", self.head
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        super().on_load_checkpoint(checkpoint)
+        rows = describe(checkpoint)["head"]["init_args"].get("rows")  # a head of an earlier version reads none
+        if rows != self.head.rows:
+            self.head.rows = rows
+            self.head.set_tasks(self.head.names)
 
     # ---- one step
 
@@ -239,3 +262,8 @@ class RelationModule(ContrastiveModule):
         pairs = self._predicted.gather()
         self._predicted = PredictedSplit(self.head)
         self.log_validation(lambda: relation_figures(pairs, self.data.languages), "macro_f1")
+
+
+def _balanced(counts: Tensor) -> Tensor:
+    """n / (C n_c); a class without a sample weighs nothing, and is no part of C."""
+    return (counts.sum() / ((counts > 0).sum() * counts)).nan_to_num(posinf=0.0)

@@ -1,5 +1,6 @@
 """The weights that training starts from: those of another model, all of them or what fits."""
 
+import re
 from typing import Any
 
 import torch
@@ -8,9 +9,11 @@ from torch import Tensor, nn
 
 from mmtrain.display.messages import brief
 from mmtrain.fusion import RelationHead
+from mmtrain.fusion.heads import RULED_OUT
 from mmtrain.models.foreign import ForeignModel
 from mmtrain.models.image_text import ImageTextModel
 from mmtrain.models.loading import load
+from mmtrain.models.run_folder import describe, read_checkpoint
 from mmtrain.models.spec import spec_of
 from mmtrain.models.tokenizer_files import alike
 from mmtrain.models.weights import first_difference, shape_of
@@ -68,6 +71,39 @@ def load_partially(model: ImageTextModel, name: str) -> str:
     )
 
 
+@torch.no_grad()
+def load_parts(module: nn.Module, path: str) -> str:
+    """Copies a checkpoint's objectives, and the parts of its head, into those of the same name and shape.
+
+    Returns one line: what was copied, and what is as it was. A class that either side has no samples of stays as it is.
+
+    Args:
+        module: Has `objectives`, and may have a `head`.
+        path: A checkpoint of ours.
+    """
+    checkpoint = read_checkpoint(path)
+    head = describe(checkpoint, path).get("head") or {"init_args": {}}
+    ours = _parts(module.state_dict(), getattr(getattr(module, "head", None), "names", {}))
+    theirs = _parts(checkpoint["state_dict"], head["init_args"].get("names", {}))
+    fitting = [name for name, part in ours.items() if _shapes(part) == _shapes(theirs.get(name, {}))]
+    for name in fitting:
+        for key, value in ours[name].items():
+            other = theirs[name][key].to(value)
+            value.copy_(torch.where((value == RULED_OUT) | (other == RULED_OUT), value, other))
+    others = [name for name in ours if name not in fitting]
+    return f"start_from: {path}: beside the space {brief(fitting)}; as they were made: {brief(others)}"
+
+
+def _parts(state: dict[str, Tensor], tasks: dict[str, list[str]]) -> dict[str, dict[str, Tensor]]:
+    """The weights of each objective, and of each part of a head; a task's layer by the names of task and classes."""
+    layers = {f"head.out.{number}": f"head.{task} ({', '.join(tasks[task])})" for number, task in enumerate(tasks)}
+    parts: dict[str, dict[str, Tensor]] = {}
+    for key, value in state.items():
+        if found := re.match(r"objectives\.[^.]+|head\.out\.\d+|head\.[^.]+", key):
+            parts.setdefault(layers.get(found[0], found[0]), {})[key.removeprefix(found[0])] = value
+    return parts
+
+
 class Pretrained:
     """MODEL, to be trained further.
 
@@ -112,7 +148,7 @@ class Pretrained:
         if self.head is None:
             return
         ours, theirs = head.fusion, self.head.fusion
-        if type(ours) is not type(theirs) or _shapes(ours) != _shapes(theirs):
+        if type(ours) is not type(theirs) or _shapes(ours.state_dict()) != _shapes(theirs.state_dict()):
             rank_zero_info(
                 f"model.pretrained: the fusion of {self.name} is {_short(theirs)}, which is no start for"
                 f" {_short(ours)}; leave model.fusion out to take it"
@@ -120,8 +156,12 @@ class Pretrained:
             return
         ours.load_state_dict(theirs.state_dict())
         matching = self.head.matching if isinstance(self.head, RelationHead) else self.head.out
-        if head.matching is not None and matching is not None:
+        if head.matching is None or matching is None:
+            return
+        if _shapes(matching) == _shapes(head.matching):
             head.matching.load_state_dict(matching.state_dict())
+        else:
+            rank_zero_info(f"model.pretrained: matching starts anew: that of {self.name} stands on the cosine")
 
     def check_data(self, data: TrainingData) -> None:
         """Refuses data that the towers would misread.
@@ -144,8 +184,8 @@ class Pretrained:
             )
 
 
-def _shapes(network: nn.Module) -> dict[str, torch.Size]:
-    return {name: tensor.shape for name, tensor in network.state_dict().items()}
+def _shapes(state: dict[str, Tensor]) -> dict[str, torch.Size]:
+    return {name: tensor.shape for name, tensor in state.items()}
 
 
 def _short(thing: Any) -> str:

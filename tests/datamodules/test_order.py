@@ -63,6 +63,14 @@ def test_a_mixture_keeps_its_shares_in_any_stretch(weights):
             assert abs(count - 1000 * share) <= 2
 
 
+def test_a_mixture_of_more_sources_than_a_block_has_positions():
+    mix = Interleave([1.0] * 10_001)
+    drawn = [mix(p) for p in range(mix.block)]
+    for source in (0, 5_000, 10_000):
+        assert [place for s, place in drawn if s == source] == list(range(10))
+    assert mix.places(mix.block).tolist() == [10] * 10_001
+
+
 @pytest.mark.parametrize(("length", "group"), [(100, 8), (100, 100), (17, 16), (33, 4), (96, 8)])
 def test_an_epochs_tail_is_carried_into_the_next(length, group):
     """Epoch e ends at the last whole batch before (e + 1) * length; nothing is dropped, nothing comes twice."""

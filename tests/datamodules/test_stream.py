@@ -192,3 +192,23 @@ def test_settings_that_cannot_be_are_one_line(folder, data, options, said):
     with pytest.raises(ValueError) as error:
         data(train=folder, **options)
     assert said in str(error.value) and "\n" not in str(error.value)
+
+
+def test_samples_read_beside_a_batch_follow_from_its_place(folder, data):
+    """By number, from lists; the same again; joined, tokens are as long as the longest."""
+    module = data(train=folder, batch_size=8, captions_per_image=2)
+    first, second, *_ = module.train_dataloader()
+    lists = [[5, 12, 41]] * 8
+    others = module.read_beside(first, lists, 2)
+    assert len(others) == 16 and set(others.rows.tolist()) == {5, 12, 41}
+    assert all(len(set(pair)) == 2 for pair in others.rows.view(8, 2).tolist())
+    again = module.read_beside(first, lists, 2)
+    assert torch.equal(again.rows, others.rows) and again.captions == others.captions
+    assert module.read_beside(second, lists, 2).rows.tolist() != others.rows.tolist()
+    others.tokens, others.token_mask = others.tokens[..., :4], others.token_mask[..., :4]
+    joined = first.joined(others)
+    assert len(joined) == len(joined.images) == len(joined.captions) == 24 and joined.end == first.end
+    assert torch.equal(joined.tokens[:8], first.tokens) and torch.equal(joined.tokens[8:, :, :4], others.tokens)
+    assert not joined.token_mask[8:, :, 4:].any() and joined.drawn == first.drawn
+    every = [row for batch in module.train_samples() for row in batch.rows.tolist() if row >= 0]
+    assert every == list(range(42))

@@ -157,3 +157,52 @@ def test_missing_tokens_are_named():
     embeddings.text_tokens.leading_mask = None
     with pytest.raises(ValueError, match="text_tokens: expected both, the texts' with a mask"):
         losses.ItmLoss(Matches())(embeddings)
+
+
+class Scores(nn.Module):
+    """A network over rows and cosines: gain times the cosine, beside what it saw."""
+
+    reads_rows = reads_cosine = True
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gain = nn.Parameter(torch.tensor(3.0))
+
+    def forward(self, image: Tensor, text: Tensor, mask: Tensor, cosine: Tensor) -> Tensor:
+        torch.testing.assert_close(cosine, (image * text).sum((1, 2)))
+        assert mask.all() and mask.shape == image.shape[:2]
+        return functional.pad(self.gain * cosine[:, None], (1, 0))
+
+
+@pytest.mark.parametrize("candidates", [1, 3, 40])
+def test_lists_are_the_softmax_of_the_right_one_and_the_nearest(candidates: int) -> None:
+    """Against a loop over queries; equal image ids and words are no negatives, more candidates than there are do."""
+    embeddings = batch(B=6, K=1, image_ids=torch.tensor([0, 1, 2, 2, 4, 5]), text_ids=torch.arange(6)[:, None])
+    embeddings.text_ids[5] = 0
+    embeddings.image_tokens = embeddings.text_tokens = None
+    network = Scores()
+    objective = losses.ItmLoss(network, candidates=candidates)
+    assert "tokens" not in objective.needs and not objective.needs_tokens
+    loss = objective(embeddings)
+    alike = {(0, 5), (5, 0), (2, 3), (3, 2)}
+    cosines, terms = embeddings.image @ embeddings.texts[:, 0].T, []
+    for scores in (cosines, cosines.T):
+        for i in range(6):
+            wrong = sorted((scores[i, j].item() for j in range(6) if j != i and (i, j) not in alike), reverse=True)
+            listed = 3.0 * torch.tensor([scores[i, i].item(), *wrong[:candidates]])
+            terms.append(listed.logsumexp(0) - listed[0])
+    torch.testing.assert_close(loss, torch.stack(terms).mean())
+    loss.backward()
+    assert network.gain.grad is not None and network.gain.grad != 0
+
+
+def test_lists_of_a_batch_without_pairs_train() -> None:
+    objective = losses.ItmLoss(Scores(), candidates=2)
+    loss = objective(batch(present=torch.zeros(5, 3, dtype=torch.bool)))
+    loss.backward()
+    assert loss == 0 and objective.fusion.gain.grad == 0
+
+
+def test_candidates_are_hard() -> None:
+    with pytest.raises(ValueError, match="candidates: got 4 beside random negatives, expected at least 1, hard"):
+        losses.ItmLoss(Matches(), "random", candidates=4)

@@ -31,6 +31,16 @@ class SignalAt(pl.Callback):
             os.kill(os.getpid(), signal.Signals[self.name])
 
 
+class SignalAtStart(pl.Callback):
+    """Sends this process a signal before the first step."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def setup(self, *args: Any, **options: Any) -> None:
+        os.kill(os.getpid(), signal.Signals[self.name])
+
+
 class FullDisk(pl.Callback):
     """No file can grow beyond 20 kB from step `first` to step `last`: what a full disk does to a checkpoint."""
 

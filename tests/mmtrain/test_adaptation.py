@@ -13,6 +13,7 @@ from mmtrain.models.image_text import ImageTextModel
 from mmtrain.models.run_folder import read_checkpoint
 from mmtrain.models.weights import mean_of
 from mmtrain.towers import ByteGRU, TimmTower
+from tests.mmtrain.runs import column
 from tests.mmtrain.small import IMAGE, fit
 
 VIT = {"patch_size": 16, "embed_dim": 32, "depth": 2, "num_heads": 2}
@@ -116,6 +117,44 @@ def test_phases_out_of_order(shards: Path, tmp_path: Path, capsys) -> None:
     assert "expected numbers that rise from 0" in capsys.readouterr().err
     assert fit(shards, tmp_path, "--trainer.max_steps=1", phases({"from_step": 0, "image": 7})) != 0
     assert "image: 7 blocks, TimmTower has 1" in capsys.readouterr().err
+
+
+def test_weights_and_rate_change_by_step_and_go_on_exactly(shards: Path, tmp_path: Path) -> None:
+    objectives = "{a: {class_path: losses.OneToKLoss}, b: {class_path: losses.SiglipLoss}}"
+    steps = {"from_step": 0, "weights": {"b": 0.0}}, {"from_step": 4, "weights": {"a": 0.5}, "learning_rate": 0.0005}
+    every = [f"--model.objectives={objectives}", "--model.weights={a: 1, b: 0.25}", "--model.learning_rate=0.002"]
+    every += ["--trainer.max_steps=8", "--trainer.log_every_n_steps=1", "--model.layer_decay=0.5", TWO_BLOCKS]
+    every += ["--model.schedule=constant", "--model.warmup_steps=0"]
+    assert fit(shards, tmp_path / "whole", *every, phases(*steps)) == 0
+    loss, a, b = (np.array(column(tmp_path / "whole", f"train/{name}")) for name in ("loss", "a", "b"))
+    np.testing.assert_allclose(loss[:4], a[:4], rtol=1e-5)
+    np.testing.assert_allclose(loss[4:], 0.5 * a[4:] + 0.25 * b[4:], rtol=1e-5)
+    rates = column(tmp_path / "whole", "learning_rate")
+    assert rates[4:] == pytest.approx([rates[0] / 4] * 4)
+    groups = read_checkpoint(tmp_path / "whole" / "checkpoints" / "last.ckpt")["optimizer_states"][0]["param_groups"]
+    assert len({group["base_lr"] for group in groups}) > 1
+    assert all(group["lr"] == pytest.approx(group["base_lr"] / 4) for group in groups)
+    for stop in ("2", "6"):  # before and behind the change
+        run = tmp_path / stop
+        stopping = {"class_path": "tests.mmtrain.stopping.StopAfter", "init_args": {"steps": int(stop)}}
+        both = [json.loads(phases(*steps).partition("=")[2])[0], stopping]
+        assert fit(shards, run, *every, f"--trainer.callbacks={json.dumps(both)}") == 0
+        assert fit(shards, run, *every, phases(*steps), "--ckpt_path=last") == 0
+        found = weights(run)
+        assert all(torch.equal(tensor, found[name]) for name, tensor in weights(tmp_path / "whole").items())
+
+
+@pytest.mark.parametrize(
+    ("phase", "says"),
+    [
+        ({"weights": {"two": 1}}, "phases: weights: 'two' is none of the objectives one_to_k"),
+        ({"weights": {"one_to_k": -1}}, "phases: from step 0: got -1"),
+        ({"learning_rate": -0.1}, "phases: from step 0: got -0.1, expected weights and rates from 0"),
+    ],
+)
+def test_phases_that_cannot_be(phase: dict, says: str, shards: Path, tmp_path: Path, capsys) -> None:
+    assert fit(shards, tmp_path, "--trainer.max_steps=1", phases({"from_step": 0} | phase)) != 0
+    assert says in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

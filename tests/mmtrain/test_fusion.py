@@ -5,12 +5,12 @@ import torch
 from torch import Tensor
 
 import losses
-from mmtrain.fusion.encoders import ConcatFusion, CrossAttentionFusion, Fusion, TextToImageAttention, fuse
+from mmtrain.fusion.encoders import ConcatFusion, CrossAttentionFusion, Fusion, RowFusion, TextToImageAttention, fuse
 from mmtrain.fusion.heads import MatchingHead, RelationHead
 from mmtrain.models.batches import embed_batch
 from mmtrain.models.image_text import ImageTextModel
 from mmtrain.models.spec import build, spec_of
-from mmtrain.towers import ByteGRU, TimmTower
+from mmtrain.towers import ByteGRU, FeatureTower, TimmTower
 from tests.mmtrain.batches import made_batch
 
 KINDS = [CrossAttentionFusion, ConcatFusion, TextToImageAttention]
@@ -177,3 +177,28 @@ def test_matching_in_parts_has_the_gradients_of_the_whole() -> None:
     assert whole.keys() == parts.keys() and len(whole) > 20
     for name, gradient in whole.items():
         torch.testing.assert_close(parts[name], gradient, atol=1e-6, rtol=1e-4, msg=name)
+
+
+@pytest.mark.parametrize("kind", [*KINDS, RowFusion])
+def test_a_head_with_a_scale_starts_as_the_cosine(kind: type[Fusion]) -> None:
+    head = MatchingHead(kind(width=16), scale=20.0)
+    head.connect(ImageTextModel(FeatureTower(8), ByteGRU(width=16), 12))
+    image, text, mask = (torch.randn(3, 5, 8), torch.randn(3, 5, 16), torch.ones(3, 5, dtype=torch.bool))
+    if head.reads_rows:
+        image, text, mask = torch.randn(3, 1, 12), torch.randn(3, 1, 12), mask[:, :1]
+    cosine = torch.tensor([0.9, -0.3, 0.1])
+    torch.testing.assert_close(head(image, text, mask, cosine), torch.stack([0 * cosine, 20 * cosine], 1))
+    again = build(spec_of(head), torch.nn.Module)
+    again.load_state_dict(head.state_dict())
+
+
+def test_a_description_without_a_scale_is_the_head_of_two_classes() -> None:
+    spec = spec_of(MatchingHead(connected(ConcatFusion)))
+    del spec["init_args"]["scale"]
+    head = build(spec, torch.nn.Module)
+    assert {name: list(each.shape) for name, each in head.out.state_dict().items()} == {"weight": [2, 16], "bias": [2]}
+    assert not head.reads_cosine and not head.reads_rows
+    with pytest.raises(ValueError, match="scale: got 0, expected a number above 0"):
+        MatchingHead(connected(ConcatFusion), scale=0)
+    with pytest.raises(ValueError, match="RowFusion compares rows of one width, got 8 and 12"):
+        connected(RowFusion)

@@ -19,7 +19,7 @@ from mmtrain.embedding.collected import Embedded
 from mmtrain.evaluation import rank_retrieval
 from mmtrain.evaluation.measuring import reranking
 from mmtrain.evaluation.measuring.reranking import rerank_retrieval
-from mmtrain.fusion import ConcatFusion, CrossAttentionFusion, Fusion, MatchingHead, TextToImageAttention
+from mmtrain.fusion import ConcatFusion, CrossAttentionFusion, Fusion, MatchingHead, RowFusion, TextToImageAttention
 from mmtrain.models.encoder import Encoder
 from mmtrain.models.image_text import ImageTextModel
 from mmtrain.towers import ByteGRU, FeatureTower, TimmTower
@@ -153,6 +153,23 @@ def test_pairs_judged_in_blocks_are_what_the_head_says_of_each(
     for score, i, t in zip(found.flat, image.flat, text.flat, strict=True):
         logits = head(images[[i]].float(), texts[t][None].float(), torch.ones(1, len(texts[t]), dtype=torch.bool))[0]
         assert score == pytest.approx(float(logits[1] - logits[0]), abs=1e-6)
+
+
+@pytest.mark.parametrize("fusion", [ConcatFusion, RowFusion])
+def test_an_untrained_head_over_the_cosine_changes_no_rank(fusion: type[Fusion]) -> None:
+    """Ties of equal rows included; once it has learned something it does."""
+    encoder, split, tokens = made(30, 60)
+    split.images[3] = split.images[4]
+    ranks = rank_retrieval(split.images, split.texts, split.image_of_text, ["en"] * 60, recall_at=(1, 2, 5))
+    encoder.head = head = MatchingHead(fusion(8), scale=1 / 0.07)
+    head.connect(encoder.model)
+    figures = rerank_retrieval(encoder, ranks, split, tokens, 6)  # type: ignore[arg-type]
+    for direction in ("text_to_image", "image_to_text"):
+        table = figures[direction]["en"]
+        assert table["R@1_before"] < 100
+        assert all(table[f"R@{k}"] == table[f"R@{k}_before"] for k in (1, 2, 5))
+    torch.nn.init.normal_(head.out.weight, std=10.0)
+    assert rerank_retrieval(encoder, ranks, split, tokens, 6) != figures  # type: ignore[arg-type]
 
 
 COMMANDS = """

@@ -13,7 +13,7 @@ from mmtrain.towers import ByteGRU, FeatureTower
 from mmtrain.training.checks import check_batch_norm
 from mmtrain.training.contrastive import ContrastiveModule
 
-BATCH = range(8)  # of a batch, the start of a step reads the length alone
+BATCH = SimpleNamespace(samples=8)  # of a batch, the start of a step reads no more
 
 
 def module_at(samples_seen: int, *, seed: int = 0, rank: int = 0, world: int = 1, **options) -> ContrastiveModule:

@@ -59,8 +59,12 @@ def test_weights_of_objectives_add_up(shards: Path, tmp_path: Path) -> None:
     assert loss == pytest.approx(0.5 * a + 0.25 * b, rel=1e-5)
 
 
-def test_a_run_resumed_in_the_middle_of_an_epoch_ends_with_the_same_weights(shards: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("views", [1, 2])
+def test_a_run_resumed_in_the_middle_of_an_epoch_ends_with_the_same_weights(
+    views: int, shards: Path, tmp_path: Path
+) -> None:
     options = ["--data.captions_per_image=2", "--data.batch_size=5", "--trainer.max_steps=9"]
+    options += [f"--data.views_per_image={views}"]
     assert fit(shards, tmp_path / "whole", *options) == 0
     # a callback ends the second run after 5 of 9 steps, in the middle of an epoch of 6, with its schedule unchanged
     stop = ["--trainer.callbacks", "[{class_path: tests.mmtrain.stopping.StopAfter, init_args: {steps: 5}}]"]
@@ -78,9 +82,11 @@ def test_a_run_resumed_in_the_middle_of_an_epoch_ends_with_the_same_weights(shar
 
 
 @pytest.mark.system
-def test_two_processes_train_what_one_does(shards: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("views", [1, 3])
+def test_two_processes_train_what_one_does(views: int, shards: Path, tmp_path: Path) -> None:
     """The same global batch on one process and on two (gloo): the same losses, and the same weights to rounding."""
     steps = ["--trainer.max_steps=6", "--model.learning_rate=0.0001", "--data.captions_per_image=2"]
+    steps += [f"--data.views_per_image={views}"]
     assert fit(shards, tmp_path / "one", *steps, "--data.batch_size=8") == 0
     two = ["--data.batch_size=4", "--trainer.devices=2", "--trainer.strategy=ddp"]
     command = [sys.executable, "-m", "mmtrain.cli", *arguments(shards, tmp_path / "two", *steps, *two)]

@@ -39,6 +39,14 @@ def test_nodes_and_devices_are_told_to_both(capsys: pytest.CaptureFixture[str]) 
     assert {"--nodes=2", "--ntasks-per-node=3"} <= directives(text)
 
 
+@pytest.mark.parametrize("name", ["2024_11_28", "no", "1e3", "12:30"])
+def test_a_folder_is_named_as_it_is_written(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    config = tmp_path / "config.yaml"
+    config.write_text(f"trainer: {{default_root_dir: {name}}}")
+    text = script(*FIT, "--config", str(config), capsys=capsys)
+    assert {f"--job-name={name}", f"--output={name}/slurm-%j.out"} <= directives(text)
+
+
 def test_a_site_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     site = tmp_path / "site.yaml"
     site.write_text(

@@ -37,13 +37,7 @@ def relation_results(
         return None
     classes = classes | add_four_classes(pairs, classes)
     languages = np.asarray(shards.languages)[pairs.languages]
-    tables = {
-        task: relation_metrics(
-            pairs.labels[task], pairs.probabilities[task], languages, groups=pairs.rows, classes=classes[task]
-        )
-        for task in pairs.labels
-        if (pairs.labels[task] >= 0).any()
-    }
+    tables = relation_tables(pairs, classes, languages)
     zero_shot = {task: by_similarity(task, split, pairs.labels[task], languages, classes[task]) for task in tables}
     main = next(task for task in (MAIN, " and ".join(TWO_HEADS), *tables) if task in tables)
     metrics = {
@@ -56,6 +50,19 @@ def relation_results(
     tasks = sorted(tables, key=lambda task: task != main)
     systems = {task: {"fine-tuned": tables[task], "zero-shot by similarity": zero_shot[task]} for task in tasks}
     return RelationResults(main, metrics, systems, _examples(pairs, languages, main, classes[main], thumbnails))
+
+
+def relation_tables(
+    pairs: Predictions, classes: Mapping[str, Sequence[str]], languages: np.ndarray
+) -> dict[str, dict[str, Any]]:
+    """Task -> `relation_metrics`, of every task that some pair has a label of; languages are those of the pairs [N]."""
+    return {
+        task: relation_metrics(
+            pairs.labels[task], pairs.probabilities[task], languages, groups=pairs.rows, classes=classes[task]
+        )
+        for task in pairs.labels
+        if (pairs.labels[task] >= 0).any()
+    }
 
 
 def add_four_classes(split: Predictions, classes: Mapping[str, list[str]]) -> dict[str, list[str]]:

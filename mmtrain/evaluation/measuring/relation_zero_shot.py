@@ -15,6 +15,7 @@ from mmtrain.evaluation.metrics.relation import relation_metrics
 from mmtrain.models.encoder import Encoder
 
 RISING = ("represented",)  # tasks whose last class is that of the most similar pairs
+DIRECTED = (*RISING, "adds", "relation", "represented and adds")  # of the others nobody knows; their first is taken
 
 
 def zero_shot_results(

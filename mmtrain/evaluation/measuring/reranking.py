@@ -8,13 +8,13 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from mmtrain.embedding.collected import Embedded
 from mmtrain.embedding.one_pass import Features, padded
 from mmtrain.evaluation.ranking.nearest import flat_top_k
 from mmtrain.evaluation.ranking.ranks import DIRECTIONS, Direction, RetrievalRanks
-from mmtrain.evaluation.ranking.tiles import score_steps
+from mmtrain.evaluation.ranking.tiles import pair_scores, score_steps
 from mmtrain.fusion import MatchingHead, RelationHead
 from mmtrain.models.encoder import Encoder
 
@@ -36,10 +36,10 @@ def rerank_retrieval(
         encoder: With the head.
         ranks: Of the split, by similarity.
         split: Its rows.
-        features: Its token features.
+        features: Its token features, for a head that reads them.
         k: K.
     """
-    matcher = Matcher(checked_head(encoder), *features.of(split), encoder.device)
+    matcher = matcher_of(encoder, split, features)
     k = min(k, len(split.images))
     results: dict[str, Any] = {"k": k}
     for direction in DIRECTIONS:
@@ -71,6 +71,22 @@ def checked_head(encoder: Encoder) -> MatchingHead | RelationHead:
     return head
 
 
+def matcher_of(encoder: Encoder, split: Embedded, features: Features) -> "Matcher":
+    """What judges pictures and captions of a split, whose rows and features are given."""
+    head = checked_head(encoder)
+    rows = torch.from_numpy(split.images), torch.from_numpy(split.texts)
+    if reads_tokens(head):
+        images, texts = features.of(split)
+    else:
+        images, texts = rows[0][:, None], list(rows[1][:, None])
+    return Matcher(head, images, texts, encoder.device, rows)
+
+
+def reads_tokens(head: nn.Module | None) -> bool:
+    """Whether a head judges by the towers' token features, and not by the rows of the space."""
+    return not (isinstance(head, MatchingHead) and head.reads_rows)
+
+
 def _reranked(
     direction: Direction, ranks: RetrievalRanks, split: Embedded, language: str, part: slice, k: int, matcher: "Matcher"
 ) -> np.ndarray:
@@ -99,17 +115,26 @@ def sorted_again(before: np.ndarray, right: np.ndarray, scores: np.ndarray) -> n
 class Matcher:
     """How much a head takes pictures and captions for pairs: the difference of its logits. No pair is judged twice.
 
+    Of a head that reads cosines it is the exact cosine plus correction / gain.
+
     Args:
         head: A head with a layer for matching.
         images: Token features [N, 1 + P, Wi].
         texts: Of each caption [1 + L, Wt].
         device: Where the head is.
+        rows: Of the pictures [N, D] and of the captions [M, D], for a head that reads cosines.
     """
 
     def __init__(
-        self, head: MatchingHead | RelationHead, images: Tensor, texts: list[Tensor], device: torch.device
+        self,
+        head: MatchingHead | RelationHead,
+        images: Tensor,
+        texts: list[Tensor],
+        device: torch.device,
+        rows: tuple[Tensor, Tensor] | None = None,
     ) -> None:
-        self._head, self._images, self._texts, self._device = head, images, texts, device
+        self._head, self._images, self._texts, self._device, self._rows = head, images, texts, device, rows
+        self._gain = head.gain.item() if isinstance(head, MatchingHead) and head.reads_cosine else None
         self._lengths = np.array([len(each) for each in texts])
         self._pairs, self._scores = np.empty(0, np.int64), np.empty(0)
 
@@ -136,9 +161,12 @@ class Matcher:
                 part = slice(start, start + PAIRS_AT_ONCE)
                 used, of_text = np.unique(text[block[part]], return_inverse=True)
                 texts = fusion.text_side(*(each.to(self._device) for each in padded([self._texts[i] for i in used])))
-                logits = self._head.match(fusion.meet(_taken(images, of_image[part]), _taken(texts, of_text)))
+                fused = fusion.meet(_taken(images, of_image[part]), _taken(texts, of_text))
+                logits = self._head.match(fused, *([] if self._gain is None else [fused.new_zeros(len(fused))]))
                 scores[block[part]] = (logits[:, 1] - logits[:, 0]).double().cpu().numpy()
-        return scores
+        if self._gain is None or self._rows is None:
+            return scores
+        return pair_scores(*self._rows, image, text, "cosine") + scores / self._gain
 
 
 def _taken(side: Sequence[Tensor], rows: np.ndarray) -> list[Tensor]:

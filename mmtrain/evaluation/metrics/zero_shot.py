@@ -179,7 +179,7 @@ def _figures(
     }
     figures |= {f"accuracy@{k}": 100 * float(np.mean(rank < k)) for k in TOP}
     if bootstrap:
-        queries = QueryRanks(rows, rows, rank, np.zeros(len(rank)))
+        queries = QueryRanks(rows, rows, rank, *np.zeros((2, len(rank))))
         draws = resampled_recall([queries], len(images), 1, bootstrap, seed)
         figures["accuracy@1_ci95"] = interval95(draws[:, 0])
     return figures

@@ -1,4 +1,4 @@
-"""Published test sets by name: how each is read, what is ranked against what, and whose figures are comparable.
+"""Published test sets by name: how each is read and ranked, and whose figures are comparable.
 
 | --protocol | images | languages | what is particular | same protocol | not comparable |
 |---|---|---|---|---|---|

@@ -1,4 +1,4 @@
-"""What a protocol is: how a data set's files become samples, what is ranked against what, and who did so before."""
+"""A published protocol: how a data set's files become samples, how they are ranked, and who did so before."""
 
 from __future__ import annotations
 

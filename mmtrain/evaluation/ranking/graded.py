@@ -1,7 +1,7 @@
 """Queries with several right answers of different grades, as in document retrieval and question sets.
 
 nDCG there weighs each answer by its grade (Järvelin and Kekäläinen 2002, with the grade itself as gain, as trec_eval
-does); recall and MRR take any grade above 0 as right.
+does); recall, MRR and average precision take any grade above 0 as right.
 """
 
 from collections.abc import Sequence
@@ -25,13 +25,13 @@ def rank_graded(
     groups: Sequence[int] | np.ndarray | None = None,
     device: torch.device | str = "cpu",
 ) -> tuple[QueryRanks, int]:
-    """The exact rank of every query's best right item, and nDCG by grades.
+    """The exact rank of every query's best right item, nDCG by grades, and average precision.
 
     Args:
         item_embeddings: [N, D], the images or pages; the specific side of asymmetric similarity.
         query_embeddings: [M, D], texts.
         grades: Sparse [M, N], how relevant each item is: above 0 is right, what is not stored is wrong.
-        depth: nDCG is taken at this many answers.
+        depth: nDCG and average precision are taken at this many answers; the number of items is all of them.
         groups: int [M + N], queries then items: a query is ranked among the items of its group, such as the pages of
             its document. Default: among all.
 

@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
+from mmtrain.evaluation.ranking.protocol_statement import PoolCount
 from mmtrain.evaluation.ranking.queries import QueryRanks
 from mmtrain.evaluation.ranking.ranks import DIRECTIONS, RetrievalRanks, rank_retrieval
 from mmtrain.evaluation.ranking.relevance import Relevance
-from mmtrain.evaluation.ranking.statement import PoolCount
 
 
 @dataclass(frozen=True)

@@ -17,12 +17,16 @@ QUERY_BLOCK = 4096  # queries whose right answers are listed at once
 
 @dataclass(frozen=True)
 class QueryRanks:
-    """Queries: their own index [Q], their image [Q], 0-based rank [Q], and nDCG at the depth [Q] (0 to 1)."""
+    """Queries: their own index [Q], their image [Q], 0-based rank [Q], and two figures at the depth k [Q] (0 to 1):
+    nDCG, and average precision, the mean of right answers / place over the best min(k, right items) right answers,
+    where one behind place k counts 0.
+    """
 
     query: np.ndarray
     image: np.ndarray
     rank: np.ndarray
     ndcg: np.ndarray
+    average_precision: np.ndarray
 
     @classmethod
     def joined(cls, parts: Sequence["QueryRanks"]) -> "QueryRanks":
@@ -162,7 +166,9 @@ class Answers(NamedTuple):
         wrong = counts[self.slot, self.query] - self.right
         place = wrong + self.slot + 1  # behind the better answers and every wrong item that ties
         ndcg = np.bincount(self.query, _gain(self.grade, place, depth)) / self.ideal
-        return QueryRanks(query, image, wrong[self.slot == 0], ndcg)
+        precision = np.where(place <= depth, (self.slot + 1) / place, 0)
+        average_precision = np.bincount(self.query, precision) / np.bincount(self.query)
+        return QueryRanks(query, image, wrong[self.slot == 0], ndcg, average_precision)
 
 
 def _gain(grade: np.ndarray, place: np.ndarray, depth: int) -> np.ndarray:

@@ -14,9 +14,9 @@ import torch
 from torch import Tensor
 
 from mmtrain.evaluation.ranking.checks import checked_embeddings, checked_images, checked_languages
+from mmtrain.evaluation.ranking.protocol_statement import Statement
 from mmtrain.evaluation.ranking.queries import Collection, QueryRanks
 from mmtrain.evaluation.ranking.relevance import Relevance
-from mmtrain.evaluation.ranking.statement import Statement
 from mmtrain.evaluation.ranking.tiles import TIE_TOLERANCE, Similarity
 
 Direction = Literal["text_to_image", "image_to_text"]

@@ -12,8 +12,8 @@ from matplotlib.figure import Figure
 
 from datamodules.files import write_whole
 from mmtrain.display.html import data_uri, picture_uri, write_page
+from mmtrain.evaluation.ranking.protocol_statement import in_words
 from mmtrain.evaluation.ranking.ranks import DIRECTIONS
-from mmtrain.evaluation.ranking.statement import in_words
 from mmtrain.evaluation.report.examples import Example, Examples
 from mmtrain.evaluation.report.figures import SEQUENTIAL, Curves, report_figures
 

@@ -5,8 +5,8 @@ from typing import Any
 
 from mmtrain.display.messages import say
 from mmtrain.display.tables import print_table
+from mmtrain.evaluation.ranking.protocol_statement import unequal_pools
 from mmtrain.evaluation.ranking.ranks import DIRECTIONS, Direction
-from mmtrain.evaluation.ranking.statement import unequal_pools
 
 
 def print_retrieval(metrics: Mapping[str, Any], recall_at: Sequence[int]) -> None:
@@ -47,6 +47,19 @@ def print_relation(task: str, tables: Mapping[str, Mapping[str, Any]]) -> None:
         if language != "mean" and each["missing_classes"]:
             missing = ", ".join(each["missing_classes"])
             say(f"{language}: no label of {missing}; macro F1 is the mean over the classes that occur")
+
+
+def print_baselines(task: str, tables: Mapping[str, Mapping[str, Any]]) -> None:
+    """Macro F1 of systems by language, each with its interval."""
+    languages = list(next(iter(tables.values())))
+    rows = []
+    for system, by_language in tables.items():
+        bounds = {language: by_language[language]["macro_f1_ci95"] for language in languages}
+        cells = [
+            f"{by_language[name]['macro_f1']:.1f} ({low:.1f} to {high:.1f})" for name, (low, high) in bounds.items()
+        ]
+        rows.append([system, *cells])
+    print_table(f"{task}, macro F1 in percent (95 %)", ("system", *next(iter(tables.values()))), rows)
 
 
 def print_reranked(results: Mapping[str, Any], recall_at: Sequence[int]) -> None:

@@ -25,10 +25,15 @@ class StopSignals:
         self._before: dict[int, Any] = {}
 
     def listen(self) -> None:
-        """Takes the place of the present handlers; to be called from the main thread, elsewhere it does nothing."""
+        """Takes the place of the present handlers, and what they received where they are of this kind.
+
+        To be called from the main thread; elsewhere it does nothing.
+        """
         self.received = None
         if threading.current_thread() is threading.main_thread():
             self._before = {number: signal.signal(number, self._remember) for number in SIGNALS}
+            others = (getattr(handler, "__self__", None) for handler in self._before.values())
+            self.received = next((each.received for each in others if isinstance(each, StopSignals)), None)
 
     def restore(self) -> None:
         for number, handler in self._before.items():

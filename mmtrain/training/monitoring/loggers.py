@@ -110,12 +110,22 @@ class Wandb(WandbLogger):
         self._log_checkpoints = bool(log_model)
         self.identity: str | None = None
 
-    def attach(self, folder: Path, identity: str | None = None) -> None:
-        """Called with the run folder, before anything is logged; `identity` is that of a checkpoint to go on from."""
+    def attach(self, folder: Path, identity: str | None = None, group: str | None = None) -> None:
+        """Called before anything is logged.
+
+        Args:
+            folder: The run folder.
+            identity: Id of the run whose checkpoint goes on.
+            group: Name of the run whose stage the folder is, where it is one.
+        """
         self._save_dir = str(folder)
+        name = folder.resolve().name
+        names = {"name": name} if group is None else {"name": f"{group}/{name}", "group": group}
+        if group is not None and self._id is not None:
+            self._id = f"{self._id}-{name}"
         self._id = self._identity(folder, identity or self._id)
         given = {key: value for key, value in self._wandb_init.items() if value is not None}
-        self._wandb_init = {"name": folder.resolve().name} | given
+        self._wandb_init = names | given
         self._wandb_init |= {"dir": self._save_dir, "id": self._id, "resume": "allow"}
 
     @property
@@ -162,6 +172,12 @@ class Wandb(WandbLogger):
             with artifact.new_file("README.md", encoding="utf-8") as card:
                 card.write(model_card(load(checkpoint), str(folder), "safetensors"))
             self._experiment.log_artifact(artifact)
+
+    @rank_zero_only
+    def finish(self) -> None:
+        """Ends the wandb run, where this process has another one to come."""
+        if self._experiment is not None:
+            self._experiment.finish()
 
     def _identity(self, folder: Path, identity: str | None) -> str | None:
         if getattr(rank_zero_only, "rank", 0) != 0:

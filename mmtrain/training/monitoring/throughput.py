@@ -50,7 +50,7 @@ class Throughput(pl.Callback):
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         self._steps += 1
-        self._samples += len(batch) * trainer.world_size
+        self._samples += batch.samples * trainer.world_size
         if trainer.global_step % logging_interval(trainer) == 0:
             pl_module.log_dict(self._figures(pl_module.device))
             self._begin()

@@ -9,24 +9,27 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.sparse import csr_array
 
+from mmtrain.evaluation import rank_graded
 from mmtrain.evaluation.protocols import named_protocol
-from mmtrain.evaluation.ranking.graded import rank_graded
 from mmtrain.evaluation.ranking.pools import Pool
 
 
 def oracle(items, query, grades, depth):
-    """0-based rank and nDCG of one query: by score, then the less relevant first."""
+    """0-based rank, nDCG and average precision of one query: by score, then the less relevant first."""
     scores = [round(float(query @ item) / (np.linalg.norm(query) * np.linalg.norm(item)) * 1e6) for item in items]
     order = sorted(range(len(items)), key=lambda i: (-scores[i], grades[i]))
     gain = sum(grades[i] / math.log2(2 + place) for place, i in enumerate(order[:depth]))
     ideal = sum(grade / math.log2(2 + place) for place, grade in enumerate(sorted(grades, reverse=True)[:depth]))
     best = max(scores[i] for i in range(len(items)) if grades[i] > 0)
-    return sum(scores[i] >= best and grades[i] == 0 for i in range(len(items))), gain / ideal
+    right = [place for place, i in enumerate(order, start=1) if grades[i] > 0]
+    precisions = [count / place for count, place in enumerate(right, start=1) if place <= depth]
+    precision = sum(precisions) / min(len(right), depth)
+    return sum(scores[i] >= best and grades[i] == 0 for i in range(len(items))), gain / ideal, precision
 
 
 @settings(deadline=None, max_examples=60)
 @given(st.integers(0, 2**32 - 1), st.booleans(), st.integers(1, 4))
-def test_ranks_and_ndcg_are_those_of_a_loop(seed, ties, depth):
+def test_ranks_ndcg_and_average_precision_are_those_of_a_loop(seed, ties, depth):
     random = np.random.default_rng(seed)
     count, asked = random.integers(1, 12), random.integers(1, 6)
     draw = (lambda shape: random.integers(1, 3, shape)) if ties else random.standard_normal
@@ -43,9 +46,9 @@ def test_ranks_and_ndcg_are_those_of_a_loop(seed, ties, depth):
         items, queries, csr_array(grades), depth=depth, groups=np.concatenate([of_query, of_item])
     )
     assert left_out == asked - len(answerable) and sorted(ranks.query.tolist()) == answerable
-    for q, best, rank, ndcg in zip(ranks.query, ranks.image, ranks.rank, ranks.ndcg, strict=True):
+    for q, best, *found in zip(*vars(ranks).values(), strict=True):
         expected = oracle(items[pools[q]].astype(float), queries[q].astype(float), grades[q, pools[q]].tolist(), depth)
-        assert rank == expected[0] and ndcg == pytest.approx(expected[1])
+        assert found == pytest.approx(expected)
         assert grades[q, best] > 0 and of_item[best] == of_query[q]
 
 

@@ -5,7 +5,7 @@ import pytest
 
 from mmtrain.evaluation import paired_bootstrap, rank_retrieval, retrieval_metrics, summarise
 from mmtrain.evaluation.ranking.pools import Pool, folds, mean_over_pools, own_images, rank_pools
-from mmtrain.evaluation.ranking.statement import in_words, unequal_pools
+from mmtrain.evaluation.ranking.protocol_statement import in_words, unequal_pools
 
 
 def collection(images=30, seed=0, noise=1.0):

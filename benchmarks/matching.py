@@ -110,7 +110,7 @@ def trained(encoder: Encoder, material: Material, kind: Head, rate: float, seed:
     torch.manual_seed(seed)
     random = np.random.default_rng(seed)
     head = MatchingHead(kind.fusion(), kind.scale)
-    objective = ItmLoss(head, kind.negatives, candidates=kind.candidates)  # type: ignore[arg-type]
+    objective = ItmLoss(head, kind.negatives, candidates=kind.candidates)
     objective.connect(encoder.model)
     optimiser = torch.optim.AdamW(objective.parameters(), lr=rate, weight_decay=0.1)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, steps)
@@ -148,7 +148,7 @@ def measured(encoder: Encoder, head: MatchingHead, split: Split) -> dict[str, fl
     encoder.head, rows = head, split.rows
     languages = [LANGUAGES[index] for index in rows.language_of_text]
     ranks = rank_retrieval(rows.images, rows.texts, rows.image_of_text, languages)
-    table = rerank_retrieval(encoder, ranks, rows, split, 10)  # type: ignore[arg-type]
+    table = rerank_retrieval(encoder, ranks, rows, split, 10)
     means = [table[direction]["mean"] for direction in ("text_to_image", "image_to_text")]
     choices = np.array([[number, *neighbours(number)] for number in split.numbers])
     images = np.broadcast_to(np.arange(len(choices))[:, None], choices.shape)
@@ -156,7 +156,7 @@ def measured(encoder: Encoder, head: MatchingHead, split: Split) -> dict[str, fl
     for language in LANGUAGES:
         text_rows, features = all_words(encoder, language)
         every = Split(replace(rows, texts=text_rows), split.images, features)
-        judged = matcher_of(encoder, every.rows, every)(images, choices)  # type: ignore[arg-type]
+        judged = matcher_of(encoder, every.rows, every)(images, choices)
         similar = (rows.images[:, None] * text_rows[choices]).sum(2)
         near.append([100 * float((each[:, 0] > each[:, 1:].max(1)).mean()) for each in (similar, judged)])
     by_similarity, by_head = np.mean(near, axis=0).tolist()

@@ -30,7 +30,6 @@ from benchmarks.runs import CONFIGS, QUIET, evaluated, interval, run, say
 from datamodules.numbers.posts import RELATIONS, pack_posts
 from datamodules.shards.reader import ShardReader
 from datamodules.shards.samples import read_record
-from datamodules.shards.writing import encoded_sample, write_shards
 
 LANGUAGES = ["de", "en", "es", "lv"]
 FUSION = "{class_path: mmtrain.fusion.TextToImageAttention, init_args: {width: 256}}"
@@ -61,14 +60,6 @@ def records(folder: Path) -> Iterator[tuple[str, dict, bytes]]:
         reader.close()
 
 
-def equal_posts(task: dict) -> Iterator[dict]:
-    """Posts whose text says exactly what the picture shows: pairs to pretrain on, of one and of two numbers."""
-    for number, (_, record, picture) in enumerate(records(Path(task["folder"]))):
-        if record["labels"]["relation"] == 0:
-            record.pop("labels")
-            yield encoded_sample(number, record, picture)
-
-
 def pack(out: Path) -> None:
     for split in ("train", "val", "test"):
         if not (out / "posts" / split / "shards.json").is_file():
@@ -84,8 +75,7 @@ def pack(out: Path) -> None:
                 out / "numbers" / split,
             )
     if not (out / "equal" / "shards.json").is_file():
-        pack_posts(out / "many", "train", LANGUAGES, posts=32_000)
-        write_shards(out / "equal", [{"folder": str(out / "many")}], equal_posts)
+        pack_posts(out / "equal", "train", LANGUAGES, equal=True)  # pairs of one number and of two
 
 
 def pretrain(out: Path, name: str, languages: Sequence[str], steps: int) -> Path:

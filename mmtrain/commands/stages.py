@@ -13,8 +13,8 @@ from mmtrain.models.yaml12 import read_yaml
 from slurm.settings import dotted
 
 # what holds for the whole run, and belongs on the page or the command line
-WHOLE = ("trainer.default_root_dir", "trainer.devices", "trainer.num_nodes", "trainer.accelerator")
-WHOLE += ("trainer.enable_checkpointing", "ckpt_path", "start_from", "config", "stages")
+WHOLE = {f"trainer.{name}" for name in ("default_root_dir", "devices", "num_nodes", "accelerator")}
+WHOLE |= {"trainer.enable_checkpointing", "ckpt_path", "start_from", "config", "stages"}
 SECTIONS = ("trainer", "checkpoint", "guard", "throughput", "init_args")  # mappings whose keys are options
 
 
@@ -112,7 +112,9 @@ def _changes(page: dict[str, Any], stage: dict[str, Any]) -> dict[str, Any]:
         before = page.get(name)
         if value == before and name in page:
             continue
-        options = isinstance(value, dict) and isinstance(before, dict) and (name in SECTIONS or "class_path" in value)
-        alike = options and value.get("class_path") == before.get("class_path")
-        changed[name] = _changes(before, value) if alike else value
+        if isinstance(value, dict) and isinstance(before, dict) and (name in SECTIONS or "class_path" in value):
+            alike = value.get("class_path") == before.get("class_path")
+            changed[name] = _changes(before, value) if alike else value
+        else:
+            changed[name] = value
     return changed

@@ -1,6 +1,7 @@
 """The embedded corpus: disjoint numbers and scans, real words, the same bytes every time."""
 
 import io
+import json
 import tarfile
 from collections import Counter
 
@@ -120,3 +121,16 @@ def test_posts_travel_with_their_labels(tmp_path, data):
     assert torch.equal(batch.labels["adds"], ((relations == 1) | (relations == 3)).long())
     texts = [[[words(code)[n] for n in post("test", i)[1]] for code in ("en", "lv")] for i in range(80)]
     assert batch.captions == [[", ".join(part) for part in both] for both in texts]
+
+
+def test_equal_posts_are_pairs_of_one_number_and_of_two(tmp_path):
+    listing = pack_posts(tmp_path, "test", ["en", "lv"], posts=24, equal=True, samples_per_shard=16)
+    assert [shard["samples"] for shard in listing["shards"]] == [16, 8]
+    found = []
+    for path in sorted(tmp_path.glob("*.tar")):
+        with tarfile.open(path) as shard:
+            found += [json.load(shard.extractfile(name)) for name in shard.getnames() if name.endswith(".json")]
+    assert Counter(len(record["image_numbers"]) for record in found) == {1: 12, 2: 12}
+    for record in found:
+        assert "labels" not in record and sorted(record["image_numbers"]) == sorted(record["text_numbers"])
+        assert record["captions"]["lv"] == ", ".join(words("lv")[number] for number in record["text_numbers"])

@@ -1,4 +1,4 @@
-"""What pretraining brings to heads that say how image and text relate, and what hard negatives bring to ITM.
+"""What pretraining brings to heads that say how image and text relate, and matching heads to retrieval.
 
     python -m benchmarks.relation --out runs/benchmark_relation [--only posts,negatives,stories] [--seeds 5]
 

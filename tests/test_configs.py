@@ -12,6 +12,7 @@ from webdataset import TarWriter
 
 from datamodules.shards.writing import encoded_sample
 from mmtrain.cli import main
+from mmtrain.models.run_folder import folder_of
 
 CONFIGS = sorted((Path(__file__).parents[1] / "configs").rglob("*.yaml"))
 WORDS = {
@@ -81,10 +82,14 @@ def shrink(config: dict, material: Path, run: Path) -> dict:
     if model.get("micro_batch"):
         model["micro_batch"] = 2
     shards = str(material / ("features" if features else "pictures"))
-    data |= {"train": shards, "val": shards, "batch_size": 4, "workers": 0}
-    data["captions_per_image"] = min(data["captions_per_image"], 2)
-    if "languages" in data:
-        data |= {name: ["en"] for name in data if name.endswith("_languages")} | {"languages": ["en", "de"]}
+    for stage in config.get("stages", []):
+        stage["trainer"] = {}
+        stage.get("model", {"init_args": {}})["init_args"].pop("pretrained", None)
+    for part in (data, *(stage["data"]["init_args"] for stage in config.get("stages", []))):
+        part |= {"train": shards, "val": shards, "batch_size": 4}
+        part |= {name: ["en"] for name in part if name.endswith("_languages")}
+        part["captions_per_image"] = min(part.get("captions_per_image", 1), 2)
+    data |= {"workers": 0} | ({"languages": ["en", "de"]} if "languages" in data else {})
     config["trainer"] |= {"default_root_dir": str(run), "max_steps": 1, "accelerator": "cpu", "val_check_interval": 1}
     config["trainer"] |= {"enable_progress_bar": False, "enable_model_summary": False}
     config["trainer"].pop("max_epochs", None)
@@ -97,7 +102,10 @@ def test_a_shipped_config_trains_one_step(path: Path, material: Path, tmp_path: 
     config = shrink(yaml.safe_load(path.read_text(encoding="utf-8")), material, tmp_path / "run")
     (tmp_path / "small.yaml").write_text(yaml.safe_dump(config), encoding="utf-8")
     assert main(["fit", "--config", str(tmp_path / "small.yaml"), "--debug"]) == 0
-    checkpoint = torch.load(tmp_path / "run" / "checkpoints" / "last.ckpt", weights_only=True)
+    stages = len(config.get("stages", []))
+    assert folder_of(tmp_path / "run") == tmp_path / "run" / str(stages or "")
+    first = tmp_path / "run" / ("1" if stages else "")
+    checkpoint = torch.load(first / "checkpoints" / "last.ckpt", weights_only=True)
     assert checkpoint["global_step"] == 1
     # the folder's own config.yaml is complete: it runs again as it is
     assert main(["fit", "--config", str(tmp_path / "run" / "config.yaml"), "--debug"]) == 0

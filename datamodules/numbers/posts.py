@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -37,6 +38,7 @@ def pack_posts(
     languages: Sequence[str] | None = None,
     *,
     posts: int | None = None,
+    equal: bool = False,
     samples_per_shard: int = SAMPLES_PER_SHARD,
     workers: int = 1,
 ) -> dict:
@@ -50,6 +52,8 @@ def pack_posts(
         split: train, val or test.
         languages: Codes of numbers.LANGUAGES; default all.
         posts: How many, rounded down to a multiple of 8; default 8,000, 800 or 1,600.
+        equal: Only posts whose text says exactly what the picture shows, and without labels: pairs to pretrain on, of
+            one number and of two.
         samples_per_shard: Samples that make one shard.
         workers: Processes.
     """
@@ -58,9 +62,10 @@ def pack_posts(
     posts = (POSTS[split] if posts is None else posts) // 8 * 8
     if posts < 8 or samples_per_shard < 1:
         raise ValueError(f"posts, samples_per_shard: {posts}, {samples_per_shard} are too few; at least 8 and 1")
+    step, posts = (4 * samples_per_shard, 4 * posts) if equal else (samples_per_shard, posts)  # a quarter are equal
     tasks = [
-        {"split": split, "languages": languages, "first": first, "end": min(first + samples_per_shard, posts)}
-        for first in range(0, posts, samples_per_shard)
+        {"split": split, "languages": languages, "equal": equal, "first": first, "end": min(first + step, posts)}
+        for first in range(0, posts, step)
     ]
     return write_shards(out, tasks, _samples, workers=workers, total=len(tasks), title=f"packing posts ({split})")
 
@@ -89,14 +94,18 @@ def _samples(task: dict) -> Iterator[dict]:
     split = task["split"]
     for number in range(task["first"], task["end"]):
         image, text, relation = post(split, number)
-        record = {
+        if task["equal"] and RELATIONS[relation] != "equal":
+            continue
+        record: dict[str, Any] = {
             "id": f"{split}-post-{number:05d}",
             "split": split,
             "image_numbers": image,
             "text_numbers": text,
             "captions": {code: ", ".join(words(code)[stated] for stated in text) for code in task["languages"]},
-            "labels": {"represented": int(relation in (0, 1)), "adds": int(relation in (1, 3)), "relation": relation},
         }
+        if not task["equal"]:
+            adds, represented = int(relation in (1, 3)), int(relation in (0, 1))
+            record["labels"] = {"represented": represented, "adds": adds, "relation": relation}
         yield encoded_sample(number, record, png(_page(image, split, _random(split, number, 1))))
 
 

@@ -16,7 +16,7 @@ from pytorch_lightning.callbacks.early_stopping import EarlyStoppingReason
 from pytorch_lightning.utilities import rank_zero_info, rank_zero_only
 
 from datamodules.files import write_whole, writing_into
-from mmtrain.commands.lightning import Fit, Parsed, start
+from mmtrain.commands.lightning import C, Fit, Parsed, start
 from mmtrain.commands.mistakes import refused
 from mmtrain.commands.stages import FINISHED, Stage, page_of, read_stages
 from mmtrain.commands.usage import UsageError
@@ -38,7 +38,7 @@ def run(arguments: list[str]) -> None:
         if stages := read_stages(arguments):
             _train(stages)
         else:
-            _fit(arguments)
+            _started(Fit, arguments)
     except Stopped as stopped:
         say(f"mmtrain fit: {stopped}; its checkpoint is written, --ckpt_path last goes on", file=sys.stderr)
         # one process says so: a launcher takes another's code for a crash
@@ -55,12 +55,13 @@ def check(arguments: list[str]) -> None:
     if stages := read_stages(arguments):
         _parsed(stages)
     else:
-        start(Parsed, arguments)
+        _started(Parsed, arguments)
 
 
-def _fit(arguments: list[str], stage: Stage | None = None) -> Trainer:
+def _started(cli: type[C], arguments: list[str], stage: Stage | None = None) -> C:
+    """What `start` gives; what it finds wrong is a line that names the option, and the stage where it is one's."""
     try:
-        return start(Fit, arguments, stage).trainer
+        return start(cli, arguments, stage)
     except Exception as error:
         line = refused(error, settings(arguments))
         if line is None and stage is not None and isinstance(error, ValueError):
@@ -96,7 +97,7 @@ def _train(stages: list[Stage]) -> None:
             write_whole(run / "config.yaml", page)
         for stage in unfinished:
             rank_zero_info(f"{stage.folder(run)}: stage {stage.number} of {len(stages)}")
-            trainer = _fit([*stage.arguments, *_placed(stage, run, starts=not rehearsal)], stage)
+            trainer = _started(Fit, [*stage.arguments, *_placed(stage, run, starts=not rehearsal)], stage).trainer
             if not _is_trained(trainer):
                 step = trainer.global_step
                 rank_zero_info(f"{stage.folder(run)}: stopped after step {step}; --ckpt_path last goes on")
@@ -114,7 +115,7 @@ def _parsed(stages: list[Stage]) -> list[Parsed]:
     parsed = []
     for stage in stages:
         try:
-            parsed.append(start(Parsed, stage.arguments, stage))
+            parsed.append(_started(Parsed, stage.arguments, stage))
         except SystemExit as stop:
             if stop.code or stage is stages[-1] or not any("--print_config" in word for word in stage.arguments):
                 raise

@@ -4,7 +4,7 @@ import logging
 import warnings
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from jsonargparse import SUPPRESS, Namespace
 from pytorch_lightning import Callback, LightningDataModule, LightningModule, Trainer
@@ -38,6 +38,9 @@ TRAINER_DEFAULTS = {
     "use_distributed_sampler": False,
     "reload_dataloaders_every_n_epochs": 1,
 }
+
+
+C = TypeVar("C", bound="Fit")
 
 
 class RunFolder(SaveConfigCallback):
@@ -235,7 +238,7 @@ def _as_list(items: Any) -> list:
     return [] if items is None else list(items) if isinstance(items, (list, tuple)) else [items]
 
 
-def start(cli: type[Fit], arguments: list[str], stage: Stage | None = None) -> Fit:
+def start(cli: type[C], arguments: list[str], stage: Stage | None = None) -> C:
     """Runs `fit` with the arguments behind the verb, which may be those of a stage."""
     _quieten()
     list(public_classes())  # jsonargparse finds a class by its short name once it is imported

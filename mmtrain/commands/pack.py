@@ -42,6 +42,7 @@ def numbers(
     languages: list[str] | None = None,
     renderings: int | None = None,
     posts: bool = False,
+    equal: bool = False,
     samples_per_shard: int = packing.SAMPLES_PER_SHARD,
     workers: int = WORKERS,
 ) -> None:
@@ -53,6 +54,7 @@ def numbers(
         languages: Default: every language there is.
         renderings: Pictures of each number; default: 16 to train on, else 1.
         posts: Posts with relation labels: two sets of numbers each.
+        equal: Posts without labels, whose text says exactly what the picture shows: pairs of one number and of two.
         samples_per_shard: Rows that make one shard.
         workers: Processes; the bytes written do not depend on it.
 
@@ -63,12 +65,16 @@ def numbers(
     from datamodules.numbers.posts import pack_posts
 
     sharding = {"samples_per_shard": samples_per_shard, "workers": workers}
-    if not posts:
+    if not posts and not equal:
         _print(out, pack_numbers(out, split, languages, renderings=renderings, **sharding))
     elif renderings is not None:
-        raise ValueError(f"renderings: {renderings} says nothing about posts; without --posts")
+        raise ValueError(
+            f"renderings: {renderings} says nothing about posts; without --{'equal' if equal else 'posts'}"
+        )
+    elif posts and equal:
+        raise ValueError("equal: --posts have labels, --equal none; one of them")
     else:
-        _print(out, pack_posts(out, split, languages, **sharding))
+        _print(out, pack_posts(out, split, languages, equal=equal, **sharding))
 
 
 def _print(out: str, facts: dict[str, Any]) -> None:

@@ -12,7 +12,7 @@ from tests.mmtrain.small import ROOT, SMALL
 
 WORDS = {"en": ["red", "green", "blue"], "lv": ["sarkans", "zaļš", "zils"]}
 COLOURS = [(220, 30, 30), (30, 200, 30), (30, 30, 220)]
-CONFIG = str(ROOT / "configs" / "finetune" / "relation_tiny.yaml")
+CONFIG = str(ROOT / "configs" / "finetune" / "relation_head.yaml")
 
 
 @pytest.fixture(scope="session")

@@ -97,15 +97,16 @@ def towers() -> dict[str, Any]:
 
 
 def fit(module: pl.LightningModule, data: pl.LightningDataModule, steps: int) -> None:
-    quiet = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
     trainer = pl.Trainer(
         accelerator="cpu",
         max_steps=steps,
         limit_val_batches=0,
         log_every_n_steps=steps + 1,
         use_distributed_sampler=False,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
         enable_model_summary=False,
-        **quiet,
     )
     trainer.fit(module, datamodule=data)
 

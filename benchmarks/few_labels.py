@@ -5,11 +5,11 @@
 Three made tasks, in which a feature vector shows one concept in noise, and a text of two names gives a concept and a
 style: the label says whether the two concepts match; or is a function of the concept, which both show; or of the style,
 which the text alone gives. For the last two there is a concept for every second label, so that many a one is new in the
-test. "Extra" are 4,000 posts without a label whose text names the picture's concept, two of them in a step for each
-labelled one. Towers are new (scratch), or pretrained by ITC for 400 steps on 4,000 further such posts and then frozen,
-warm (a tenth of the learning rate) or trained (all of it). Macro F1 of the last step on 2,000 other samples: the task
-alone, and what each recipe adds, mean and 95 % interval over seeds (samples and weights), paired by seed, in Markdown.
-OUT/scores.json keeps what was trained, so that a benchmark that was stopped goes on.
+test. "Extra" are 4,000 posts without a label whose text names the picture's concept; a step has 32 labelled posts and
+64 of these, or the labelled ones alone. Towers are new (scratch), or pretrained by ITC for 400 steps on 4,000 further
+such posts and then frozen, warm (a tenth of the learning rate) or trained (all of it). Macro F1 after 250 steps on
+2,000 other samples: the task alone, and what each recipe adds, mean and 95 % interval over seeds (samples and weights),
+paired by seed, in Markdown. OUT/scores.json keeps what was trained, so that a benchmark that was stopped goes on.
 """
 
 import argparse
@@ -47,7 +47,7 @@ STARTS: dict[str, dict[str, Any]] = {
     "trained": {"tower_rate": 1.0},
 }
 BATCH, EXTRA, FEATURES, WIDTH, DIMENSION, RATE = 32, 64, 32, 64, 32, 3e-3
-PRETRAINING, PASSES = 400, 40  # steps; times that each labelled post is seen
+PRETRAINING, STEPS = 400, 250
 MATCHED = 8  # concepts of the matching task, each with many pairs, since each has to be learned on both sides
 TASK = "task alone"
 ON_MATCHES = {"task": [1]}
@@ -97,15 +97,16 @@ def towers() -> dict[str, Any]:
 
 
 def fit(module: pl.LightningModule, data: pl.LightningDataModule, steps: int) -> None:
-    quiet = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
     trainer = pl.Trainer(
         accelerator="cpu",
         max_steps=steps,
         limit_val_batches=0,
         log_every_n_steps=steps + 1,
         use_distributed_sampler=False,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
         enable_model_summary=False,
-        **quiet,
     )
     trainer.fit(module, datamodule=data)
 
@@ -113,7 +114,7 @@ def fit(module: pl.LightningModule, data: pl.LightningDataModule, steps: int) ->
 class Posts(RelationDataModule):
     """Labelled posts, with extra ones or without, in the same batches for every training: they are read once."""
 
-    def __init__(self, folder: Path, extra: bool, steps: int) -> None:
+    def __init__(self, folder: Path, extra: bool) -> None:
         sources = [Source(str(folder / "train"), BATCH, objectives=["task/task"] if extra else None)]
         if extra:
             sources.append(Source(str(folder / "extra"), EXTRA))
@@ -121,7 +122,7 @@ class Posts(RelationDataModule):
         super().__init__(sources, batch_size=size, workers=0, seed=int(folder.name))
         self.setup("fit")
         self._batches: list[Batch] = []
-        while len(self._batches) < steps:
+        while len(self._batches) < STEPS:
             for batch in super().train_dataloader():
                 self.trained(batch)
                 self._batches.append(batch)
@@ -135,13 +136,12 @@ class MadeTask:
 
     def __init__(self, out: Path, labels: int, kind: str, seed: int) -> None:
         self.folder, self.seed = out / f"{labels}_{kind}" / str(seed), seed
-        self.steps = max(PASSES * labels // BATCH, 1)
         concepts = MATCHED if kind == "match" else labels // 2
         splits = (("train", kind, labels), ("test", kind, 2000), ("extra", "extra", 4000), ("space", "extra", 4000))
         for part, (split, what, samples) in enumerate(splits):
             task = {"kind": what, "concepts": concepts, "samples": samples, "seed": 10 * seed + part}
             write_shards(self.folder / split, [task], made)
-        self.posts = cache(lambda extra: Posts(self.folder, extra, self.steps))
+        self.posts = cache(lambda extra: Posts(self.folder, extra))
 
     @cached_property
     def test(self) -> list[Batch]:
@@ -168,7 +168,7 @@ class MadeTask:
         if space is not None:
             module.model.load_state_dict(space.model.state_dict())
             module.objectives["itc"].load_state_dict(space.objectives["itc"].state_dict())
-        fit(module, posts, self.steps)
+        fit(module, posts, STEPS)
         split = PredictedSplit(module.eval().head)
         with torch.inference_mode():
             for batch in self.test:

@@ -1,30 +1,31 @@
 """Do ITC and ITM beside the task help where labels are few, and on which posts?
 
-    python -m benchmarks.few_labels [--labels 50 200] [--starts scratch frozen warm trained] [--seeds 5]
+    python -m benchmarks.few_labels [--labels 50 200] [--starts scratch frozen warm trained] [--seeds 5] [--out OUT]
 
 Three made tasks, in which a feature vector shows one concept in noise, and a text of two names gives a concept and a
 style: the label says whether the two concepts match; or is a function of the concept, which both show; or of the style,
 which the text alone gives. For the last two there is a concept for every second label, so that many a one is new in the
-test. "Extra" are 4,000 posts without a label whose text names the picture's concept, two of them in a step for each
-labelled one. Towers are new (scratch), or pretrained by ITC for 400 steps on 4,000 further such posts and then frozen,
-warm (a tenth of the learning rate) or trained (all of it). Macro F1 of the last step on 2,000 other samples: the task
-alone, and what each recipe adds, mean and 95 % interval over seeds (samples and weights), paired by seed. The table is
-Markdown.
+test. "Extra" are 4,000 posts without a label whose text names the picture's concept; a step has 32 labelled posts and
+64 of these, or the labelled ones alone. Towers are new (scratch), or pretrained by ITC for 400 steps on 4,000 further
+such posts and then frozen, warm (a tenth of the learning rate) or trained (all of it). Macro F1 after 250 steps on
+2,000 other samples: the task alone, and what each recipe adds, mean and 95 % interval over seeds (samples and weights),
+paired by seed, in Markdown. OUT/scores.json keeps what was trained, so that a benchmark that was stopped goes on.
 """
 
 import argparse
 import io
+import json
 import random
-import tempfile
-import time
 from collections.abc import Iterator
+from functools import cache, cached_property
 from itertools import product
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytorch_lightning as pl
 import torch
+from torch.utils.data import DataLoader, Dataset
 
 from benchmarks.runs import interval, say
 from datamodules import Batch, RelationDataModule, ShardDataModule, Source
@@ -46,23 +47,24 @@ STARTS: dict[str, dict[str, Any]] = {
     "trained": {"tower_rate": 1.0},
 }
 BATCH, EXTRA, FEATURES, WIDTH, DIMENSION, RATE = 32, 64, 32, 64, 32, 3e-3
-PRETRAINING = 400  # steps
+PRETRAINING, STEPS = 400, 250
 MATCHED = 8  # concepts of the matching task, each with many pairs, since each has to be learned on both sides
 TASK = "task alone"
 ON_MATCHES = {"task": [1]}
+PUBLISHED = {"itc": 0.1, "itm": 0.1}
 RECIPES: dict[str, tuple[bool, dict[str, Any]]] = {  # with extra posts or without, and the module's options
     TASK: (False, {"itc": 0.0, "itm": 0.0}),
+    "published": (False, PUBLISHED),
     "ITC .1": (False, {"itc": 0.1, "itm": 0.0}),
     "ITC .02": (False, {"itc": 0.02, "itm": 0.0}),
     "ITM .1": (False, {"itc": 0.0, "itm": 0.1}),
-    "both .1 (published)": (False, {"itc": 0.1, "itm": 0.1}),
-    "ITC .02, ITM .1": (False, {"itc": 0.02, "itm": 0.1}),
     "ITC .1 on matches": (False, {"itc": 0.1, "itm": 0.0, "itc_on": ON_MATCHES}),
-    "ITC .02 on matches": (False, {"itc": 0.02, "itm": 0.0, "itc_on": ON_MATCHES}),
+    "defaults": (False, {}),
+    "defaults on matches": (False, {"itc_on": ON_MATCHES}),
     "ITC .1 on extra": (True, {"itc": 0.1, "itm": 0.0}),
     "ITC .02 on extra": (True, {"itc": 0.02, "itm": 0.0}),
-    "both .1 on extra": (True, {"itc": 0.1, "itm": 0.1}),
-    "ITC .02, ITM .1 on extra": (True, {"itc": 0.02, "itm": 0.1}),
+    "published on extra": (True, PUBLISHED),
+    "defaults on extra": (True, {}),
 }
 
 
@@ -95,31 +97,24 @@ def towers() -> dict[str, Any]:
 
 
 def fit(module: pl.LightningModule, data: pl.LightningDataModule, steps: int) -> None:
-    quiet = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
     trainer = pl.Trainer(
         accelerator="cpu",
         max_steps=steps,
         limit_val_batches=0,
         log_every_n_steps=steps + 1,
         use_distributed_sampler=False,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
         enable_model_summary=False,
-        **quiet,
     )
     trainer.fit(module, datamodule=data)
-
-
-def pretrained(data: Path, seed: int) -> ContrastiveModule:
-    """A space of such posts."""
-    pl.seed_everything(seed, verbose=False)
-    module = ContrastiveModule(**towers(), objectives={"itc": OneToKLoss()}, learning_rate=RATE, warmup_steps=20)
-    fit(module, ShardDataModule(str(data), batch_size=EXTRA, workers=0, seed=seed), PRETRAINING)
-    return module
 
 
 class Posts(RelationDataModule):
     """Labelled posts, with extra ones or without, in the same batches for every training: they are read once."""
 
-    def __init__(self, folder: Path, extra: bool, steps: int) -> None:
+    def __init__(self, folder: Path, extra: bool) -> None:
         sources = [Source(str(folder / "train"), BATCH, objectives=["task/task"] if extra else None)]
         if extra:
             sources.append(Source(str(folder / "extra"), EXTRA))
@@ -127,87 +122,97 @@ class Posts(RelationDataModule):
         super().__init__(sources, batch_size=size, workers=0, seed=int(folder.name))
         self.setup("fit")
         self._batches: list[Batch] = []
-        while len(self._batches) < steps:
+        while len(self._batches) < STEPS:
             for batch in super().train_dataloader():
                 self.trained(batch)
                 self._batches.append(batch)
 
-    def train_dataloader(self) -> Any:
-        return self._batches
+    def train_dataloader(self) -> DataLoader:
+        return DataLoader(cast(Dataset, self._batches), batch_size=None)
 
 
-def macro_f1(
-    posts: Posts,
-    space: ContrastiveModule | None,
-    start: str,
-    weights: dict[str, Any],
-    seed: int,
-    steps: int,
-    test: list[Batch],
-) -> float:
-    """Of one training."""
-    pl.seed_everything(seed, verbose=False)
-    fusion = TextToImageAttention(WIDTH)
-    module = RelationModule(**towers(), fusion=fusion, learning_rate=RATE, **STARTS[start], **weights)
-    if space is not None:
-        module.model.load_state_dict(space.model.state_dict())
-        module.objectives["itc"].load_state_dict(space.objectives["itc"].state_dict())
-    fit(module, posts, steps)
-    split = PredictedSplit(module.eval().head)
-    with torch.inference_mode():
-        for batch in test:
-            split.add(batch, embed_batch(module.model, batch, tokens=True))
-    return relation_figures(split.gather(), posts.languages)["macro_f1"]
+class MadeTask:
+    """A made task of one seed, and what trainings on it share."""
 
-
-def few_labels(
-    out: Path, labels: int, kind: str, starts: list[str], recipes: list[str], seeds: range, epochs: int
-) -> None:
-    """Prints the rows of one made task."""
-    concepts = MATCHED if kind == "match" else labels // 2
-    found: dict[tuple[str, str], list[float]] = {}
-    began = time.process_time()
-    for seed in seeds:
-        data = out / f"{labels}_{kind}" / str(seed)
+    def __init__(self, out: Path, labels: int, kind: str, seed: int) -> None:
+        self.folder, self.seed = out / f"{labels}_{kind}" / str(seed), seed
+        concepts = MATCHED if kind == "match" else labels // 2
         splits = (("train", kind, labels), ("test", kind, 2000), ("extra", "extra", 4000), ("space", "extra", 4000))
         for part, (split, what, samples) in enumerate(splits):
             task = {"kind": what, "concepts": concepts, "samples": samples, "seed": 10 * seed + part}
-            write_shards(data / split, [task], made)
-        steps = max(epochs * labels // BATCH, 1)
-        posts = {extra: Posts(data, extra, steps) for extra in (False, True)}
-        tested = RelationDataModule(test=str(data / "test"), batch_size=500, workers=0)
-        tested.setup("test")
-        test = list(tested.test_dataloader())
-        space = pretrained(data / "space", seed) if set(starts) - {"scratch"} else None
-        for start, name in product(starts, recipes):
-            extra, weights = RECIPES[name]
-            begin = None if start == "scratch" else space
-            score = macro_f1(posts[extra], begin, start, weights, seed, steps, test)
-            found.setdefault((start, name), []).append(score)
-    for start in starts:
-        alone = found[start, TASK]
-        cells = [interval(alone)]
-        for name in recipes:
-            if name != TASK:
-                cells.append(interval([a - b for a, b in zip(found[start, name], alone, strict=True)]))
-        say(f"| {labels} {kind} | {start} | {' | '.join(cells)} |")
-    say(f"<!-- {(time.process_time() - began) / len(seeds) / len(found):.1f} CPU seconds a run -->")
+            write_shards(self.folder / split, [task], made)
+        self.posts = cache(lambda extra: Posts(self.folder, extra))
+
+    @cached_property
+    def test(self) -> list[Batch]:
+        data = RelationDataModule(test=str(self.folder / "test"), batch_size=500, workers=0)
+        data.setup("test")
+        return list(data.test_dataloader())
+
+    @cached_property
+    def space(self) -> ContrastiveModule:
+        """Towers that ITC trained on posts like the extra ones."""
+        pl.seed_everything(self.seed, verbose=False)
+        module = ContrastiveModule(**towers(), objectives={"itc": OneToKLoss()}, learning_rate=RATE, warmup_steps=20)
+        posts = ShardDataModule(str(self.folder / "space"), batch_size=EXTRA, workers=0, seed=self.seed)
+        fit(module, posts, PRETRAINING)
+        return module
+
+    def macro_f1(self, start: str, recipe: str) -> float:
+        """Of one training."""
+        extra, weights = RECIPES[recipe]
+        posts, space = self.posts(extra), None if start == "scratch" else self.space
+        pl.seed_everything(self.seed, verbose=False)
+        fusion = TextToImageAttention(WIDTH)
+        module = RelationModule(**towers(), fusion=fusion, learning_rate=RATE, **STARTS[start], **weights)
+        if space is not None:
+            module.model.load_state_dict(space.model.state_dict())
+            module.objectives["itc"].load_state_dict(space.objectives["itc"].state_dict())
+        fit(module, posts, STEPS)
+        split = PredictedSplit(module.eval().head)
+        with torch.inference_mode():
+            for batch in self.test:
+                split.add(batch, embed_batch(module.model, batch, tokens=True))
+        return relation_figures(split.gather(), posts.languages)["macro_f1"]
 
 
-if __name__ == "__main__":
+def few_labels(
+    out: Path, labels: list[int], kinds: list[str], starts: list[str], recipes: list[str], seeds: range
+) -> None:
+    """Trains what scores.json does not hold yet, and prints the table."""
+    file = out / "scores.json"
+    scores: dict[str, dict[str, float]] = json.loads(file.read_text()) if file.is_file() else {}
+    rows = list(product(labels, kinds, starts))
+    for seed, (count, kind) in product(seeds, product(labels, kinds)):
+        task: MadeTask | None = None
+        for start, recipe in product(starts, recipes):
+            found = scores.setdefault(f"{count} {kind}, {start}, {recipe}", {})
+            if str(seed) not in found:
+                task = task or MadeTask(out, count, kind, seed)
+                found[str(seed)] = task.macro_f1(start, recipe)
+                file.write_text(json.dumps(scores))
+    say(f"| labels | towers | {' | '.join(recipes)} |")
+    say("| --- " * (2 + len(recipes)) + "|")
+    for count, kind, start in rows:
+        by_recipe = [[scores[f"{count} {kind}, {start}, {name}"][str(seed)] for seed in seeds] for name in recipes]
+        gains = [interval(np.subtract(values, by_recipe[0]).tolist()) for values in by_recipe[1:]]
+        say(f"| {count} {kind} | {start} | {' | '.join([interval(by_recipe[0]), *gains])} |")
+
+
+def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--out", type=Path, default=Path("runs/benchmark_few_labels"))
     parser.add_argument("--labels", type=int, nargs="+", default=[50, 200])
     parser.add_argument("--kinds", nargs="+", choices=KINDS, default=KINDS)
     parser.add_argument("--starts", nargs="+", choices=STARTS, default=list(STARTS))
     parser.add_argument("--recipes", nargs="+", choices=RECIPES, default=list(RECIPES))
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--first_seed", type=int, default=0)
-    parser.add_argument("--epochs", type=int, default=40)
-    options = parser.parse_args()
+    options = parser.parse_args(arguments)
     recipes = [TASK, *(name for name in options.recipes if name != TASK)]
-    say(f"| labels | towers | {' | '.join(recipes)} |")
-    say("| --- " * (2 + len(recipes)) + "|")
     seeds = range(options.first_seed, options.first_seed + options.seeds)
-    with tempfile.TemporaryDirectory() as folder:
-        for labels, kind in product(options.labels, options.kinds):
-            few_labels(Path(folder), labels, kind, options.starts, recipes, seeds, options.epochs)
+    few_labels(options.out, options.labels, options.kinds, options.starts, recipes, seeds)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,4 +1,4 @@
-"""What pretraining brings to heads that say how image and text relate, and what hard negatives bring to ITM.
+"""What pretraining brings to heads that say how image and text relate, and matching heads to retrieval.
 
     python -m benchmarks.relation --out runs/benchmark_relation [--only posts,negatives,stories] [--seeds 5]
 
@@ -25,7 +25,7 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.neighbours import right_among_neighbours
+from benchmarks.matching import HEADS, compare
 from benchmarks.runs import CONFIGS, QUIET, evaluated, interval, run, say
 from datamodules.numbers.posts import RELATIONS, pack_posts
 from datamodules.shards.reader import ShardReader
@@ -34,17 +34,11 @@ from datamodules.shards.samples import read_record
 LANGUAGES = ["de", "en", "es", "lv"]
 FUSION = "{class_path: mmtrain.fusion.TextToImageAttention, init_args: {width: 256}}"
 FROZEN = "--model.frozen=[image,text]"
-ROWS = "{class_path: mmtrain.fusion.RowFusion, init_args: {width: 256}}"
-TOKENS = "{class_path: mmtrain.fusion.CrossAttentionFusion, init_args: {width: 64, layers: 1}}"
-MINED = ["--model.mining.every_n_steps=1000", "--model.mining.neighbours=8", "--model.mining.beside=2"]
-HEADS = {  # name: fusion, scale of the similarity, options of ItmLoss, further options
-    "rows": (ROWS, 14, "candidates: 8", [*MINED, "--data.batch_size=16"]),
-    "tokens": (TOKENS, 14, "candidates: 4", [*MINED, "--data.batch_size=12"]),
-    "rows, the batch alone": (ROWS, 14, "candidates: 8", ["--data.batch_size=48"]),
-    "no similarity, two classes": (FUSION, "null", "negatives: hard", []),
-    "no similarity, random": (FUSION, "null", "negatives: random", []),
-}
+# the tasks' layers start as the regression of the space's rows; what is trained beside it may move the rows a little
+REGRESSION = ["--model.start=regression", "--model.class_weights=none", "--model.tower_rate=0.1", "--model.itc=0"]
+REGRESSION += ["--model.itm=0", "--model.dropout=0.3"]
 SYSTEMS = {  # name: the space to start from, options
+    "1-to-K, frozen, from the regression": ("space", [FROZEN, *REGRESSION]),
     "1-to-K, frozen": ("space", [FROZEN]),
     "1-to-K, frozen, two binary heads": ("space", [FROZEN, "--model.tasks=[represented,adds]"]),
     "1-to-K, towers trained too": ("space", ["--model.tower_rate=0.1"]),
@@ -196,60 +190,17 @@ def posts(options: argparse.Namespace) -> None:
 # ---- negatives
 
 
-def train_head(out: Path, head: str, rate: float, seed: int, steps: int) -> Path:
-    """A matching head on the frozen space, on four pictures of each number."""
-    fusion, scale, itm, extra = HEADS[head]
-    network = f"{{class_path: mmtrain.fusion.MatchingHead, init_args: {{fusion: {fusion}, scale: {scale}}}}}"
-    objective = f"{{class_path: losses.ItmLoss, init_args: {{fusion: {network}, {itm}}}}}"
-    folder = out / f"itm_{head.replace(',', '').replace(' ', '_')}_{rate}_{steps}_{seed}"
-    named = [f"--data.train={out / 'numbers' / 'few'}", f"--data.val={out / 'numbers' / 'val'}"]
-    named += [f"--model.objectives={{itm: {objective}}}", "--model.tower_rate=0", f"--model.learning_rate={rate}"]
-    named += ["--data.languages=[en,lv]", "--data.captions_per_image=1", f"--model.pretrained={out / 'space'}"]
-    named += ["--model.image.init_args.frozen=true", "--model.text.init_args.frozen=true"]
-    named += [f"--trainer.max_steps={steps}", f"--trainer.default_root_dir={folder}"]
-    named += ["--trainer.val_check_interval=100000", f"--seed_everything={seed}", f"--data.seed={seed}"]
-    if not (folder / "checkpoints" / "last.ckpt").is_file():
-        run("fit", "--config", CONFIGS / "quickstart.yaml", *named, *extra, *QUIET)
-    return folder
-
-
-def measured_head(folder: Path, data: Path) -> dict[str, float]:
-    """Means over directions and languages, before and after the head sorted the best ten again, in percent."""
-    table = evaluated(folder, data, "--languages", "en,lv", "--rerank", 10)["rerank"]
-    means = [table[direction]["mean"] for direction in ("text_to_image", "image_to_text")]
-    near = [right_among_neighbours(folder, data, language) for language in ("en", "lv")]
-    return {
-        "similarity": float(np.mean([mean["R@1_before"] for mean in means])),
-        "sorted again": float(np.mean([mean["R@1"] for mean in means])),
-        "neighbours by similarity": float(np.mean([each[0] for each in near])),
-        "neighbours by the head": float(np.mean([each[1] for each in near])),
-    }
-
-
 def negatives(options: argparse.Namespace) -> None:
     out = Path(options.out)
     pack(out)
-    pretrain(out, "space", LANGUAGES, options.pretrain_steps)
-    few = out / "numbers" / "few"
+    space, few = pretrain(out, "space", LANGUAGES, options.pretrain_steps), out / "numbers" / "few"
     if not (few / "shards.json").is_file():
-        run("pack", "numbers", "--split", "train", "--renderings", 4, "--languages", ",".join(LANGUAGES), "--out", few)
-    for head in options.heads or HEADS:
-        say(f"\n{head}: R@1 among 200 unseen numbers, mean of both directions and of English and Latvian")
-        chosen: dict[float, float] = {}
-        for rate in options.rates:  # by validation, on a seed that is not measured
-            figures = measured_head(train_head(out, head, rate, 100, options.negative_steps), out / "numbers" / "val")
-            chosen[rate] = figures["sorted again"] + figures["neighbours by the head"]
-            say(f"  rate {rate}, val: " + ", ".join(f"{name} {value:.1f}" for name, value in figures.items()))
-        best = max(chosen, key=lambda rate: chosen[rate])
-        found: dict[str, list[float]] = {}
-        for seed in range(options.seeds):
-            folder = train_head(out, head, best, seed, options.negative_steps)
-            figures = measured_head(folder, out / "numbers" / "test")
-            figures["gain"] = figures["sorted again"] - figures["similarity"]
-            for name, value in figures.items():
-                found.setdefault(name, []).append(value)
-            say(f"  seed {seed}: " + ", ".join(f"{name} {value:.1f}" for name, value in figures.items()))
-        say(f"{head}, rate {best}: " + ", ".join(f"{name} {interval(values)}" for name, values in found.items()))
+        run("pack", "numbers", "--split", "train", "--renderings", 4, "--languages", "en,lv", "--out", few)
+    say("\nmatching heads on the frozen space, 200 unseen numbers: means over directions, English and Latvian")
+    heads = options.heads or list(HEADS)
+    found = compare(space, out / "numbers", heads, options.rates, options.seeds, options.negative_steps)
+    for head, figures in found.items():
+        say(f"{head:26}" + "   ".join(f"{name} {interval([each[name] for each in figures])}" for name in figures[0]))
 
 
 # ---- stories
@@ -279,13 +230,13 @@ if __name__ == "__main__":
     parser.add_argument("--out", default="runs/benchmark_relation")
     parser.add_argument("--only", default="posts,negatives,stories")
     parser.add_argument("--systems", nargs="*", choices=list(SYSTEMS), help="of posts; default all")
-    parser.add_argument("--heads", nargs="*", choices=list(HEADS), help="of negatives; default all")
-    parser.add_argument("--rates", nargs="*", type=float, default=[1e-3, 3e-3], help="of negatives, to choose from")
+    parser.add_argument("--heads", nargs="*", choices=list(HEADS), help="of matching; default all")
+    parser.add_argument("--rates", nargs="*", type=float, default=[3e-4, 1e-3], help="of negatives, to choose from")
     parser.add_argument("--stories", help="a manifest of stories, for that part")
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--pretrain_steps", type=int, default=500)
     parser.add_argument("--steps", type=int, default=500)
-    parser.add_argument("--negative_steps", type=int, default=150)
+    parser.add_argument("--negative_steps", type=int, default=200)
     parser.add_argument("--story_steps", type=int, default=400)
     options = parser.parse_args()
     for name, part in (("posts", posts), ("negatives", negatives), ("stories", stories)):

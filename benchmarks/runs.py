@@ -1,6 +1,9 @@
-"""What benchmarks that train whole runs share: the command line in this process, and means over seeds."""
+"""What benchmarks that train whole runs share: the command line, processor seconds, and means over seeds."""
 
 import json
+import resource
+import subprocess
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -17,6 +20,23 @@ def run(*arguments: object) -> None:
     """One mmtrain command; ends the benchmark where it fails."""
     if main([str(argument) for argument in arguments]) != 0:
         raise SystemExit(1)
+
+
+def processor_seconds(command: Sequence[object]) -> float:
+    """Runs a command; returns the seconds that it and its readers kept processors busy, whatever else ran."""
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    done = subprocess.run(list(map(str, command)), capture_output=True, text=True)
+    if done.returncode:
+        raise SystemExit(f"{command[:4]} failed: {done.stderr[-2000:]}")
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+
+
+def fit_seconds(config: Path, run: Path, options: dict[str, object]) -> float:
+    """Processor seconds of `mmtrain fit` into a run folder; an option is text, or whatever JSON writes."""
+    settings = {"trainer.default_root_dir": str(run), **options}
+    given = [f"--{name}={value if isinstance(value, str) else json.dumps(value)}" for name, value in settings.items()]
+    return processor_seconds([sys.executable, "-m", "mmtrain.cli", "fit", "--config", config, *QUIET, *given])
 
 
 def evaluated(model: Path, data: Path, *options: object) -> dict:

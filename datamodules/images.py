@@ -149,7 +149,8 @@ class ImagePipeline:
         assert self.transform is not None
         # torchvision draws from torch's global generator, which belongs to the model when there are no workers
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(rng.getrandbits(63))
+            # torch.manual_seed would also note for CUDA, for each view, from where it was called: a millisecond
+            torch.default_generator.manual_seed(rng.getrandbits(63))
             return self.transform(view)
 
     @_decoding()

@@ -17,7 +17,7 @@ import numpy as np
 
 from datamodules.module import ShardDataModule
 from datamodules.packing.as_shards import Manifest, as_shards
-from datamodules.reading.choices import UNLABELLED, class_of
+from datamodules.reading.choices import class_of
 from datamodules.reading.labels import Labels, check_labels, classes_of, labels_of, only, tasks_shown
 from datamodules.reading.splits import Splits
 from datamodules.shards.locations import weighted_parts
@@ -108,7 +108,7 @@ class RelationDataModule(ShardDataModule):
             for split, spec in self._specs.items()
             if spec is not None
         }
-        every = [source.shards for sources in named.values() for source in sources]
+        every = [place for sources in named.values() for place in {source.shards for source in sources}]
         for split, sources in named.items():
             field, languages = f"data.{split}", self._by_split[split]
             lost: Counter[tuple[str, str]] = Counter()
@@ -173,7 +173,7 @@ class RelationDataModule(ShardDataModule):
 
     def _without_label(self, labels: SourceLabels, task: str) -> list[bool]:
         """Of each source whether none of its samples has a class."""
-        return [max(self._numbers([source], task), default=UNLABELLED) == UNLABELLED for source in labels]
+        return [max(self._numbers([source], task), default=-1) < 0 for source in labels]
 
     def _few(self, sources: list[SurveyedSource], labels: SourceLabels, task: str, count: int) -> SourceLabels:
         """Leaves `count` samples of each class in the sources that have any; returns the labels of all."""

@@ -9,9 +9,10 @@ from torch.distributed import ProcessGroup
 from torch.nn import functional
 
 from losses.embeddings import Embeddings
-from losses.engine.captions import caption_columns
+from losses.engine.captions import caption_columns, distractor_columns
 from losses.engine.checks import check_captions, check_mask, choice, full_precision, positive_scale, working_precision
 from losses.engine.distributed import default_group, global_sum, total
+from losses.engine.pairs import Pairs
 from losses.engine.tiles import lowest, tiled_logsumexp
 from losses.objective import image_of
 from losses.temperature import ScaledObjective, clamped_scale
@@ -31,6 +32,8 @@ def one_to_k_loss(
     image_ids: Tensor | None = None,
     text_ids: Tensor | None = None,
     paired: Tensor | None = None,
+    distractors: Tensor | None = None,
+    distractors_present: Tensor | None = None,
 ) -> Tensor:
     """Symmetric cross-entropy between images and the captions of all languages.
 
@@ -57,6 +60,9 @@ def one_to_k_loss(
             captions have are no negatives.
         paired: bool [B], None for all. Where it is False an image and its captions are no pair: neither positives nor
             negatives of each other, but negatives of all others; the means run over the pairs alone.
+        distractors: float [B, n, D], unit rows; further texts that are nobody's own: negatives of every image,
+            in p alone.
+        distractors_present: bool [B, n], None for all.
 
     Raises:
         ValueError: wrong shapes, a scale that is not positive, missing captions with "published".
@@ -73,6 +79,10 @@ def one_to_k_loss(
     positives, row_negatives, column_negatives = tiled_logsumexp(
         image, captions.columns, scale, captions.pairs, group=group
     )
+    further = distractor_columns(image, distractors, distractors_present, group)
+    if len(further):
+        _, sums, _ = tiled_logsumexp(image, further, scale, Pairs.none(image.device), both=False)
+        row_negatives = torch.logaddexp(row_negatives, sums)
     image_to_text = _nll_of_captions(positives, row_negatives, present, texts.shape[:2])  # [B, K], 0 where absent
     text_to_image = functional.softplus(column_negatives[captions.mine] - positives)
     K, C, captioned = texts.shape[1], max(len(captions.columns), 1), captions.captioned.clamp(min=1)

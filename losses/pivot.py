@@ -12,7 +12,7 @@ from torch.distributed import ProcessGroup
 
 from losses.asymmetric import asymmetric_similarity
 from losses.embeddings import Embeddings
-from losses.engine.captions import Captions, caption_columns
+from losses.engine.captions import Captions, caption_columns, distractor_columns
 from losses.engine.checks import check_captions, choice, full_precision, working_precision
 from losses.engine.distributed import default_group, gather, global_sum, rank_and_size
 from losses.engine.tiles import edges
@@ -50,6 +50,8 @@ def pivot_ranking_loss(
     group: ProcessGroup | None = None,
     image_ids: Tensor | None = None,
     text_ids: Tensor | None = None,
+    distractors: Tensor | None = None,
+    distractors_present: Tensor | None = None,
 ) -> Tensor:
     """Sum of hinges over all in-batch negatives, for each language k around the image i (PIVOT):
 
@@ -77,6 +79,9 @@ def pivot_ranking_loss(
         image_ids: int64 [B]; captions of an image with an equal id are no negatives, nor is the image for its captions.
         text_ids: int64 [B, K], or [B] where all captions of a row have one; captions with an id that the image's own
             captions have, likewise.
+        distractors: float [B, n, D], unit rows; further texts that are nobody's own: with those of every language in
+            the sum over c'_k, for every image.
+        distractors_present: bool [B, n], None for all.
 
     Raises:
         ValueError: wrong shapes or choices, or a negative margin.
@@ -101,6 +106,9 @@ def pivot_ranking_loss(
     mask = torch.ones(b, K, dtype=torch.bool, device=image.device) if present is None else present
     everywhere = gather(positive.new_zeros(b, K).masked_scatter(mask, positive), group).flatten()
     column_positive = everywhere[captions.owner * K + captions.slot]
+    further = captions.add(distractor_columns(image, distractors, distractors_present, group))
+    # which never wins against their own image, for they have none
+    column_positive = torch.cat([column_positive, column_positive.new_full((len(further),), torch.inf)])
 
     ranked = _Ranked(captions, SCORES[similarity], margin, first_image, group)
     hinges = ranked.sum_of_hinges if negatives == "sum" else ranked.hardest_hinges
@@ -110,8 +118,8 @@ def pivot_ranking_loss(
         first, second = _translations(captions, language, mask)
     for k in language.unique():
         columns, anchors = (language == k).nonzero()[:, 0], (language[mine] == k).nonzero()[:, 0]
-        images = torch.arange(b, device=image.device)
-        loss = loss + hinges(image, images, columns, own_rows[anchors], positive[anchors], column_positive[columns])
+        images, beside = torch.arange(b, device=image.device), torch.cat([columns, further])
+        loss = loss + hinges(image, images, beside, own_rows[anchors], positive[anchors], column_positive[beside])
         if parallel:
             p, q = first[language[second] == k], second[language[second] == k]
             rows = captions.columns[p]

@@ -8,9 +8,10 @@ from torch.distributed import ProcessGroup
 from torch.nn import functional
 
 from losses.embeddings import Embeddings
-from losses.engine.captions import caption_columns
+from losses.engine.captions import caption_columns, distractor_columns
 from losses.engine.checks import check_captions, full_precision, one_number, positive_scale, working_precision
 from losses.engine.distributed import default_group, global_sum, rank_and_size
+from losses.engine.pairs import Pairs
 from losses.engine.tiles import tiled_softplus
 from losses.objective import image_of
 from losses.temperature import ScaledObjective, clamped_scale
@@ -27,6 +28,8 @@ def siglip_loss(
     group: ProcessGroup | None = None,
     image_ids: Tensor | None = None,
     text_ids: Tensor | None = None,
+    distractors: Tensor | None = None,
+    distractors_present: Tensor | None = None,
 ) -> Tensor:
     """Sum of -log sigmoid(z l) over all image-text pairs, divided by the number of images:
 
@@ -44,6 +47,8 @@ def siglip_loss(
         group: processes that hold the rest of the batch, equally many rows each.
         image_ids: int64 [B]; pairs of equal ids that are not the image's own are left out.
         text_ids: int64 [B, K] (or [B]), likewise.
+        distractors: float [B, n, D], unit rows; further texts that are nobody's own: z = -1 with every image.
+        distractors_present: bool [B, n], None for all.
 
     Raises:
         ValueError: wrong shapes or a scale that is not positive.
@@ -57,6 +62,9 @@ def siglip_loss(
     bias = one_number("bias", bias, image)
     captions = caption_columns(texts, present, image_ids, text_ids, group)
     positives, negatives = tiled_softplus(image, captions.columns, scale, bias, captions.pairs)
+    further = distractor_columns(image, distractors, distractors_present, group)
+    if len(further):
+        negatives = negatives + tiled_softplus(image, further, scale, bias, Pairs.none(image.device))[1]
     return global_sum((functional.softplus(-positives).sum() + negatives) / captions.images, group)
 
 

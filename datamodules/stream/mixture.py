@@ -28,7 +28,7 @@ class Source:
         images: Its own way from encoded images to pixels, of the same size; default: data.images.
         text: Its own rewriting of captions; default: data.text.
         objectives: Names of the objectives that its captions count for; default: all. For any other objective they
-            are absent, while its images stay negatives.
+            are absent, while its images stay negatives. Of `mmtrain.RelationModule`: itc, itm and task/<task>.
         name: In the log and the account; default: the folder's name.
     """
 

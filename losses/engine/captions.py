@@ -5,7 +5,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 from torch.distributed import ProcessGroup
+from torch.nn import functional
 
+from losses.engine.checks import check_mask
 from losses.engine.distributed import gather, rank_and_size
 from losses.engine.pairs import Labels, Pairs, shared_labels
 
@@ -31,6 +33,15 @@ class Captions:
     pairs: Pairs
     images: int
     captioned: Tensor
+
+    def add(self, further: Tensor) -> Tensor:
+        """Appends columns that belong to no image and share no ids; returns their numbers."""
+        before, more = len(self.columns), len(further)
+        self.columns = torch.cat([self.columns, further])
+        self.owner = functional.pad(self.owner, (0, more), value=-1)
+        for kind in self.pairs.labels:
+            kind.columns = functional.pad(kind.columns, (0, 0, 0, more), value=-2)
+        return torch.arange(before, before + more, device=further.device)
 
 
 def caption_columns(
@@ -59,6 +70,26 @@ def caption_columns(
     for kind in caption_labels(image_ids, text_ids, everywhere, group):
         pairs.add(Labels(kind.rows[rank * b : (rank + 1) * b], kind.columns[:, filled]))
     return Captions(columns, owner, slot, slice(start, stop), pairs, size * b, everywhere.any(1).sum())
+
+
+def distractor_columns(
+    image: Tensor, distractors: Tensor | None, present: Tensor | None, group: ProcessGroup | None
+) -> Tensor:
+    """float [C, D], the distractors [b, n, D] of all processes that are there, present bool [b, n]; [0, D] for None.
+
+    Raises:
+        ValueError: wrong shapes, or `present` without distractors.
+    """
+    b, D = image.shape
+    if distractors is None:
+        if present is not None:
+            raise ValueError("distractors_present: it is about distractors, of which there are none")
+        return image.new_zeros(0, D)
+    if distractors.dim() != 3 or distractors.shape[::2] != (b, D):
+        raise ValueError(f"distractors: got shape {list(distractors.shape)}, expected [{b}, n, {D}]")
+    check_mask("distractors_present", present, tuple(distractors.shape[:2]))
+    columns = gather(distractors.to(image.dtype), group).flatten(0, 1)
+    return columns if present is None else columns[gather(present, group).flatten()]
 
 
 def caption_labels(

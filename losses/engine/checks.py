@@ -2,20 +2,21 @@
 
 from collections.abc import Callable
 from functools import wraps
-from typing import get_args
+from typing import Any, get_args
 
 import torch
 from torch import Tensor
 
 
 def full_precision(loss: Callable[..., Tensor]) -> Callable[..., Tensor]:
-    """Switches autocast off inside a loss, whose first argument is a tensor or a list of them."""
+    """Switches autocast off inside a loss, on the device of its first argument that is a tensor or a list of them."""
 
     @wraps(loss)
-    def without_autocast(first: Tensor | list[Tensor], *args: object, **kwargs: object) -> Tensor:
-        tensor = first if isinstance(first, Tensor) else first[0]
-        with torch.autocast(tensor.device.type, enabled=False):
-            return loss(first, *args, **kwargs)
+    def without_autocast(*args: Any, **kwargs: Any) -> Tensor:
+        firsts = (each[0] if isinstance(each, list) and each else each for each in (*args, *kwargs.values()))
+        device = next((each.device.type for each in firsts if isinstance(each, Tensor)), "cpu")
+        with torch.autocast(device, enabled=False):
+            return loss(*args, **kwargs)
 
     return without_autocast
 
@@ -40,8 +41,7 @@ def check_captions(
     Raises:
         ValueError: naming the argument whose shape or type differs.
     """
-    if image.dim() != 2 or 0 in image.shape:
-        raise ValueError(f"image: got shape {list(image.shape)}, expected [B, D] with B and D at least 1")
+    check_rows("image", image)
     B, D = image.shape
     if texts.dim() != 3 or texts.shape[0] != B or texts.shape[2] != D or texts.shape[1] == 0:
         raise ValueError(f"texts: got shape {list(texts.shape)}, expected [{B}, K, {D}] with K at least 1")
@@ -50,6 +50,18 @@ def check_captions(
     check_integers("image_ids", image_ids, (B,))
     check_integers("text_ids", text_ids, (B,) if text_ids is not None and text_ids.dim() == 1 else (B, K))
     check_integers("languages", languages, (B, K))
+
+
+def check_rows(name: str, rows: Tensor, like: Tensor | None = None) -> None:
+    """Rows [B, D] of numbers, of the shape of others where these are given."""
+    expected = "[B, D] with B and D at least 1" if like is None else str(list(like.shape))
+    if rows.dim() != 2 or 0 in rows.shape or (like is not None and rows.shape != like.shape):
+        raise ValueError(f"{name}: got shape {list(rows.shape)}, expected {expected}")
+
+
+def check_finite(name: str, values: Tensor) -> None:
+    if not values.isfinite().all():
+        raise ValueError(f"{name}: got {values[~values.isfinite()][0].item()}, expected finite numbers")
 
 
 def check_mask(name: str, mask: Tensor | None, shape: tuple[int, ...]) -> None:

@@ -50,6 +50,12 @@ class Pairs:
     rows: Tensor | None = None
     columns: Tensor | None = None
 
+    @classmethod
+    def none(cls, device: torch.device) -> "Pairs":
+        """Where every pair is a plain negative."""
+        nothing = torch.zeros(0, dtype=torch.int64, device=device)
+        return cls(nothing, nothing)
+
     def add(self, kind: Labels) -> None:
         """One more kind of id, of columns with one member each."""
         rows, columns = (kind.rows >= 0).any(1).nonzero()[:, 0], (kind.columns[0] >= 0).any(1).nonzero()[:, 0]

@@ -142,7 +142,7 @@ def evaluate(
         tables = {f"zero-shot by {name}": each for name, each in metrics["zero_shot"].items()}
         relations[zero_shot] = relations.get(zero_shot, {}) | tables
     if baselines:
-        metrics["baselines"] = baseline_tables(posts, embed(encoder, posts), shards, split)
+        metrics["baselines"] = baseline_tables(posts, embed(encoder, posts), shards, split, encoder.classes)
         for task, systems in metrics["baselines"].items():
             systems |= {name: each for name, each in relations.get(task, {}).items() if name == "fine-tuned"}
         metrics["protocol"]["baselines"] = {"train": train, "languages": posts.languages, "skipped": skipped(posts)}

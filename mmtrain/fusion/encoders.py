@@ -198,10 +198,7 @@ class TextToImageAttention(Fusion):
 
 
 class RowFusion(Fusion):
-    """v, t, |v - t| and v * t of the pair's rows v and t in the shared space, side by side, through two layers.
-
-    The rows are of unit length; they are scaled so that their numbers are about 1. `MatchingHead` takes it.
-    """
+    """`pair_rows` of a picture's and a text's rows in the shared space through two layers. `MatchingHead` takes it."""
 
     reads_rows = True
 
@@ -213,8 +210,17 @@ class RowFusion(Fusion):
         )
 
     def forward(self, image: Tensor, image_tokens: Tensor, text: Tensor, text_tokens: Tensor, mask: Tensor) -> Tensor:
-        v, t = (rows * rows.shape[1] ** 0.5 for rows in (image, text))
-        return self.layers(torch.cat([v, t, (v - t).abs(), v * t], 1))
+        return self.layers(pair_rows(image, text))
+
+
+def pair_rows(image: Tensor, text: Tensor) -> Tensor:
+    """v, t, |v - t| and v * t side by side [N, 4 D], of a picture's and a text's unit rows [N, D] of the shared space.
+
+    Each is scaled so that its numbers are of the order of 1, as those of a fused vector are: one learning rate, and one
+    penalty of a regression, is then right for all of them.
+    """
+    scale = image.shape[1] ** 0.5
+    return torch.cat([scale * image, scale * text, scale * (image - text).abs(), scale**2 * image * text], 1)
 
 
 def _keys_values(attention: nn.MultiheadAttention, rows: Tensor) -> Tensor:

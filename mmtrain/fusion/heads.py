@@ -7,19 +7,9 @@ import torch
 from torch import Tensor, nn
 
 from losses import Embeddings
-from mmtrain.fusion.encoders import Fusion, fuse
+from mmtrain.fusion.encoders import Fusion, fuse, pair_rows
 
 RULED_OUT = -1e4  # a logit; half precision holds it
-
-
-def pair_rows(image: Tensor, text: Tensor) -> Tensor:
-    """v, t, |v - t| and v * t side by side [N, 4 D], of a picture's and a text's unit rows [N, D] of the shared space.
-
-    Each is scaled so that its numbers are of the order of 1, as those of a fused vector are: one learning rate, and one
-    penalty of a regression, is then right for all of them.
-    """
-    scale = image.shape[1] ** 0.5
-    return torch.cat([scale * image, scale * text, scale * (image - text).abs(), scale**2 * image * text], 1)
 
 
 class RelationHead(nn.Module):

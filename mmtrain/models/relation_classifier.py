@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mmtrain.fusion.heads import RelationHead, pair_rows
+from mmtrain.fusion import RelationHead, pair_rows
 from mmtrain.models.encoder import Encoder
 from mmtrain.models.image_text import ImageTextModel
 from mmtrain.models.loading import load

@@ -11,6 +11,7 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 import pytorch_lightning as pl
 import torch
+from pytorch_lightning.utilities import rank_zero_info
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
@@ -84,6 +85,7 @@ class Neighbours:
         samples, m = data.samples("train"), self.options.neighbours
         self.numbers = torch.tensor(told_by_first(lambda: near_samples(split, samples, m, similarity).tolist()))
         self.step = step
+        rank_zero_info(f"step {step}: mined {m} neighbours of each of {samples} training samples")
 
     def joined(self, batch: Batch, data: MinedData) -> Batch:
         """The batch with some neighbours of each sample."""

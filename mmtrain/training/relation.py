@@ -28,9 +28,14 @@ class RelationModule(ContrastiveModule):
     """Trains towers, a fusion encoder and one linear head a task, on each post's picture and text.
 
     The loss is (1 - itc - itm) CE + itc ITC + itm ITM, or with `convex` off CE + itc ITC + itm ITM (Sanchez Villegas,
-    Preotiuc-Pietro and Aletras, Findings of EACL 2024, section 3.3; 0.8 / 0.1 / 0.1 is theirs). CE is the mean over the
-    tasks, of cross-entropy weighted by class; a post without a label of a task has no part in it. ITC compares the
-    towers' own rows, before the fusion, so that neither modality has seen the other. ITM judges the fused pair.
+    Preotiuc-Pietro and Aletras, Findings of EACL 2024, section 3.3; `itc: 0.1, itm: 0.1` gives their 0.8 / 0.1 / 0.1).
+    CE is the mean over the tasks, of cross-entropy weighted by class; a post without a label of a task has no part in
+    it. ITC compares the towers' own rows, before the fusion, so that neither modality has seen the other. ITM judges
+    the fused pair.
+
+    ITC and ITM take each post for a pair, unless `itc_on` says which labels make one. Posts without labels, a second
+    source of data.train, are material for both; where the labelled source names its tasks (objectives: [task/mood]),
+    they are all of it. `mmtrain.phases.Phase` sets other weights from a step on.
 
     Args:
         image: Image tower; None takes that of `pretrained`.
@@ -73,7 +78,7 @@ class RelationModule(ContrastiveModule):
         pretrained: str | None = None,
         fusion: Fusion | None = None,
         tasks: list[str] | None = None,
-        itc: float = 0.1,
+        itc: float = 0.02,
         itm: float = 0.1,
         itc_on: dict[str, list[int | str]] | None = None,
         convex: bool = True,

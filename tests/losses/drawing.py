@@ -23,7 +23,11 @@ def batches(draw: st.DrawFn, ids: bool = True) -> dict[str, Any]:
 
     share = draw(st.sampled_from([None, 0.0, 0.4, 0.8]))
     mask = torch.ones(B, K, dtype=torch.bool) if share is None else torch.rand(B, K, generator=random) < share
+    n = draw(st.integers(1, 3))
+    further = draw(st.sampled_from([None, unit(B, n, D)]))
+    there = None if further is None else draw(st.sampled_from([None, torch.rand(B, n, generator=random) < 0.5]))
     return {
+        "further": {"distractors": further, "distractors_present": there},
         "image": unit(B, D),
         "texts": unit(B, K, D),
         "scale": torch.tensor(draw(st.sampled_from([0.5, 1.0, 14.0, 100.0])), dtype=torch.float64),

@@ -23,6 +23,12 @@ def pairs_of(case: dict) -> list[tuple[int, int]]:
     return [(i, k) for i, k in product(range(B), range(K)) if case["present"][i, k]]
 
 
+def distractors_of(case: dict) -> Tensor:
+    """Those that there are, [n, D]."""
+    rows, present = case["further"]["distractors"], case["further"]["distractors_present"]
+    return torch.zeros(0, 1) if rows is None else rows.flatten(0, 1) if present is None else rows[present]
+
+
 def one_to_k(image: Tensor, texts: Tensor, scale: Tensor, case: dict, weighting: str = "balanced") -> Tensor:
     B, K, _ = texts.shape
     captions, zero = pairs_of(case), 0 * (image.sum() + texts.sum() + scale)
@@ -32,6 +38,7 @@ def one_to_k(image: Tensor, texts: Tensor, scale: Tensor, case: dict, weighting:
     for i, k in counted:
         positive = scale * image[i] @ texts[i, k]
         row = [scale * image[i] @ texts[j, t] for j, t in captions if not left_out(i, j, t, case)]
+        row += [scale * image[i] @ text.to(image) for text in distractors_of(case)]
         column = [scale * image[j] @ texts[i, k] for j in range(B) if not left_out(j, i, k, case)]
         image_to_text[i, k] = torch.stack(row).logsumexp(0) - positive
         text_to_image[i, k] = torch.stack(column).logsumexp(0) - positive
@@ -51,6 +58,8 @@ def siglip(image: Tensor, texts: Tensor, scale: Tensor, bias: Tensor, case: dict
         if not left_out(i, j, k, case):
             z = 1 if i == j else -1
             loss = loss - torch.nn.functional.logsigmoid(z * (scale * image[i] @ texts[j, k] + bias))
+    for i, text in product(range(len(image)), distractors_of(case)):
+        loss = loss - torch.nn.functional.logsigmoid(-(scale * image[i] @ text.to(image) + bias))
     return loss / len(image)
 
 
@@ -75,7 +84,8 @@ def pivot(image: Tensor, texts: Tensor, case: dict, kind: str, margin: float, pa
     loss = 0 * (image.sum() + texts.sum())
     for i, k in captions:
         positive = similarity(kind, image[i], texts[i, k])
-        loss = loss + reduce([hinge(positive, similarity(kind, image[i], texts[c])) for c in wrong(i, language[i, k])])
+        negative = [texts[c] for c in wrong(i, language[i, k])] + [text.to(image) for text in distractors_of(case)]
+        loss = loss + reduce([hinge(positive, similarity(kind, image[i], text)) for text in negative])
         others = [j for j in range(len(image)) if j != i and not left_out(j, i, k, case)]
         loss = loss + reduce([hinge(positive, similarity(kind, image[j], texts[i, k])) for j in others])
         for j, t in captions if parallel else []:

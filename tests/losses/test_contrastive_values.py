@@ -33,6 +33,7 @@ def test_one_to_k_balanced(case, dtype):
             image_ids=case["image_ids"],
             text_ids=case["text_ids"],
             paired=case["paired"],
+            **case["further"],
         ),
         lambda image, texts, scale: slow.one_to_k(image, texts, scale, case),
         *(case["image"], case["texts"], case["scale"]),
@@ -52,6 +53,7 @@ def test_one_to_k_published(case, dtype):
             image_ids=case["image_ids"],
             text_ids=case["text_ids"],
             paired=case["paired"],
+            **case["further"],
         ),
         lambda image, texts, scale: slow.one_to_k(image, texts, scale, case, "published"),
         *(case["image"], case["texts"], case["scale"]),
@@ -64,6 +66,7 @@ def test_one_to_k_published(case, dtype):
 @given(batches(), DTYPES)
 def test_clip(case, dtype):
     case["present"], texts, case["paired"] = torch.ones_like(case["present"][:, :1]), case["texts"][:, :1], None
+    case["further"] = {"distractors": None, "distractors_present": None}
     text_ids = case["text_ids"]
     case["text_ids"] = None if text_ids is None else text_ids[:, :1]
     agrees(
@@ -87,6 +90,7 @@ def test_siglip(case, dtype):
             *(image, texts, scale, bias, case["given_present"]),
             image_ids=case["image_ids"],
             text_ids=case["text_ids"],
+            **case["further"],
         ),
         lambda image, texts, scale, bias: slow.siglip(image, texts, scale, bias, case),
         *(case["image"], case["texts"], case["scale"], case["bias"]),

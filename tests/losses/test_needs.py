@@ -13,6 +13,7 @@ from losses.objective import ALL_FIELDS, needs_of
 PAIRS = {"image", "texts"}
 NEEDS = {  # what it reads, and whether it says so by needs_tokens too
     losses.ClipLoss: (PAIRS, False),
+    losses.InfoNceLoss: ({"query", "positive"}, False),  # unless it is told otherwise
     losses.ItmLoss: (PAIRS | {"tokens"}, True),
     losses.MatryoshkaLoss: (PAIRS, False),  # until it is told what it wraps
     losses.OneToKLoss: (PAIRS, False),
@@ -64,10 +65,18 @@ def test_needs_tokens_is_one_more_need() -> None:
     assert needs_of(losses.ClipLoss()) == PAIRS
 
 
-@pytest.mark.parametrize("kind", [kind for kind in NEEDS if kind not in (losses.ItmLoss, losses.MatryoshkaLoss)])
+OTHERS = losses.InfoNceLoss, losses.ItmLoss, losses.MatryoshkaLoss
+
+
+@pytest.mark.parametrize("kind", [kind for kind in NEEDS if kind not in OTHERS])
 def test_a_missing_picture_is_named(kind: type) -> None:
     with pytest.raises(ValueError, match="image: the samples have no picture"):
         kind()(losses.Embeddings(None, unit(4, 2, 8)))
+
+
+def test_a_missing_field_is_named() -> None:
+    with pytest.raises(ValueError, match="query: the samples have no such field, but answer"):
+        losses.InfoNceLoss()(losses.Embeddings(None, unit(4, 2, 8), modalities={"answer": unit(4, 8)}))
 
 
 @pytest.mark.parametrize(

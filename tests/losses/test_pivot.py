@@ -37,6 +37,7 @@ def test_pivot_ranking(case, similarity, margin, parallel, negatives, dtype):
             *(image, texts, similarity, margin, parallel, case["given_present"], case["languages"], negatives),
             image_ids=case["image_ids"],
             text_ids=case["text_ids"],
+            **case["further"],
         ),
         lambda image, texts: slow.pivot(
             *(image, texts, case, similarity, defaults[similarity] if margin is None else margin, parallel, negatives)

@@ -46,6 +46,9 @@ def contrastive_cases() -> dict[str, Callable]:
     def ids(batch: Batch) -> dict[str, Tensor]:
         return {"image_ids": batch.image_ids, "text_ids": batch.text_ids}
 
+    def ids2(batch: Batch) -> dict[str, Tensor]:
+        return {"image_ids": batch.image_ids, "text_ids": batch.text_ids[:, :2]}
+
     def symile(negatives: str, with_ids: bool) -> Callable:
         def loss(image, texts, batch, scale, bias, group):
             kwargs = {"image_ids": batch.image_ids, "text_ids": batch.text_ids} if with_ids else {}
@@ -92,6 +95,40 @@ def contrastive_cases() -> dict[str, Callable]:
         "symile, shuffled, ids": symile("shuffled", True),
         "symile, all": symile("all", False),
         "symile, all, ids": symile("all", True),
+        "1-to-K, distractors": lambda i, t, b, s, z, g: losses.one_to_k_loss(
+            *(i, t[:, :1], s), group=g, distractors=t[:, 1:], distractors_present=b.present[:, 1:]
+        ),
+        "siglip, distractors": lambda i, t, b, s, z, g: losses.siglip_loss(
+            *(i, t[:, :1], s, z), group=g, distractors=t[:, 1:], distractors_present=b.present[:, 1:]
+        ),
+        "pivot, distractors": lambda i, t, b, s, z, g: sum(
+            losses.pivot_ranking_loss(
+                *(i, t[:, :2], "cosine"), negatives=kind, group=g, distractors=t[:, 2:], **ids2(b)
+            )
+            for kind in ("sum", "hardest")
+        ),
+        "InfoNCE": lambda i, t, b, s, z, g: losses.info_nce_loss(*(i, t[:, 0], s, t[:, 1:], b.present[:, 1:]), group=g),
+        "InfoNCE, ids": lambda i, t, b, s, z, g: losses.info_nce_loss(
+            *(i, t[:, 0], s, t[:, 1:], b.present[:, 1:]),
+            query_ids=b.image_ids,
+            target_ids=b.text_ids[:, 0],
+            negative_ids=b.text_ids[:, 1:],
+            group=g,
+        ),
+        "InfoNCE, own, one way": lambda i, t, b, s, z, g: losses.info_nce_loss(
+            *(i, t[:, 0], s, t[:, 1:]), both=False, negatives_of="own", query_ids=b.image_ids, group=g
+        ),
+        "CoSENT": lambda i, t, b, s, z, g: losses.cosent_loss((i * t[:, 0]).sum(1), b.text_ids[:, 0] / 2, s, g),
+        "distillation": lambda i, t, b, s, z, g: sum(
+            losses.distillation_loss(i, t[:, 0], kind, s, group=g) for kind in ("cosine", "mse", "similarities")
+        ),
+        "distillation, other sides": lambda i, t, b, s, z, g: losses.distillation_loss(
+            *(i, t[:, 0], "similarities", s), student_other=t[:, 1], teacher_other=t[:, 2], group=g
+        ),
+        "late interaction": lambda i, t, b, s, z, g: losses.late_interaction_loss(
+            *(t, b.present, torch.stack([i, t[:, 0]], 1), torch.ones(len(i), 2, dtype=torch.bool), s), group=g
+        ),
+        "tokens": lambda i, t, b, s, z, g: losses.token_loss(s * t, b.text_ids % D, b.present, g),
         "gather, einsum": lambda i, t, b, s, z, g: gathered(i, t, s, g, lambda x, y: torch.einsum("id,jd->ji", x, y)),
         "gather, permute": lambda i, t, b, s, z, g: gathered(i, t, s, g, lambda x, y: x.T @ y.cos()),
         "gather, diagonal": lambda i, t, b, s, z, g: gathered(i, t, s, g, lambda x, y: torch.diagonal(x @ y.T)),

@@ -333,9 +333,15 @@ def test_what_cannot_be_trained_is_said_in_one_line(
 
 
 @pytest.mark.system
-def test_two_processes_train_what_one_does(posts: Path, tmp_path: Path) -> None:
-    """The same global batch on one process and on two (gloo), without the draws of ITM: the same losses and weights."""
-    options = ["--trainer.max_steps=6", "--trainer.log_every_n_steps=2", "--model.itm=0", "--model.dropout=0"]
+@pytest.mark.parametrize("extra", [False, True])
+def test_two_processes_train_what_one_does(posts: Path, shards: Path, tmp_path: Path, extra: bool) -> None:
+    """The same global batch on one process and on two (gloo), without the draws of ITM: the same losses and weights;
+    also with posts without labels beside few that have some, of which ITC takes one class.
+    """
+    labelled = f"{{shards: {posts}, objectives: [itc, task/match, task/mood]}}"
+    bare = f"{{shards: {shards}, weight: 7, objectives: [itc]}}"
+    options = [f"--data.train=[{labelled}, {bare}]", "--model.itc_on={match: [1]}"] if extra else []
+    options += ["--trainer.max_steps=6", "--trainer.log_every_n_steps=2", "--model.itm=0", "--model.dropout=0"]
     options += ["--model.learning_rate=0.0001", "--data.captions_per_image=2"]
     assert finetune(posts, tmp_path / "one", *options, "--data.batch_size=8") == 0
     two = ["--data.batch_size=4", "--trainer.devices=2", "--trainer.strategy=ddp"]

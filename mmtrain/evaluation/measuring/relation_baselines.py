@@ -1,6 +1,6 @@
 """`mmtrain evaluate --baselines`: what stands beside a relation head, from chance to a linear probe of its space."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +52,7 @@ def baseline_tables(
     posts: Embedded,
     shards: MeasuredShards,
     split: Embedded,
+    tasks: Collection[str] = (),
 ) -> dict[str, dict[str, dict[str, Any]]]:
     """{task: {system: table of `relation_metrics`}} for every task that both splits label.
 
@@ -61,9 +62,11 @@ def baseline_tables(
     Args:
         learnt, posts: What the baselines learn from, and its rows.
         shards, split: What is measured, and its rows.
+        tasks: Those of a head; without any, all are taken.
     """
     languages = np.asarray(shards.languages)[split.language_of_text]
-    both = [task for task in learnt.classes if task in shards.classes and (posts.labels[task] >= 0).any()]
+    both = [task for task in tasks or learnt.classes if task in learnt.classes and task in shards.classes]
+    both = [task for task in both if (posts.labels[task] >= 0).any()]
     classes = {task: max(learnt.class_names(task), shards.class_names(task), key=len) for task in both}
     said: dict[str, dict[str, np.ndarray]] = {"chance": {}, "majority class": {}, "linear probe": {}}
     for task, names in classes.items():

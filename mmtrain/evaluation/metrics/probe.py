@@ -33,14 +33,16 @@ def logistic_regression(
     occurring, labels = np.unique(labels, return_inverse=True)
     of_class = np.ones(len(occurring)) if class_weights is None else np.asarray(class_weights, np.float64)[occurring]
     rows = np.c_[rows, np.ones(len(rows))].astype(np.float64)  # the last weight is the bias
-    right, of_sample = np.eye(len(occurring))[labels], c * of_class[labels]
+    right, of_sample = np.eye(len(occurring))[labels], of_class[labels]
+    size = of_sample.sum()  # the mean is minimised: a gradient is then small or not, however many samples there are
+    of_sample, decay = of_sample / size, 1 / (c * size)
 
     def objective(flat: np.ndarray) -> tuple[float, np.ndarray]:
         solution = flat.reshape(len(occurring), -1)
         logs = log_softmax(rows @ solution.T, axis=1)
         penalised = solution * np.r_[np.ones(rows.shape[1] - 1), 0.0]
-        gradient = (of_sample[:, None] * (np.exp(logs) - right)).T @ rows + penalised
-        return (penalised**2).sum() / 2 - of_sample @ logs[np.arange(len(rows)), labels], gradient.ravel()
+        gradient = (of_sample[:, None] * (np.exp(logs) - right)).T @ rows + decay * penalised
+        return decay / 2 * (penalised**2).sum() - of_sample @ logs[np.arange(len(rows)), labels], gradient.ravel()
 
     options = {"maxiter": STEPS, "ftol": 64 * np.finfo(float).eps, "gtol": 1e-6}
     start = np.zeros(len(occurring) * rows.shape[1])

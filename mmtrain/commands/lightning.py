@@ -203,7 +203,7 @@ class Fit(LightningCLI):
         for logger in self.trainer.loggers:
             if isinstance(logger, Wandb):  # for whose id alone a checkpoint is read once more
                 run_id = None if self._resumed is None else read_checkpoint(self._resumed)["mmtrain"].get("wandb")
-                logger.attach(folder, run_id, self.stage and folder.resolve().parent.name)
+                logger.attach(folder, run_id, None if self.stage is None else folder.resolve().parent.name)
 
     def after_fit(self) -> None:
         for logger in self.trainer.loggers:

@@ -9,6 +9,7 @@ from pytorch_lightning.utilities import rank_zero_info
 
 from mmtrain.models.lora import TOWERS
 from mmtrain.towers import Tower
+from mmtrain.training.contrastive import ContrastiveModule
 from mmtrain.training.optimisation import depths_of
 
 
@@ -78,6 +79,7 @@ class Phases(pl.Callback):
                 self._trained(tower, side, phase)
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        assert isinstance(pl_module, ContrastiveModule)
         self._weights, self._rate = dict(pl_module.weights), pl_module.learning_rate
         for phase in self.phases:
             for name in phase.weights or {}:
@@ -87,6 +89,7 @@ class Phases(pl.Callback):
     def on_train_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
     ) -> None:
+        assert isinstance(pl_module, ContrastiveModule)
         phase = [phase for phase in self.phases if phase.from_step <= trainer.global_step][-1]
         if phase is not self._current:
             pl_module.weights = self._weights | (phase.weights or {})

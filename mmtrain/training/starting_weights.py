@@ -158,7 +158,7 @@ class Pretrained:
         matching = self.head.matching if isinstance(self.head, RelationHead) else self.head.out
         if head.matching is None or matching is None:
             return
-        if _shapes(matching) == _shapes(head.matching):
+        if _shapes(matching.state_dict()) == _shapes(head.matching.state_dict()):
             head.matching.load_state_dict(matching.state_dict())
         else:
             rank_zero_info(f"model.pretrained: matching starts anew: that of {self.name} stands on the cosine")

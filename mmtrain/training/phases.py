@@ -82,6 +82,10 @@ class Phases(pl.Callback):
         assert isinstance(pl_module, ContrastiveModule)
         self._weights, self._rate = dict(pl_module.weights), pl_module.learning_rate
         for phase in self.phases:
+            if phase.learning_rate is not None and not self._rate:
+                raise ValueError(
+                    "phases: learning_rate: model.learning_rate is 0, and the groups' rates are ratios of it"
+                )
             for name in phase.weights or {}:
                 if name not in self._weights:
                     raise ValueError(f"phases: weights: {name!r} is none of the objectives {', '.join(self._weights)}")

@@ -2,10 +2,10 @@
 
     python -m benchmarks.claims ranking     # PIVOT and PARALLEL, cosine and asymmetric; about an hour on one core
     python -m benchmarks.claims one_to_k    # 1-to-K, one random language, English as pivot; about 20 minutes
-    python -m benchmarks.claims general     # both similarities where captions are more general; about half an hour
-    python -m benchmarks.claims published   # order embeddings there by the published recipe; about 15 minutes
+    python -m benchmarks.claims general     # both similarities where captions are more general; 15 minutes of CPU
+    python -m benchmarks.claims published   # order embeddings there by the published recipe; 12 minutes of CPU
     python -m benchmarks.claims variants    # what hinders the asymmetric one there, on validation
-    python -m benchmarks.claims rare_words  # German of rare words alone, and with English beside it; about 10 minutes
+    python -m benchmarks.claims rare_words  # German of rare words alone, and with English beside it; 20 minutes of CPU
 
 ranking: Gella et al., EMNLP 2017, find asymmetric similarity ahead of cosine, and caption-caption ranking (PARALLEL) a
 help beside image-caption ranking (PIVOT). A GRU a language over UTF-8 bytes, German and English.

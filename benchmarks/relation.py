@@ -37,6 +37,7 @@ FROZEN = "--model.frozen=[image,text]"
 # the tasks' layers start as the regression of the space's rows; what is trained beside it may move the rows a little
 REGRESSION = ["--model.start=regression", "--model.class_weights=none", "--model.tower_rate=0.1", "--model.itc=0"]
 REGRESSION += ["--model.itm=0", "--model.dropout=0.3"]
+PICTURES = {"size": 64, "scale": "[0.85, 1.0]", "transform": "null"}  # several numbers side by side are small in 48
 SYSTEMS = {  # name: the space to start from, options
     "1-to-K, frozen, from the regression": ("space", [FROZEN, *REGRESSION]),
     "1-to-K, frozen": ("space", [FROZEN]),
@@ -86,7 +87,8 @@ def pretrain(out: Path, name: str, languages: Sequence[str], steps: int) -> Path
         options = [f"--data.train={data}", f"--data.val={out / 'numbers' / 'val'}"]
         options += [f"--data.languages=[{','.join(languages)}]", f"--data.captions_per_image={min(2, len(languages))}"]
         options += [f"--trainer.max_steps={steps}", f"--trainer.default_root_dir={folder}"]
-        options += ["--trainer.val_check_interval=100"]
+        options += ["--trainer.val_check_interval=100", "--model.learning_rate=0.002"]
+        options += [f"--data.images.init_args.{name}={value}" for name, value in PICTURES.items()]
         run("fit", "--config", CONFIGS / "quickstart.yaml", *options, *QUIET)
     return folder
 

@@ -51,7 +51,7 @@ PRETRAINING, STEPS = 400, 250
 MATCHED = 8  # concepts of the matching task, each with many pairs, since each has to be learned on both sides
 TASK = "task alone"
 ON_MATCHES = {"task": [1]}
-PUBLISHED = {"itc": 0.1, "itm": 0.1}
+PUBLISHED, SMALL = {"itc": 0.1, "itm": 0.1}, {"itc": 0.02, "itm": 0.1}
 RECIPES: dict[str, tuple[bool, dict[str, Any]]] = {  # with extra posts or without, and the module's options
     TASK: (False, {"itc": 0.0, "itm": 0.0}),
     "published": (False, PUBLISHED),
@@ -59,12 +59,12 @@ RECIPES: dict[str, tuple[bool, dict[str, Any]]] = {  # with extra posts or witho
     "ITC .02": (False, {"itc": 0.02, "itm": 0.0}),
     "ITM .1": (False, {"itc": 0.0, "itm": 0.1}),
     "ITC .1 on matches": (False, {"itc": 0.1, "itm": 0.0, "itc_on": ON_MATCHES}),
-    "defaults": (False, {}),
-    "defaults on matches": (False, {"itc_on": ON_MATCHES}),
+    "ITC .02, ITM .1": (False, SMALL),
+    "ITC .02, ITM .1 on matches": (False, SMALL | {"itc_on": ON_MATCHES}),
     "ITC .1 on extra": (True, {"itc": 0.1, "itm": 0.0}),
     "ITC .02 on extra": (True, {"itc": 0.02, "itm": 0.0}),
     "published on extra": (True, PUBLISHED),
-    "defaults on extra": (True, {}),
+    "ITC .02, ITM .1 on extra": (True, SMALL),
 }
 
 

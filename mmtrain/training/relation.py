@@ -44,7 +44,8 @@ class RelationModule(ContrastiveModule):
         fusion: Fusion encoder; that of `pretrained`, where it has one, else cross-attention. One of the same class and
             shape starts from the weights in `pretrained`, and so does the layer for matching.
         tasks: Tasks to train; default: all that the training split labels.
-        itc: Weight of ITC.
+        itc: Weight of ITC, 0 by default: posts that do not match are no pairs, and cost a matching task points.
+            0.02 to 0.1 serve where `itc_on` or posts without labels say what a pair is (`benchmarks/few_labels.py`).
         itm: Weight of ITM; 0 leaves it out.
         itc_on: Which posts are positives of ITC and ITM: the classes by task, as in {represented: [1]}. A post of
             another class is no pair, neither positive nor negative, but its picture and its text are negatives of the
@@ -78,7 +79,7 @@ class RelationModule(ContrastiveModule):
         pretrained: str | None = None,
         fusion: Fusion | None = None,
         tasks: list[str] | None = None,
-        itc: float = 0.02,
+        itc: float = 0.0,
         itm: float = 0.1,
         itc_on: dict[str, list[int | str]] | None = None,
         convex: bool = True,

@@ -19,7 +19,10 @@ class Drawing(ABC):
     has yet and of `always`; of the others only where those are too few.
     """
 
-    always: frozenset[str] = frozenset()  # languages that every view may bring
+    @property
+    def always(self) -> frozenset[str]:
+        """Languages that every view may bring."""
+        return frozenset()
 
     @abstractmethod
     def draw(self, languages: Sequence[str], count: int, rng: random.Random) -> list[str]:
@@ -85,7 +88,10 @@ class Pivot(Drawing):
 
     def __init__(self, language: str, others: Drawing | None = None) -> None:
         self.language, self.others = language, Uniform() if others is None else others
-        self.always = self.others.always | {language}
+
+    @property
+    def always(self) -> frozenset[str]:
+        return self.others.always | {self.language}
 
     def draw(self, languages: Sequence[str], count: int, rng: random.Random) -> list[str]:
         first = [self.language] if self.language in languages and count else []

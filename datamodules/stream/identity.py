@@ -50,7 +50,7 @@ def check_resumed(before: dict[str, dict], now: dict[str, dict]) -> None:
                 f"{_short(this)}); resume with the same shards, languages, seed and shuffle_window"
             )
     for part, this in now["options"].items():
-        was = before["options"].get(part)
+        was = before["options"].get(part, this)  # an older version had no such option
         if was != this:
             inform(f"train: {part} was {_short(was)} in the checkpoint and is now {_short(this)}")
 

@@ -27,8 +27,7 @@ def m3l_loss(
         ValueError: wrong shapes.
     """
     of_text, of_other, apart = _distances(image, text, other)
-    ratios = of_text / of_other.clamp(min=SMALLEST), of_text / apart.clamp(min=SMALLEST)
-    return (weights[0] * ratios[0] ** power + weights[1] * ratios[1] ** power).mean()
+    return (weights[0] * (of_text / of_other) ** power + weights[1] * (of_text / apart) ** power).mean()
 
 
 @full_precision

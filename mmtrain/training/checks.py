@@ -14,7 +14,7 @@ from mmtrain.training.data import TrainingData
 
 FROM_TOWERS = {"tokens", "multi"}  # what an objective may need that comes from the model and not from the data
 LONG = "a " * 2048  # a caption beyond every limit
-COMMON = {"image", "texts", "labels"}  # of the samples, no fields
+COMMON = {"image", "texts", "labels", "score", "scores"}  # of the samples, no fields
 
 
 def check_one_step_a_batch(trainer: pl.Trainer, instead: str) -> None:

@@ -161,7 +161,7 @@ class ContrastiveModule(pl.LightningModule):
         """Embeddings without the captions of sources that do not count; their images stay negatives."""
         if not counted or embeddings.present is None or embeddings.languages is None:
             return embeddings
-        counts = torch.tensor(counted, device=embeddings.texts.device)[batch.sources]
+        counts = torch.tensor(counted, device=embeddings.present.device)[batch.sources]
         present = embeddings.present & counts[:, None]
         return replace(embeddings, present=present, languages=embeddings.languages.masked_fill(~present, -1))
 

@@ -109,9 +109,9 @@ def _field(network: Network, name: str, field: Field, languages: Tensor | None) 
     if isinstance(network, ImageTextModel) and name in network.modalities:
         encoded = network.encode_modality(name, values)
     elif field.kind == "text":
-        assert field.mask is not None and field.languages is not None
-        mask, indices = field.mask.flatten(0, 1)[inputs], field.languages.flatten()[inputs]
-        encoded = network.encode_text(values, mask, _own_indices(indices, languages))
+        assert field.mask is not None
+        indices = None if field.languages is None else _own_indices(field.languages.flatten()[inputs], languages)
+        encoded = network.encode_text(values, field.mask.flatten(0, 1)[inputs], indices)
     elif field.kind == "image":
         encoded = network.encode_image(values)
     else:

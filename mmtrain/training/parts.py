@@ -1,10 +1,13 @@
 """Which objective sees which part of a step, and what each part's samples must hold for them."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
+import torch
 from pytorch_lightning.utilities import rank_zero_info
 
-from losses import Objective
+from datamodules.batch import Batch
+from losses import Embeddings, Objective
 from losses.objective import ALL_FIELDS, needs_of
 from mmtrain.models.image_text import ImageTextModel
 
@@ -33,6 +36,15 @@ def objectives_on(
 def from_data(objective: Objective) -> frozenset[str]:
     """What an objective needs of the samples."""
     return needs_of(objective) - FROM_TOWERS
+
+
+def without_uncounted(counted: Sequence[bool], batch: Batch, embeddings: Embeddings) -> Embeddings:
+    """Embeddings without the captions of sources that do not count; their images stay negatives."""
+    if not counted or embeddings.present is None or embeddings.languages is None:
+        return embeddings
+    counts = torch.tensor(counted, device=embeddings.present.device)[batch.sources]
+    present = embeddings.present & counts[:, None]
+    return replace(embeddings, present=present, languages=embeddings.languages.masked_fill(~present, -1))
 
 
 def check_parts(

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any, TypeVar
 
 import torch
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Dataset
 from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 
 from datamodules.batch import Batch
@@ -16,6 +17,8 @@ from datamodules.reading.prefetch import Prefetch
 from datamodules.stream.cursor import Cursor
 from datamodules.stream.order import Interleave, PassOrder
 from datamodules.stream.streams import Stream
+
+T = TypeVar("T")
 
 
 class TrainingStream:
@@ -136,7 +139,7 @@ class TrainLoader(DataLoader):
 
 
 def make_loader(
-    kind: Callable[..., DataLoader], dataset: ShardDataset, batches: TrainingBatches | EvaluationBatches, workers: int
+    kind: Callable[..., DataLoader], dataset: Dataset, batches: Iterable[Sequence[Any]], workers: int
 ) -> DataLoader:
     """A loader of whole batches; workers stay alive between epochs."""
     resizing()  # imported before the workers are forked, not in each of them
@@ -151,7 +154,7 @@ def make_loader(
     )
 
 
-def _whole(batch: Batch) -> Batch:
+def _whole(batch: T) -> T:
     return batch
 
 

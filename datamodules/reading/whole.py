@@ -45,7 +45,7 @@ class WholeSamples(Dataset):
     """All samples of SHARDS in their order, broken ones included; `samples[list of rows]` reads some.
 
     Args:
-        data: SHARDS.
+        data: SHARDS, or the files.
         field: The option that names them, for errors.
         images: Encoded images to pixels; None leaves images as they are.
         features: Whether images are features.
@@ -55,10 +55,15 @@ class WholeSamples(Dataset):
     """
 
     def __init__(
-        self, data: str, *, field: str = "--data", images: ImagePipeline | None = None, features: bool = False
+        self,
+        data: str | Sequence[str],
+        *,
+        field: str = "--data",
+        images: ImagePipeline | None = None,
+        features: bool = False,
     ) -> None:
         self._images, self._features, self._reading = images, features, Reading()
-        shards = [shard for part in expand(data, field=field) for shard in part.shards]
+        shards = [each for part in expand(data, field=field) for each in part.shards] if isinstance(data, str) else data
         try:
             self.shards = survey(shards, None, self._reading)
         except OSError as error:

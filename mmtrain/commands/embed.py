@@ -1,12 +1,9 @@
 """`mmtrain embed`: the rows of SHARDS as shards."""
 
-import json
 from pathlib import Path
 from typing import Literal
 
 from mmtrain.commands.usage import BatchSize, Device, Folder, Model, Shards, Trust, Workers
-
-DESCRIPTION = "embedding.json"
 
 
 def embed(
@@ -40,35 +37,22 @@ def embed(
     Raises:
         ValueError: when `out` holds something else, or nothing can be read.
     """
-    from datamodules.files import room_for, whole_folder, write_whole
-    from datamodules.reading.whole import WholeSamples
+    from datamodules.files import room_for
     from mmtrain.display.messages import say
     from mmtrain.embedding.division import parts_beside
     from mmtrain.embedding.processes import Processes
-    from mmtrain.embedding.rewriting import RewrittenShards, check_folder, is_there, said_skips
-    from mmtrain.embedding.rows import RowFiles
-    from mmtrain.models.fingerprint import fingerprint
+    from mmtrain.embedding.rewriting import check_folder, is_there, said_skips
+    from mmtrain.embedding.rows import DESCRIPTION, row_shards
     from mmtrain.models.loading import load
     from mmtrain.search.building import lasting
 
     target = Path(out)
     check_folder(target, DESCRIPTION)
-    if batch_size < 1 or samples_per_shard < 1:
-        raise ValueError(f"--batch_size, --samples_per_shard: got {batch_size}, {samples_per_shard}; at least 1 each")
     processes = Processes.launched()
     with parts_beside(target, processes.rank) as folder_of_parts:
         encoder = load(model, device=processes.device(device), trust=trust)
-        rows = RowFiles(encoder, batch_size, dtype, tokens)
-        samples = WholeSamples(data, images=encoder.images, features=encoder.images is None)
-        facts = {
-            "fingerprint": fingerprint(encoder),
-            "dtype": dtype,
-            "tokens": tokens,
-            "width": encoder.model.dimension,
-        }
-        shards = RewrittenShards(
-            folder_of_parts, samples, ["rows", facts], batch_size=batch_size, samples_per_shard=samples_per_shard
-        )
+        options = {"dtype": dtype, "tokens": tokens, "batch_size": batch_size, "samples_per_shard": samples_per_shard}
+        shards, rows, facts = row_shards(folder_of_parts, encoder, data, **options)
         if is_there(target, DESCRIPTION, shards.identity):
             if processes.rank == 0:
                 say(f"{target}: all is there already")
@@ -77,17 +61,11 @@ def embed(
             shards.make(processes, lambda number: rows, workers, "embedding")
             if processes.rank:
                 return target
-            skips = said_skips(shards.entries())
-            with whole_folder(target, lambda path: check_folder(path, DESCRIPTION)) as folder:
-                listing = shards.move(folder)
-                facts |= {
-                    "identity": shards.identity,
-                    "model": lasting(model),
-                    "similarity": encoder.metric,
-                    "data": data,
-                }
-                write_whole(folder / DESCRIPTION, json.dumps(facts, ensure_ascii=False, indent=1) + "\n")
+            listing = shards.put(target, DESCRIPTION, facts | {"model": lasting(model), "data": data})
         shards.division.remove(processes)
-    what = f"tokens of {dtype}" if tokens else f"rows of {width} {dtype}"
-    say(f"{target}: {listing['samples']:,} samples in {len(listing['shards'])} shards, {what}{skips}")
+    what = "tokens" if tokens else f"rows of {facts['width']}"
+    say(
+        f"{target}: {listing['samples']:,} samples in {len(listing['shards'])} shards, {what}, {dtype}"
+        + said_skips(listing)
+    )
     return target

@@ -3,7 +3,6 @@
 import hashlib
 import json
 import re
-from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,7 @@ from typing import Any
 import torch
 from torch.utils.data import DataLoader
 
-from datamodules.files import write_whole
+from datamodules.files import whole_folder, write_whole
 from datamodules.reading.loaders import make_loader
 from datamodules.reading.whole import WholeSample, WholeSamples, runs
 from datamodules.shards.journal import begin_journal, end_journal
@@ -22,6 +21,7 @@ from mmtrain.embedding.parts import file_stamp
 from mmtrain.embedding.processes import Processes
 
 STEM = "shard-"
+OURS = re.compile(rf"{STEM}\d{{6}}\.tar|{LISTING}|(embedding|mining)\.json|(negatives|pool|questions)\.jsonl")
 Samples = Sequence[WholeSample | BadRow]
 Written = Iterable[dict | BadRow]  # as TarWriter takes a sample
 
@@ -36,6 +36,9 @@ class RewrittenShards:
         batch_size: Samples that are made together.
         samples_per_shard: The longest run.
         further: Endings of files that are written beside each shard, before it.
+
+    Raises:
+        ValueError: for sizes below 1.
     """
 
     def __init__(
@@ -48,6 +51,10 @@ class RewrittenShards:
         samples_per_shard: int,
         further: Sequence[str] = (),
     ) -> None:
+        if batch_size < 1 or samples_per_shard < 1:
+            raise ValueError(
+                f"--batch_size, --samples_per_shard: got {batch_size}, {samples_per_shard}; at least 1 each"
+            )
         self.samples, self.batch_size = samples, batch_size
         self.runs = runs(samples, samples_per_shard)
         stamps = [[shard.shard, shard.samples, file_stamp(shard.shard)] for shard in samples.shards]
@@ -90,8 +97,20 @@ class RewrittenShards:
         """What shards.json will say of each shard."""
         return [json.loads(self.division.path(n).read_text(encoding="utf-8")) for n in range(self.division.count)]
 
-    def move(self, folder: Path) -> dict:
-        """Moves the shards that hold a sample into a folder, with shards.json beside them; returns what it says.
+    def put(
+        self,
+        target: Path,
+        description: str,
+        facts: dict[str, Any],
+        beside: Callable[[Path], None] = lambda folder: None,
+    ) -> dict:
+        """Puts all shards that hold a sample into `target`, whole; returns what shards.json says.
+
+        Args:
+            target: What `check_folder` lets pass is replaced.
+            description: The file that gets `facts`, and by which the folder is known.
+            facts: What the shards are, as JSON takes it.
+            beside: Writes further files into the folder.
 
         Raises:
             ValueError: when no sample could be read.
@@ -101,10 +120,15 @@ class RewrittenShards:
         if not kept:
             causes = ", ".join(sorted({cause for entry in entries for cause in entry["skipped"]}))
             raise ValueError(f"--data: no sample could be read ({causes})")
-        for entry in kept:
-            (self.division.folder / entry["name"]).replace(folder / entry["name"])
-        begin_journal(folder, []).close()
-        return end_journal(folder, kept)
+        with whole_folder(target, lambda path: check_folder(path, description)) as folder:
+            beside(folder)
+            for entry in kept:
+                (self.division.folder / entry["name"]).replace(folder / entry["name"])
+            begin_journal(folder, []).close()
+            listing = end_journal(folder, kept)
+            facts = facts | {"identity": self.identity}
+            write_whole(folder / description, json.dumps(facts, ensure_ascii=False, indent=1) + "\n")
+        return listing
 
     def _batches(self, number: int) -> list[range]:
         run = self.runs[number]
@@ -120,25 +144,22 @@ class RewrittenShards:
                 raise
 
 
-def said_skips(entries: Sequence[dict]) -> str:
+def said_skips(listing: dict) -> str:
     """What was left out, by cause, behind a semicolon; nothing where nothing was."""
-    causes: Counter[str] = Counter()
-    for entry in entries:
-        causes.update(entry["skipped"])
-    listed = ", ".join(f"{count:,} {cause}" for cause, count in sorted(causes.items()))
-    return f"; {causes.total():,} left out ({listed}), listed in {LISTING}" if causes else ""
+    causes = listing["skipped"]
+    listed = ", ".join(f"{count:,} {cause}" for cause, count in causes.items())
+    return f"; {sum(causes.values()):,} left out ({listed}), listed in {LISTING}" if causes else ""
 
 
-def check_folder(target: Path, description: str, further: Sequence[str] = ()) -> None:
+def check_folder(target: Path, description: str) -> None:
     """Raises ValueError unless there is nothing at `target`, or shards with their `description` and nothing else."""
     if not target.exists():
         return
     names = {path.name for path in target.iterdir()} if target.is_dir() else {target.name}
-    ours = {LISTING, description, *further}
-    others = sorted(name for name in names if name not in ours and not re.fullmatch(rf"{STEM}\d{{6}}\.tar", name))
-    if others or (names and description not in names) or not target.is_dir():
-        example = f", {others[0]} among them" if others else ""
-        raise ValueError(f"--out: {target} holds other files{example}; give an empty folder, or what this verb wrote")
+    others = sorted(name for name in names if not OURS.fullmatch(name))
+    if others or (names and description not in names):
+        example = others[0] if others else sorted(names)[0]
+        raise ValueError(f"--out: {target} holds other files, {example} among them; give an empty folder")
 
 
 def described(target: Path, description: str) -> dict[str, Any] | None:

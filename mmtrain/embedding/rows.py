@@ -2,20 +2,24 @@
 
 import io
 from collections.abc import Sequence
-from typing import Literal
+from pathlib import Path
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from datamodules.reading.whole import WholeSample
+from datamodules.reading.whole import WholeSample, WholeSamples
 from datamodules.shards.samples import IMAGES
 from datamodules.shards.writing import BadRow
+from mmtrain.embedding.rewriting import RewrittenShards
 from mmtrain.embedding.splits import language_indices
 from mmtrain.models.encoder import Encoder
+from mmtrain.models.fingerprint import fingerprint
 from mmtrain.models.image_text import ImageTextModel
 from mmtrain.towers import FeatureTower
 
+DESCRIPTION = "embedding.json"  # beside shards of rows
 TEXTS_AT_ONCE = 256
 Text = tuple[str, str]  # language, text
 # the files of the rows of a sample's texts
@@ -47,6 +51,12 @@ class RowFiles:
         self._tower = encoder.model.image if isinstance(encoder.model, ImageTextModel) else None
         if tokens and self._tower is None:
             raise ValueError("--tokens: another library's model gives no tokens; a run or export of ours does")
+
+    @property
+    def reads_features(self) -> bool:
+        """Whether the model's images are features; a model of texts alone reads neither."""
+        of_texts = isinstance(self._encoder.model, ImageTextModel) and self._tower is None
+        return self._encoder.images is None and not of_texts
 
     def __call__(self, samples: Sequence[WholeSample | BadRow]) -> list[dict | BadRow]:
         """Each sample as TarWriter takes it, or the BadRow that it is."""
@@ -98,6 +108,25 @@ class RowFiles:
         file = io.BytesIO()
         np.save(file, np.asarray(rows, self._dtype))
         return file.getvalue()
+
+
+def row_shards(
+    folder: Path,
+    encoder: Encoder,
+    data: str,
+    *,
+    dtype: Literal["float16", "float32"] = "float32",
+    tokens: bool = False,
+    batch_size: int,
+    samples_per_shard: int,
+) -> tuple[RewrittenShards, RowFiles, dict[str, Any]]:
+    """SHARDS to be written again with rows, what puts them in, and what they will be, for a description."""
+    rows = RowFiles(encoder, batch_size, dtype, tokens)
+    samples = WholeSamples(data, images=encoder.images, features=rows.reads_features)
+    facts = {"dtype": dtype, "tokens": tokens, "width": encoder.model.dimension, "similarity": encoder.metric}
+    facts |= {"fingerprint": fingerprint(encoder), "samples_per_shard": samples_per_shard}
+    sizes = {"batch_size": batch_size, "samples_per_shard": samples_per_shard}
+    return RewrittenShards(folder, samples, ["rows", facts], **sizes), rows, facts
 
 
 def text_rows(encoder: Encoder, texts: Sequence[Text]) -> np.ndarray:

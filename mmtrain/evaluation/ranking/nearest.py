@@ -9,6 +9,8 @@ from torch import Tensor
 
 from mmtrain.evaluation.ranking.tiles import TILE, Similarity, score_tile, unit_rows
 
+FlatSearch = Callable[[np.ndarray | Tensor, int], tuple[np.ndarray, np.ndarray]]
+
 
 def import_faiss() -> ModuleType:
     """FAISS, which comes with the extra `cpu` or `gpu`; ValueError naming them where it is missing."""
@@ -37,9 +39,7 @@ def flat_top_k(
     return flat_search(items, similarity, turned=turned)(queries, k)
 
 
-def flat_search(
-    items: np.ndarray | Tensor, similarity: Similarity = "cosine", *, turned: bool = False
-) -> Callable[[np.ndarray | Tensor, int], tuple[np.ndarray, np.ndarray]]:
+def flat_search(items: np.ndarray | Tensor, similarity: Similarity = "cosine", *, turned: bool = False) -> FlatSearch:
     """`flat_top_k` among these items, as a function of queries and k; the FAISS index is built once."""
     if similarity == "cosine":
         index = import_faiss().IndexFlatIP(items.shape[1])

@@ -26,7 +26,7 @@ from datamodules.reading.choices import class_of
 from datamodules.shards.index_cache import IndexCache
 from datamodules.shards.locations import Reading
 from datamodules.shards.reader import ShardReader
-from datamodules.shards.records import PROBED, features_width
+from datamodules.shards.records import PROBED, features_shape
 from datamodules.shards.remote import local_path
 from datamodules.shards.samples import FEATURE_SUFFIX, SUFFIXES, BrokenSample, Sample, read_features, read_sample
 from datamodules.stream.mixture import SurveyedSource
@@ -160,13 +160,15 @@ class ShardDataset(Dataset):
         source = self.sources[index]
         try:
             sample = read_sample(*self._reader.read(path, number, SUFFIXES), self.reading.text_language)
+            if not sample.captions and sample.image is not None:
+                raise BrokenSample("no caption")
             views = _views(sample, source.images, rngs)
         except BrokenSample:
             if self._reader.cut(path, number):
                 raise BrokenSample("truncated shard") from None
             raise
         if views[0].shape != self._shape:
-            mixed = views[0].ndim != len(self._shape)
+            mixed = (views[0].ndim == 3) != (len(self._shape) == 3)
             raise BrokenSample("pictures and features mixed" if mixed else "features of another size")
         texts = self._drawn_texts(sample, source, place, rngs) if rngs else [self._all_texts(sample, source)]
         row = self._starts[place.shard] + place.sample
@@ -259,8 +261,8 @@ class ShardDataset(Dataset):
 
     def _probe(self) -> tuple[int, ...]:
         """Shape of one image: that of the pipeline, or of features."""
-        width = features_width(self._reader, self._first_places(), self.reading.text_language)
-        return (width,) if width else self.sources[0].images.shape
+        shape = features_shape(self._reader, self._first_places(), self.reading.text_language)
+        return shape or self.sources[0].images.shape
 
     def _first_places(self) -> Iterator[tuple[str, int]]:
         for number, shard in enumerate(self.shards):
@@ -270,6 +272,8 @@ class ShardDataset(Dataset):
 
 
 def _views(sample: Sample, images: ImagePipeline, rngs: Sequence[random.Random]) -> list[Tensor]:
+    if sample.image is None:
+        raise BrokenSample("missing image")
     if sample.suffix == FEATURE_SUFFIX:
         return [torch.from_numpy(read_features(sample.image))] * max(1, len(rngs))
     try:

@@ -11,6 +11,7 @@ from datamodules.captions.rewriting import TextTransform
 from datamodules.images import ImagePipeline
 from datamodules.reading.choices import choose_labels, choose_languages
 from datamodules.shards.locations import Reading
+from datamodules.shards.survey import lacking_shown
 from datamodules.stream.identity import inform
 from datamodules.stream.mixture import Source, SurveyedSource, survey_sources
 
@@ -76,7 +77,12 @@ class Splits:
         for shard in shards:
             if not shard.samples and not shard.lost:
                 inform(f"{name}: {shard.name} is empty")
+        lacking = sum((shard.lacking for shard in shards), Counter())
+        if lacking:
+            inform(f"{name}: {lacking_shown(lacking)}: left out")
         samples = sum(shard.samples for shard in shards)
+        if lacking.keys() - {"texts"} and not any(map(len, shards)):
+            raise ValueError(f"data.{name}: no sample holds all that is needed: {lacking_shown(lacking)}")
         if not samples:
             causes = ", ".join(sorted({cause for _, cause in lost})) or "empty shards"
             where = spec if isinstance(spec, str) else ", ".join(source.shards for source in spec)

@@ -14,11 +14,17 @@ from datamodules.images import BrokenImage, ImagePipeline, ImageTooLarge
 from datamodules.shards.locations import Reading, expand
 from datamodules.shards.reader import ShardReader
 from datamodules.shards.remote import local_path
-from datamodules.shards.samples import FEATURE_SUFFIX, BrokenSample, Sample, read_features, read_sample, read_texts
+from datamodules.shards.samples import (
+    FEATURE_SUFFIX,
+    PAIR_TEXTS,
+    BrokenSample,
+    Sample,
+    read_features,
+    read_sample,
+    read_texts,
+)
 from datamodules.shards.survey import survey
 from datamodules.shards.writing import BadRow
-
-PAIRED = ("query", "positive", "negatives")  # texts of a record beside its captions
 
 
 @dataclass
@@ -65,7 +71,7 @@ class WholeSamples(Dataset):
         self._images, self._features, self._reading = images, features, Reading()
         shards = [each for part in expand(data, field=field) for each in part.shards] if isinstance(data, str) else data
         try:
-            self.shards = survey(shards, None, self._reading)
+            self.shards = survey(shards, None, self._reading, frozenset())
         except OSError as error:
             raise ValueError(f"{field}: {error}") from None
         self.starts = list(accumulate((shard.samples for shard in self.shards), initial=0))
@@ -101,7 +107,7 @@ class WholeSamples(Dataset):
         try:
             key, files = self._reader.read(*self.place(row))
             sample = read_sample(key, files)
-            texts = {name: read_texts(sample.record, name) for name in PAIRED}
+            texts = {name: read_texts(sample.record, name) for name in PAIR_TEXTS}
             texts["captions"] = [(language, text) for language, each in sample.captions.items() for text in each]
             return WholeSample(key, files, sample, texts, self._image(sample), row)
         except (BrokenSample, BrokenImage, ImageTooLarge) as error:

@@ -30,6 +30,7 @@ from datamodules.shards.samples import (
     FEATURE_SUFFIX,
     IMAGE_SUFFIXES,
     BrokenSample,
+    languages_held,
     read_labels,
     read_record,
     without_missing,
@@ -280,8 +281,9 @@ def _stands(shard: Path, entry: dict, task: dict, files: NamesFiles) -> bool:
     return not changed and entry["checksum"] == _checksum(shard)
 
 
-def write_shard(out: Path, name: str, task: dict, make: MakeSamples, files: NamesFiles) -> dict:
-    captions, languages = Counter[str](), Counter[str]()
+def write_shard(out: Path, name: str, task: dict, make: MakeSamples, files: NamesFiles = None) -> dict:
+    """Writes one shard, whole or not at all, as `write_shards` does; returns what shards.json says of it."""
+    captions, languages, held = Counter[str](), Counter[str](), Counter[str]()
     labels: dict[str, Counter[str]] = {}
     skipped: Counter[str] = Counter(task.get("left_out"))
     listed: list[str] = list(task.get("left_out_rows", ()))
@@ -298,7 +300,9 @@ def write_shard(out: Path, name: str, task: dict, make: MakeSamples, files: Name
                 record, texts = read_record(sample)
                 samples += 1
                 images += any(suffix in sample for suffix in IMAGE_SUFFIXES)
-                languages.update(texts.keys())
+                what = languages_held(record, texts, sample.keys())
+                held.update(what.keys())
+                languages.update({language for of_text in what.values() for language in of_text})
                 captions.update({language: len(texts[language]) for language in texts})
                 for task_name, value in read_labels(record.get("labels")).items():
                     labels.setdefault(task_name, Counter())[json.dumps(value, ensure_ascii=False)] += 1
@@ -312,6 +316,7 @@ def write_shard(out: Path, name: str, task: dict, make: MakeSamples, files: Name
             "images": images,
             "captions": dict(sorted(captions.items())),
             "languages": dict(sorted(languages.items())),
+            "holds": dict(sorted(held.items())),
             "labels": {task: dict(sorted(values.items())) for task, values in sorted(labels.items())},
             "bytes": path.stat().st_size,
             "checksum": checksum,

@@ -49,7 +49,9 @@ def read_rows(shards: Sequence[Path], runs: Sequence[range], samples: WholeSampl
         found = WholeSamples([str(shard)], features=True)
         rows = iter(run)
         for (sample,) in map(found.__getitems__, ([number] for number in range(len(found)))):
-            row = next((row for row in rows if isinstance(sample, WholeSample) and samples.key(row) == sample.key), None)
+            row = next(
+                (row for row in rows if isinstance(sample, WholeSample) and samples.key(row) == sample.key), None
+            )
             if row is None or not isinstance(sample, WholeSample):
                 raise ValueError(f"{shard}: holds rows of other samples than --data; embed these anew")
             own = {name: read_features(sample.files[file]) for name, file in TEXT_ROWS.items() if sample.texts[name]}

@@ -4,22 +4,15 @@ Letters: A anchors (pictures or queries), T texts, D dimensions, L lines (a text
 negatives.
 """
 
-import json
-from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from datamodules.files import write_whole
-from datamodules.reading.whole import WholeSample
-from datamodules.shards.writing import BadRow
-from mmtrain.evaluation.ranking.nearest import FlatSearch, flat_search
+from mmtrain.evaluation.ranking.nearest import FlatSearch
 from mmtrain.evaluation.ranking.tiles import Similarity, pair_scores
-from mmtrain.search.contrasts import Contrast, Contrasts
-from mmtrain.search.mining import nearest_allowed
+from mmtrain.search.contrasts import Contrast
 
 ANY = ""  # the pool of the texts of all languages
 
@@ -104,7 +97,9 @@ class Miner:
         for pool in np.unique(self._pool_of_text[texts]).tolist():
             numbers = self._pools[pool]
             own = np.flatnonzero(self._pool_of_text[texts] == pool)
-            for place, negatives in zip(own, self._wrong_texts(pool, numbers, anchors[own], lowest[own], highest[own]), strict=True):
+            for place, negatives in zip(
+                own, self._wrong_texts(pool, numbers, anchors[own], lowest[own], highest[own]), strict=True
+            ):
                 found[place] = negatives
         back = self._wrong_anchors(texts, lowest, highest)
         rows = zip(self._lines[part].tolist(), scores.tolist(), found, back, strict=True)

@@ -15,6 +15,7 @@ from mmtrain.commands.evaluate import evaluate
 from mmtrain.commands.export import export
 from mmtrain.commands.index import index
 from mmtrain.commands.inspect import inspect
+from mmtrain.commands.mine import mine
 from mmtrain.commands.push import push
 from mmtrain.commands.search import search
 from mmtrain.commands.usage import OneLineParser, UsageError, add_command, add_verb
@@ -28,6 +29,7 @@ VERBS: dict[str, tuple[Callable[..., Any], str]] = {
     "push": (push, "make an export ready for a model hub; --upload sends it"),
     "index": (index, "embed the pictures of shards for search"),
     "embed": (embed, "write the rows of shards as shards"),
+    "mine": (mine, "write shards again with hard negatives, or the items that are near to questions"),
     "search": (search, "find pictures by a text in any language, or by a picture"),
     "inspect": (inspect, "say what is in shards or a checkpoint, and what is broken"),
 }

@@ -6,6 +6,7 @@ from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import accumulate
+from typing import Any
 
 import numpy as np
 from torch.utils.data import Dataset
@@ -48,36 +49,35 @@ class WholeSample:
 
 
 class WholeSamples(Dataset):
-    """All samples of SHARDS in their order, broken ones included; `samples[list of rows]` reads some.
+    """All samples of some shards in their order, broken ones included; `samples[row]` reads one.
 
     Args:
-        data: SHARDS, or the files.
-        field: The option that names them, for errors.
+        shards: Files or addresses.
         images: Encoded images to pixels; None leaves images as they are.
         features: Whether images are features.
 
     Raises:
-        ValueError: one line, for what names no shards or shards without samples.
+        OSError: for a remote shard that cannot be fetched.
     """
 
-    def __init__(
-        self,
-        data: str | Sequence[str],
-        *,
-        field: str = "--data",
-        images: ImagePipeline | None = None,
-        features: bool = False,
-    ) -> None:
+    def __init__(self, shards: Sequence[str], *, images: ImagePipeline | None = None, features: bool = False) -> None:
         self._images, self._features, self._reading = images, features, Reading()
-        shards = [each for part in expand(data, field=field) for each in part.shards] if isinstance(data, str) else data
-        try:
-            self.shards = survey(shards, None, self._reading, frozenset())
-        except OSError as error:
-            raise ValueError(f"{field}: {error}") from None
+        self.shards = survey(shards, None, self._reading, frozenset())
         self.starts = list(accumulate((shard.samples for shard in self.shards), initial=0))
-        if not len(self):
-            raise ValueError(f"{field}: no sample in {data}; shards with samples")
         self._reader = ShardReader()
+
+    @classmethod
+    def named(cls, data: str, **options: Any) -> WholeSamples:
+        """Those of SHARDS, the option --data. Raises ValueError, one line, where that names no sample."""
+        shards = [each for part in expand(data, field="--data") for each in part.shards]
+        try:
+            samples = cls(shards, **options)
+        except OSError as error:
+            raise ValueError(f"--data: {error}") from None
+        if not len(samples):
+            causes = ", ".join(sorted({cause for shard in samples.shards for cause in shard.lost})) or "empty shards"
+            raise ValueError(f"--data: no sample in {data} ({causes}); shards with samples")
+        return samples
 
     def __len__(self) -> int:
         return self.starts[-1]
@@ -100,10 +100,10 @@ class WholeSamples(Dataset):
             return f"#{row}"
 
     def __getitems__(self, rows: Sequence[int]) -> list[WholeSample | BadRow]:
-        """The samples of some rows, a BadRow for each one that is broken."""
-        return [self._read(row) for row in rows]
+        return [self[row] for row in rows]
 
-    def _read(self, row: int) -> WholeSample | BadRow:
+    def __getitem__(self, row: int) -> WholeSample | BadRow:
+        """A sample, or what is wrong with it."""
         try:
             key, files = self._reader.read(*self.place(row))
             sample = read_sample(key, files)

@@ -173,8 +173,7 @@ def write_shards(
     kill. Raises ValueError, one line, when the folder cannot be written, holds foreign shards, or is written to by
     another run.
     """
-    out = Path(out)
-    new = not out.exists()
+    out, new = Path(out), not Path(out).exists()
     try:
         with writing_into(out):
             return _write_into(out, tasks, make, files, workers, total, title)

@@ -137,11 +137,20 @@ class RewrittenShards:
     def _write(self, number: int, samples: Written) -> None:
         folder, path = self.division.folder, self.division.path(number)
         try:
-            entry = write_shard(folder, path.with_suffix(".tar").name, {"made": self._content}, lambda task: samples)
+            entry = write_shard(folder, shard_name(number), {"made": self._content}, lambda task: samples)
             write_whole(path, json.dumps(entry, ensure_ascii=False))
         except FileNotFoundError:  # process 0 is done and removed the folder
             if folder.exists():
                 raise
+
+
+def record_bytes(record: dict[str, Any]) -> bytes:
+    """A record as a shard holds it."""
+    return json.dumps(record, ensure_ascii=False, separators=(",", ":")).encode()
+
+
+def shard_name(number: int) -> str:
+    return f"{STEM}{number:06d}.tar"
 
 
 def said_skips(listing: dict) -> str:

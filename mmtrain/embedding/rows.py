@@ -122,7 +122,7 @@ def row_shards(
 ) -> tuple[RewrittenShards, RowFiles, dict[str, Any]]:
     """SHARDS to be written again with rows, what puts them in, and what they will be, for a description."""
     rows = RowFiles(encoder, batch_size, dtype, tokens)
-    samples = WholeSamples(data, images=encoder.images, features=rows.reads_features)
+    samples = WholeSamples.named(data, images=encoder.images, features=rows.reads_features)
     facts = {"dtype": dtype, "tokens": tokens, "width": encoder.model.dimension, "similarity": encoder.metric}
     facts |= {"fingerprint": fingerprint(encoder), "samples_per_shard": samples_per_shard}
     sizes = {"batch_size": batch_size, "samples_per_shard": samples_per_shard}

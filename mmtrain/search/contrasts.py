@@ -5,57 +5,14 @@ Letters: A anchors, T texts, D dimensions, W words, L lines.
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import numpy as np
 
 from datamodules.batch import text_id
-from datamodules.reading.whole import WholeSample, WholeSamples
-from datamodules.shards.samples import read_features
-from mmtrain.embedding.rows import TEXT_ROWS, Text
+from mmtrain.embedding.rows import Text
+from mmtrain.search.rows import RowSample
 
 EMPTY = np.zeros((0, 0), np.float32)
-
-
-@dataclass
-class RowSample:
-    """A sample with its rows.
-
-    Attributes:
-        row: Its place among all samples of SHARDS.
-        sample: As it lies in the shard of rows.
-        image: float32 [D] or [P, W]; None without a picture.
-        rows: Of "captions", "query" and so on float32 [n, D].
-    """
-
-    row: int
-    sample: WholeSample
-    image: np.ndarray | None
-    rows: dict[str, np.ndarray]
-
-
-def read_rows(shards: Sequence[Path], runs: Sequence[range], samples: WholeSamples) -> Iterator[RowSample]:
-    """The samples that have rows, in their order.
-
-    Args:
-        shards: Shards of rows.
-        runs: Of each of them the rows of `samples` that it was made from, some of which may have been left out.
-        samples: Those of SHARDS.
-
-    Raises:
-        ValueError: when the rows are of other samples.
-    """
-    for shard, run in zip(shards, runs, strict=True):
-        found = WholeSamples([str(shard)], features=True)
-        rows = iter(run)
-        for (sample,) in map(found.__getitems__, ([number] for number in range(len(found)))):
-            row = next(
-                (row for row in rows if isinstance(sample, WholeSample) and samples.key(row) == sample.key), None
-            )
-            if row is None or not isinstance(sample, WholeSample):
-                raise ValueError(f"{shard}: holds rows of other samples than --data; embed these anew")
-            own = {name: read_features(sample.files[file]) for name, file in TEXT_ROWS.items() if sample.texts[name]}
-            yield RowSample(row, sample, sample.image, own)
 
 
 @dataclass
@@ -66,6 +23,7 @@ class Contrast:
         languages: Of the texts that are taken; None takes all.
         anchors: A rows float32 [D].
         anchor_owner: The first sample of each anchor.
+        asked: The query that an anchor is, None for a picture.
         texts: T rows float32 [D], one for each text of a language.
         text_owner: The first sample of each text.
         written: (language, text) of each text.
@@ -77,6 +35,7 @@ class Contrast:
     languages: frozenset[str] | None = None
     anchors: list[np.ndarray] = field(default_factory=list)
     anchor_owner: list[int] = field(default_factory=list)
+    asked: list[str | None] = field(default_factory=list)
     texts: list[np.ndarray] = field(default_factory=list)
     text_owner: list[int] = field(default_factory=list)
     written: list[Text] = field(default_factory=list)
@@ -87,12 +46,13 @@ class Contrast:
     _texts: dict[tuple[str, int], int] = field(default_factory=dict)
     _words: dict[int, int] = field(default_factory=dict)
 
-    def anchor(self, key: object, row: np.ndarray, owner: int) -> int:
+    def anchor(self, key: object, row: np.ndarray, owner: int, asked: str | None = None) -> int:
         """The number of an anchor; equal ones have equal keys."""
         number = self._anchors.setdefault(key, len(self.anchors))
         if number == len(self.anchors):
             self.anchors.append(row)
             self.anchor_owner.append(owner)
+            self.asked.append(asked)
         return number
 
     def add(self, owner: int, anchor: int | None, texts: Sequence[Text], rows: np.ndarray) -> None:
@@ -156,7 +116,7 @@ def read_contrasts(rows: Iterator[RowSample], samples: int, languages: Sequence[
         if not texts["query"]:
             found.answers.add(number, None, *positives)
         for (language, query), row in zip(texts["query"], each.rows.get("query", EMPTY), strict=True):
-            asked = found.answers.anchor((language, text_id(query)), row, number)
+            asked = found.answers.anchor((language, text_id(query)), row, number, query)
             found.answers.say(asked, query)
             found.answers.add(number, asked, *positives)
     return found

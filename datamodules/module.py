@@ -57,8 +57,7 @@ class ShardDataModule(LightningDataModule):
             batch_size x V rows.
         drawing: Which K of its languages: datamodules.Uniform, Weighted, Pivot or InOrder, or a rule of your own.
         language_alpha: Draws samples by language, p ~ n^alpha for the n samples with a caption in it: 1 as in the data,
-            0 all languages alike. Each sample brings the language it is drawn for, the other K - 1 by `drawing`.
-            Default: samples are drawn whatever their languages.
+            0 all alike. Each brings the language it is drawn for, the other K - 1 by `drawing`. Default: all samples.
         language_caps: The most samples of a language that count in n; alpha is 1 by default then.
         text: Rewrites captions while training, such as datamodules.CodeSwitch; their language stays what it was.
         batch_size: Samples in a batch of one process.
@@ -75,12 +74,10 @@ class ShardDataModule(LightningDataModule):
         max_skip_rate: Highest share of broken samples; above it the run stops with the table.
         cache_dir: Where remote shards are kept; default ~/.cache/mmtrain/shards.
         allow_pipe: Whether `pipe:COMMAND` may name a shard.
-        cache_gb: The most that remote shards may take in the cache, in GB of 10^9 bytes; the least recently used go,
-            and are fetched again when their turn comes. Default: no limit.
+        cache_gb: The most that remote shards may take in the cache, in 10^9 bytes; the least recently used go first.
         retry_seconds: Waits before a request that a server answered badly is made again.
         timeout_seconds: So long a server may send nothing.
-        epoch_samples: Length of an epoch in samples; default: as many as there are, which is one pass over a single
-            source.
+        epoch_samples: Length of an epoch in samples; default: one pass over a single source, or over the first part.
         label_names: For tasks labelled by strings, the strings in the order of their numbers; default: sorted.
     """
 
@@ -176,10 +173,7 @@ class ShardDataModule(LightningDataModule):
 
     @property
     def brings(self) -> dict[str, frozenset[str]]:
-        """For each part of the step (one without a name where there are no parts) what its batches hold for objectives.
-
-        That is "image", "texts", "labels" where samples have some, "score", "scores", and fields by name.
-        """
+        """By part of the step ("" without parts) what its batches hold: image, texts, labels, score, scores, fields."""
         return self._layout.brings(bool(self.tasks))
 
     @property

@@ -28,7 +28,7 @@ from mmtrain.training.data import TrainingData, logging_interval, training_data
 from mmtrain.training.mining import Mining, Neighbours, mined_data
 from mmtrain.training.monitoring.diagnostics import gradient_norm, space_diagnostics
 from mmtrain.training.optimisation import OptimizerClass, Schedule, make_optimizer, parameter_groups
-from mmtrain.training.parts import check_parts, from_data, objectives_on, rest_unread, without_uncounted
+from mmtrain.training.parts import check_parts, check_sent, from_data, objectives_on, rest_unread, without_uncounted
 from mmtrain.training.sharding import shard
 from mmtrain.training.starting_weights import load_partially, load_parts
 from mmtrain.training.validation import Validation, retrieval_figures
@@ -66,8 +66,7 @@ class ContrastiveModule(pl.LightningModule):
         checkpoint_activations: Recompute the towers' activations in the backward pass.
         recall_at: Ranks reported by validation.
         mining: Hard negatives from the whole training split, see `mmtrain.training.mining.Mining`.
-        on: Which parts of the step (data.parts) an objective sees, e.g. {pairs: [pairs]}; default: every part that has
-            what it needs. One that sees several is summed over them.
+        on: Which parts of the step (data.parts) an objective sees, summed; default: all that have what it needs.
 
     Raises:
         ValueError: for weights of unknown objectives, no objective, or a micro_batch that the towers cannot have.
@@ -172,6 +171,7 @@ class ContrastiveModule(pl.LightningModule):
     def reads(self, part: str, brings: frozenset[str] | None) -> frozenset[str]:
         """What the objectives read of the samples of a part, see `datamodules.reading.parts.Reads`."""
         every = dict(self.named_objectives())
+        check_sent(part, brings, every, self.on)
         return frozenset().union(*(from_data(every[name]) for name in objectives_on(part, brings, every, self.on)))
 
     def named_objectives(self) -> list[tuple[str, Objective]]:

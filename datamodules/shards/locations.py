@@ -47,6 +47,10 @@ class Reading:
     cache_gb: float | None = None
     patience: Patience = PATIENCE
 
+    def __post_init__(self) -> None:
+        if self.cache_gb is not None and not self.cache_gb > 0:
+            raise ValueError(f"data.cache_gb: {self.cache_gb} is too small; above 0")
+
     @property
     def cache_folder(self) -> Path:
         return Path(self.cache_dir).expanduser() if self.cache_dir else default_cache()

@@ -148,7 +148,7 @@ def read_four_classes(
         separator=separator,
     )
 
-    def post(number: int, record: dict, images: tuple[str]) -> Row:
+    def post(number: int, record: dict, images: tuple[str], *_: object) -> Row:
         value = record["labels"].get("relation")
         if value not in range(4):
             raise BadRow("no label" if value is None else "label out of range", f"row {number + 1} ({value})")

@@ -7,7 +7,7 @@ import io
 import json
 import re
 import unicodedata
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, TypeVar
 
 from PIL import Image, ImageOps
@@ -16,6 +16,7 @@ from datamodules.images import opaque, opened
 from datamodules.shards.samples import (
     FEATURE_SUFFIX,
     BrokenSample,
+    read_features,
     read_labels,
     read_record,
     without_missing,
@@ -37,7 +38,7 @@ class BadRow(Exception):
     def __init__(self, cause: str, where: str, name: str = "") -> None:
         listed = f"{where}: {cause}" + (f" {name}" if name not in where else "")
         super().__init__(listed.encode(errors="backslashreplace").decode())  # what is no Unicode cannot be written
-        self.cause, self.where = cause, where
+        self.cause, self.where, self.name = cause, where, name
 
 
 def convert(rows: Iterable[Any], make: Callable[..., T]) -> Iterator[T | BadRow]:
@@ -60,26 +61,50 @@ def opened_image(content: bytes, where: str) -> Iterator[Image.Image]:
         raise BadRow("broken image", where) from None
 
 
-def encoded_sample(number: int, record: dict, image: bytes, suffix: str | None = None) -> dict:
+def encoded_sample(
+    number: int,
+    record: dict,
+    image: bytes | None,
+    suffix: str | None = None,
+    files: Mapping[str, bytes] | None = None,
+) -> dict:
     """A sample as TarWriter takes it.
 
     Args:
         number: Its place in the source; makes the key unique and the order readable.
         record: The JSON object; "id" and "captions" are checked.
-        image: The encoded image; other formats than jpg, png and webp are stored upright as png. With suffix "npy",
-            features.
+        image: The encoded image, None without; other formats than jpg, png and webp are stored upright as png. With
+            suffix "npy", features.
+        files: Further ones: features under "<name>.npy", pictures under "<name>", "<name>1" and so on.
 
-    Raises BadRow when the record breaks the format, or the image's header cannot be read.
+    Raises BadRow when the record breaks the format, an image's header or further features cannot be read.
     """
-    content = encoded_record(number, record)
-    if suffix != FEATURE_SUFFIX:
-        image, suffix = _stored_image(image, f"row {number + 1} ({record['id']})")
-    return {"__key__": f"{number:09d}-{_safe(record['id'])}", "json": content, suffix: image}
+    content, _ = encoded_record(number, record)
+    where = f"row {number + 1} ({record['id']})"
+    sample: dict = {"__key__": f"{number:09d}-{_safe(record['id'])}", "json": content}
+    if suffix == FEATURE_SUFFIX:
+        sample[suffix] = image
+    elif image is not None:
+        stored, suffix = _stored_image(image, where)
+        sample[suffix] = stored
+    for name, further in (files or {}).items():
+        try:
+            if name.endswith(f".{FEATURE_SUFFIX}"):
+                read_features(further)
+                sample[name] = further
+            else:
+                stored, suffix = _stored_image(further, where)
+                sample[f"{name}.{suffix}"] = stored
+        except (BadRow, BrokenSample) as error:
+            raise BadRow(error.cause, where, name) from None
+    return sample
 
 
-def encoded_record(number: int, record: dict) -> bytes:
-    """The JSON of a sample. Captions and labels that are null or NaN, as tables are exported, are left out, and whole
-    floats among the labels become numbers. Raises BadRow when its id, captions or labels break the format.
+def encoded_record(number: int, record: dict) -> tuple[bytes, dict[str, list[str]]]:
+    """The JSON of a sample, and its captions by language.
+
+    Captions and labels that are null or NaN, as tables are exported, are left out, and whole floats among the labels
+    become numbers. Raises BadRow when its id, captions or labels break the format.
     """
     where = f"row {number + 1}"
     if not isinstance(record.get("id"), str) or not record["id"]:
@@ -98,16 +123,10 @@ def encoded_record(number: int, record: dict) -> bytes:
         if UNDECODED.search(text):
             raise BadRow("invalid UTF-8", where) from None
         content = text.encode(errors="replace")  # half a pair, as JSON can spell it
-    where = f"{where} ({record['id']})"
     try:
-        _, captions = read_record({"json": content})
+        return content, read_record({"json": content})[1]
     except BrokenSample as error:
-        raise BadRow(error.cause, where) from None
-    if "captions" not in record:
-        raise BadRow("no captions", where)
-    if not captions:
-        raise BadRow("no caption", where)
-    return content
+        raise BadRow(error.cause, f"{where} ({record['id']})") from None
 
 
 def _stored_image(content: bytes, where: str) -> tuple[bytes, str]:

@@ -40,8 +40,8 @@ class SkipAccount:
 
     The rate is skipped / tried, where tried counts every sample read for training, the replaced ones included. It is
     judged after each batch from the 100th sample tried, and at an epoch's end. Samples that were already gone when
-    the shards were surveyed (`lost`) are judged once, against all samples there should be. Samples without a caption
-    in a chosen language (`left_out`) are noted and are no fault.
+    the shards were surveyed (`lost`) are judged once, against all samples there should be. Samples that lack what the
+    run needs (`lacking`, by shard and need), such as a caption in a chosen language, are noted and are no fault.
 
     Args:
         max_rate: Highest share of broken samples, e.g. 0.01.
@@ -51,7 +51,7 @@ class SkipAccount:
         self.max_rate = max_rate
         self.evaluated: Counts = Counter()  # skipped in validation and test, each sample once
         self.lost: Counts = Counter()
-        self.left_out: Counter[str] = Counter()
+        self.lacking: Counts = Counter()
         self.examples: dict[tuple[str, str], list[str]] = {}
         self._own, self._restored = Trained(), Trained()  # of this process; of all processes before a resume
         self._seen: set[Skip] = set()
@@ -66,11 +66,10 @@ class SkipAccount:
         return self._own.tried
 
     def add_survey(self, shards: Iterable[ShardSurvey], lost: Counts) -> None:
-        """Counts what is already gone, and what has no chosen language."""
+        """Counts what is already gone, and what is left out because it lacks something."""
         self.lost += lost
         for shard in shards:
-            if shard.left_out:
-                self.left_out[shard.name] += shard.left_out
+            self.lacking.update({(shard.name, need): count for need, count in shard.lacking.items()})
 
     def add(self, tried: int, skips: Iterable[Skip], drawn: Counts) -> None:
         """Counts samples tried for training, those of them that were skipped, and what was drawn of the others."""
@@ -128,7 +127,7 @@ class SkipAccount:
             whole.evaluated += evaluated
             for place, keys in examples.items():
                 whole._remember(place, keys)
-        whole.lost, whole.left_out = self.lost, self.left_out  # every process surveys the same shards
+        whole.lost, whole.lacking = self.lost, self.lacking  # every process surveys the same shards
         return whole
 
     def per_image(self, sources: Sequence[str], languages: Sequence[str], world: int = 1) -> dict[str, float]:
@@ -164,7 +163,8 @@ class SkipAccount:
             "causes": dict(sorted(causes.items())),
             "shards": _nested(everything),
             "examples": _nested(self.examples),
-            "no_chosen_language": dict(sorted(self.left_out.items())),
+            "lacking": _nested(self.lacking),
+            "no_chosen_language": {shard: n for (shard, need), n in sorted(self.lacking.items()) if need == "texts"},
             "drawn": {
                 source: {"samples": counts.pop("", 0), "captions": counts}
                 for source, counts in _nested(trained.drawn).items()

@@ -8,7 +8,7 @@ from pathlib import Path, PurePosixPath
 
 from datamodules.packing.rows import Row
 from datamodules.packing.texts import lines, open_text
-from datamodules.shards.writing import BadRow, convert
+from datamodules.shards.encoding import BadRow, convert
 
 
 def read_jsonl(source: str | Path) -> Iterator[Row | BadRow]:

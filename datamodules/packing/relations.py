@@ -15,8 +15,8 @@ from pathlib import Path
 
 from datamodules.packing.rows import Row
 from datamodules.packing.tables import header_and_rows, read_table
+from datamodules.shards.encoding import BadRow, convert
 from datamodules.shards.samples import IMAGE_SUFFIXES
-from datamodules.shards.writing import BadRow, convert
 
 # (represented, adds) of each class, in the order of "relation"
 CLASSES = ("represented", "represented+adds", "not_represented", "not_represented+adds")

@@ -15,9 +15,10 @@ from typing import Literal, NamedTuple
 from datamodules.files import one_at_a_time, whole_folder
 from datamodules.packing.reencoding import reencoded
 from datamodules.packing.texts import lines
+from datamodules.shards.encoding import BadRow, convert, encoded_record, encoded_sample
 from datamodules.shards.locations import LISTING
 from datamodules.shards.samples import FEATURE_SUFFIX
-from datamodules.shards.writing import LISTED_SKIPS, BadRow, convert, encoded_record, encoded_sample, write_shards
+from datamodules.shards.writing import LISTED_SKIPS, write_shards
 
 SAMPLES_PER_SHARD = 1000
 MOST_SPLITS = 20  # named in an error

@@ -9,7 +9,7 @@ from urllib.parse import unquote
 
 from datamodules.packing.rows import Row
 from datamodules.packing.tables import fields_of
-from datamodules.shards.writing import BadRow
+from datamodules.shards.encoding import BadRow
 
 COLUMNS = (
     "language",

@@ -23,22 +23,23 @@ from datamodules.batch import Batch, Skip
 from datamodules.captions.drawing import Drawing, Uniform
 from datamodules.images import BrokenImage, ImagePipeline, ImageTooLarge
 from datamodules.reading.collating import Collator, Loaded
-from datamodules.reading.fields import Features, FieldReader, Pictures, Value
+from datamodules.reading.fields import FieldReader, Value
 from datamodules.shards.index_cache import IndexCache
 from datamodules.shards.locations import Reading
 from datamodules.shards.reader import ShardReader
-from datamodules.shards.records import PROBED, features_width
+from datamodules.shards.records import PROBED, features_shape
 from datamodules.shards.remote import local_path
 from datamodules.shards.samples import (
     FEATURE_SUFFIX,
     SUFFIXES,
+    TEXT_FILES,
     BrokenSample,
     Sample,
     read_features,
     read_sample,
     read_scores,
 )
-from datamodules.shards.survey import TEXT_FILES
+from datamodules.shards.survey import CAPTIONED
 from datamodules.stream.mixture import SurveyedSource
 from datamodules.tokenizers.tokenizer import Tokenizer
 
@@ -61,7 +62,6 @@ class Draw(NamedTuple):
 
 
 SCORES = frozenset({"score", "scores"})
-PAIRED = frozenset({"image", "texts"})  # what a sample of pictures and captions must hold
 PADDING = Draw(-1, -1, -1)
 
 
@@ -97,7 +97,7 @@ class ShardDataset(Dataset):
         reading: Reading,
         seed: object = 0,
         streams: int = 1,
-        needs: frozenset[str] = PAIRED,
+        needs: frozenset[str] = CAPTIONED,
         fields: Mapping[str, FieldReader] | None = None,
     ) -> None:
         self.needs, self.fields = needs, dict(fields or {})
@@ -117,10 +117,10 @@ class ShardDataset(Dataset):
         # row at which each shard starts, and the shard at which each source does
         self._starts = np.concatenate(([0], np.cumsum([len(shard) for shard in self.shards]))).tolist()
         self._firsts = np.concatenate(([0], np.cumsum([len(source.shards) for source in sources]))).tolist()
-        # pictures that nobody looks at stay unread; names of further files are many
-        files = any(isinstance(reader, Features | Pictures) for reader in self.fields.values())
-        looked_at = "image" in needs or any(reader.key == "image" for reader in self.fields.values())
-        self._members = None if files else SUFFIXES if looked_at else TEXT_FILES
+        # pictures that nobody looks at stay unread
+        keys = {reader.key for reader in self.fields.values() if reader.kind != "text"}
+        self._suffixes = SUFFIXES if "image" in needs | keys else TEXT_FILES
+        self._names = frozenset(keys - {"image"})
         self._shape = self._probe() if "image" in needs else ()
         self._field_shapes = {name: self._probe_field(reader) for name, reader in self.fields.items()}
         self._collator = Collator(
@@ -195,7 +195,10 @@ class ShardDataset(Dataset):
         index = self._source(place)
         source = self.sources[index]
         try:
-            sample = read_sample(*self._reader.read(path, number, self._members), self.reading.text_language)
+            members = self._reader.read(path, number, self._suffixes, self._names)
+            sample = read_sample(*members, self.reading.text_language)
+            if "texts" in self.needs and not sample.captions and sample.image is not None:
+                raise BrokenSample("no caption")
             views = self._views(sample, source.images, rngs)
         except BrokenSample:
             if self._reader.cut(path, number):
@@ -284,8 +287,8 @@ class ShardDataset(Dataset):
 
     def _probe(self) -> tuple[int, ...]:
         """Shape of one image: that of the pipeline, or of features."""
-        width = features_width(self._reader, self._first_places(), self.reading.text_language)
-        return (width,) if width else self.sources[0].images.shape
+        shape = features_shape(self._reader, self._first_places(), self.reading.text_language)
+        return shape or self.sources[0].images.shape
 
     def _probe_field(self, reader: FieldReader) -> tuple[int, ...]:
         """Shape of one value of a field; of texts it is not known before."""
@@ -293,7 +296,8 @@ class ShardDataset(Dataset):
             return () if reader.kind == "text" else (getattr(reader, "images", None) or self.sources[0].images).shape
         for path, number in self._first_places():
             with contextlib.suppress(BrokenSample):
-                sample = read_sample(*self._reader.read(path, number, self._members), self.reading.text_language)
+                members = self._reader.read(path, number, self._suffixes, self._names)
+                sample = read_sample(*members, self.reading.text_language)
                 for value in reader.read(sample, self._index, self.sources[0].images, None):
                     return tuple(value.content.shape) if isinstance(value.content, Tensor) else ()
         return ()
@@ -306,6 +310,8 @@ class ShardDataset(Dataset):
 
 
 def _views(sample: Sample, images: ImagePipeline, rngs: Sequence[random.Random]) -> list[Tensor]:
+    if sample.image is None:
+        raise BrokenSample("missing image")
     if sample.suffix == FEATURE_SUFFIX:
         return [torch.from_numpy(read_features(sample.image))] * max(1, len(rngs))
     try:

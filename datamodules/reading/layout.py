@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from datamodules.reading.dataset import PAIRED, SCORES
+from datamodules.reading.dataset import SCORES
 from datamodules.reading.fields import FieldReader
 from datamodules.reading.parts import Part, Reads, brought, held, readers_of, shortened
 from datamodules.reading.splits import Splits
+from datamodules.shards.survey import CAPTIONED
 from datamodules.stream.mixture import Source
 from datamodules.tokenizers.tokenizer import Tokenizer
 
@@ -62,7 +63,7 @@ class Layout:
         """For each part that was read what its training batches hold for objectives."""
         labels = {"labels"} if labelled else set()
         return {
-            name: frozenset(self.needs[split] & (PAIRED | SCORES) | self.readers[split].keys() | labels)
+            name: frozenset(self.needs[split] & (CAPTIONED | SCORES) | self.readers[split].keys() | labels)
             for name, split in self._trained()
         }
 
@@ -100,14 +101,14 @@ class Layout:
             brings = None
             if name and train_of(name) in new:
                 brings = brought(splits.holds(train_of(name)), part.fields or (), part.negatives)
-            read = module.reads(name, brings) if isinstance(module, Reads) else brings or PAIRED
+            read = module.reads(name, brings) if isinstance(module, Reads) else brings or CAPTIONED
             reads[name] = read - {ALL_FIELDS} | (part.fields or {}).keys() if ALL_FIELDS in read else read
         pictured = next((name for name, read in reads.items() if "image" in read), None)
         if pictured is not None:
             self._read_as |= {"val": pictured, "test": pictured}
         for split in new:
             part = self.part_of(split)
-            read = reads[self._read_as[split]] if split in self._read_as else PAIRED
+            read = reads[self._read_as[split]] if split in self._read_as else CAPTIONED
             if not split.endswith("train"):
                 read = _measured(read)
             self.readers[split] = readers_of(read, part.fields or {}, part.negatives)
@@ -119,4 +120,4 @@ class Layout:
 def _measured(read: frozenset[str]) -> frozenset[str]:
     """What a batch holds for retrieval: queries and positives, or pictures and captions beside the fields."""
     read = read - {"negatives"} - SCORES
-    return read - PAIRED if "query" in read else read | PAIRED
+    return read - CAPTIONED if "query" in read else read | CAPTIONED

@@ -13,9 +13,9 @@ from datamodules.batch import Batch, Batches
 from datamodules.captions.drawing import Drawing
 from datamodules.captions.rewriting import TextTransform
 from datamodules.images import ImagePipeline
-from datamodules.reading.dataset import PAIRED, SCORES, Draw, ShardDataset
+from datamodules.reading.dataset import SCORES, Draw, ShardDataset
 from datamodules.reading.fields import FieldReader, Texts
-from datamodules.shards.survey import ShardSurvey
+from datamodules.shards.survey import CAPTIONED, ShardSurvey
 from datamodules.stream.mixture import Source
 from datamodules.stream.order import Interleave, PassOrder
 from datamodules.stream.streams import Stream
@@ -117,7 +117,7 @@ def brought(shards: Iterable[ShardSurvey], fields: Iterable[str], negatives: int
     if "query" in there:
         own = there & {"query", "positive", *SCORES, *(["negatives"] if negatives else [])}
     else:
-        own = there & PAIRED
+        own = there & CAPTIONED
     return frozenset(own | set(fields) | OF_THE_RUN)
 
 

@@ -10,10 +10,9 @@ from datamodules.account import Counts, SkipAccount
 from datamodules.captions.rewriting import TextTransform
 from datamodules.images import ImagePipeline
 from datamodules.reading.choices import choose_labels, choose_languages
-from datamodules.reading.dataset import PAIRED
 from datamodules.reading.parts import Part
 from datamodules.shards.locations import Reading, weighted_parts
-from datamodules.shards.survey import ShardSurvey
+from datamodules.shards.survey import CAPTIONED, ShardSurvey, lacking_shown
 from datamodules.stream.identity import inform
 from datamodules.stream.mixture import Source, SurveyedSource, survey_sources
 
@@ -46,7 +45,7 @@ class Splits:
         self.elsewhere: list[str] = []  # languages that a split may lack, since splits have languages of their own
         self.tasks: list[str] = []
         self.sources: dict[str, list[SurveyedSource]] = {}
-        self.needs: dict[str, frozenset[str]] = {}  # by split what its samples must hold, where that is not PAIRED
+        self.needs: dict[str, frozenset[str]] = {}  # by split what its samples must hold, where that is not CAPTIONED
         self.left_out: dict[str, Counts] = {}  # by split, rows of a manifest that could not be packed
 
     def survey(self, names: Sequence[str]) -> None:
@@ -84,7 +83,7 @@ class Splits:
 
     def _survey(self, name: str) -> list[SurveyedSource]:
         spec = self.specs[name]
-        sources = self._read(name, self.needs.get(name, PAIRED))
+        sources = self._read(name, self.needs.get(name, CAPTIONED))
         shards = [shard for source in sources for shard in source.shards]
         lost = Counter({(shard.name, cause): n for shard in shards for cause, n in shard.lost.items()})
         lost += self.left_out.get(name, Counter())
@@ -94,7 +93,12 @@ class Splits:
         for shard in shards:
             if not shard.samples and not shard.lost:
                 inform(f"{name}: {shard.name} is empty")
+        lacking = sum((shard.lacking for shard in shards), Counter())
+        if lacking:
+            inform(f"{name}: {lacking_shown(lacking)}: left out")
         samples = sum(shard.samples for shard in shards)
+        if lacking.keys() - {"texts"} and not any(map(len, shards)):
+            raise ValueError(f"data.{name}: no sample holds all that is needed: {lacking_shown(lacking)}")
         if not samples:
             causes = ", ".join(sorted({cause for _, cause in lost})) or "empty shards"
             where = spec if isinstance(spec, str) else ", ".join(source.shards for source in spec or ())

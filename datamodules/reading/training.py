@@ -13,11 +13,12 @@ from torch.utils.data import DataLoader
 from datamodules.account import Counts, SkipAccount
 from datamodules.batch import Batch, Batches
 from datamodules.captions.drawing import Drawing
-from datamodules.reading.dataset import PAIRED, ShardDataset
+from datamodules.reading.dataset import ShardDataset
 from datamodules.reading.loaders import TrainingBatches, TrainLoader, make_loader
 from datamodules.reading.parts import Mixing, Part, PartStream, Progress, StepDataset, TrainingStream, check_least
 from datamodules.reading.prefetch import Prefetch
 from datamodules.shards.locations import Reading, is_remote
+from datamodules.shards.survey import CAPTIONED
 from datamodules.stream.cursor import Cursor
 from datamodules.stream.identity import check_resumed, described, inform, shards_digest
 from datamodules.stream.mixture import SurveyedSource
@@ -103,7 +104,7 @@ class Training:
         name: str = "",
         languages: list[str],
         reading: Reading,
-        needs: frozenset[str] = PAIRED,
+        needs: frozenset[str] = CAPTIONED,
         **options: Any,
     ) -> ShardDataset:
         """Makes the dataset of a part; the other arguments are those of ShardDataset.

@@ -13,15 +13,29 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
+from PIL import Image
 
 from datamodules.batch import stable_id
 from datamodules.images import BrokenImage, ImagePipeline, ImageTooLarge
 from datamodules.shards.locations import Reading, expand
 from datamodules.shards.progress import with_progress
 from datamodules.shards.reader import ShardReader
-from datamodules.shards.records import PROBED, features_width
+from datamodules.shards.records import PROBED, features_shape
 from datamodules.shards.remote import local_path
-from datamodules.shards.samples import FEATURE_SUFFIX, SUFFIXES, BrokenSample, Sample, read_features, read_sample
+from datamodules.shards.samples import (
+    FEATURE_SUFFIX,
+    PAIR_TEXTS,
+    SUFFIXES,
+    TEXT_FILES,
+    BrokenSample,
+    Sample,
+    further_name,
+    holds,
+    read_features,
+    read_sample,
+    read_scores,
+    read_texts,
+)
 from datamodules.shards.survey import listed
 
 LISTED_BROKEN = 200
@@ -80,17 +94,19 @@ def inspect_shards(
     (language -> count, most first), "labels" (task -> value -> count), "image sizes" ({"smallest", "median", "largest"}
     as "W x H" by area), "image formats", "duplicate images" (samples whose image an earlier one shows), "broken"
     (cause -> count) and "broken samples" (the first few: shard, cause, key). A sample is broken when training would
-    skip it. The examples are whole samples drawn from all of them, or from those of each language. Raises ValueError,
+    skip it. "without a picture" and "without a caption" count samples that lack one, "further" (name -> samples) texts
+    of pairs and further files, "files passed over" (what follows the key -> files) those that nobody reads. The
+    examples are whole samples drawn from all of them, or from those of each language. Raises ValueError,
     one line, when SHARDS names nothing.
     """
     shards = [shard for source in expand(spec, field="SHARDS") for shard in source.shards]
     whole, reader = _Tally(examples), ShardReader()
-    width = features_width(reader, _first_places(shards))
+    shape = features_shape(reader, _first_places(shards))
     reader.close()
     entries = listed(shards, Reading())
     # decoding leaves the interpreter, so threads do
     with ThreadPoolExecutor(workers or os.cpu_count() or 1) as threads:
-        tallies = threads.map(lambda shard: _tally(shard, examples, entries.get(shard), width), shards)
+        tallies = threads.map(lambda shard: _tally(shard, examples, entries.get(shard), shape), shards)
         for tally in with_progress(tallies, "reading shards", len(shards)):
             whole.add(tally)
     groups = dict(sorted(whole.examples.items(), key=lambda group: -whole.languages[group[0]]))
@@ -102,7 +118,9 @@ class _Tally:
 
     def __init__(self, examples: str) -> None:
         self.examples_by = examples
-        self.samples = self.images = self.features = self.bytes = 0
+        self.samples = self.images = self.features = self.bytes = self.imageless = self.captionless = 0
+        self.further: Counter[str] = Counter()
+        self.passed_over: Counter[str] = Counter()
         self.captions: Counter[str] = Counter()
         self.languages: Counter[str] = Counter()
         self.formats: Counter[str] = Counter()
@@ -126,6 +144,37 @@ class _Tally:
             self._add_examples(group, places)
         self.listed += other.listed[: LISTED_BROKEN - len(self.listed)]
 
+    def look_at(self, sample: Sample, shape: tuple[int, ...]) -> None:
+        """Counts a sample, with everything in it read. Raises BrokenSample, BrokenImage or ImageTooLarge."""
+        for key in PAIR_TEXTS:
+            read_texts(sample.record, key)
+        if "query" in sample.record:
+            read_scores(sample.record, "score")
+            read_scores(sample.record)
+        for suffix, content in sample.files.items():
+            if suffix.endswith(FEATURE_SUFFIX):
+                read_features(content)
+            else:
+                _decoded(content)
+        if sample.image is None:
+            self.imageless += 1
+        elif sample.suffix == FEATURE_SUFFIX:
+            if shape not in ((), read_features(sample.image).shape):
+                raise BrokenSample("features of another size")
+            self.features += 1
+        else:
+            picture = _decoded(sample.image)
+            self.formats[str(picture.format)] += 1
+            self.sizes[picture.size] += 1
+            self.images += 1
+        self.image_ids.update([sample.image_id] if sample.image is not None else ())
+        self.captionless += not sample.captions
+        self.further.update(holds(sample.record, sample.captions, sample.files) - {"texts"})
+        self.languages.update(sample.captions.keys())
+        self.captions.update({language: len(texts) for language, texts in sample.captions.items()})
+        for task, value in sample.labels.items():
+            self.labels.setdefault(task, Counter())[json.dumps(value, ensure_ascii=False)] += 1
+
     def example(self, place: Place, languages: list[str]) -> None:
         for group in languages if self.examples_by == "language" else [""]:
             self._add_examples(group, [place])
@@ -144,6 +193,9 @@ class _Tally:
             "samples": self.samples,
             "images": self.images,
             "features": self.features,
+            "without a picture": self.imageless,
+            "without a caption": self.captionless,
+            "further": dict(sorted(self.further.items())),
             "bytes": self.bytes,
             "languages": len(self.languages),
             "captions": dict(self.captions.most_common()),
@@ -152,6 +204,7 @@ class _Tally:
             "image sizes": self._sizes(),
             "image formats": dict(self.formats.most_common()),
             "duplicate images": sum(count - 1 for count in self.image_ids.values()),
+            "files passed over": dict(self.passed_over.most_common()),
             "broken": dict(self.broken.most_common()),
             "broken samples": [str(broken) for broken in self.listed[:FIRST_BROKEN]],
         }
@@ -167,6 +220,14 @@ class _Tally:
         return {name: f"{width} x {height}" for name, (width, height) in sizes.items()}
 
 
+def _decoded(content: bytes) -> Image.Image:
+    """The picture, opened and decoded once. Raises BrokenImage or ImageTooLarge."""
+    pipeline = ImagePipeline()
+    picture = pipeline.open(content)
+    pipeline.evaluate(picture)
+    return picture
+
+
 def _first_places(shards: list[str]) -> Iterator[tuple[str, int]]:
     for shard in shards:
         with contextlib.suppress(OSError):
@@ -174,9 +235,9 @@ def _first_places(shards: list[str]) -> Iterator[tuple[str, int]]:
             yield from ((path, number) for number in range(PROBED))
 
 
-def _tally(shard: str, examples: str, entry: dict | None, width: int) -> _Tally:
-    """Counts of one shard; `entry` is what shards.json says of it."""
-    tally, reader, images = _Tally(examples), ShardReader(), ImagePipeline()
+def _tally(shard: str, examples: str, entry: dict | None, shape: tuple[int, ...]) -> _Tally:
+    """Counts of one shard; `entry` is what shards.json says of it, `shape` that of features."""
+    tally, reader = _Tally(examples), ShardReader()
     promised = entry["samples"] if entry else 0
     try:
         path = local_path(shard, Reading())
@@ -191,30 +252,21 @@ def _tally(shard: str, examples: str, entry: dict | None, width: int) -> _Tally:
     elif not entry:
         for cause, count in Counter(index.faults).items():
             tally.fault(shard, cause, "" if count == 1 else f"{count} times", count)
-    for number in range(len(index)):
+    for number, key in enumerate(index.keys):
+        suffixes = reader.suffixes(path, number)
+        names = list(map(further_name, suffixes))
+        tally.passed_over.update(s for s, name in zip(suffixes, names, strict=True) if not name and s not in SUFFIXES)
         try:
-            sample = read_sample(*reader.read(path, number, SUFFIXES))
-            if (sample.suffix == FEATURE_SUFFIX) != bool(width):
-                tally.fault(shard, "pictures and features mixed", index.keys[number])  # whole, and training skips it
-            if sample.suffix == FEATURE_SUFFIX:
-                if width not in (0, len(read_features(sample.image))):
-                    raise BrokenSample("features of another size")
-                tally.features += 1
-            else:
-                image = images.open(sample.image)
-                tally.formats[str(image.format)] += 1
-                tally.sizes[image.size] += 1
-                images.evaluate(image)
-                tally.images += 1
+            sample = read_sample(*reader.read(path, number, SUFFIXES, frozenset(filter(None, names))))
+            if TEXT_FILES.isdisjoint(suffixes) or (sample.image is None and reader.cut(path, number)):
+                raise BrokenSample("no caption")  # half a sample
+            if sample.image is not None and (sample.suffix == FEATURE_SUFFIX) != bool(shape):
+                tally.fault(shard, "pictures and features mixed", key)  # whole, and training skips it
+            tally.look_at(sample, shape)
         except (BrokenSample, BrokenImage, ImageTooLarge) as error:
-            tally.fault(shard, "truncated shard" if reader.cut(path, number) else error.cause, index.keys[number])
+            tally.fault(shard, "truncated shard" if reader.cut(path, number) else error.cause, key)
             continue
-        tally.image_ids[sample.image_id] += 1
-        draw = stable_id(f"{shard.rsplit('/', 1)[-1]}/{index.keys[number]}".encode(errors="backslashreplace"))
+        draw = stable_id(f"{shard.rsplit('/', 1)[-1]}/{key}".encode(errors="backslashreplace"))
         tally.example(Place(draw, shard, path, number), list(sample.captions))
-        tally.languages.update(sample.captions.keys())
-        tally.captions.update({language: len(texts) for language, texts in sample.captions.items()})
-        for task, value in sample.labels.items():
-            tally.labels.setdefault(task, Counter())[json.dumps(value, ensure_ascii=False)] += 1
     reader.close()
     return tally

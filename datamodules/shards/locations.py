@@ -156,6 +156,9 @@ def read_listing(path: str | Path) -> dict[str, dict] | None:
 
 
 def _believable(entry: dict) -> bool:
-    """Whether it says all that an entry says, and no more samples than its bytes can hold: two files each."""
+    """Whether it says all that an entry says, and no more samples than its bytes can hold: a file or two each."""
     complete = {"samples", "languages", "labels", "bytes", "checksum", "inputs"} <= entry.keys()
-    return complete and 4 * BLOCK * entry["samples"] <= entry["bytes"]
+    if not complete or not isinstance(entry.get("holds", {}), dict):
+        return False
+    files = entry["samples"] + entry.get("holds", {"image": entry["samples"]}).get("image", 0)
+    return 2 * BLOCK * files <= entry["bytes"]

@@ -18,11 +18,10 @@ from webdataset.tariterators import base_plus_ext
 
 from datamodules.shards.headers import LINK, TRUNCATED, packed_by, tar_members
 from datamodules.shards.index_cache import IndexCache
-from datamodules.shards.samples import FEATURE_SUFFIX, IMAGE_SUFFIXES, BrokenSample
+from datamodules.shards.samples import IMAGES, SUFFIXES, BrokenSample, further_name
 
 # what file managers leave beside files
 COMPANION = re.compile(r"(^|/)(__MACOSX/|(\.[^/]*|Thumbs\.db|desktop\.ini)$)", re.IGNORECASE)
-IMAGES = frozenset((*IMAGE_SUFFIXES, FEATURE_SUFFIX))
 APART = "files of one key lie apart; tar --sort=name"
 DOTTED = "file names with further dots, a key ends at the first; rename them"
 
@@ -93,8 +92,10 @@ def _misnamed(key: str, suffixes: Set[str], halves: dict[str, set[str]]) -> list
         return []
     apart = suffixes.isdisjoint(halves.get(key, suffixes))
     halves[key] = halves.get(key, set()) | suffixes
+    named = not suffixes.isdisjoint(SUFFIXES)  # the files of my.cat.jpg are none of a sample "my"
     inner = [suffix for suffix in suffixes if "." in suffix and suffix.rpartition(".")[2] in IMAGES]
-    return [APART] * apart + [DOTTED] * (0 if suffixes & IMAGES else len(inner))
+    wrong = sum(not (named and further_name(suffix)) for suffix in inner)
+    return [APART] * apart + [DOTTED] * (0 if suffixes & IMAGES else wrong)
 
 
 class ShardReader:
@@ -129,8 +130,11 @@ class ShardReader:
         fields = self._cache.found(path, "index", lambda: asdict(index_shard(path)))
         return ShardIndex(**fields | {"members": [tuple(map(tuple, sample)) for sample in fields["members"]]})
 
-    def read(self, path: str, sample: int, suffixes: frozenset[str] | None = None) -> tuple[str, dict[str, bytes]]:
-        """Key and files of a sample, all of them or those with the given suffixes.
+    def read(
+        self, path: str, sample: int, suffixes: frozenset[str] | None = None, names: frozenset[str] = frozenset()
+    ) -> tuple[str, dict[str, bytes]]:
+        """Key and files of a sample: all of them, or those with the given suffixes and the further ones of these names
+        (of "photo" all of photo.jpg, photo1.jpg and photo.npy).
 
         Raises BrokenSample when the sample is not there (any more) or its bytes end early.
         """
@@ -139,9 +143,13 @@ class ShardReader:
             raise BrokenSample("missing from the shard")
         members = {}
         for suffix, offset, size in index.members[sample]:
-            if suffixes is None or suffix in suffixes:
+            if suffixes is None or suffix in suffixes or (names and further_name(suffix) in names):
                 members[suffix] = self._bytes(path, offset, size)
         return index.keys[sample], members
+
+    def suffixes(self, path: str, sample: int) -> list[str]:
+        """What follows the key in the names of a sample's files. The sample must be there."""
+        return [suffix for suffix, *_ in self.index(path).members[sample]]
 
     def cut(self, path: str, sample: int) -> bool:
         """Whether this is the last sample of a truncated shard, so that what it lacks was cut off."""

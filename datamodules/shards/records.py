@@ -9,28 +9,39 @@ from collections.abc import Iterable, Iterator
 from datamodules.shards.locations import Reading
 from datamodules.shards.reader import ShardReader
 from datamodules.shards.remote import local_path
-from datamodules.shards.samples import FEATURE_SUFFIX, SUFFIXES, BrokenSample, read_features, read_record, read_sample
-from datamodules.shards.survey import TEXT_FILES, ShardSurvey
+from datamodules.shards.samples import (
+    FEATURE_SUFFIX,
+    SUFFIXES,
+    TEXT_FILES,
+    BrokenSample,
+    read_features,
+    read_record,
+    read_sample,
+)
+from datamodules.shards.survey import ShardSurvey
 
 PROBED = 3  # samples that say whether there are pictures or features
 
 
-def features_width(reader: ShardReader, places: Iterable[tuple[str, int]], text_language: str = "und") -> int:
-    """F of the features that most of the first samples have, 0 where they have pictures.
+def features_shape(
+    reader: ShardReader, places: Iterable[tuple[str, int]], text_language: str = "und"
+) -> tuple[int, ...]:
+    """(F,) or (P, F), the shape of the features that most of the first samples with an image have; () for pictures.
 
     Args:
         reader: Of the shards.
         places: Path and number of samples; no more are taken than it needs.
         text_language: Language of `.txt` captions.
     """
-    widths: Counter[int] = Counter()
+    shapes: Counter[tuple[int, ...]] = Counter()
     for path, number in places:
         with contextlib.suppress(BrokenSample):
             sample = read_sample(*reader.read(path, number, SUFFIXES), text_language)
-            widths[len(read_features(sample.image)) if sample.suffix == FEATURE_SUFFIX else 0] += 1
-        if widths.total() == PROBED:
+            if sample.image is not None:
+                shapes[read_features(sample.image).shape if sample.suffix == FEATURE_SUFFIX else ()] += 1
+        if shapes.total() == PROBED:
             break
-    return widths.most_common(1)[0][0] if widths else 0
+    return shapes.most_common(1)[0][0] if shapes else ()
 
 
 def read_records(shard: ShardSurvey, reading: Reading) -> Iterator[tuple[dict, dict[str, list[str]]]]:

@@ -1,17 +1,21 @@
-"""One sample of a shard: its files to an image, its captions by language and its labels.
+"""One sample of a shard: its files to an image, its captions by language, its labels and whatever else it has.
 
-The format is `<key>.jpg|jpeg|png|webp` or `<key>.npy` beside `<key>.json`; shards of img2dataset and open_clip, with
-`.txt` captions, are read as they are.
+The format is `<key>.jpg|jpeg|png|webp` or `<key>.npy` beside `<key>.json`; either may be missing. Further features are
+`<key>.<name>.npy`, further pictures `<key>.<name>.jpg`, `<key>.<name>1.jpg` and so on. Shards of img2dataset and
+open_clip, with `.txt` captions, are read as they are.
 """
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
+import math
+import re
 import unicodedata
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -19,7 +23,11 @@ from datamodules.batch import stable_id
 
 IMAGE_SUFFIXES = ("jpg", "jpeg", "png", "webp")
 FEATURE_SUFFIX = "npy"
-SUFFIXES = frozenset((*IMAGE_SUFFIXES, FEATURE_SUFFIX, "json", "txt"))
+IMAGES = frozenset((*IMAGE_SUFFIXES, FEATURE_SUFFIX))
+TEXT_FILES = frozenset(("json", "txt"))
+SUFFIXES = IMAGES | TEXT_FILES
+FURTHER = re.compile(rf"([a-z_]+)(?:\.{FEATURE_SUFFIX}|(?:[1-9]\d*)?\.(?:{'|'.join(IMAGE_SUFFIXES)}))")
+PAIR_TEXTS = ("query", "positive", "negatives")  # texts of a record beside its captions
 UNSEEN = frozenset(("Cc", "Cf", "Mn", "Me", "Zs", "Zl", "Zp"))  # controls, formats, marks, spaces
 FILLERS = frozenset("\u115f\u1160\u2800\u3164\uffa0")  # letters and symbols that show nothing
 NPY_HEADERS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
@@ -33,7 +41,7 @@ class BrokenSample(Exception):
         self.cause = cause
 
 
-@contextmanager
+@contextlib.contextmanager
 def breaking(cause: str) -> Iterator[None]:
     """Makes whatever goes wrong with one sample a BrokenSample, so that nothing in a shard can end a run."""
     try:
@@ -46,14 +54,16 @@ def breaking(cause: str) -> Iterator[None]:
 
 @dataclass
 class Sample:
-    """A sample whose record was read and checked; the image is still encoded."""
+    """A sample whose record was read and checked; images are still encoded."""
 
     id: str
+    record: dict  # the JSON object, {} without one; "labels" are checked
     captions: dict[str, list[str]]  # language -> at least one caption that is not blank
     labels: dict[str, int | str]
-    image: bytes
-    suffix: str
-    image_id: int
+    image: bytes | None  # the encoded picture or the `.npy`
+    suffix: str | None  # jpg, jpeg, png, webp or npy
+    image_id: int  # without an image that of the sample's id
+    files: dict[str, bytes]  # further files by what follows the key: "audio.npy", "photo.jpg", "photo1.jpg"
 
 
 @breaking("broken JSON")
@@ -75,22 +85,94 @@ def read_record(members: Mapping[str, bytes], text_language: str = "und") -> tup
 
 @breaking("broken JSON")
 def read_sample(key: str, members: Mapping[str, bytes], text_language: str = "und") -> Sample:
-    """The whole sample. Raises BrokenSample naming the cause; a sample without any caption is broken."""
+    """The whole sample; image and captions may be missing. Raises BrokenSample naming the cause."""
     record, captions = read_record(members, text_language)
     suffix = next((suffix for suffix in (*IMAGE_SUFFIXES, FEATURE_SUFFIX) if suffix in members), None)
-    if suffix is None:
-        raise BrokenSample("missing image")
-    if not captions:
-        raise BrokenSample("no caption")
-    image, name, image_id = members[suffix], record.get("id"), record.get("image_id")
+    image, name, image_id = None if suffix is None else members[suffix], record.get("id"), record.get("image_id")
+    name = key if missing(name) else str(name)
+    content = name.encode() if image is None else image
     return Sample(
-        id=key if missing(name) else str(name),
+        id=name,
+        record=record,
         captions=captions,
         labels=record.get("labels") or {},
         image=image,
         suffix=suffix,
-        image_id=stable_id(image if missing(image_id) else str(image_id).encode()),
+        image_id=stable_id(content if missing(image_id) else str(image_id).encode()),
+        files={suffix: content for suffix, content in members.items() if further_name(suffix)},
     )
+
+
+@breaking("broken JSON")
+def read_texts(record: Mapping[str, Any], key: str, language: str = "und") -> list[tuple[str, str]]:
+    """(language, text) of what a record holds under a key, such as "query", "positive" or "negatives".
+
+    It is a string, a list of strings, or an object of either by language, as captions are. Blank and missing texts are
+    left out. Strings without a language are in the record's "language", else in `language`. Raises BrokenSample for
+    anything else.
+    """
+    texts, spoken = record.get(key), record.get("language")
+    if missing(texts):
+        return []
+    if not isinstance(texts, dict):
+        texts = {spoken if isinstance(spoken, str) and spoken else language: texts}
+    found = _by_language(texts, f"{key} holds what is no text")
+    return [(name, text) for name, of_language in found.items() for text in of_language]
+
+
+def read_scores(record: Mapping[str, Any], key: str = "scores") -> list[float]:
+    """The "score" of a pair, how similar query and positive are, or a reranker's "scores" of the positive texts and
+    then of the negatives; [] where there are none.
+
+    Raises BrokenSample for what is no finite number, and for scores that are not one for each of those texts.
+    """
+    scores = record.get(key)
+    if scores is None or scores == []:
+        return []
+    scores = [scores] if key == "score" else scores
+    if not isinstance(scores, list) or not all(map(_finite, scores)):
+        raise BrokenSample("score is no finite number" if key == "score" else "scores are no finite numbers")
+    if key == "scores" and len(scores) != sum(len(read_texts(record, text)) for text in ("positive", "negatives")):
+        raise BrokenSample("scores are not as many as positive and negatives")
+    return scores
+
+
+def further_name(suffix: str) -> str | None:
+    """The name of a further file by what follows the key, "photo" of "photo1.jpg"; None for any other file."""
+    match = FURTHER.fullmatch(suffix)
+    return match and match[1]
+
+
+def holds(record: Mapping[str, Any], captions: Mapping[str, object], files: Collection[str]) -> frozenset[str]:
+    """What a sample has, by the names that a run needs it under.
+
+    "image" (picture or features), "texts" (a caption), those of "query", "positive", "negatives", "score" and "scores"
+    that are there and not blank, and the names of the further files. `files` are named by what follows the key. What
+    is there and malformed counts as there: it is broken, not missing.
+    """
+    found = {name for file in files if (name := further_name(file))}
+    found |= {"image"} if not IMAGES.isdisjoint(files) else set()
+    found |= {"texts"} if captions else set()
+    found |= {key for key in ("score", "scores") if not missing(record.get(key)) and record[key] != []}
+    for key in PAIR_TEXTS:
+        try:
+            found |= {key} if read_texts(record, key) else set()
+        except BrokenSample:
+            found.add(key)
+    return frozenset(found)
+
+
+def languages_held(
+    record: Mapping[str, Any], captions: Mapping[str, object], files: Collection[str], language: str = "und"
+) -> dict[str, list[str]]:
+    """What a sample `holds`, each with the languages of its texts, [] for what is no text or cannot be read."""
+    held = {}
+    for what in holds(record, captions, files):
+        held[what] = sorted(captions) if what == "texts" else []
+        if what in PAIR_TEXTS:
+            with contextlib.suppress(BrokenSample):
+                held[what] = sorted({spoken for spoken, _ in read_texts(record, what, language)})
+    return held
 
 
 def _decoded(content: bytes) -> str:
@@ -113,15 +195,24 @@ def _parsed(content: bytes) -> dict:
 def _captions(captions: object) -> dict[str, list[str]]:
     if not isinstance(captions, dict):
         raise BrokenSample("captions are no object")
+    return _by_language(captions, "caption is no string")
+
+
+def _by_language(texts: dict, otherwise: str) -> dict[str, list[str]]:
+    """Texts by language without blank and missing ones. Raises BrokenSample(otherwise) for what is no text."""
     by_language = {}
-    for language, texts in without_missing(captions).items():
-        texts = texts if isinstance(texts, list) else [texts]
-        if not all(isinstance(text, str) for text in texts):
-            raise BrokenSample("caption is no string")
-        texts = [text.strip() for text in texts if not all(map(_unseen, text))]
-        if texts:
-            by_language[language] = texts
+    for language, of_language in without_missing(texts).items():
+        of_language = of_language if isinstance(of_language, list) else [of_language]
+        if not all(isinstance(text, str) for text in of_language):
+            raise BrokenSample(otherwise)
+        of_language = [text.strip() for text in of_language if not all(map(_unseen, text))]
+        if of_language:
+            by_language[language] = of_language
     return by_language
+
+
+def _finite(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def _unseen(character: str) -> bool:
@@ -166,14 +257,16 @@ def missing(value: object) -> bool:
 
 @breaking("broken features")
 def read_features(content: bytes) -> np.ndarray:
-    """A `.npy` of one row as float32 [F], F at least 1, all finite. Raises BrokenSample for anything else."""
+    """A `.npy` as float32 [F], or [P, F] of P tokens; all finite, F and P at least 1. Raises BrokenSample for anything
+    else.
+    """
     file = io.BytesIO(content)
     # numpy's own reader would make room for as many numbers as the header claims
-    shape, _, dtype = NPY_HEADERS[np.lib.format.read_magic(file)](file)
-    if len(shape) != 1 or shape[0] < 1 or dtype.kind != "f":
+    shape, fortran, dtype = NPY_HEADERS[np.lib.format.read_magic(file)](file)
+    if len(shape) not in (1, 2) or min(shape) < 1 or dtype.kind != "f":
         raise BrokenSample("broken features")
     with np.errstate(over="ignore"):
-        features = np.frombuffer(content, dtype, shape[0], file.tell()).astype(np.float32)
+        features = np.frombuffer(content, dtype, math.prod(shape), file.tell()).astype(np.float32)
     if not np.isfinite(features).all():
         raise BrokenSample("broken features")
-    return features
+    return features.reshape(shape, order="F" if fortran else "C")

@@ -1,8 +1,8 @@
 """What the shards of a split hold: which samples can be used, in which languages, and what is missing.
 
 `shards.json` is taken where it fits the file; otherwise headers and JSON are read once and cached for the next run. A
-sample belongs to the data set when it has a caption in at least one of the chosen languages; training never reads the
-others. A sample whose JSON cannot be read stays in, and is counted when it is drawn.
+sample belongs to the data set when it holds all that is needed of it, texts in at least one of the chosen languages;
+training never reads the others. A sample whose JSON cannot be read stays in, and is counted when it is drawn.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import os
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,11 +22,20 @@ from datamodules.shards.locations import Reading, is_remote, read_listing
 from datamodules.shards.progress import with_progress
 from datamodules.shards.reader import ShardReader
 from datamodules.shards.remote import listing_path, remembered
-from datamodules.shards.samples import BrokenSample, read_labels, read_record
+from datamodules.shards.samples import (
+    PAIR_TEXTS,
+    TEXT_FILES,
+    BrokenSample,
+    languages_held,
+    read_labels,
+    read_record,
+)
 from datamodules.shards.servers import FILE_QUERY, shown
 
-TEXT_FILES = frozenset(("json", "txt"))
+CAPTIONED = frozenset(("image", "texts"))  # what a contrast of images and captions needs of a sample
+TEXTS = frozenset(("texts", *PAIR_TEXTS))
 UNREADABLE = -1
+NAMES = {"image": "a picture", "texts": "a caption in a chosen language"}
 
 
 @dataclass
@@ -35,10 +44,12 @@ class ShardSurvey:
 
     shard: str
     samples: int = 0  # in the file
-    usable: np.ndarray | None = None  # numbers of those with a chosen language; None when all have one
-    languages: Counter[str] = field(default_factory=Counter)  # samples with a caption in it
+    usable: np.ndarray | None = None  # numbers of those that hold what is needed; None when all do
+    languages: Counter[str] = field(default_factory=Counter)  # samples with a text in it, of those that hold any
     labels: dict[str, Counter[int | str]] = field(default_factory=dict)
     lost: Counter[str] = field(default_factory=Counter)  # cause -> missing samples, 1 where the number is unknown
+    lacking: Counter[str] = field(default_factory=Counter)  # need -> samples left out because they lack it
+    holds: Counter[str] = field(default_factory=Counter)  # what a sample may hold -> samples
     checksum: str | None = None  # of a remote shard, where shards.json says it
 
     def __len__(self) -> int:
@@ -51,19 +62,43 @@ class ShardSurvey:
 
     @property
     def left_out(self) -> int:
-        """Samples without a caption in any chosen language."""
+        """Samples that are not used."""
         return self.samples - len(self)
 
 
-def survey(shards: Sequence[str], languages: Sequence[str] | None, reading: Reading) -> list[ShardSurvey]:
-    """One ShardSurvey a shard, in order; `languages` None takes every sample with a caption.
+def survey(
+    shards: Sequence[str],
+    languages: Sequence[str] | None,
+    reading: Reading,
+    needs: frozenset[str] = CAPTIONED,
+) -> list[ShardSurvey]:
+    """One ShardSurvey a shard, in order.
+
+    Args:
+        languages: A needed text must be in one of them; None takes any language.
+        needs: What a sample must hold to be used, as `samples.holds` names it.
+
+    A sample that lacks something is counted once in `lacking`, under the first need in the order image, texts, others
+    by name. Languages are counted of captions, or where only query, positive or negatives are needed, of those; of
+    samples that hold all that is needed, in whatever language.
 
     Raises OSError, with the reason, for a remote shard that cannot be fetched.
     """
     entries = listed(shards, reading)
     with ThreadPoolExecutor(8) as threads:
-        surveys = threads.map(lambda shard: survey_shard(shard, languages, reading, entries.get(shard)), shards)
+        surveys = threads.map(lambda shard: survey_shard(shard, languages, reading, entries.get(shard), needs), shards)
         return list(with_progress(surveys, "reading shards", len(shards)))
+
+
+def lacking_shown(lacking: Mapping[str, int]) -> str:
+    """For a line: "12 samples without a caption, 3 samples without a picture"."""
+    return ", ".join(
+        f"{lacking[need]:,} samples without {NAMES.get(need, repr(need))}" for need in sorted(lacking, key=_order)
+    )
+
+
+def _order(need: str) -> tuple[bool, bool, str]:
+    return need != "image", need != "texts", need
 
 
 def listed(shards: Sequence[str], reading: Reading) -> dict[str, dict]:
@@ -81,18 +116,22 @@ def listed(shards: Sequence[str], reading: Reading) -> dict[str, dict]:
 
 
 def survey_shard(
-    shard: str, languages: Sequence[str] | None, reading: Reading, entry: dict | None = None
+    shard: str,
+    languages: Sequence[str] | None,
+    reading: Reading,
+    entry: dict | None = None,
+    needs: frozenset[str] = CAPTIONED,
 ) -> ShardSurvey:
     """One shard; `entry` is what shards.json says of it. Raises OSError as `survey` does."""
     checksum = entry["checksum"] if entry is not None and is_remote(shard) else None
     if entry is not None and _fits(shard, entry):
-        labels = _labels_of(entry)
-        result = ShardSurvey(shard, entry["samples"], None, Counter(entry["languages"]), labels, checksum=checksum)
-        if languages is None or any(result.languages[language] == result.samples for language in languages):
+        result = ShardSurvey(shard, entry["samples"], None, Counter(entry["languages"]), _labels_of(entry))
+        result.holds, result.checksum = held_by(entry), checksum
+        if _all_usable(result, languages, needs):
             return result
     promised = entry["samples"] if entry is not None else None
     text, cache = reading.text_language, IndexCache(reading.cache_dir)
-    kind = f"captions and labels, .txt is {text}"
+    kind = f"what samples hold, .txt is {text}"
 
     def find(path: str) -> dict:
         return cache.found(path, kind, lambda: _found(path, text, cache))
@@ -107,27 +146,66 @@ def survey_shard(
         result.lost.update(found["faults"])
     elif promised > len(of_sample):
         result.lost["truncated shard" if found["truncated"] else "missing from the shard"] = promised - len(of_sample)
-    chosen = None if languages is None else frozenset(languages)
     usable = of_sample == UNREADABLE  # damage, to be counted when drawn
-    for number, names in enumerate(found["languages"]):
+    for number, held in enumerate(found["kinds"]):
         having = of_sample == number
-        result.languages.update(dict.fromkeys(names, int(having.sum())))
-        if names if chosen is None else not chosen.isdisjoint(names):
+        count = int(having.sum())
+        result.holds.update(dict.fromkeys(held, count))
+        lacking = _first_lacking(held, None, needs)
+        if lacking is None:
+            names = {language for text in _counted(needs) for language in held.get(text, ())}
+            result.languages.update(dict.fromkeys(names, count))
+            lacking = _first_lacking(held, languages, needs)
+        if lacking is None:
             usable |= having
+        else:
+            result.lacking[lacking] += count
     if not usable.all():
         result.usable = np.flatnonzero(usable).astype(np.int32)
     return result
 
 
-def _found(path: str, text_language: str, cache: IndexCache) -> dict:
-    """What headers and JSON of a shard say, whatever languages are chosen, as an object for JSON.
+def held_by(entry: dict) -> Counter[str]:
+    """What the samples of a shard hold, by its entry of shards.json: before there was "holds", both of a pair."""
+    return Counter(entry.get("holds", dict.fromkeys(sorted(CAPTIONED), entry["samples"])))
 
-    "languages" lists the sets of languages that samples have, "of_sample" the number of each sample's set or
-    UNREADABLE, "labels" task -> value as JSON -> count, "truncated" and "faults" are the index's.
+
+def _all_usable(shard: ShardSurvey, languages: Sequence[str] | None, needs: frozenset[str]) -> bool:
+    """Whether counts alone say that every sample can be used and how many have each of the languages."""
+    texts = needs & TEXTS
+    if {text for text in TEXTS if shard.holds[text]} - _counted(needs):
+        return False  # the languages are counted of other texts too
+    if any(shard.holds[need] != shard.samples for need in needs):
+        return False
+    if languages is None or not texts:
+        return True
+    return texts == {"texts"} and any(shard.languages[language] == shard.samples for language in languages)
+
+
+def _counted(needs: frozenset[str]) -> frozenset[str]:
+    """The texts whose languages are counted."""
+    return frozenset(("texts",)) if needs.isdisjoint(PAIR_TEXTS) else needs & {"texts"} | frozenset(PAIR_TEXTS)
+
+
+def _first_lacking(
+    held: Mapping[str, Sequence[str]], languages: Sequence[str] | None, needs: frozenset[str]
+) -> str | None:
+    """The first need that a sample does not meet. `held` has the languages of each text that it holds."""
+    for need in sorted(needs, key=_order):
+        if need not in held or (need in TEXTS and languages is not None and set(languages).isdisjoint(held[need])):
+            return need
+    return None
+
+
+def _found(path: str, text_language: str, cache: IndexCache) -> dict:
+    """What headers and JSON of a shard say, whatever is needed and chosen, as an object for JSON.
+
+    "kinds" lists what samples hold, each thing with the languages that it is in, "of_sample" the number of each
+    sample's kind or UNREADABLE, "labels" task -> value as JSON -> count, "truncated" and "faults" are the index's.
     """
     reader = ShardReader(cache=cache)
     index = reader.index(path)
-    sets: dict[tuple[str, ...], int] = {}
+    kinds: dict[tuple, int] = {}
     of_sample: list[int] = []
     labels: dict[str, Counter[str]] = {}
     for sample in range(len(index)):
@@ -137,13 +215,16 @@ def _found(path: str, text_language: str, cache: IndexCache) -> dict:
         except BrokenSample:
             of_sample.append(UNREADABLE)
             continue
-        # neither JSON nor text is half a sample
-        of_sample.append(sets.setdefault(tuple(sorted(captions)), len(sets)) if members else UNREADABLE)
+        held = languages_held(record, captions, reader.suffixes(path, sample), text_language)
+        # neither JSON nor text is half a sample, and so is what the end of the file cut off
+        half = not members or ("image" not in held and reader.cut(path, sample))
+        kind = tuple((what, tuple(languages)) for what, languages in sorted(held.items()))
+        of_sample.append(UNREADABLE if half else kinds.setdefault(kind, len(kinds)))
         for task, value in labels_in(record).items():
             labels.setdefault(task, Counter())[json.dumps(value)] += 1
     reader.close()
     return {
-        "languages": [list(names) for names in sets],
+        "kinds": [dict(kind) for kind in kinds],
         "of_sample": of_sample,
         "labels": labels,
         "truncated": index.truncated,

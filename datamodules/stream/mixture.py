@@ -11,7 +11,7 @@ from pathlib import Path
 from datamodules.captions.rewriting import TextTransform
 from datamodules.images import ImagePipeline
 from datamodules.shards.locations import Reading, expand
-from datamodules.shards.survey import ShardSurvey, survey
+from datamodules.shards.survey import CAPTIONED, ShardSurvey, survey
 
 SHOWN = 20
 
@@ -77,8 +77,12 @@ def survey_sources(
     text: TextTransform,
     languages: list[str] | None,
     reading: Reading,
+    needs: frozenset[str] = CAPTIONED,
 ) -> list[SurveyedSource]:
-    """Reads the shards of SHARDS, or of a list of sources. Raises ValueError, one line, for what cannot be used."""
+    """Reads the shards of SHARDS, or of a list of sources; samples that lack one of `needs` are left out.
+
+    Raises ValueError, one line, for what cannot be used.
+    """
     if isinstance(spec, str):
         parts = expand(spec, field=field, allow_pipe=reading.allow_pipe, patience=reading.patience)
         sources = [(Source(spec, part.weight), part.shards) for part in parts]
@@ -92,7 +96,7 @@ def survey_sources(
         name = _unused_name(source.name or _folder(shards[0]), {other.name for other in surveyed})
         _check(source, f"{field}: source {name}", images, languages)
         try:
-            surveys = survey(shards, source.languages or languages, reading)
+            surveys = survey(shards, source.languages or languages, reading, needs)
         except OSError as error:
             raise ValueError(f"{field}: {error}") from None
         result = SurveyedSource(

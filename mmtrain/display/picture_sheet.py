@@ -5,7 +5,7 @@ from typing import Any
 
 from datamodules.images import ImagePipeline
 from datamodules.shards.inspection import Inspection, Place
-from datamodules.shards.samples import FEATURE_SUFFIX, Sample
+from datamodules.shards.samples import FEATURE_SUFFIX, PAIR_TEXTS, Sample, read_texts
 from mmtrain.display.html import picture_uri, write_page
 
 SIDE = 224  # pixels of the longer side; shown smaller, so that they stay sharp
@@ -33,13 +33,16 @@ def write_sheet(path: Path, title: str, inspection: Inspection) -> None:
 
 
 def _card(place: Place, sample: Sample) -> dict[str, Any]:
-    """What the sheet shows of a sample; the picture is a data URI, None for features."""
+    """What the sheet shows of a sample; the picture is a data URI, None for features or nothing."""
     captions = [(language, text) for language, texts in sample.captions.items() for text in texts]
-    picture, facts = None, "features"
-    if sample.suffix != FEATURE_SUFFIX:
-        image = ImagePipeline().open(sample.image)
-        picture = picture_uri(image, SIDE)
-        facts = f"{image.width} x {image.height} {image.format}"
-    facts += f", {len(sample.image):,} bytes"
+    for key in PAIR_TEXTS:
+        captions += [(f"{key} {language}", text) for language, text in read_texts(sample.record, key)]
+    picture, facts = None, "no picture"
+    if sample.image is not None:
+        facts = f"features, {len(sample.image):,} bytes"
+        if sample.suffix != FEATURE_SUFFIX:
+            image = ImagePipeline().open(sample.image)
+            picture = picture_uri(image, SIDE)
+            facts = f"{image.width} x {image.height} {image.format}, {len(sample.image):,} bytes"
     card = {"id": sample.id, "shard": place.shard, "picture": picture, "facts": facts}
     return card | {"captions": captions, "labels": sample.labels}

@@ -92,7 +92,7 @@ class MeasuredShards:
         sources = [replace(source, images=_images(encoder)) for source in self._splits.sources["test"]]
         self.languages = list(languages)
         self.account = SkipAccount(MAX_SKIP_RATE)
-        self.account.lost, self.account.left_out = self._splits.account.lost, self._splits.account.left_out
+        self.account.lost, self.account.lacking = self._splits.account.lost, self._splits.account.lacking
         self.dataset = ShardDataset(
             sources,
             languages=self.languages,

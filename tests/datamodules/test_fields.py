@@ -3,13 +3,14 @@
 import io
 import json
 import random
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from tiny_shards import png_bytes, sample_files
 
-from datamodules import ByteTokenizer, Crops, Features, ImagePipeline, Pictures, Source, Texts
+from datamodules import ByteTokenizer, Crops, Features, ImagePipeline, Pictures, ShardDataModule, Source, Texts
 from datamodules.batch import text_id
 from datamodules.reading.fields import field_of
 
@@ -42,14 +43,16 @@ class Trainer:
 
 
 @pytest.fixture
-def reading(data, monkeypatch):
+def reading():
     """reading([names], fields=..., train=...): a data module whose objectives read these."""
 
     def build(names, **options):
-        from datamodules import ShardDataModule
-
-        monkeypatch.setattr(ShardDataModule, "trainer", Trainer(*names), raising=False)
-        return data(**options)
+        places = {split: str(options[split]) for split in ("train", "val") if isinstance(options.get(split), Path)}
+        options = {"batch_size": 4, "workers": 0, "images": ImagePipeline(size=8), **options, **places}
+        module = ShardDataModule(tokenizer=ByteTokenizer(32), **options)
+        module.trainer = Trainer(*names)
+        module.setup("fit")
+        return module
 
     return build
 
@@ -207,10 +210,11 @@ def test_the_own_picture_may_be_tokens(data, plain_shards):
 
 
 def test_a_source_reads_its_own_languages(reading, plain_shards):
-    folder = plain_shards([[sample(n) for n in range(8)]])
-    module = reading(["image", "texts", "negatives"], train=[Source(str(folder), languages=["en"])],
-                     fields={"negatives": Texts(count=4)}, languages=["en", "lv"])  # fmt: skip
-    assert next(iter(module.train_dataloader())).fields["negatives"].present.sum(1).tolist() == [3] * 4
+    folders = [plain_shards([[sample(n) for n in range(8)]], name) for name in ("english", "all")]
+    train = [Source(str(folders[0]), languages=["en"]), Source(str(folders[1]))]
+    module = reading(["image", "texts", "negatives"], train=train, fields={"negatives": Texts(count=4)}, batch_size=16)
+    batch = next(iter(module.train_dataloader()))
+    assert [3 + source for source in batch.sources.tolist()] == batch.fields["negatives"].present.sum(1).tolist()
 
 
 def test_reading_draws_from_the_rng_alone():

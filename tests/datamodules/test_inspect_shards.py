@@ -30,7 +30,8 @@ def test_what_is_broken_is_counted_by_cause_and_named(plain_shards):
     folder = plain_shards([samples])
     (folder / "none.tar").write_bytes(b"no tar")
     facts = inspect_shards(str(folder)).facts
-    assert facts["broken"] == {"unreadable shard": 1, "broken image": 1, "JSON is no object": 1, "missing image": 1}
+    assert facts["broken"] == {"unreadable shard": 1, "broken image": 1, "JSON is no object": 1}
+    assert facts["without a picture"] == 1
     assert f"{folder / 'part-00.tar'}: broken image (0003)" in facts["broken samples"]
     assert facts["duplicate images"] == 1
     assert facts["labels"] == {"mood": {'"sad"': 1}}

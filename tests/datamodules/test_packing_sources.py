@@ -20,7 +20,7 @@ from datamodules.packing import (
     read_xtd10,
 )
 from datamodules.packing.wit import COLUMNS
-from datamodules.shards.writing import BadRow
+from datamodules.shards.encoding import BadRow
 
 
 def rows_of(reader):

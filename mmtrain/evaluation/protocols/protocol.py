@@ -11,8 +11,8 @@ import numpy as np
 from scipy.sparse import csr_array
 
 from datamodules.packing import Row, digest_of, pack_once
+from datamodules.shards.encoding import BadRow
 from datamodules.shards.locations import default_cache
-from datamodules.shards.writing import BadRow
 from mmtrain.display.messages import say
 from mmtrain.evaluation.metrics.retrieval import summarise
 from mmtrain.evaluation.ranking.graded import rank_graded

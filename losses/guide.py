@@ -38,7 +38,8 @@ class GuideRows:
         if len(self.queries) != B or theirs.shape != (*negatives, self.queries.shape[1]):
             shapes = f"{list(self.queries.shape)} and {list(theirs.shape)}"
             raise ValueError(f"guide: got shapes {shapes}, expected [{B}, G] and {[*negatives, 'G']}")
-        return GuideRows(*working_precision(self.queries.detach(), self.targets.detach(), theirs.detach()), self.margin)
+        queries, targets, theirs = working_precision(self.queries.detach(), self.targets.detach(), theirs.detach())
+        return GuideRows(queries, targets, theirs, self.margin)
 
 
 class GuideModel(nn.Module):

@@ -181,7 +181,12 @@ class ContrastiveModule(pl.LightningModule):
     def embed(self, batch: Batch, part: str = "") -> Embeddings:
         """Encodes the images, the present captions and the fields of a batch."""
         tokens = any("tokens" in needs_of(objective) for objective in self.objectives_on(part).values())
-        return embed_batch(self.model, batch, tokens=tokens)
+        return embed_batch(self.model, batch, tokens=tokens, without=self.unencoded)
+
+    @property
+    def unencoded(self) -> frozenset[str]:
+        """Fields that objectives read as they are."""
+        return frozenset().union(*(objective.unencoded for _, objective in self.named_objectives()))
 
     def on_train_batch_start(self, batch: Batch | Batches, batch_idx: int) -> None:
         check_one_step_a_batch(self.trainer, self.instead_of_accumulation)  # callbacks may set it too
@@ -234,6 +239,8 @@ class ContrastiveModule(pl.LightningModule):
         check_one_step_a_batch(self.trainer, self.instead_of_accumulation)
         check_needs({part: self.objectives_on(part) for part in self.data.brings}, self.data)
         check_batch_norm(self.model, self.trainer.world_size)
+        for _, objective in self.named_objectives():
+            objective.prepare(self.data.languages)
         self._counts_for = self.data.count_for(list(self.objectives))
 
     def trained_modules(self) -> dict[str, nn.Module]:
@@ -266,7 +273,9 @@ class ContrastiveModule(pl.LightningModule):
     # ---- validation
 
     def validation_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> None:
-        self._validation.add(self.data.validated[dataloader_idx], batch, embed_batch(self.model, batch))
+        self._validation.add(
+            self.data.validated[dataloader_idx], batch, embed_batch(self.model, batch, without=self.unencoded)
+        )
         self.data.evaluated(batch)
 
     def on_validation_epoch_end(self) -> None:

@@ -10,10 +10,12 @@ from typing import Any
 
 from mmtrain.commands.average import average
 from mmtrain.commands.compare import compare
+from mmtrain.commands.embed import embed
 from mmtrain.commands.evaluate import evaluate
 from mmtrain.commands.export import export
 from mmtrain.commands.index import index
 from mmtrain.commands.inspect import inspect
+from mmtrain.commands.mine import mine
 from mmtrain.commands.push import push
 from mmtrain.commands.search import search
 from mmtrain.commands.usage import OneLineParser, UsageError, add_command, add_verb
@@ -26,6 +28,8 @@ VERBS: dict[str, tuple[Callable[..., Any], str]] = {
     "average": (average, "average the weights of models of one kind"),
     "push": (push, "make an export ready for a model hub; --upload sends it"),
     "index": (index, "embed the pictures of shards for search"),
+    "embed": (embed, "write the rows of shards as shards"),
+    "mine": (mine, "write shards again with hard negatives, or the items that are near to questions"),
     "search": (search, "find pictures by a text in any language, or by a picture"),
     "inspect": (inspect, "say what is in shards or a checkpoint, and what is broken"),
 }

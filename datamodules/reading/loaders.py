@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any, TypeVar
 
 import torch
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Dataset
 from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 
 from datamodules.batch import Batch, Batches
 from datamodules.images import resizing
 from datamodules.reading.dataset import PADDING, Draw, ShardDataset
-from datamodules.reading.parts import PartStream, StepDataset
+from datamodules.reading.parts import PartStream
 from datamodules.reading.prefetch import Prefetch
 from datamodules.stream.cursor import Cursor
+
+T = TypeVar("T")
 
 
 class TrainingBatches:
@@ -114,10 +117,7 @@ class TrainLoader(DataLoader):
 
 
 def make_loader(
-    kind: Callable[..., DataLoader],
-    dataset: ShardDataset | StepDataset,
-    batches: TrainingBatches | EvaluationBatches,
-    workers: int,
+    kind: Callable[..., DataLoader], dataset: Dataset, batches: Iterable[Sequence[Any]], workers: int
 ) -> DataLoader:
     """A loader of whole batches; workers stay alive between epochs."""
     resizing()  # imported before the workers are forked, not in each of them
@@ -132,7 +132,7 @@ def make_loader(
     )
 
 
-def _whole(batch: Batch | Batches) -> Batch | Batches:
+def _whole(batch: T) -> T:
     return batch
 
 

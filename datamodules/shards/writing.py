@@ -56,8 +56,7 @@ def write_shards(
     kill. Raises ValueError, one line, when the folder cannot be written, holds foreign shards, or is written to by
     another run.
     """
-    out = Path(out)
-    new = not out.exists()
+    out, new = Path(out), not Path(out).exists()
     try:
         with writing_into(out):
             return _write_into(out, tasks, make, files, workers, total, title)
@@ -139,9 +138,9 @@ def _results(
         finished.pop(name, None)
         (out / LISTING).unlink(missing_ok=True)  # it would describe other bytes; the journal says what is there
         if pool is None:
-            yield number, _write_shard(out, name, task, make, files)
+            yield number, write_shard(out, name, task, make, files)
             continue
-        running[pool.submit(_write_shard, out, name, task, make, files)] = number
+        running[pool.submit(write_shard, out, name, task, make, files)] = number
         while len(running) >= most:
             for future in wait(running, return_when=FIRST_COMPLETED).done:
                 yield running.pop(future), future.result()
@@ -164,7 +163,8 @@ def _stands(shard: Path, entry: dict, task: dict, files: NamesFiles) -> bool:
     return not changed and entry["checksum"] == _checksum(shard)
 
 
-def _write_shard(out: Path, name: str, task: dict, make: MakeSamples, files: NamesFiles) -> dict:
+def write_shard(out: Path, name: str, task: dict, make: MakeSamples, files: NamesFiles = None) -> dict:
+    """Writes one shard, whole or not at all, as `write_shards` does; returns what shards.json says of it."""
     captions, languages, held = Counter[str](), Counter[str](), Counter[str]()
     labels: dict[str, Counter[str]] = {}
     skipped: Counter[str] = Counter(task.get("left_out"))

@@ -36,6 +36,7 @@ def index(
         ValueError: when `out` holds something else, nothing can be read, or there are too few pictures for the kind.
     """
     from datamodules.files import room_for, whole_folder
+    from mmtrain.embedding.division import parts_beside
     from mmtrain.embedding.parts import EmbeddingParts
     from mmtrain.embedding.processes import Processes
     from mmtrain.embedding.splits import MeasuredShards
@@ -48,7 +49,6 @@ def index(
         is_done,
         lasting,
         older,
-        parts_beside,
         print_index,
         write_index,
     )
@@ -88,6 +88,6 @@ def index(
             description |= {"similarity": encoder.metric, "data": data, "kind": kind, "candidates": candidates}
             with whole_folder(target, check_target) as folder:
                 facts = write_index(folder, description, encoder.model.dimension, shards, parts)
-        parts.remove(processes)
+        parts.division.remove(processes)
     print_index(target, facts)
     return target

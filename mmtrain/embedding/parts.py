@@ -1,17 +1,8 @@
-"""Embedding on several processes, in parts that outlive a kill and need no network between the processes.
-
-A part is a run of consecutive samples in a file of its own, written whole or not at all. Its samples and their batches
-do not depend on the number of processes: any number makes the same files, and goes on with those of a killed embedding.
-Process r takes every world-th part from r on. When process 0 is through, it makes what is still missing, so it never
-waits for one that died.
-"""
+"""Embedding on several processes, in parts that outlive a kill: runs of consecutive samples, in whole batches."""
 
 import hashlib
 import json
-import re
-import time
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -26,15 +17,13 @@ from torch.utils.data import DataLoader
 from datamodules.batch import Batch, Skip
 from datamodules.files import whole_file
 from datamodules.reading.loaders import make_loader
-from mmtrain.display.messages import first_line, say
+from mmtrain.display.messages import first_line
 from mmtrain.display.thumbnails import thumbnail
 from mmtrain.embedding.collected import columns, joined, real_samples
+from mmtrain.embedding.division import Division
 from mmtrain.embedding.processes import Processes
 from mmtrain.embedding.splits import MeasuredShards, language_indices
 from mmtrain.models.encoder import Encoder
-
-PART_FILE = re.compile(r"\d{6}\.(safetensors|left)|\.\d{6}\.safetensors\.[0-9a-f]{8}\.part")
-LEAVING_SECONDS = 60  # how long process 0, when all parts are there, leaves the others to notice
 
 
 @dataclass(frozen=True)
@@ -79,47 +68,23 @@ class EmbeddingParts:
         self.dataset = shards.dataset
         self.batch_size, self.text_every = batch_size, text_every
         self.part_size = -(-part_size // batch_size) * batch_size
-        self.count = -(-len(self.dataset) // self.part_size)
         content = [
             fingerprint,
             shards.languages,
             [batch_size, self.part_size, text_every],
-            [[shard.shard, len(shard), _stamp(shard.shard)] for shard in self.dataset.shards],
+            [[shard.shard, len(shard), file_stamp(shard.shard)] for shard in self.dataset.shards],
         ]
         identity = hashlib.sha256(json.dumps(content).encode()).hexdigest()[:16]
-        self.parent, self.folder = folder, folder / identity
-
-    def missing(self) -> list[int]:
-        """Parts that are not written yet."""
-        written = {path.name for path in self.folder.glob("*.safetensors")}
-        return [number for number in range(self.count) if self._path(number).name not in written]
+        self.division = Division(folder / identity, -(-len(self.dataset) // self.part_size), ["safetensors"])
 
     def room(self) -> int:
         """Bytes that the rows of the missing parts need at least, and those of all parts once more when joined."""
-        samples = min(len(self.missing()) * self.part_size, len(self.dataset)) + len(self.dataset)
+        samples = min(len(self.division.missing()) * self.part_size, len(self.dataset)) + len(self.dataset)
         return samples * self.encoder.model.dimension * 4
 
     def embed(self, processes: Processes, workers: int = 0) -> None:
-        """Makes this process's parts that are missing; process 0 then those that the others have not made yet.
-
-        Raises:
-            OSError: when a part cannot be written.
-        """
-        self.folder.mkdir(parents=True, exist_ok=True)
-        marker = self._path(processes.rank, "left")
-        marker.unlink(missing_ok=True)
-        missing = self.missing()
-        if processes.rank == 0 and len(missing) < self.count:
-            say(f"{self.folder}: going on, {self.count - len(missing)} of {self.count} parts are there")
-        self._make([number for number in missing if number % processes.world == processes.rank], workers, processes)
-        if processes.rank:
-            if self.folder.exists():
-                marker.touch()
-            return
-        # from the end: whoever still works on a part of its own is more likely at its beginning
-        for number in reversed(self.missing()):
-            if not self._path(number).exists():
-                self._make([number], workers, processes)
+        """Makes the parts with the other processes, as `Division.make` does."""
+        self.division.make(processes, lambda numbers: self._make(numbers, workers, processes))
 
     def read(self) -> Iterator[Part]:
         """All parts in the split's order.
@@ -127,28 +92,13 @@ class EmbeddingParts:
         Raises:
             ValueError: when one cannot be read.
         """
-        for number in range(self.count):
-            yield _part(_tensors(self._path(number)))
+        for number in range(self.division.count):
+            yield _part(_tensors(self.division.path(number)))
 
     def image_ids(self) -> Iterator[int]:
         """The image of every sample that could be read, in the split's order."""
-        for number in range(self.count):
-            yield from _tensors(self._path(number), "image_ids")["image_ids"].tolist()
-
-    def remove(self, processes: Processes) -> None:
-        """Removes the parts once the other processes have noticed that there is nothing left to do."""
-        deadline = time.monotonic() + LEAVING_SECONDS
-        others = [self._path(rank, "left") for rank in range(1, processes.world)]
-        while time.monotonic() < deadline and not all(path.exists() for path in others):
-            time.sleep(0.2)
-        # with those of other runs, which were stopped; what is no part stays
-        for folder in self.parent.glob("[0-9a-f]" * 16):
-            for path in folder.glob("*"):
-                if PART_FILE.fullmatch(path.name):
-                    path.unlink(missing_ok=True)
-        for folder in (*self.parent.glob("*"), self.parent):
-            with suppress(OSError):
-                folder.rmdir()
+        for number in range(self.division.count):
+            yield from _tensors(self.division.path(number), "image_ids")["image_ids"].tolist()
 
     def _make(self, numbers: Sequence[int], workers: int, processes: Processes) -> None:
         from rich.progress import track
@@ -156,14 +106,14 @@ class EmbeddingParts:
         if not numbers:
             return
         draws = ([self.dataset.at(row) for row in rows] for number in numbers for rows in self._batches(number))
-        loader = iter(make_loader(DataLoader, self.dataset, draws, workers))  # type: ignore[arg-type]  # batches of draws
+        loader = iter(make_loader(DataLoader, self.dataset, draws, workers))
         indices = language_indices(self.encoder, self.shards.languages)
         with torch.inference_mode():
             for number in track(numbers, description="embedding", transient=True, disable=processes.rank > 0):
                 encoded = [self._encode(next(loader), indices) for _ in self._batches(number)]
-                if not self.folder.exists():  # process 0 made the rest itself and is done
+                if not self.division.folder.exists():  # process 0 made the rest itself and is done
                     return
-                _write(self._path(number), encoded)
+                _write(self.division.path(number), encoded)
 
     def _batches(self, number: int) -> list[range]:
         """The rows of each batch of a part."""
@@ -179,6 +129,7 @@ class EmbeddingParts:
             trained = (indices >= 0) | (not self.encoder.languages)  # another library's model does not say
             chosen = batch.present & sampled[:, None] & trained[batch.languages.clamp(min=0)]
         model, device = self.encoder.model, self.encoder.device
+        assert batch.images is not None
         images = model.encode_image(batch.images.to(device))
         b, k = chosen.nonzero(as_tuple=True)
         texts = images[:0]
@@ -188,9 +139,6 @@ class EmbeddingParts:
             tokens, mask = self.encoder.tokenizer(captions, [self.shards.languages[i] for i in languages.tolist()])
             texts = model.encode_text(tokens.to(device), mask.to(device), indices[languages].to(device))
         return batch, columns(batch, images, texts, b, k)
-
-    def _path(self, number: int, ending: str = "safetensors") -> Path:
-        return self.folder / f"{number:06d}.{ending}"
 
 
 def _write(path: Path, encoded: Sequence[tuple[Batch, dict[str, np.ndarray]]]) -> None:
@@ -237,7 +185,7 @@ def _part(tensors: dict[str, np.ndarray]) -> Part:
     )
 
 
-def _stamp(shard: str) -> list[int] | None:
+def file_stamp(shard: str) -> list[int] | None:
     """Size and time of a local shard: a mended one is another."""
     path = Path(shard.removeprefix("file://"))
     return [path.stat().st_size, path.stat().st_mtime_ns] if path.is_file() else None

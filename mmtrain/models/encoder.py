@@ -80,10 +80,10 @@ class Encoder:
         batch_size: int = 64,
         progress: bool = False,
     ) -> np.ndarray:
-        """Images, or precomputed features [N, F], as float32 [N, D], rows of unit length.
+        """Images, or precomputed features, as float32 [N, D], rows of unit length.
 
         Args:
-            images: PIL images of any size and mode, uint8 [N, H, W, 3] pixels, or float [N, F] features.
+            images: PIL images of any size and mode, uint8 [N, H, W, 3] pixels, or float features [N, F] or [N, P, F].
             dim: Keep the first so many dimensions and normalise again (Matryoshka).
             batch_size: Images encoded at once.
             progress: Show a bar.
@@ -137,13 +137,13 @@ class Encoder:
         return asymmetric_similarity(torch.from_numpy(images), torch.from_numpy(texts)).numpy()
 
     def pixels(self, images: Any) -> Tensor:
-        """What the image tower takes: pixels uint8 [N, 3, H, W], or precomputed features [N, F]."""
+        """What the image tower takes: pixels uint8 [N, 3, H, W], or precomputed features [N, F] or [N, P, F]."""
         if isinstance(images, Tensor):
             images = images.cpu().numpy()
         if self.images is None:
-            if not isinstance(images, np.ndarray) or images.ndim != 2:
+            if not isinstance(images, np.ndarray) or images.ndim not in (2, 3):
                 raise ValueError(
-                    f"encode_image: {self.source} was trained on precomputed features: give an array [N, F]"
+                    f"encode_image: {self.source} was trained on precomputed features: an array [N, F] or [N, P, F]"
                 )
             return torch.from_numpy(np.ascontiguousarray(images, dtype=np.float32))
         if isinstance(images, np.ndarray) and (images.dtype != np.uint8 or images.ndim != 4 or images.shape[-1] != 3):

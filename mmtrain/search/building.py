@@ -2,15 +2,12 @@
 
 import json
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from datamodules.files import writing_into
-from mmtrain.display.messages import note, say
+from mmtrain.display.messages import say
 from mmtrain.display.tables import print_table
 from mmtrain.embedding.parts import EmbeddingParts
 from mmtrain.embedding.splits import MeasuredShards
@@ -52,29 +49,6 @@ def older(target: Path) -> dict[str, Any] | None:
 def is_done(target: Path, fingerprint: str, data: str) -> bool:
     description = older(target)
     return description is not None and (description["fingerprint"], description["data"]) == (fingerprint, data)
-
-
-@contextmanager
-def parts_beside(target: Path, rank: int = 0) -> Iterator[Path]:
-    """The folder of the parts of an index. The first of several processes keeps it for them.
-
-    When the block fails, parts that are whole stay, which is said; otherwise no folder stays.
-
-    Raises:
-        ValueError: when another run writes this index, or the folder cannot be made.
-    """
-    folder = target.resolve().with_name(target.resolve().name + ".parts")
-    with nullcontext() if rank else writing_into(folder):
-        try:
-            yield folder
-        except BaseException:
-            if any(folder.glob("*/*.safetensors")):
-                note(f"{folder}: keeps what is embedded; the same command goes on with it")
-            raise
-        finally:
-            for empty in (*folder.glob("*"), folder):
-                with suppress(OSError):
-                    empty.rmdir()
 
 
 def write_index(

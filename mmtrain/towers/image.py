@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from mmtrain.display.messages import first_line
-from mmtrain.towers.pooling import Pooling
+from mmtrain.towers.pooling import Pool, Pooling
 from mmtrain.towers.pretrained import is_refused, pretrained_folder, read_settings
 from mmtrain.towers.tower import ImageTower
 
@@ -131,23 +131,31 @@ class FeatureTower(ImageTower):
     """Precomputed features, passed on as they are (Gella et al. 2017: VGG19 features, one linear layer behind them).
 
     Args:
-        width: Length of the vectors in the shards' .npy files.
+        width: F, the length of the vectors in the shards' .npy files.
         normalise: Scale each vector to unit length first.
+        pooling: Of P token vectors, as `mmtrain embed --tokens` writes them: mean, cls, max, last or attention.
+
+    forward(features float [N, F] or [N, P, F]) -> (pooled [N, F], tokens [N, 1, F] or [N, P, F]).
+
+    Raises:
+        ValueError: for another pooling, or features of another width.
     """
 
-    def __init__(self, width: int, normalise: bool = False) -> None:
+    def __init__(self, width: int, normalise: bool = False, pooling: Pool = "mean") -> None:
         super().__init__()
         self.width = width
         self.normalise = normalise
+        self.pooling = pooling
+        self.pool = Pooling(pooling, width)
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        if images.ndim != 2 or images.shape[1] != self.width:
+        if images.ndim not in (2, 3) or images.shape[-1] != self.width:
             shape = tuple(images.shape[1:])
             raise ValueError(f"image.width: {self.width}, but the shards hold features of shape {shape}")
-        features = images.float()
+        tokens = images.float() if images.ndim == 3 else images.float().unsqueeze(1)
         if self.normalise:
-            features = nn.functional.normalize(features, dim=-1)
-        return features, features.unsqueeze(1)
+            tokens = nn.functional.normalize(tokens, dim=-1)
+        return self.pool(tokens), tokens
 
 
 def _timm_source(name: str | None, pretrained: str | None) -> tuple[str, dict[str, Any]]:

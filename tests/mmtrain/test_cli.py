@@ -140,7 +140,7 @@ def test_bad_usage_and_bad_input_get_one_line(
     assert "Traceback" not in error[0]
 
 
-VERBS = "fit evaluate export average push index search pack inspect compare submit".split()
+VERBS = "fit evaluate export average push index embed mine search pack inspect compare submit".split()
 
 
 @pytest.mark.parametrize("verb", VERBS)

@@ -14,7 +14,7 @@ import pytest
 
 import mmtrain
 from mmtrain.cli import main
-from mmtrain.embedding import parts as embedding_parts
+from mmtrain.embedding import division
 from mmtrain.embedding.one_pass import embed
 from mmtrain.embedding.parts import EmbeddingParts
 from mmtrain.embedding.processes import Processes
@@ -119,14 +119,14 @@ def parts(model: Path, shards: Path, tmp_path: Path) -> EmbeddingParts:
 
 def test_process_0_makes_what_the_others_left(parts: EmbeddingParts, monkeypatch: pytest.MonkeyPatch) -> None:
     parts.embed(Processes(rank=2, world=3))
-    assert parts.missing() == [0, 1, 3]
+    assert parts.division.missing() == [0, 1, 3]
     parts.embed(Processes(rank=0, world=3))  # and process 1 never comes
-    assert parts.missing() == []
+    assert parts.division.missing() == []
     rows = [row for part in parts.read() for row in part.rows.tolist()]
     assert rows == list(range(32))
-    monkeypatch.setattr(embedding_parts, "LEAVING_SECONDS", 0)
-    parts.remove(Processes(rank=0, world=3))
-    assert not parts.parent.exists()
+    monkeypatch.setattr(division, "LEAVING_SECONDS", 0)
+    parts.division.remove(Processes(rank=0, world=3))
+    assert not parts.division.folder.parent.exists()
 
 
 def test_the_parts_hold_every_caption_and_embed_the_wanted_ones(parts: EmbeddingParts) -> None:
@@ -137,9 +137,9 @@ def test_the_parts_hold_every_caption_and_embed_the_wanted_ones(parts: Embedding
     shown = [text for part in parts.read() for captions in part.captions for _, text in captions]
     assert shown == whole.captions
     sparse = EmbeddingParts(
-        parts.parent, encoder, parts.shards, fingerprint="x", batch_size=4, part_size=8, text_every=16
+        parts.division.folder.parent, encoder, parts.shards, fingerprint="x", batch_size=4, part_size=8, text_every=16
     )
-    assert sparse.folder != parts.folder
+    assert sparse.division.folder != parts.division.folder
     sparse.embed(Processes())
     assert sorted({int(row) for part in sparse.read() for row in part.text_rows}) == [0, 16]
     assert sum(len(part.captions) for part in sparse.read()) == 32

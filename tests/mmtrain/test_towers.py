@@ -16,6 +16,7 @@ from mmtrain.models.loading import fill
 from mmtrain.models.spec import build, spec_of
 from mmtrain.models.weights import mean_of
 from mmtrain.towers import ByteGRU, FeatureTower, ImageTower, Pooling, TextTower, TimmTower, TransformersTower, WordGRU
+from mmtrain.towers.pooling import Pool
 from mmtrain.training.checks import check_fits
 
 TINY_VIT = {"patch_size": 8, "embed_dim": 32, "depth": 2, "num_heads": 2}
@@ -136,6 +137,18 @@ def test_features_pass_through_and_their_width_is_checked() -> None:
     torch.testing.assert_close(pooled.norm(dim=1), torch.ones(2))
     with pytest.raises(ValueError, match="image.width: 8"):
         tower(torch.zeros(2, 9))
+
+
+@pytest.mark.parametrize("pooling", ["mean", "cls", "max", "last", "attention"])
+def test_features_of_several_tokens_are_pooled(pooling: Pool) -> None:
+    features = torch.randn(3, 5, 8)
+    tower = FeatureTower(8, pooling=pooling).eval()
+    pooled, tokens = tower(features)
+    assert torch.equal(tokens, features)
+    assert torch.equal(pooled, tower.pool(features))
+    torch.testing.assert_close(tower(features.mean(1))[0], tower(features.mean(1, keepdim=True))[0])
+    with pytest.raises(ValueError, match=r"image.width: 8, but the shards hold features of shape \(5, 9\)"):
+        tower(torch.zeros(2, 5, 9))
 
 
 def test_freezing_is_one_line_and_survives_train() -> None:

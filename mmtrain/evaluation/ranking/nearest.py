@@ -1,5 +1,6 @@
 """The k best items of a few queries, by exact search: FAISS flat for cosine, tiles for asymmetric similarity."""
 
+from collections.abc import Callable
 from types import ModuleType
 
 import numpy as np
@@ -7,6 +8,8 @@ import torch
 from torch import Tensor
 
 from mmtrain.evaluation.ranking.tiles import TILE, Similarity, score_tile, unit_rows
+
+FlatSearch = Callable[[np.ndarray | Tensor, int], tuple[np.ndarray, np.ndarray]]
 
 
 def import_faiss() -> ModuleType:
@@ -33,21 +36,29 @@ def flat_top_k(
     k is lowered to P. `turned` says that the queries are the second argument of an asymmetric similarity (captions
     looking for images).
     """
-    k = min(k, len(items))
+    return flat_search(items, similarity, turned=turned)(queries, k)
+
+
+def flat_search(items: np.ndarray | Tensor, similarity: Similarity = "cosine", *, turned: bool = False) -> FlatSearch:
+    """`flat_top_k` among these items, as a function of queries and k; the FAISS index is built once."""
     if similarity == "cosine":
         index = import_faiss().IndexFlatIP(items.shape[1])
         for start in range(0, len(items), TILE):
             index.add(_float32(items[start : start + TILE], similarity).numpy())
-        return index.search(_float32(queries, similarity).numpy(), k)
-    rows = _float32(queries, similarity)
-    scores, best = torch.empty(len(rows), 0), torch.empty(len(rows), 0, dtype=torch.int64)
-    for start in range(0, len(items), TILE):
-        block = _float32(items[start : start + TILE], similarity)
-        tile = score_tile(block, rows, similarity).T if turned else score_tile(rows, block, similarity)
-        best = torch.cat([best, torch.arange(start, start + len(block)).expand(len(rows), -1)], 1)
-        scores, places = torch.cat([scores, tile], 1).topk(min(k, best.shape[1]), dim=1)
-        best = best.gather(1, places)
-    return scores.numpy(), best.numpy()
+        return lambda queries, k: index.search(_float32(queries, similarity).numpy(), min(k, len(items)))
+
+    def search(queries: np.ndarray | Tensor, k: int) -> tuple[np.ndarray, np.ndarray]:
+        rows = _float32(queries, similarity)
+        scores, best = torch.empty(len(rows), 0), torch.empty(len(rows), 0, dtype=torch.int64)
+        for start in range(0, len(items), TILE):
+            block = _float32(items[start : start + TILE], similarity)
+            tile = score_tile(block, rows, similarity).T if turned else score_tile(rows, block, similarity)
+            best = torch.cat([best, torch.arange(start, start + len(block)).expand(len(rows), -1)], 1)
+            scores, places = torch.cat([scores, tile], 1).topk(min(k, best.shape[1]), dim=1)
+            best = best.gather(1, places)
+        return scores.numpy(), best.numpy()
+
+    return search
 
 
 def _float32(rows: np.ndarray | Tensor, similarity: Similarity) -> Tensor:

@@ -1,0 +1,188 @@
+"""Shards that are made from shards, on several processes: runs of samples, a shard each."""
+
+import hashlib
+import json
+import re
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.utils.data import DataLoader
+
+from datamodules.files import whole_folder, write_whole
+from datamodules.reading.loaders import make_loader
+from datamodules.reading.whole import WholeSample, WholeSamples, runs
+from datamodules.shards.journal import begin_journal, end_journal
+from datamodules.shards.locations import LISTING, read_listing
+from datamodules.shards.writing import BadRow, write_shard
+from mmtrain.embedding.division import Division
+from mmtrain.embedding.parts import file_stamp
+from mmtrain.embedding.processes import Processes
+
+STEM = "shard-"
+OURS = re.compile(rf"{STEM}\d{{6}}\.tar|{LISTING}|(embedding|mining)\.json|(negatives|pool|questions)\.jsonl")
+Samples = Sequence[WholeSample | BadRow]
+Written = Iterable[dict | BadRow]  # as TarWriter takes a sample
+
+
+class RewrittenShards:
+    """Shards, each made from a run of samples of one shard of SHARDS. The same for any number of processes.
+
+    Args:
+        folder: Holds a folder of parts for each `content`.
+        samples: What they are made from.
+        content: Whatever else decides what is written, as JSON takes it.
+        batch_size: Samples that are made together.
+        samples_per_shard: The longest run.
+        further: Endings of files that are written beside each shard, before it.
+
+    Raises:
+        ValueError: for sizes below 1.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        samples: WholeSamples,
+        content: Any,
+        *,
+        batch_size: int,
+        samples_per_shard: int,
+        further: Sequence[str] = (),
+    ) -> None:
+        if batch_size < 1 or samples_per_shard < 1:
+            raise ValueError(
+                f"--batch_size, --samples_per_shard: got {batch_size}, {samples_per_shard}; at least 1 each"
+            )
+        self.samples, self.batch_size = samples, batch_size
+        self.runs = runs(samples, samples_per_shard)
+        stamps = [[shard.shard, shard.samples, file_stamp(shard.shard)] for shard in samples.shards]
+        self._content = [content, batch_size, samples_per_shard, stamps]
+        identity = hashlib.sha256(json.dumps(self._content).encode()).hexdigest()[:16]
+        self.division = Division(folder / identity, len(self.runs), [*further, "tar", "json"], STEM)
+
+    @property
+    def identity(self) -> str:
+        """Equal for what is made from the same shards in the same way."""
+        return self.division.folder.name
+
+    def make(
+        self, processes: Processes, begin: Callable[[int], Callable[[Samples], Written]], workers: int, title: str
+    ) -> None:
+        """Makes the shards with the other processes, as `Division.make` does.
+
+        Args:
+            processes: Which of how many this one is.
+            begin: Takes the number of a shard, writes what lies beside it and returns what makes its samples from
+                those of a batch.
+            workers: Reading processes.
+            title: Of the progress bar.
+        """
+        from rich.progress import track
+
+        def make(numbers: Sequence[int]) -> None:
+            batches = [rows for number in numbers for rows in self._batches(number)]
+            loader = iter(make_loader(DataLoader, self.samples, batches, workers)) if batches else iter(())
+            with torch.inference_mode():
+                for number in track(numbers, description=title, transient=True, disable=processes.rank > 0):
+                    if not self.division.folder.exists():  # process 0 made the rest itself and is done
+                        return
+                    convert = begin(number)
+                    self._write(number, (each for _ in self._batches(number) for each in convert(next(loader))))
+
+        self.division.make(processes, make)
+
+    def entries(self) -> list[dict]:
+        """What shards.json will say of each shard."""
+        return [json.loads(self.division.path(n).read_text(encoding="utf-8")) for n in range(self.division.count)]
+
+    def put(
+        self,
+        target: Path,
+        description: str,
+        facts: dict[str, Any],
+        beside: Callable[[Path], None] = lambda folder: None,
+    ) -> dict:
+        """Puts all shards that hold a sample into `target`, whole; returns what shards.json says.
+
+        Args:
+            target: What `check_folder` lets pass is replaced.
+            description: The file that gets `facts`, and by which the folder is known.
+            facts: What the shards are, as JSON takes it.
+            beside: Writes further files into the folder.
+
+        Raises:
+            ValueError: when no sample could be read.
+        """
+        entries = self.entries()
+        kept = [entry for entry in entries if entry["samples"]]
+        if not kept:
+            causes = ", ".join(sorted({cause for entry in entries for cause in entry["skipped"]}))
+            raise ValueError(f"--data: no sample could be read ({causes})")
+        with whole_folder(target, lambda path: check_folder(path, description)) as folder:
+            beside(folder)
+            for entry in kept:
+                (self.division.folder / entry["name"]).replace(folder / entry["name"])
+            begin_journal(folder, []).close()
+            listing = end_journal(folder, kept)
+            facts = facts | {"identity": self.identity}
+            write_whole(folder / description, json.dumps(facts, ensure_ascii=False, indent=1) + "\n")
+        return listing
+
+    def _batches(self, number: int) -> list[range]:
+        run = self.runs[number]
+        return [run[start : start + self.batch_size] for start in range(0, len(run), self.batch_size)]
+
+    def _write(self, number: int, samples: Written) -> None:
+        folder, path = self.division.folder, self.division.path(number)
+        try:
+            entry = write_shard(folder, shard_name(number), {"made": self._content}, lambda task: samples)
+            write_whole(path, json.dumps(entry, ensure_ascii=False))
+        except FileNotFoundError:  # process 0 is done and removed the folder
+            if folder.exists():
+                raise
+
+
+def record_bytes(record: dict[str, Any]) -> bytes:
+    """A record as a shard holds it."""
+    return json.dumps(record, ensure_ascii=False, separators=(",", ":")).encode()
+
+
+def shard_name(number: int) -> str:
+    return f"{STEM}{number:06d}.tar"
+
+
+def said_skips(listing: dict) -> str:
+    """What was left out, by cause, behind a semicolon; nothing where nothing was."""
+    causes = listing["skipped"]
+    listed = ", ".join(f"{count:,} {cause}" for cause, count in causes.items())
+    return f"; {sum(causes.values()):,} left out ({listed}), listed in {LISTING}" if causes else ""
+
+
+def check_folder(target: Path, description: str) -> None:
+    """Raises ValueError unless there is nothing at `target`, or shards with their `description` and nothing else."""
+    if not target.exists():
+        return
+    names = {path.name for path in target.iterdir()} if target.is_dir() else {target.name}
+    others = sorted(name for name in names if not OURS.fullmatch(name))
+    if others or (names and description not in names):
+        example = others[0] if others else sorted(names)[0]
+        raise ValueError(f"--out: {target} holds other files, {example} among them; give an empty folder")
+
+
+def described(target: Path, description: str) -> dict[str, Any] | None:
+    """The description of whole shards at `target`; None where a file is missing or none of ours."""
+    listing = read_listing(target / LISTING)
+    try:
+        facts = json.loads((target / description).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    there = listing and all((target / name).is_file() for name in listing)
+    return facts if there and isinstance(facts, dict) and "identity" in facts else None
+
+
+def is_there(target: Path, description: str, identity: str) -> bool:
+    """Whether `target` holds just this already."""
+    facts = described(target, description)
+    return facts is not None and facts["identity"] == identity

@@ -1,0 +1,153 @@
+"""The items that some questions are hard for: of each question the nearest, and what is relevant to it.
+
+The union is a smaller corpus on which models differ as on the whole one (the construction of MIRACL-VISION).
+
+Letters: Q questions, N items, D dimensions, K nearest items.
+"""
+
+import json
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from datamodules.files import write_whole
+from datamodules.reading.whole import WholeSample
+from datamodules.shards.writing import BadRow
+from mmtrain.embedding.rewriting import Samples, Written, record_bytes
+from mmtrain.embedding.rows import text_rows
+from mmtrain.evaluation.questions import Question
+from mmtrain.evaluation.ranking.nearest import flat_search
+from mmtrain.evaluation.ranking.tiles import Similarity
+from mmtrain.models.encoder import Encoder
+from mmtrain.search.queries import image_row
+from mmtrain.search.rows import RowSample
+
+
+@dataclass
+class Pooled:
+    """An item of a pool: for how many questions it is among the nearest, and for how many it is relevant."""
+
+    id: str
+    pool: set[str] = field(default_factory=set)
+    nearest: int = 0
+    relevant: int = 0
+
+
+class PooledShards:
+    """Keeps the samples that are near or relevant to a question, with the names of their pools in their records.
+
+    The pool of a question is the one that it names, of the items whose record says so; without, it is of all items and
+    gets the name of the question's language.
+
+    Args:
+        questions: Q questions.
+        asked: Their rows float32 [Q, D].
+        rows: Of the samples.
+        k: K.
+        similarity: What rows are compared by.
+
+    Attributes:
+        items: The items of the pools by their place in SHARDS.
+        said: How many there are.
+    """
+
+    def __init__(
+        self,
+        questions: Sequence[Question],
+        asked: np.ndarray,
+        rows: Iterable[RowSample],
+        k: int,
+        similarity: Similarity,
+    ) -> None:
+        self._questions = questions
+        self.items: dict[int, Pooled] = {}
+        samples = [
+            (each.row, each.sample.sample.id, _names(each.sample.sample.record), row)
+            for each in rows
+            if (row := _item(each)) is not None
+        ]
+        for pool in dict.fromkeys(question.pool for question in questions):
+            own = [number for number, question in enumerate(questions) if question.pool == pool]
+            found = [(place, id, row) for place, id, names, row in samples if pool is None or pool in names]
+            places_of: dict[str, list[int]] = {}
+            for number, (_, id, _) in enumerate(found):
+                places_of.setdefault(id, []).append(number)
+            matrix = np.stack([row for *_, row in found]) if found else np.zeros((0, asked.shape[1]), np.float32)
+            _, best = flat_search(matrix, similarity, turned=True)(asked[own], k)
+            for number, nearest in zip(own, best.tolist(), strict=True):
+                question = questions[number]
+                relevant = [item for id in question.relevant for item in places_of.get(id, ())]
+                for item in {*nearest, *relevant}:
+                    place, id, _ = found[item]
+                    pooled = self.items.setdefault(place, Pooled(id))
+                    pooled.pool.add(pool_of(question))
+                    pooled.nearest += item in nearest
+                    pooled.relevant += item in relevant
+        self.said = f"{len(self.items):,} of {len(samples):,} items for {len(questions):,} questions"
+
+    def begin(self, number: int) -> Callable[[Samples], Written]:
+        """What makes the samples of a shard."""
+        return lambda samples: [self._written(each) for each in samples if self._stays(each)]
+
+    def join(self, folder: Path) -> None:
+        """Writes pool.jsonl, the items with their counts, and the questions with the names of their pools."""
+        items = [vars(self.items[place]) | {"pool": sorted(self.items[place].pool)} for place in sorted(self.items)]
+        _write_lines(folder / "pool.jsonl", items)
+        _write_lines(folder / "questions.jsonl", [each.record | {"pool": pool_of(each)} for each in self._questions])
+
+    def _stays(self, sample: WholeSample | BadRow) -> bool:
+        return isinstance(sample, BadRow) or sample.row in self.items
+
+    def _written(self, sample: WholeSample | BadRow) -> dict | BadRow:
+        if isinstance(sample, BadRow):
+            return sample
+        record = sample.sample.record | {"pool": sorted(self.items[sample.row].pool)}
+        return {"__key__": sample.key, **sample.files, "json": record_bytes(record)}
+
+
+def pool_of(question: Question) -> str:
+    """The name of a question's pool."""
+    return question.pool or question.language or "und"
+
+
+def question_rows(questions: Sequence[Question], encoder: Encoder | None) -> np.ndarray:
+    """Rows float32 [Q, D]: of text and pictures together, the normalised sum of theirs.
+
+    Raises:
+        ValueError: without a model, and for a picture that cannot be read.
+    """
+    if encoder is None:
+        raise ValueError("--questions: rows that are there already embed no question; give the MODEL they are of")
+    texts = iter(text_rows(encoder, [(each.language, each.text) for each in questions if each.text]))
+    return np.stack(
+        [
+            _sum([*([next(texts)] if each.text else []), *(image_row(encoder, path)[0] for path in each.images)])
+            for each in questions
+        ]
+    )
+
+
+def _item(sample: RowSample) -> np.ndarray | None:
+    """float32 [D]: of a picture, else of captions or positive texts together; None without any."""
+    if sample.image is not None:
+        return sample.image
+    rows = [each for name in ("captions", "positive") for each in sample.rows.get(name, ())]
+    return _sum(rows) if rows else None
+
+
+def _sum(rows: Sequence[np.ndarray]) -> np.ndarray:
+    total = np.sum(rows, axis=0)
+    return total / max(float(np.linalg.norm(total)), 1e-12)
+
+
+def _names(record: dict[str, Any]) -> list[str]:
+    """The pools that an item says it is in."""
+    names = record.get("pool") or []
+    return [names] if isinstance(names, str) else names
+
+
+def _write_lines(path: Path, lines: Sequence[dict[str, Any]]) -> None:
+    write_whole(path, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))

@@ -20,7 +20,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from datamodules.batch import Batch, Skip
-from datamodules.captions.drawing import Drawing, Uniform
+from datamodules.captions.drawing import Drawing, Uniform, by_field
 from datamodules.images import BrokenImage, ImagePipeline, ImageTooLarge
 from datamodules.reading.collating import Collator, Loaded
 from datamodules.reading.fields import FieldReader, Value
@@ -283,7 +283,8 @@ class ShardDataset(Dataset):
                 names += self._drawing.draw(pool, count - len(names), rng) if pool else []
             texts = {}
             for name in names:
-                caption = rng.choice(unused[name] or sample.captions[name])
+                pool, weights = unused[name] or sample.captions[name], source.caption_fields
+                caption = rng.choice(pool) if weights is None else by_field(pool, sample, name, weights, rng)
                 unused[name] = [other for other in unused[name] if other != caption]
                 texts[self._index[name]] = source.text(caption, name, rng)
             in_place = [(i, texts[i]) if i in texts else None for i in range(count)]

@@ -112,7 +112,8 @@ class Miner:
         if not len(lines):
             return []
         _, anchors, texts = lines.T
-        scores = pair_scores(*map(torch.from_numpy, (self._anchors, self._texts)), anchors, texts, self._similarity)
+        rows, columns = torch.from_numpy(self._anchors), torch.from_numpy(self._texts)
+        scores = pair_scores(rows, columns, anchors, texts, self._similarity)
         lowest, highest = self.hardness.bounds(scores)
         found: list[Any] = [None] * len(lines)
         for pool in np.unique(self._pool[texts]).tolist():

@@ -30,7 +30,7 @@ def mine(
     """Writes SHARDS again with hard negatives: wrong texts that are nearest to a picture or to a query.
 
     A record gets "negatives" and "negative_ids" (the samples they are from), both by language, and "negative_images",
-    the samples whose pictures are nearest to its captions; they take the place of negatives that it had. negatives.jsonl
+    the samples whose pictures are nearest to its captions; negatives that it had make room. negatives.jsonl
     shows them for every caption, with scores. Nothing that is said of the same picture or query anywhere in SHARDS is a
     negative. The search is exact.
 

@@ -29,7 +29,8 @@ from torch.utils.data import DataLoader, Dataset
 
 from benchmarks.runs import interval, say
 from datamodules import Batch, RelationDataModule, ShardDataModule, Source
-from datamodules.shards.writing import encoded_sample, write_shards
+from datamodules.shards.encoding import encoded_sample
+from datamodules.shards.writing import write_shards
 from losses import OneToKLoss
 from mmtrain.embedding.predictions import PredictedSplit
 from mmtrain.evaluation.measuring.relation import relation_figures

@@ -34,9 +34,10 @@ from torch import Tensor
 
 from datamodules import ImagePipeline, ShardDataModule, Tokenizer
 from datamodules.batch import Batch
+from datamodules.shards.encoding import encoded_sample
 from datamodules.shards.reader import ShardReader
 from datamodules.shards.samples import read_sample
-from datamodules.shards.writing import encoded_sample, write_shards
+from datamodules.shards.writing import write_shards
 
 SIDE, SIZE, BATCH, SHARDS = 512, 224, 64, 8
 PEER = Path(__file__).with_name("loader_peer.py")

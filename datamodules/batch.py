@@ -28,7 +28,8 @@ class Skip(NamedTuple):
 class Field:
     """A further input of B samples, n values each.
 
-    values      image uint8 [B, n, 3, H, W]; features float32 [B, n, F] or [B, n, P, F]; text int64 [B, n, L, ...]
+    values      image uint8 [B, n, 3, H, W]; features float32 [B, n, F] or [B, n, P, F]; text int64 [B, n, L, ...];
+                absent ones are all zeros
     present     bool [B, n], which values are there
     mask        bool [B, n, L], of texts: which tokens are there
     languages   int64 [B, n], of texts: index into `ShardDataModule.languages`, -1 absent
@@ -47,9 +48,10 @@ class Field:
 class Batch:
     """B rows of one split: a sample each, or in training V rows in turn that are views of one sample.
 
-    images      uint8 [B, 3, H, W] (the tower normalises on the device) or float32 [B, F] features
+    images      uint8 [B, 3, H, W] (the tower normalises on the device) or float32 features [B, F] or [B, P, F];
+                None where no objective reads pictures
     tokens      int64 [B, K, L] (or as the tokenizer gives them, [B, K, L, ...] of any type), token_mask bool [B, K, L];
-                absent captions are all zeros and False
+                absent captions are all zeros and False; K = 0 where no objective reads captions
     present     bool [B, K], which caption slots are filled
     languages   int64 [B, K], index into `ShardDataModule.languages`, -1 absent
     image_ids   int64 [B], equal for equal images
@@ -60,13 +62,15 @@ class Batch:
     captions    the texts of the K slots, "" absent; a rewritten one keeps its language and has an id of its own
     labels      task -> int64 [B], -1 unlabelled
     fields      further inputs by name
+    scores      "score" float32 [B], the graded similarity of query and positive; "scores" float32 [B, 1 + n], a
+                reranker's of the positive and of each negative; NaN where there is none
     skipped     what was left out while this batch was made
     views       V, the rows of a sample, which share its ids
     drawn       training only: (source, language) -> captions, and (source, -1) -> samples
     end         training only: the place behind this batch in the stream, in samples of all ranks
     """
 
-    images: Tensor
+    images: Tensor | None
     tokens: Tensor
     token_mask: Tensor
     present: Tensor
@@ -79,6 +83,7 @@ class Batch:
     captions: list[list[str]]
     labels: dict[str, Tensor] = field(default_factory=dict)
     fields: dict[str, Field] = field(default_factory=dict)
+    scores: dict[str, Tensor] = field(default_factory=dict)
     skipped: list[Skip] = field(default_factory=list)
     views: int = 1
     drawn: Counter[tuple[int, int]] = field(default_factory=Counter)
@@ -91,6 +96,16 @@ class Batch:
     def samples(self) -> int:
         """Samples in the batch, each counted once however many views it has."""
         return len(self) // self.views
+
+    @property
+    def sample_ids(self) -> list[str]:
+        """The id of each sample, once."""
+        return self.ids[:: self.views]
+
+    @property
+    def parts(self) -> dict[str, Batch]:
+        """Itself: the one part of the step, which has no name."""
+        return {"": self}
 
     def joined(self, other: Batch) -> Batch:
         """The samples of both, those of `other` last, without further inputs; the rest is this batch's own."""
@@ -115,8 +130,45 @@ class Batch:
 
     def _each(self, function: Callable[[Tensor], Tensor]) -> Batch:
         labels = {task: function(labels) for task, labels in self.labels.items()}
+        scores = {name: function(scores) for name, scores in self.scores.items()}
         further = {name: replace(each, **_tensors(each, function)) for name, each in self.fields.items()}
-        return replace(self, labels=labels, fields=further, **_tensors(self, function))
+        return replace(self, labels=labels, fields=further, scores=scores, **_tensors(self, function))
+
+
+@dataclass
+class Batches:
+    """The batches of one step of several parts, each of one kind.
+
+    parts       name -> Batch, in the order of data.parts
+    """
+
+    parts: dict[str, Batch]
+
+    def __len__(self) -> int:
+        return sum(map(len, self.parts.values()))
+
+    @property
+    def samples(self) -> int:
+        """Samples of all parts, each counted once however many views it has."""
+        return sum(batch.samples for batch in self.parts.values())
+
+    @property
+    def sample_ids(self) -> list[str]:
+        """The id of each sample, once."""
+        return [name for batch in self.parts.values() for name in batch.sample_ids]
+
+    @property
+    def end(self) -> int:
+        """The place behind these batches in the stream, in samples of all ranks."""
+        return next(iter(self.parts.values())).end
+
+    def to(self, device: torch.device | str, non_blocking: bool = True) -> Batches:
+        """The same batches with every tensor on `device`."""
+        return Batches({name: batch.to(device, non_blocking) for name, batch in self.parts.items()})
+
+    def pin_memory(self) -> Batches:
+        """The same batches in page-locked memory, for DataLoader(pin_memory=True)."""
+        return Batches({name: batch.pin_memory() for name, batch in self.parts.items()})
 
 
 def _tensors(holder: Batch | Field, function: Callable[[Tensor], Tensor]) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Literal
 
 from jsonargparse import lazy_instance
@@ -10,12 +11,15 @@ from pytorch_lightning import LightningDataModule
 from torch.utils.data import DataLoader
 
 from datamodules.account import SkipAccount
-from datamodules.batch import Batch
+from datamodules.batch import Batch, Batches
 from datamodules.captions.drawing import Drawing, Uniform
 from datamodules.captions.rewriting import AsWritten, TextTransform
 from datamodules.images import ImagePipeline
 from datamodules.reading.dataset import ShardDataset
+from datamodules.reading.fields import FieldReader
+from datamodules.reading.layout import SPLITS, Layout, train_of
 from datamodules.reading.loaders import EvaluationBatches, make_loader
+from datamodules.reading.parts import Mixing, Part
 from datamodules.reading.splits import Splits
 from datamodules.reading.training import Training
 from datamodules.shards.locations import Reading
@@ -62,6 +66,11 @@ class ShardDataModule(LightningDataModule):
         workers: Reading processes beside each training process.
         tokenizer: What makes captions token ids; UTF-8 bytes by default.
         images: What makes encoded images pixels.
+        fields: Readers of further inputs by name: datamodules.Texts, Pictures, Features, Crops or your own.
+        parts: The parts of each step by name, where one batch is not enough: pictures with captions beside pairs of
+            texts, say. Each has shards and a batch of its own; train, batch_size, captions_per_image,
+            views_per_image and fields are then theirs. Validation is of the first part that has pictures.
+        mixing: "samples" mixes the sources of train sample by sample, "batches" takes each global batch from one.
         seed: Of order, drawn captions and augmentation.
         shuffle_window: Samples are shuffled within runs of whole shards of at least this many samples.
         text_language: Language of `.txt` captions (shards of img2dataset and open_clip).
@@ -104,31 +113,19 @@ class ShardDataModule(LightningDataModule):
         cache_gb: float | None = None,
         retry_seconds: list[float] | tuple[float, ...] = (1, 4, 16),
         timeout_seconds: float = 10,
+        fields: dict[str, FieldReader] | None = None,
+        parts: dict[str, Part] | None = None,
+        mixing: Mixing = "samples",
     ) -> None:
         super().__init__()
-        for name, value, least in (
-            ("captions_per_image", 1 if captions_per_image == "all" else captions_per_image, 1),
-            ("views_per_image", views_per_image, 1),
-            ("batch_size", batch_size, 1),
-            ("workers", workers, 0),
-            ("shuffle_window", shuffle_window, 1),
-            ("seed", seed, 0),
-            ("epoch_samples", 1 if epoch_samples is None else epoch_samples, 1),
-            *((f"language_caps.{language}", cap, 1) for language, cap in (language_caps or {}).items()),
-        ):
-            if value < least:
-                raise ValueError(f"data.{name}: {value} is too small; at least {least}")
-        for name, number in (("cache_gb", cache_gb), ("timeout_seconds", timeout_seconds)):
-            if number is not None and not number > 0:
-                raise ValueError(f"data.{name}: {number} is too small; above 0")
-        if not all(seconds >= 0 for seconds in retry_seconds):
-            raise ValueError(f"data.retry_seconds: {retry_seconds}; seconds to wait before each further try")
+        if workers < 0:
+            raise ValueError(f"data.workers: {workers} is too small; at least 0")
         if not 0 <= max_skip_rate <= 1:
             raise ValueError(f"data.max_skip_rate: {max_skip_rate} is no share; 0 to 1")
-        if language_alpha is not None and not 0 <= language_alpha <= 1:
-            raise ValueError(f"data.language_alpha: {language_alpha}; 0 (all languages alike) to 1 (as in the data)")
         if languages is not None and (not languages or len(set(languages)) < len(languages)):
             raise ValueError(f"data.languages: {languages} is empty or names one twice; different language codes")
+        if parts and (train is not None or fields):
+            raise ValueError(f"data.train, data.fields: with data.parts they are a part's ({', '.join(parts)})")
         # a lazy instance is of a class made on the spot, which a checkpoint could not name
         self.tokenizer = ByteTokenizer() if tokenizer is BYTES else tokenizer
         self.images = ImagePipeline() if images is PIXELS else images
@@ -138,8 +135,10 @@ class ShardDataModule(LightningDataModule):
         self._reading = Reading(text_language, cache_dir, allow_pipe, cache_gb, patience)
         self._batch_size, self._workers = batch_size, workers
         self._datasets: dict[str, ShardDataset] = {}
+        self._parts = parts or {"": Part(train, batch_size, captions_per_image, views_per_image, fields=fields)}
+        self._layout = Layout(self._parts, val, test)
         self._splits = Splits(
-            {"train": train, "val": val, "test": test},
+            self._layout.specs,
             chosen=languages,
             label_names=label_names or {},
             account=self.account,
@@ -149,12 +148,11 @@ class ShardDataModule(LightningDataModule):
         )
         self._training = Training(
             self.account,
-            captions_per_image=captions_per_image,
-            views_per_image=views_per_image,
+            parts=self._parts,
             drawing=self.drawing,
             language_alpha=language_alpha,
             language_caps=language_caps or {},
-            batch_size=batch_size,
+            mixing=mixing,
             epoch_samples=epoch_samples,
             seed=seed,
             shuffle_window=shuffle_window,
@@ -179,9 +177,22 @@ class ShardDataModule(LightningDataModule):
         return self._splits.tasks
 
     @property
-    def brings(self) -> frozenset[str]:
-        """What a batch holds for objectives: "image", "texts", "labels" where samples have some, fields by name."""
-        return frozenset({"image", "texts"} | ({"labels"} if self.tasks else set()))
+    def brings(self) -> dict[str, frozenset[str]]:
+        """For each part of the step (one without a name where there are no parts) what its batches hold for objectives.
+
+        That is "image", "texts", "labels" where samples have some, "score", "scores", and fields by name.
+        """
+        return self._layout.brings(bool(self.tasks))
+
+    @property
+    def kinds(self) -> frozenset[str]:
+        """What is encoded in training: "image", "text", "features"."""
+        return self._layout.kinds()
+
+    @property
+    def validated(self) -> list[str]:
+        """The part that each validation loader is of: "" for data.val, which comes first."""
+        return [name for name, _ in self._layout.validations()]
 
     @property
     def position(self) -> int:
@@ -201,7 +212,7 @@ class ShardDataModule(LightningDataModule):
         """How many samples a split has, once it is set up."""
         return len(self._datasets[split])
 
-    def trained(self, batch: Batch) -> None:
+    def trained(self, batch: Batch | Batches) -> None:
         """To be called after each optimiser step: moves the cursor, counts, raises when skips are too many."""
         self._training.trained(batch)
 
@@ -218,11 +229,11 @@ class ShardDataModule(LightningDataModule):
 
         Raises ValueError, one line, for a name that only one side knows.
         """
-        return count_for(self._training.dataset.sources, objectives)
+        return count_for(self._training.dataset.sources, objectives) if "" in self._parts else {}
 
     def train_samples(self) -> DataLoader:
         """Every training sample once over all ranks with all its captions, as validation reads it."""
-        self._require("train")
+        self._require(self._only_part("model.mining, model.start"))
         return self._every_sample(self._new_dataset(ShardDataset, "train"))
 
     def read_beside(self, batch: Batch, rows: Sequence[Sequence[int]], count: int) -> Batch:
@@ -252,7 +263,8 @@ class ShardDataModule(LightningDataModule):
         With the trainer's limit_train_batches every epoch has that many batches, wherever the data's own ends; with
         overfit_batches they are the same ones every time.
         """
-        self._require("train")
+        for name in self._parts:
+            self._require(train_of(name))
         trainer = self.trainer
         if trainer is None:
             return self._training.loader(self._workers, None)
@@ -262,15 +274,19 @@ class ShardDataModule(LightningDataModule):
         return self._training.loader(self._workers, trainer.fit_loop.restarting)
 
     def val_dataloader(self) -> DataLoader | list:
-        """Every sample once over all ranks, all captions of the chosen languages; nothing when no shards are named."""
-        return self._evaluation_loader("val")
+        """Every sample once over all ranks, all captions of the chosen languages; nothing when no shards are named.
+
+        Several loaders where parts are validated by themselves, in the order of `validated`.
+        """
+        loaders = [self._evaluation_loader(split) for _, split in self._layout.validations()]
+        return loaders[0] if len(loaders) == 1 else loaders
 
     def test_dataloader(self) -> DataLoader | list:
         return self._evaluation_loader("test")
 
     def state_dict(self) -> dict:
         """Cursor, account and what they belong to. Collective where there are ranks, as saving a checkpoint is."""
-        return self._training.state_dict() if "train" in self._datasets else {}
+        return self._training.state_dict() if self._training.datasets else {}
 
     def load_state_dict(self, state: dict) -> None:
         """Goes on where `state` was. Raises ValueError when it belongs to other data."""
@@ -281,25 +297,22 @@ class ShardDataModule(LightningDataModule):
 
     def _set_up(self, stage: str | None) -> None:
         splits = self._splits
-        if stage == "fit" and splits.specs["train"] is None:
+        if stage == "fit" and "" in self._parts and splits.specs["train"] is None:
             raise ValueError("data.train: no shards are named; a folder, a tar or a brace pattern")
-        names = STAGES.get(str(stage), tuple(splits.specs))
-        new = [name for name in names if splits.specs[name] is not None and name not in self._datasets]
+        new = [name for name in self._layout.splits(STAGES.get(str(stage), SPLITS)) if name not in self._datasets]
         if new:
+            self._layout.choose(new, splits, None if self.trainer is None else self.trainer.lightning_module)
             splits.survey(new)
             self.surveyed(splits, new)
         for name in new:
-            self._datasets[name] = self._new_dataset(self._training.set_up if name == "train" else ShardDataset, name)
+            part = self._layout.trained_part(name)
+            self._datasets[name] = self._new_dataset(
+                ShardDataset if part is None else partial(self._training.set_up, name=part), name
+            )
 
     def _new_dataset(self, make: Callable[..., ShardDataset], name: str) -> ShardDataset:
-        return make(
-            self._splits.sources[name],
-            languages=self._splits.languages,
-            tokenizer=self.tokenizer,
-            label_names=self._splits.label_names,
-            tasks=self._splits.tasks,
-            reading=self._reading,
-        )
+        options = self._layout.dataset_options(name, self._splits, self.tokenizer)
+        return make(self._splits.sources[name], **options)
 
     def surveyed(self, splits: Splits, new: Sequence[str]) -> None:
         """For subclasses: the shards of splits that are new were read, nothing is drawn from them yet."""
@@ -313,6 +326,12 @@ class ShardDataModule(LightningDataModule):
     def _every_sample(self, dataset: ShardDataset) -> DataLoader:
         batches = EvaluationBatches(dataset, self._batch_size, *self._rank_and_world())
         return make_loader(DataLoader, dataset, batches, self._workers)
+
+    def _only_part(self, options: str) -> str:
+        """The training split. Raises ValueError for several, naming the options that need one."""
+        if "" not in self._parts:
+            raise ValueError(f"{options}: one training split is needed, data.parts has {', '.join(self._parts)}")
+        return "train"
 
     def _require(self, name: str) -> None:
         if name not in self._datasets:

@@ -8,7 +8,7 @@ from torch.distributed import ProcessGroup
 from losses.embeddings import Embeddings
 from losses.engine.checks import check_captions
 from losses.engine.distributed import default_group, total
-from losses.objective import image_of
+from losses.objective import image_of, texts_of
 from losses.one_to_k import one_to_k_loss
 from losses.temperature import ScaledObjective, clamped_scale
 
@@ -62,7 +62,7 @@ class ClipLoss(ScaledObjective):
     def forward(self, embeddings: Embeddings) -> Tensor:
         self.check_rows(embeddings)
         scale, group = clamped_scale(self.log_scale), default_group()
-        texts, present, text_ids = embeddings.texts, embeddings.present, embeddings.text_ids
+        texts, present, text_ids = texts_of(embeddings), embeddings.present, embeddings.text_ids
         image = image_of(embeddings)
         check_captions(image, texts, present, embeddings.image_ids, text_ids)
         losses = [

@@ -4,8 +4,11 @@ import torch
 from torch import Tensor
 from torch.distributed import ProcessGroup
 
+from losses.embeddings import Embeddings
 from losses.engine.checks import check_finite, full_precision, positive_scale, working_precision
-from losses.engine.distributed import gather, global_sum, rank_and_size
+from losses.engine.distributed import default_group, gather, global_sum, rank_and_size
+from losses.objective import rows_of, scores_of
+from losses.temperature import ScaledObjective, clamped_scale
 
 
 @full_precision
@@ -41,3 +44,31 @@ def cosent_loss(
     pairs = logits.logcumsumexp(0)[below[better] - 1] - logits[better]
     none = pairs.new_zeros(1)
     return global_sum(torch.cat([none, pairs]).logsumexp(0) / rank_and_size(group)[1], group)
+
+
+class CosentLoss(ScaledObjective):
+    """`cosent_loss` of the cosines between two fields of the samples, in the order of the samples' "score".
+
+    Args:
+        queries: "image", "texts" (their first slot) or a field's name.
+        targets: Likewise.
+        scale: Multiplier to start from.
+        learnable: Whether the temperature trains.
+    """
+
+    needs = frozenset({"query", "positive", "score"})
+
+    def __init__(
+        self, queries: str = "query", targets: str = "positive", scale: float = 20.0, learnable: bool = False
+    ) -> None:
+        super().__init__(scale, learnable)
+        self.queries, self.targets = queries, targets
+        self.needs = frozenset({queries, targets, "score"})
+
+    def forward(self, embeddings: Embeddings) -> Tensor:
+        self.check_rows(embeddings)
+        (queries, _), (targets, _) = rows_of(embeddings, self.queries), rows_of(embeddings, self.targets)
+        queries, targets = working_precision(queries, targets)
+        similarities = (queries * targets).sum(1)
+        scores = scores_of(embeddings, "score")
+        return cosent_loss(similarities, scores, clamped_scale(self.log_scale), default_group())

@@ -2,10 +2,12 @@
 
 from typing import Literal
 
+import torch
 from torch import Tensor
 from torch.distributed import ProcessGroup
 from torch.nn import functional
 
+from losses.embeddings import Embeddings
 from losses.engine.checks import (
     check_finite,
     check_mask,
@@ -15,8 +17,11 @@ from losses.engine.checks import (
     positive_scale,
     working_precision,
 )
-from losses.engine.distributed import gather, global_sum, rank_and_size
+from losses.engine.distributed import default_group, gather, global_sum, rank_and_size
 from losses.engine.tiles import lowest
+from losses.maxsim import everyones_tokens, late_interaction
+from losses.objective import field_of, rows_of, scores_of, tokens_of
+from losses.temperature import ScaledObjective, clamped_scale
 
 Kind = Literal["cosine", "mse", "similarities"]
 
@@ -138,3 +143,73 @@ def _divergence(right: Tensor, ours: Tensor) -> Tensor:
     """KL(softmax(right) || softmax(ours)) of each row."""
     wanted = right.log_softmax(1)
     return (wanted.exp() * (wanted - ours.log_softmax(1))).sum(1)
+
+
+class ListDistillationLoss(ScaledObjective):
+    """`list_distillation_loss` of the samples' "scores": a reranker's, of the positive and then of the negatives.
+
+    Args:
+        queries: "image", "texts" (their first slot) or a field's name.
+        targets: Likewise, the positive.
+        negatives: A field of one or more a sample.
+        scale: Multiplier of the cosines to start from.
+        learnable: Whether the temperature trains.
+    """
+
+    needs = frozenset({"query", "positive", "negatives", "scores"})
+
+    def __init__(
+        self,
+        queries: str = "query",
+        targets: str = "positive",
+        negatives: str = "negatives",
+        scale: float = 1.0,
+        learnable: bool = False,
+    ) -> None:
+        super().__init__(scale, learnable)
+        self.queries, self.targets, self.negatives = queries, targets, negatives
+        self.needs = frozenset({queries, targets, negatives, "scores"})
+
+    def forward(self, embeddings: Embeddings) -> Tensor:
+        self.check_rows(embeddings)
+        (queries, _), (targets, _) = rows_of(embeddings, self.queries), rows_of(embeddings, self.targets)
+        negatives = field_of(embeddings, self.negatives)
+        present = None
+        if negatives.present is not None:
+            present = torch.cat([negatives.present.new_ones(len(queries), 1), negatives.present], 1)
+        candidates = torch.cat([targets[:, None], negatives.rows], 1)
+        scores, group = scores_of(embeddings, "scores"), default_group()
+        loss = list_distillation_loss(queries, candidates, scores, clamped_scale(self.log_scale), present)
+        return global_sum(loss / rank_and_size(group)[1], group)
+
+
+class ScoreDistillationLoss(ScaledObjective):
+    """`score_distillation_loss` between the rows of two inputs and their token rows, on the targets of all processes.
+
+    Args:
+        queries: "image", "texts" (their first slot) or a field's name.
+        targets: Likewise.
+        scale: Multiplier to start from; the authors' 1 / 0.02.
+        learnable: Whether the temperature trains.
+    """
+
+    needs = frozenset({"query", "positive", "multi"})
+
+    def __init__(
+        self, queries: str = "query", targets: str = "positive", scale: float = 50.0, learnable: bool = False
+    ) -> None:
+        super().__init__(scale, learnable)
+        self.queries, self.targets = queries, targets
+        self.needs = frozenset({queries, targets, "multi"})
+
+    def forward(self, embeddings: Embeddings) -> Tensor:
+        self.check_rows(embeddings)
+        group = default_group()
+        (queries, _), (targets, _) = rows_of(embeddings, self.queries), rows_of(embeddings, self.targets)
+        queries, targets = working_precision(queries, targets)
+        with torch.autocast(queries.device.type, enabled=False):
+            dense = queries @ gather(targets, group).T
+        items = everyones_tokens(*tokens_of(embeddings, self.targets), group)
+        late = late_interaction(*tokens_of(embeddings, self.queries), *items, mean=True)
+        loss = score_distillation_loss(dense, late, clamped_scale(self.log_scale))
+        return global_sum(loss / rank_and_size(group)[1], group)

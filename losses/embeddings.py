@@ -59,12 +59,26 @@ class FieldEmbeddings:
 
 
 @dataclass
+class MultiEmbeddings:
+    """Many rows for each value of an input.
+
+    Args:
+        rows: float [B, n, L, D], rows of unit length where there is a token.
+        mask: bool [B, n, L], which tokens there are; None for all.
+    """
+
+    rows: Tensor
+    mask: Tensor | None = None
+
+
+@dataclass
 class Embeddings:
     """One batch in the shared space; with several processes, this process's part of it.
 
     Args:
         image: float [B, D], rows of unit length; None where the samples have no image.
-        texts: float [B, K, D], rows of unit length; absent slots hold anything finite.
+        texts: float [B, K, D], rows of unit length; absent slots hold anything finite. None where the samples have no
+            captions.
         present: bool [B, K], which slots hold a caption; None for all.
         languages: int64 [B, K], index of each caption's language, -1 absent; None when slot k is language k.
         image_ids: int64 [B]; equal ids are the same image.
@@ -74,13 +88,15 @@ class Embeddings:
         fields: further inputs by name.
         image_tokens: of the images, [B, 1 + P, W].
         text_tokens: of the captions, [B, K, 1 + L, W].
-        multi: many rows an input by the name of the input, float [B, n, L, D], rows of unit length.
+        multi: many rows an input by the name of the input.
         labels: task -> int64 [B], -1 unlabelled.
+        scores: "score" float [B] of a query and its positive, "scores" float [B, 1 + n] of the positive and the
+            negatives; NaN where there is none.
         modalities: the rows [B, D] of fields of one value, by name; given, they become fields; read, they are a view.
     """
 
     image: Tensor | None
-    texts: Tensor
+    texts: Tensor | None
     present: Tensor | None = None
     languages: Tensor | None = None
     image_ids: Tensor | None = None
@@ -88,8 +104,9 @@ class Embeddings:
     fields: dict[str, FieldEmbeddings] = field(default_factory=dict)
     image_tokens: TokenFeatures | None = None
     text_tokens: TokenFeatures | None = None
-    multi: dict[str, Tensor] = field(default_factory=dict)
+    multi: dict[str, MultiEmbeddings] = field(default_factory=dict)
     labels: dict[str, Tensor] = field(default_factory=dict)
+    scores: dict[str, Tensor] = field(default_factory=dict)
     paired: Tensor | None = None
     modalities: InitVar[Mapping[str, Tensor] | None] = None
 

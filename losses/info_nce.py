@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.distributed import ProcessGroup
 from torch.nn import functional
 
-from losses.embeddings import Embeddings, FieldEmbeddings
+from losses.embeddings import Embeddings
 from losses.engine.checks import (
     check_integers,
     check_mask,
@@ -21,7 +21,7 @@ from losses.engine.checks import (
 from losses.engine.distributed import default_group, gather, global_sum, rank_and_size
 from losses.engine.pairs import Labels, Pairs, shared_labels
 from losses.engine.tiles import lowest, tiled_logsumexp
-from losses.objective import image_of
+from losses.objective import field_of, rows_of
 from losses.temperature import ScaledObjective, clamped_scale
 
 NegativesOf = Literal["all", "own"]
@@ -180,9 +180,9 @@ class InfoNceLoss(ScaledObjective):
 
     def forward(self, embeddings: Embeddings) -> Tensor:
         self.check_rows(embeddings)
-        queries, query_ids = _rows_of(embeddings, self.queries)
-        targets, target_ids = _rows_of(embeddings, self.targets)
-        negatives = _field(embeddings, self.negatives) if self.negatives else None
+        queries, query_ids = rows_of(embeddings, self.queries)
+        targets, target_ids = rows_of(embeddings, self.targets)
+        negatives = field_of(embeddings, self.negatives) if self.negatives else None
         return info_nce_loss(
             queries,
             targets,
@@ -199,23 +199,3 @@ class InfoNceLoss(ScaledObjective):
 
     def chance(self, images: int, captions: float) -> float | None:
         return None if self.negatives else math.log(images)
-
-
-def _field(embeddings: Embeddings, name: str) -> FieldEmbeddings:
-    if name not in embeddings.fields:
-        raise ValueError(f"{name}: the samples have no such field, but {', '.join(embeddings.fields) or 'none'}")
-    return embeddings.fields[name]
-
-
-def _rows_of(embeddings: Embeddings, name: str) -> tuple[Tensor, Tensor | None]:
-    """Rows [B, D] and ids [B] of an image, a first text or a field. Raises ValueError where a sample has none."""
-    if name == "image":
-        return image_of(embeddings), embeddings.image_ids
-    if name == "texts":
-        rows, present, ids = embeddings.texts, embeddings.present, embeddings.text_ids
-    else:
-        field = _field(embeddings, name)
-        rows, present, ids = field.rows, field.present, field.ids
-    if present is not None and not present[:, 0].all():
-        raise ValueError(f"{name}: {int((~present[:, 0]).sum())} samples of the batch have none, expected one each")
-    return rows[:, 0], ids if ids is None or ids.dim() == 1 else ids[:, 0]

@@ -12,7 +12,7 @@ from losses.embeddings import Embeddings
 from losses.engine.captions import caption_labels
 from losses.engine.checks import check_captions, check_mask, choice, full_precision, working_precision
 from losses.engine.distributed import default_group, gather, global_sum, longest, rank_and_size, total
-from losses.objective import Objective, image_of
+from losses.objective import Objective, image_of, texts_of
 
 Negatives = Literal["hard", "random"]
 SCORES_AT_ONCE = 2**24
@@ -123,7 +123,7 @@ class ItmLoss(Objective):
     def forward(self, embeddings: Embeddings) -> Tensor:
         self.check_rows(embeddings)
         rows = image_of(embeddings)
-        check_captions(rows, embeddings.texts, embeddings.present, embeddings.image_ids, embeddings.text_ids)
+        check_captions(rows, texts_of(embeddings), embeddings.present, embeddings.image_ids, embeddings.text_ids)
         group = default_group()
         with torch.autocast(rows.device.type, enabled=False):  # hard negatives differ in the last digits
             image, caption, label, place = self._draw_pairs(rows, embeddings, group)
@@ -141,7 +141,7 @@ class ItmLoss(Objective):
         reads_rows, reads_cosine = (getattr(self.fusion, name, False) for name in ("reads_rows", "reads_cosine"))
         inputs, pair = [], []
         if reads_rows or reads_cosine:
-            pair = [gather(rows, group)[image], gather(embeddings.texts, group).flatten(0, 1)[caption]]
+            pair = [gather(rows, group)[image], gather(texts_of(embeddings), group).flatten(0, 1)[caption]]
         if reads_rows:
             inputs = [
                 *(each[:, None] for each in pair),
@@ -171,13 +171,13 @@ class ItmLoss(Objective):
         """What to judge: images [N] and captions [N] (image K + slot) of all processes, labels [N], and for
         `_list_loss` the places of the negatives.
         """
-        b, K, _ = embeddings.texts.shape
-        present = embeddings.present
+        texts, present = texts_of(embeddings), embeddings.present
+        b, K, _ = texts.shape
         if present is None:
-            present = torch.ones(b, K, dtype=torch.bool, device=embeddings.texts.device)
+            present = torch.ones(b, K, dtype=torch.bool, device=texts.device)
         everywhere = gather(present, group)
         labels = caption_labels(embeddings.image_ids, embeddings.text_ids, everywhere, group)
-        images, captions = gather(image_rows.float(), group), gather(embeddings.texts.float(), group).flatten(0, 1)
+        images, captions = gather(image_rows.float(), group), gather(texts.float(), group).flatten(0, 1)
         filled = everywhere.flatten().nonzero()[:, 0]
 
         def fits(image: Tensor, caption: Tensor) -> Tensor:

@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from losses.embeddings import Embeddings
-from losses.objective import Objective, image_of, needs_of
+from losses.objective import Objective, needs_of
 
 
 class MatryoshkaLoss(Objective):
@@ -40,7 +40,7 @@ class MatryoshkaLoss(Objective):
 
     def loss(self, batch: Any, embeddings: Embeddings, model: Any) -> Tensor:
         self.check_rows(embeddings)
-        width = image_of(embeddings).shape[-1]
+        width = _width(embeddings)
         if max(self.dims) > width:
             raise ValueError(f"dims: got {max(self.dims)}, expected at most the embeddings' width {width}")
         losses = [self.objective.loss(batch, _prefix(embeddings, d), model) for d in self.dims]
@@ -61,6 +61,12 @@ class MatryoshkaLoss(Objective):
         return self.objective.logged()
 
 
+def _width(embeddings: Embeddings) -> int:
+    fields, multi = ([each.rows for each in kind.values()] for kind in (embeddings.fields, embeddings.multi))
+    rows = [embeddings.image, embeddings.texts, *fields, *multi]
+    return max(each.shape[-1] for each in rows if each is not None)
+
+
 def _prefix(embeddings: Embeddings, d: int) -> Embeddings:
     def cut(rows: Tensor) -> Tensor:
         return functional.normalize(rows[..., :d].float() if rows.dtype.itemsize < 4 else rows[..., :d], dim=-1)
@@ -68,6 +74,7 @@ def _prefix(embeddings: Embeddings, d: int) -> Embeddings:
     return replace(
         embeddings,
         image=None if embeddings.image is None else cut(embeddings.image),
-        texts=cut(embeddings.texts),
+        texts=None if embeddings.texts is None else cut(embeddings.texts),
         fields={name: replace(each, rows=cut(each.rows)) for name, each in embeddings.fields.items()},
+        multi={name: replace(each, rows=cut(each.rows)) for name, each in embeddings.multi.items()},
     )

@@ -1,5 +1,6 @@
 """Many rows an input, compared token by token."""
 
+import math
 from collections.abc import Iterator
 
 import torch
@@ -8,9 +9,12 @@ from torch.distributed import ProcessGroup
 from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
+from losses.embeddings import Embeddings
 from losses.engine.checks import check_mask, full_precision, positive_scale, working_precision
-from losses.engine.distributed import gather, global_sum, longest, rank_and_size
+from losses.engine.distributed import default_group, gather, global_sum, longest, rank_and_size
 from losses.engine.tiles import edges
+from losses.objective import tokens_of
+from losses.temperature import ScaledObjective, clamped_scale
 
 TILE = 2**24  # products of tokens at once: 64 MiB of float32
 
@@ -86,14 +90,46 @@ def late_interaction_loss(
     if len(items) != len(queries):
         raise ValueError(f"items: got {len(items)}, expected {len(queries)}, one a query")
     queries, items = working_precision(queries, items)
-    more = longest(items.shape[1], items.device, group) - items.shape[1]
-    everyone = gather(functional.pad(items, (0, 0, 0, more)), group)
-    there = gather(functional.pad(item_mask, (0, more)), group)
-    logits = gather(late_interaction(queries, query_mask, everyone, there, mean=True), group)
+    everyone = everyones_tokens(items, item_mask, group)
+    logits = gather(late_interaction(queries, query_mask, *everyone, mean=True), group)
     logits = positive_scale(scale, queries) * logits
     own = torch.arange(len(logits), device=logits.device)
     loss = (functional.cross_entropy(logits, own) + functional.cross_entropy(logits.T, own)) / 2
     return global_sum(loss / rank_and_size(group)[1], group)
+
+
+def everyones_tokens(items: Tensor, mask: Tensor, group: ProcessGroup | None) -> tuple[Tensor, Tensor]:
+    """Token rows [b, P, D] and mask [b, P] of all processes, which may be of different lengths P."""
+    more = longest(items.shape[1], items.device, group) - items.shape[1]
+    return gather(functional.pad(items, (0, 0, 0, more)), group), gather(functional.pad(mask, (0, more)), group)
+
+
+class LateInteractionLoss(ScaledObjective):
+    """`late_interaction_loss` between the token rows of two inputs, with a learnable temperature.
+
+    Args:
+        queries: "image", "texts" (their first slot) or a field's name.
+        targets: Likewise.
+        scale: Multiplier to start from.
+        learnable: Whether the temperature trains.
+    """
+
+    needs = frozenset({"query", "positive", "multi"})
+
+    def __init__(
+        self, queries: str = "query", targets: str = "positive", scale: float = 1 / 0.07, learnable: bool = True
+    ) -> None:
+        super().__init__(scale, learnable)
+        self.queries, self.targets = queries, targets
+        self.needs = frozenset({queries, targets, "multi"})
+
+    def forward(self, embeddings: Embeddings) -> Tensor:
+        self.check_rows(embeddings)
+        queries, targets = tokens_of(embeddings, self.queries), tokens_of(embeddings, self.targets)
+        return late_interaction_loss(*queries, *targets, clamped_scale(self.log_scale), default_group())
+
+    def chance(self, images: int, captions: float) -> float:
+        return math.log(images)
 
 
 def _check(name: str, rows: Tensor, mask_name: str, mask: Tensor) -> None:

@@ -1,15 +1,18 @@
 """The one form every objective has: embeddings in, a scalar out."""
 
-from typing import Any, Literal
+from collections.abc import Mapping
+from typing import Any, Literal, TypeVar
 
+import torch
 from torch import Tensor, nn
 
-from losses.embeddings import Embeddings
+from losses.embeddings import Embeddings, FieldEmbeddings
 
 ALL_FIELDS = "fields"  # in `needs`: every further input that the samples bring
 UNIT_TOLERANCE = 0.02  # bfloat16 rows of unit length are this close to it
 
 Similarity = Literal["asymmetric", "cosine"]
+T = TypeVar("T")
 
 
 class Objective(nn.Module):
@@ -19,7 +22,8 @@ class Objective(nn.Module):
     wherever one of several processes is running.
 
     Attributes:
-        needs: What it reads: "image", "texts", "tokens", "multi", "labels", a field's name, or ALL_FIELDS.
+        needs: What it reads: "image", "texts", "tokens", "multi", "labels", "score", "scores", a field's name, or
+            ALL_FIELDS.
         needs_tokens: True means {"tokens"} beside `needs`.
         similarity: What its rows are compared by.
     """
@@ -66,13 +70,13 @@ class Objective(nn.Module):
         """
         if self._rows_checked:
             return
-        texts = embeddings.texts if embeddings.present is None else embeddings.texts[embeddings.present]
-        fields = {
-            name: each.rows if each.present is None else each.rows[each.present]
-            for name, each in embeddings.fields.items()
-        }
-        images = {} if embeddings.image is None else {"image": embeddings.image}
-        for name, rows in {**images, "texts": texts, **fields}.items():
+        given = {"image": (embeddings.image, None), "texts": (embeddings.texts, embeddings.present)}
+        fields = {name: (each.rows, each.present) for name, each in embeddings.fields.items()}
+        many = {f"multi.{name}": (each.rows, each.mask) for name, each in embeddings.multi.items()}
+        for name, (rows, there) in {**given, **fields, **many}.items():
+            if rows is None:
+                continue
+            rows = rows if there is None else rows[there]
             lengths = rows.detach().float().norm(dim=-1).flatten()
             worst = lengths[(lengths - 1).abs().argmax()].item() if len(lengths) else 1.0
             if not abs(worst - 1) <= UNIT_TOLERANCE:
@@ -90,3 +94,57 @@ def image_of(embeddings: Embeddings) -> Tensor:
     if embeddings.image is None:
         raise ValueError("image: the samples have no picture, and the objective compares pictures with texts")
     return embeddings.image
+
+
+def texts_of(embeddings: Embeddings) -> Tensor:
+    """The captions' rows [B, K, D]. Raises ValueError where the samples have none."""
+    if embeddings.texts is None:
+        raise ValueError("texts: the samples have no captions, and the objective reads them")
+    return embeddings.texts
+
+
+def field_of(embeddings: Embeddings, name: str) -> FieldEmbeddings:
+    """A field. Raises ValueError where the samples have none of that name."""
+    return _named("field", embeddings.fields, name)
+
+
+def distractors_of(embeddings: Embeddings, name: str | None) -> dict[str, Tensor | None]:
+    """A field as the arguments `distractors` and `distractors_present` of a loss; none for None."""
+    field = None if name is None else field_of(embeddings, name)
+    return {} if field is None else {"distractors": field.rows, "distractors_present": field.present}
+
+
+def rows_of(embeddings: Embeddings, name: str) -> tuple[Tensor, Tensor | None]:
+    """Rows [B, D] and ids [B] of "image", "texts" (the first slot) or a field (its first value).
+
+    Raises:
+        ValueError: where a sample has none.
+    """
+    if name == "image":
+        return image_of(embeddings), embeddings.image_ids
+    if name == "texts":
+        rows, present, ids = texts_of(embeddings), embeddings.present, embeddings.text_ids
+    else:
+        field = field_of(embeddings, name)
+        rows, present, ids = field.rows, field.present, field.ids
+    if present is not None and not present[:, 0].all():
+        raise ValueError(f"{name}: {int((~present[:, 0]).sum())} samples of the batch have none, expected one each")
+    return rows[:, 0], ids if ids is None or ids.dim() == 1 else ids[:, 0]
+
+
+def tokens_of(embeddings: Embeddings, name: str) -> tuple[Tensor, Tensor]:
+    """Token rows [B, L, D] and mask bool [B, L] of an input's first value. Raises ValueError where there are none."""
+    many = _named("token rows", embeddings.multi, name)
+    mask = many.rows.new_ones(many.rows.shape[:3], dtype=torch.bool) if many.mask is None else many.mask
+    return many.rows[:, 0], mask[:, 0]
+
+
+def scores_of(embeddings: Embeddings, name: str) -> Tensor:
+    """Scores [B] or [B, 1 + n], NaN where there is none. Raises ValueError where the samples have none of that name."""
+    return _named("scores", embeddings.scores, name)
+
+
+def _named(what: str, given: Mapping[str, T], name: str) -> T:
+    if name not in given:
+        raise ValueError(f"{name}: the samples have no such {what}, but {', '.join(given) or 'none'}")
+    return given[name]

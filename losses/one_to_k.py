@@ -14,7 +14,7 @@ from losses.engine.checks import check_captions, check_mask, choice, full_precis
 from losses.engine.distributed import default_group, global_sum, total
 from losses.engine.pairs import Pairs
 from losses.engine.tiles import lowest, tiled_logsumexp
-from losses.objective import image_of
+from losses.objective import distractors_of, image_of, texts_of
 from losses.temperature import ScaledObjective, clamped_scale
 
 Weighting = Literal["balanced", "published"]
@@ -120,18 +120,26 @@ class OneToKLoss(ScaledObjective):
         scale: Multiplier to start from; CLIP's and CCRK's 1 / 0.07.
         weighting: balanced or published.
         learnable: Whether the temperature trains.
+        distractors: A field of further texts that are nobody's own, negatives of every image; None for none.
     """
 
-    def __init__(self, scale: float = 1 / 0.07, weighting: Weighting = "balanced", learnable: bool = True) -> None:
+    def __init__(
+        self,
+        scale: float = 1 / 0.07,
+        weighting: Weighting = "balanced",
+        learnable: bool = True,
+        distractors: str | None = None,
+    ) -> None:
         super().__init__(scale, learnable)
         choice("weighting", weighting, Weighting)
-        self.weighting = weighting
+        self.weighting, self.distractors = weighting, distractors
+        self.needs |= {distractors} if distractors else set()
 
     def forward(self, embeddings: Embeddings) -> Tensor:
         self.check_rows(embeddings)
         return one_to_k_loss(
             image_of(embeddings),
-            embeddings.texts,
+            texts_of(embeddings),
             clamped_scale(self.log_scale),
             embeddings.present,
             self.weighting,
@@ -139,9 +147,12 @@ class OneToKLoss(ScaledObjective):
             image_ids=embeddings.image_ids,
             text_ids=embeddings.text_ids,
             paired=embeddings.paired,
+            **distractors_of(embeddings, self.distractors),
         )
 
-    def chance(self, images: int, captions: float) -> float:
+    def chance(self, images: int, captions: float) -> float | None:
+        if self.distractors:
+            return None
         # log(B K), image to text, and log B, text to image, which the published code divides by K
         share = 1 / max(captions, 1.0) if self.weighting == "published" else 1.0
         return (1 + share) / 2 * math.log(images) + math.log(max(captions, 1.0)) / 2

@@ -16,7 +16,7 @@ from losses.engine.captions import Captions, caption_columns, distractor_columns
 from losses.engine.checks import check_captions, choice, full_precision, working_precision
 from losses.engine.distributed import default_group, gather, global_sum, rank_and_size
 from losses.engine.tiles import edges
-from losses.objective import Objective, Similarity, image_of
+from losses.objective import Objective, Similarity, distractors_of, image_of, texts_of
 
 Negatives = Literal["sum", "hardest"]
 MARGINS = {"asymmetric": 0.05, "cosine": 0.2}
@@ -269,6 +269,7 @@ class PivotRankingLoss(Objective):
         margin: null for the authors' 0.05 (asymmetric) and 0.2 (cosine).
         parallel: Whether captions are ranked against captions of other languages too.
         negatives: sum or hardest.
+        distractors: A field of further texts that are nobody's own, negatives of every image; None for none.
     """
 
     def __init__(
@@ -277,17 +278,20 @@ class PivotRankingLoss(Objective):
         margin: float | None = None,
         parallel: bool = False,
         negatives: Negatives = "sum",
+        distractors: str | None = None,
     ) -> None:
         super().__init__()
         choice("similarity", similarity, Similarity)
         choice("negatives", negatives, Negatives)
         self.similarity, self.margin, self.parallel, self.negatives = similarity, margin, parallel, negatives
+        self.distractors = distractors
+        self.needs |= {distractors} if distractors else set()
 
     def forward(self, embeddings: Embeddings) -> Tensor:
         self.check_rows(embeddings)
         return pivot_ranking_loss(
             image_of(embeddings),
-            embeddings.texts,
+            texts_of(embeddings),
             self.similarity,
             self.margin,
             self.parallel,
@@ -297,4 +301,5 @@ class PivotRankingLoss(Objective):
             group=default_group(),
             image_ids=embeddings.image_ids,
             text_ids=embeddings.text_ids,
+            **distractors_of(embeddings, self.distractors),
         )

@@ -13,7 +13,7 @@ from losses.engine.checks import check_captions, full_precision, one_number, pos
 from losses.engine.distributed import default_group, global_sum, rank_and_size
 from losses.engine.pairs import Pairs
 from losses.engine.tiles import tiled_softplus
-from losses.objective import image_of
+from losses.objective import distractors_of, image_of, texts_of
 from losses.temperature import ScaledObjective, clamped_scale
 
 
@@ -76,10 +76,15 @@ class SiglipLoss(ScaledObjective):
         bias: Bias to start from; None for -log(B K - 1) of the first training batch, where every logit's expected
             gradient is 0 (the paper's -10 is this at B = 22,000).
         learnable: Whether temperature and bias train.
+        distractors: A field of further texts that are nobody's own, negatives of every image; None for none.
     """
 
-    def __init__(self, scale: float = 10.0, bias: float | None = None, learnable: bool = True) -> None:
+    def __init__(
+        self, scale: float = 10.0, bias: float | None = None, learnable: bool = True, distractors: str | None = None
+    ) -> None:
         super().__init__(scale, learnable)
+        self.distractors = distractors
+        self.needs |= {distractors} if distractors else set()
         self.bias = nn.Parameter(torch.tensor([0.0 if bias is None else bias]), requires_grad=learnable)
         self.bias_is_set: Tensor
         self.register_buffer("bias_is_set", torch.tensor(bias is not None))
@@ -90,16 +95,17 @@ class SiglipLoss(ScaledObjective):
         self.check_rows(embeddings)
         group = default_group()
         if not self._bias_looked_at:
-            self._set_bias(embeddings.texts, rank_and_size(group)[1])
+            self._set_bias(texts_of(embeddings), rank_and_size(group)[1])
         return siglip_loss(
             image_of(embeddings),
-            embeddings.texts,
+            texts_of(embeddings),
             clamped_scale(self.log_scale),
             self.bias,
             embeddings.present,
             group=group,
             image_ids=embeddings.image_ids,
             text_ids=embeddings.text_ids,
+            **distractors_of(embeddings, self.distractors),
         )
 
     @torch.no_grad()

@@ -16,7 +16,7 @@ from losses.engine.checks import check_integers, choice, full_precision, positiv
 from losses.engine.distributed import default_group, gather, global_sum, rank_and_size
 from losses.engine.pairs import Labels, Pairs, shared_labels
 from losses.engine.tiles import edges, tiled_logsumexp
-from losses.objective import ALL_FIELDS, Objective, image_of
+from losses.objective import ALL_FIELDS, Objective, image_of, texts_of
 from losses.temperature import log_scale_parameter
 
 Negatives = Literal["shuffled", "all"]
@@ -176,7 +176,7 @@ class SymileLoss(Objective):
             missing = int((~embeddings.present).sum())
             raise ValueError(f"present: {missing} captions missing, SymileLoss expects every modality of every sample")
         return symile_loss(
-            [image_of(embeddings), *embeddings.texts.unbind(1), *modalities_of(embeddings).values()],
+            [image_of(embeddings), *texts_of(embeddings).unbind(1), *modalities_of(embeddings).values()],
             self.log_scale.exp(),
             self.negatives,
             group=default_group(),

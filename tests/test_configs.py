@@ -10,7 +10,7 @@ import torch
 import yaml
 from webdataset import TarWriter
 
-from datamodules.shards.writing import encoded_sample
+from datamodules.shards.encoding import encoded_sample
 from mmtrain.cli import main
 from mmtrain.models.run_folder import folder_of
 

@@ -16,7 +16,8 @@ from num2words import CONVERTER_CLASSES, num2words
 from PIL import Image
 from sklearn.datasets import load_digits
 
-from datamodules.shards.writing import encoded_sample, write_shards
+from datamodules.shards.encoding import encoded_sample
+from datamodules.shards.writing import write_shards
 
 SPLITS = ("train", "val", "test")
 SCANS = {"train": slice(0, 1200), "val": slice(1200, 1400), "test": slice(1400, None)}

@@ -23,7 +23,8 @@ from datamodules.numbers.corpus import (
     png,
     words,
 )
-from datamodules.shards.writing import encoded_sample, write_shards
+from datamodules.shards.encoding import encoded_sample
+from datamodules.shards.writing import write_shards
 
 RELATIONS = ("equal", "text smaller", "image smaller", "neither")  # label "relation" 0 to 3
 # (numbers in the picture, numbers in the text) -> the relations possible; each pair of sizes comes as often as any

@@ -6,6 +6,7 @@ pack_rows(read_karpathy("dataset_coco.json"), "shards", images="coco", split="tr
 from datamodules.packing.aligned import read_multi30k, read_xtd10
 from datamodules.packing.folders import read_folder
 from datamodules.packing.manifests import read_crossmodal3600, read_jsonl, read_karpathy
+from datamodules.packing.pairs import read_pairs
 from datamodules.packing.relations import read_four_classes, read_tir
 from datamodules.packing.rows import SAMPLES_PER_SHARD, Row, digest_of, pack_once, pack_rows
 from datamodules.packing.stories import read_stories
@@ -24,6 +25,7 @@ __all__ = [
     "read_jsonl",
     "read_karpathy",
     "read_multi30k",
+    "read_pairs",
     "read_stories",
     "read_table",
     "read_tir",

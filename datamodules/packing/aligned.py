@@ -8,7 +8,7 @@ from pathlib import Path, PurePosixPath
 
 from datamodules.packing.rows import Row
 from datamodules.packing.texts import LANGUAGE_CODE, language_code, lines
-from datamodules.shards.writing import BadRow
+from datamodules.shards.encoding import BadRow
 
 RENAMED = {"jp": "ja"}  # XTD10 writes the country
 COCO_TRAINING = "COCO_train2014"

@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from datamodules.packing import Row, digest_of, pack_once, read_jsonl, read_table
+from datamodules.shards.encoding import BadRow
 from datamodules.shards.locations import LISTING, default_cache
-from datamodules.shards.writing import BadRow
 
 SUFFIXES = (".csv", ".tsv", ".jsonl")
 

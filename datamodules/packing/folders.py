@@ -10,7 +10,7 @@ from pathlib import Path, PurePosixPath
 
 from datamodules.packing.rows import Row
 from datamodules.packing.texts import LANGUAGE_CODE, language_code, open_text
-from datamodules.shards.writing import BadRow
+from datamodules.shards.encoding import BadRow
 
 IMAGE_ENDINGS = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif")
 OTHER_IMAGES = re.compile(

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 from datamodules.packing.aligned import read_multi30k, read_xtd10
 from datamodules.packing.folders import read_folder
 from datamodules.packing.manifests import read_crossmodal3600, read_jsonl, read_karpathy
+from datamodules.packing.pairs import read_pairs
 from datamodules.packing.relations import read_four_classes, read_tir
 from datamodules.packing.stories import read_stories
 from datamodules.packing.tables import read_table
@@ -20,10 +21,12 @@ class Format(NamedTuple):
     source: str = "FILE"
     splits: bool = False  # whether its rows say a split
     aliases: tuple[str, ...] = ()
+    pictures: bool = True  # whether its rows name any
 
 
 FORMATS = {
-    "jsonl": Format(read_jsonl, 'JSON Lines: a sample\'s record and "image", a path', splits=True),
+    "jsonl": Format(read_jsonl, 'JSON Lines: a sample\'s record and paths, such as "image"', splits=True),
+    "pairs": Format(read_pairs, "text pairs with negatives and scores: JSON Lines or TSV", splits=True, pictures=False),
     "csv": Format(read_table, "CSV or TSV with a row of column names", splits=True, aliases=("tsv",)),
     "karpathy": Format(read_karpathy, "Karpathy's split of COCO, Flickr30k ...", "JSON", True),
     "multi30k": Format(read_multi30k, "Multi30k's text files beside lists of pictures", "FOLDER", True),

@@ -3,17 +3,59 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
 from datamodules.packing.rows import Row
 from datamodules.packing.texts import lines, open_text
-from datamodules.shards.writing import BadRow, convert
+from datamodules.shards.encoding import BadRow, convert
+from datamodules.shards.samples import FEATURE_SUFFIX, PAIR_TEXTS, BrokenSample, read_scores, read_texts
+
+TAKEN = frozenset(("image", "texts", "score", "scores", *PAIR_TEXTS))  # names of what is no further file
 
 
 def read_jsonl(source: str | Path) -> Iterator[Row | BadRow]:
-    """JSON Lines: a sample's record and "image", a path. Other keys, "split" among them, travel in the record."""
-    return convert(_objects(source), lambda number, record: Row(number, record, (record.pop("image", None),)))
+    """JSON Lines: a sample's record, and paths: "image", "pictures" and "features".
+
+    "pictures" are {name: path or [path, ...]}, "features" {name: path of a .npy}; a name is of a to z and _. Image and
+    captions may be missing. Other keys, "split" among them, travel in the record.
+    """
+
+    def row(number: int, record: dict) -> Row:
+        where, image = f"row {number + 1}", record.pop("image", None)
+        files = _further(record.pop("pictures", None), "pictures", where)
+        files |= _further(record.pop("features", None), "features", where)
+        check_texts(record, where)
+        return Row(number, record, () if image is None else (image,), files, complete=False)
+
+    return convert(objects(source), row)
+
+
+def _further(named: object, kind: str, where: str) -> dict[str, str]:
+    """The paths of further pictures or features by what follows the key. Raises BadRow for anything else."""
+    files: dict[str, str] = {}
+    for name, paths in (named if isinstance(named, dict) else {"": named} if named else {}).items():
+        paths = paths if isinstance(paths, list) and kind == "pictures" else [paths]
+        if not re.fullmatch("[a-z_]+", name) or name in TAKEN:
+            raise BadRow(f"{kind} are no paths by names of a to z and _", where, name)
+        if not paths or not all(isinstance(path, str) and path for path in paths):
+            raise BadRow(f"{kind} are no paths", where, name)
+        if kind == "features":
+            files[f"{name}.{FEATURE_SUFFIX}"] = paths[0]
+        else:
+            files |= {f"{name}{number or ''}": path for number, path in enumerate(paths)}
+    return files
+
+
+def check_texts(record: dict, where: str) -> None:
+    """Raises BadRow where a record's query, positive or negatives are no texts, or the scores beside them none."""
+    try:
+        if any([read_texts(record, key) for key in PAIR_TEXTS]):
+            read_scores(record, "score")
+            read_scores(record)
+    except BrokenSample as error:
+        raise BadRow(error.cause, where) from None
 
 
 def read_crossmodal3600(source: str | Path) -> Iterator[Row | BadRow]:
@@ -30,7 +72,7 @@ def read_crossmodal3600(source: str | Path) -> Iterator[Row | BadRow]:
         captions = {language: texts.get("caption") for language, texts in entry.items() if isinstance(texts, dict)}
         return Row(number, {"id": key, "locale": entry.get("image/locale"), "captions": captions}, (f"{key}.jpg",))
 
-    return convert(_objects(source), row)
+    return convert(objects(source), row)
 
 
 def read_karpathy(source: str | Path, *, language: str = "en") -> Iterator[Row | BadRow]:
@@ -68,7 +110,7 @@ def read_karpathy(source: str | Path, *, language: str = "en") -> Iterator[Row |
         yield Row(number, record, (f"{image['filepath']}/{name}", name) if image.get("filepath") else (name,))
 
 
-def _objects(source: str | Path) -> Iterator[tuple[int, dict] | BadRow]:
+def objects(source: str | Path) -> Iterator[tuple[int, dict] | BadRow]:
     """(line from 0, object) of JSON Lines. Blank lines are passed over."""
     for number, line in enumerate(lines(source)):
         if line.strip():

@@ -8,7 +8,7 @@ from typing import Literal
 from PIL import Image, ImageOps
 
 from datamodules.images import opaque
-from datamodules.shards.writing import opened_image
+from datamodules.shards.encoding import opened_image
 
 
 def reencoded(

@@ -15,8 +15,8 @@ from pathlib import Path
 
 from datamodules.packing.rows import Row
 from datamodules.packing.tables import header_and_rows, read_table
+from datamodules.shards.encoding import BadRow, convert
 from datamodules.shards.samples import IMAGE_SUFFIXES
-from datamodules.shards.writing import BadRow, convert
 
 # (represented, adds) of each class, in the order of "relation"
 CLASSES = ("represented", "represented+adds", "not_represented", "not_represented+adds")
@@ -148,7 +148,7 @@ def read_four_classes(
         separator=separator,
     )
 
-    def post(number: int, record: dict, images: tuple[str]) -> Row:
+    def post(number: int, record: dict, images: tuple[str], *_: object) -> Row:
         value = record["labels"].get("relation")
         if value not in range(4):
             raise BadRow("no label" if value is None else "label out of range", f"row {number + 1} ({value})")

@@ -6,29 +6,25 @@ import hashlib
 import json
 import os
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from functools import partial
 from itertools import chain
 from pathlib import Path
-from typing import Literal, NamedTuple
+from types import MappingProxyType
+from typing import Annotated, Any, Literal
 
 from datamodules.files import one_at_a_time, whole_folder
+from datamodules.packing.proper_nouns import without_proper_nouns
 from datamodules.packing.reencoding import reencoded
+from datamodules.packing.row import Row
 from datamodules.packing.texts import lines
+from datamodules.shards.encoding import BadRow, convert, encoded_record, encoded_sample
 from datamodules.shards.locations import LISTING
-from datamodules.shards.samples import FEATURE_SUFFIX
-from datamodules.shards.writing import LISTED_SKIPS, BadRow, convert, encoded_record, encoded_sample, write_shards
+from datamodules.shards.samples import FEATURE_SUFFIX, holds
+from datamodules.shards.writing import LISTED_SKIPS, write_shards
 
 SAMPLES_PER_SHARD = 1000
 MOST_SPLITS = 20  # named in an error
-
-
-class Row(NamedTuple):
-    """A future sample: its place in the source from 0, its record, and where its image may lie, likeliest first."""
-
-    number: int
-    record: dict
-    images: tuple[str, ...]
 
 
 def pack_rows(
@@ -43,6 +39,8 @@ def pack_rows(
     image_format: Literal["jpeg", "webp"] | None = None,
     quality: int = 90,
     deduplicate: bool = False,
+    proper_nouns: Annotated[Mapping[str, str], "[it=MODEL]"] | None = None,
+    proper_noun_share: float = 0.8,
     samples_per_shard: int = SAMPLES_PER_SHARD,
     workers: int = 1,
     title: str = "packing",
@@ -61,6 +59,9 @@ def pack_rows(
         image_format: Encode every image anew; default: only those that are resized, as jpeg.
         quality: Of images encoded anew, 1 to 100.
         deduplicate: Leave out images that were packed before. Each is read twice and takes 100 bytes of memory.
+        proper_nouns: For each language spaCy's model, such as it=it_core_news_sm: leave out captions that are mostly
+            proper nouns.
+        proper_noun_share: Share of a caption's tokens from which on they are.
         samples_per_shard: Rows that make one shard.
         workers: Processes; the bytes written do not depend on it.
         title: Of the progress bar.
@@ -88,6 +89,8 @@ def pack_rows(
     chosen = _of_split(rows, split, splits)
     if only is not None:
         chosen = (row for row in chosen if isinstance(row, BadRow) or _names_of(row) & only)
+    if proper_nouns:
+        chosen = without_proper_nouns(chosen, proper_nouns, proper_noun_share)
     chosen = convert(chosen, partial(_usable, folder=folder, excluded=excluded))
     if deduplicate:
         chosen = _without_duplicates(chosen, folder)
@@ -130,11 +133,16 @@ def digest_of(rows: Iterable[Row | BadRow], images: str | Path, *key: object) ->
     for row in rows:
         content: object = str(row)
         if isinstance(row, Row):
-            image = _found(Path(images), row.images)
-            stat = Path(images, image).stat() if image is not None else None
-            content = [*row, None if stat is None else [stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns]]
+            stats = [_stat(Path(images), places) for places in (row.images, *((path,) for path in row.files.values()))]
+            content = [row.number, row.record, row.images, *stats, *row.files.items()]
         digest.update(json.dumps(content, sort_keys=True).encode())
     return digest.hexdigest()
+
+
+def _stat(folder: Path, places: Iterable[object]) -> list[int] | None:
+    found = _found(folder, places)
+    stat = None if found is None else Path(folder, found).stat()
+    return None if stat is None else [stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns]
 
 
 def _names(path: str | Path, field: str) -> frozenset[str]:
@@ -156,20 +164,35 @@ def _of_split(rows: Iterable[Row | BadRow], split: str | None, splits: set[str])
             splits.add(str(row.record["split"]))
 
 
-def _usable(number: int, record: dict, images: tuple[str, ...], *, folder: Path, excluded: frozenset[str]) -> Row:
+def _usable(
+    number: int,
+    record: dict,
+    images: tuple[str, ...],
+    files: Mapping[str, str],
+    complete: bool,
+    *,
+    folder: Path,
+    excluded: frozenset[str],
+) -> Row:
     """The row with the one image that is there. Raises BadRow for what can be seen without opening an image."""
-    encoded_record(number, record)
+    _, captions = encoded_record(number, record)
     where = _where(number, record)
+    if complete and not captions:
+        raise BadRow("no caption" if "captions" in record else "no captions", where)
+    if not (complete or images or files or holds(record, captions, ())):
+        raise BadRow("no picture and no text", where)
     if not all(isinstance(name, str) for name in images):
         raise BadRow("image is no path", where)
     if excluded & _names_of(Row(number, record, images)):
         raise BadRow("excluded id", where)
+    needed = [images] if complete or images else []
+    for places in (*needed, *((path,) for path in files.values())):
+        if _found(folder, places) is None:
+            outside = [name for name in places if not _inside(folder, name)]
+            cause = "image outside the folder of images" if outside else "missing image"
+            raise BadRow(cause, where, next(iter(outside or places), ""))
     image = _found(folder, images)
-    if image is None:
-        outside = [name for name in images if not _inside(folder, name)]
-        cause = "image outside the folder of images" if outside else "missing image"
-        raise BadRow(cause, where, next(iter(outside or images), ""))
-    return Row(number, record, (image,))
+    return Row(number, record, () if image is None else (image,), files)
 
 
 def _found(folder: Path, images: Iterable[object]) -> str | None:
@@ -188,13 +211,15 @@ def _without_duplicates(rows: Iterable[Row | BadRow], folder: Path) -> Iterator[
     # in the one process that hands out the work, so that which row comes first does not depend on the others' speed
     seen: set[bytes] = set()
 
-    def unseen(number: int, record: dict, images: tuple[str]) -> Row:
+    def unseen(number: int, record: dict, images: tuple[str, ...], *further: Any) -> Row:
         where = _where(number, record)
+        if not images:
+            return Row(number, record, images, *further)
         digest = hashlib.blake2b(_content(folder / images[0], where), digest_size=16).digest()
         if digest in seen:
             raise BadRow("duplicate image", where, images[0])
         seen.add(digest)
-        return Row(number, record, images)
+        return Row(number, record, images, *further)
 
     return convert(rows, unseen)
 
@@ -216,34 +241,45 @@ def _tasks(rows: Iterable[Row | BadRow], samples_per_shard: int, encoding: list 
         if len(task["rows"]) == samples_per_shard:
             yield task
             task = empty()
-        task["rows"].append([row.number, row.record, row.images[0]])
+        image = row.images[0] if row.images else None
+        task["rows"].append([row.number, row.record, image, *([dict(row.files)] if row.files else [])])
     if task["rows"] or task["left_out"]:
         yield task
 
 
 def _files(folder: Path, task: dict) -> Iterator[Path]:
-    for _, _, image in task["rows"]:
-        yield folder / image
+    for _, _, image, *further in task["rows"]:
+        for path in ([] if image is None else [image], *(files.values() for files in further)):
+            yield from (folder / name for name in path)
 
 
 def _samples(folder: Path, task: dict) -> Iterator[dict | BadRow]:
-    def sample(number: int, record: dict, image: str) -> dict:
+    def sample(number: int, record: dict, image: str | None, files: Mapping[str, str] = MappingProxyType({})) -> dict:
+        where, stored = _where(number, record), {}
+        for name, path in {"": image, **files}.items():
+            if path is not None:
+                try:
+                    stored[name] = content(path, where)
+                except BadRow as bad:
+                    raise BadRow(bad.cause, bad.where, path) from None
+        suffix = FEATURE_SUFFIX if image is not None and _features(image) else None
         try:
-            return encoded(number, record, image)
+            return encoded_sample(number, record, stored.pop("", None), suffix, stored)
         except BadRow as bad:
-            raise BadRow(bad.cause, bad.where, image) from None
+            raise BadRow(bad.cause, bad.where, bad.name or image or "") from None
 
-    def encoded(number: int, record: dict, image: str) -> dict:
-        where = _where(number, record)
-        content = _content(folder / image, where)
-        if image.lower().endswith(f".{FEATURE_SUFFIX}"):
-            return encoded_sample(number, record, content, FEATURE_SUFFIX)
-        if task["encoding"] is not None:
-            size, image_format, quality = task["encoding"]
-            content = reencoded(content, where, size=size, image_format=image_format, quality=quality)
-        return encoded_sample(number, record, content)
+    def content(path: str, where: str) -> bytes:
+        read = _content(folder / path, where)
+        if task["encoding"] is None or _features(path):
+            return read
+        size, image_format, quality = task["encoding"]
+        return reencoded(read, where, size=size, image_format=image_format, quality=quality)
 
     return convert(task["rows"], sample)
+
+
+def _features(path: str) -> bool:
+    return path.lower().endswith(f".{FEATURE_SUFFIX}")
 
 
 def _content(path: Path, where: str) -> bytes:

@@ -10,8 +10,8 @@ from pathlib import Path
 
 from datamodules.packing.manifests import read_jsonl
 from datamodules.packing.rows import Row
+from datamodules.shards.encoding import BadRow
 from datamodules.shards.samples import without_missing
-from datamodules.shards.writing import BadRow
 
 MATCHES = ("page", "story", "other")  # label "match" 0 to 2
 LITERAL = "-x-literal"  # a private subtag of BCP 47: what the image shows in plain words, which no story says

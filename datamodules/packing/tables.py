@@ -10,7 +10,7 @@ from pathlib import Path
 
 from datamodules.packing.rows import Row
 from datamodules.packing.texts import open_text
-from datamodules.shards.writing import BadRow, convert
+from datamodules.shards.encoding import BadRow, convert
 
 FIELD_LIMIT = 2**24  # characters; whole articles stand in one field, and Python's limit is 128 KiB
 

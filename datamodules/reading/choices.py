@@ -20,7 +20,8 @@ def choose_languages(
     """
     counts = {name: sum((source.captions for source in sources), Counter()) for name, sources in splits.items()}
     every = sum(counts.values(), Counter())
-    languages = list(chosen) if chosen else sorted(counts.get("train") or every)
+    trained = sum((count for name, count in counts.items() if name.endswith("train")), Counter())
+    languages = list(chosen) if chosen else sorted(trained or every)
     for language in languages:
         if language not in every and language not in elsewhere:
             raise ValueError(f"data.languages: no caption is in {language!r}; the shards have {shown(every)}")

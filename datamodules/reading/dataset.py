@@ -11,7 +11,7 @@ import random
 import warnings
 from bisect import bisect_right
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -19,16 +19,27 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from datamodules.batch import Batch, Skip, text_id
-from datamodules.captions.drawing import Drawing, Uniform
+from datamodules.batch import Batch, Skip
+from datamodules.captions.drawing import Drawing, Uniform, by_field
 from datamodules.images import BrokenImage, ImagePipeline, ImageTooLarge
-from datamodules.reading.choices import class_of
+from datamodules.reading.collating import Collator, Loaded
+from datamodules.reading.fields import FieldReader, Value
 from datamodules.shards.index_cache import IndexCache
 from datamodules.shards.locations import Reading
 from datamodules.shards.reader import ShardReader
 from datamodules.shards.records import PROBED, features_shape
 from datamodules.shards.remote import local_path
-from datamodules.shards.samples import FEATURE_SUFFIX, SUFFIXES, BrokenSample, Sample, read_features, read_sample
+from datamodules.shards.samples import (
+    FEATURE_SUFFIX,
+    SUFFIXES,
+    TEXT_FILES,
+    BrokenSample,
+    Sample,
+    read_features,
+    read_sample,
+    read_scores,
+)
+from datamodules.shards.survey import CAPTIONED
 from datamodules.stream.mixture import SurveyedSource
 from datamodules.tokenizers.tokenizer import Tokenizer
 
@@ -38,7 +49,8 @@ ATTEMPTS = 16  # samples tried for one place in a batch before the data counts a
 class Draw(NamedTuple):
     """Sample `sample` (among the usable ones) of shard `shard` at `position`; shard -1 is padding.
 
-    With a `language`, the sample is drawn for its caption in it, which comes whatever else is drawn.
+    With a `language`, the sample is drawn for its caption in it, which comes whatever else is drawn. `part` is the
+    number of the part of the step that it belongs to.
     """
 
     position: int
@@ -46,8 +58,10 @@ class Draw(NamedTuple):
     sample: int
     end: int = 0  # of the global batch, in training
     language: int = -1
+    part: int = 0
 
 
+SCORES = frozenset({"score", "scores"})
 PADDING = Draw(-1, -1, -1)
 
 
@@ -64,6 +78,9 @@ class ShardDataset(Dataset):
         streams: How many streams draw from the shards at once, each from another shard: so many stay indexed.
         label_names: For tasks labelled by strings, the strings in the order of their indices.
         seed: Of everything random about a sample.
+        needs: What a batch holds: "image", "texts", names of fields. Without "image" pictures are not decoded, without
+            "texts" there is no caption slot.
+        fields: Readers of further inputs by name.
     """
 
     def __init__(
@@ -78,15 +95,18 @@ class ShardDataset(Dataset):
         label_names: dict[str, list[str]] | None = None,
         tasks: Sequence[str] = (),
         reading: Reading,
-        seed: int = 0,
+        seed: object = 0,
         streams: int = 1,
+        needs: frozenset[str] = CAPTIONED,
+        fields: Mapping[str, FieldReader] | None = None,
     ) -> None:
+        self.needs, self.fields = needs, dict(fields or {})
         self.sources = list(sources)
         self.shards = [shard for source in sources for shard in source.shards]
         self.languages = list(languages)
         self.captions_per_image, self.views_per_image = captions_per_image, views_per_image
         self.label_names, self.tasks = label_names or {}, list(tasks)
-        self._tokenizer, self._drawing = tokenizer, Uniform() if drawing is None else drawing
+        self._drawing = Uniform() if drawing is None else drawing
         self.reading, self._seed = reading, seed
         largest = max(shard.samples for shard in self.shards)
         most = max(200_000, 2 * streams * largest)
@@ -97,7 +117,22 @@ class ShardDataset(Dataset):
         # row at which each shard starts, and the shard at which each source does
         self._starts = np.concatenate(([0], np.cumsum([len(shard) for shard in self.shards]))).tolist()
         self._firsts = np.concatenate(([0], np.cumsum([len(source.shards) for source in sources]))).tolist()
-        self._shape = self._probe()
+        # pictures that nobody looks at stay unread
+        keys = {reader.key for reader in self.fields.values() if reader.kind != "text"}
+        self._suffixes = SUFFIXES if "image" in needs | keys else TEXT_FILES
+        self._names = frozenset(keys - {"image"})
+        self._shape = self._probe() if "image" in needs else ()
+        self._field_shapes = {name: self._probe_field(reader) for name, reader in self.fields.items()}
+        self._collator = Collator(
+            tokenizer=tokenizer,
+            languages=self.languages,
+            shape=self._shape if "image" in needs else None,
+            label_names=self.label_names,
+            tasks=self.tasks,
+            fields=self.fields,
+            field_shapes=self._field_shapes,
+            scores=sorted(SCORES & needs),
+        )
 
     def __len__(self) -> int:
         return self._starts[-1]
@@ -112,8 +147,9 @@ class ShardDataset(Dataset):
         skipped: list[Skip] = []
         loaded = [row for draw in draws for row in self._load(draw, skipped)]
         slots = self.captions_per_image or max([1, *(len(item.texts) for item in loaded if item)])
+        slots = slots if "texts" in self.needs else 0
         try:
-            batch = self._batch(loaded, slots)
+            batch = self._collator(loaded, slots)
         except Exception as error:
             error.add_note(f"in a batch of the samples {', '.join(item.sample.id for item in loaded if item)}")
             raise
@@ -123,7 +159,7 @@ class ShardDataset(Dataset):
             batch.drawn.update((item.source, -1) for item in loaded[:: self.views_per_image] if item)
         return batch
 
-    def _load(self, draw: Draw, skipped: list[Skip]) -> Sequence[_Loaded | None]:
+    def _load(self, draw: Draw, skipped: list[Skip]) -> Sequence[Loaded | None]:
         """The rows of a draw: its views in training, else one; None is padding."""
         if draw.shard < 0:
             return [None]
@@ -153,26 +189,47 @@ class ShardDataset(Dataset):
     def _source(self, draw: Draw) -> int:
         return bisect_right(self._firsts, draw.shard) - 1
 
-    def _read(self, place: Draw, rngs: Sequence[random.Random]) -> Sequence[_Loaded]:
+    def _read(self, place: Draw, rngs: Sequence[random.Random]) -> Sequence[Loaded]:
         """A row for each `rng`; without one, as evaluation sees the sample."""
         path, number = self._place(place)
         index = self._source(place)
         source = self.sources[index]
         try:
-            sample = read_sample(*self._reader.read(path, number, SUFFIXES), self.reading.text_language)
-            if not sample.captions and sample.image is not None:
+            members = self._reader.read(path, number, self._suffixes, self._names)
+            sample = read_sample(*members, self.reading.text_language)
+            if "texts" in self.needs and not sample.captions and sample.image is not None:
                 raise BrokenSample("no caption")
-            views = _views(sample, source.images, rngs)
+            views = self._views(sample, source.images, rngs)
         except BrokenSample:
             if self._reader.cut(path, number):
                 raise BrokenSample("truncated shard") from None
             raise
-        if views[0].shape != self._shape:
-            mixed = (views[0].ndim == 3) != (len(self._shape) == 3)
-            raise BrokenSample("pictures and features mixed" if mixed else "features of another size")
-        texts = self._drawn_texts(sample, source, place, rngs) if rngs else [self._all_texts(sample, source)]
+        texts = self._texts(sample, source, place, rngs)
         row = self._starts[place.shard] + place.sample
-        return [_Loaded(sample, view, own, row, index) for view, own in zip(views, texts, strict=True)]
+        scores = {name: read_scores(sample.record, name) for name in SCORES & self.needs}
+        return [
+            Loaded(sample, view, own, row, index, self._values(sample, source, rng), scores)
+            for view, own, rng in zip(views, texts, rngs or [None], strict=True)
+        ]
+
+    def _views(self, sample: Sample, images: ImagePipeline, rngs: Sequence[random.Random]) -> Sequence[Tensor | None]:
+        """The picture or features of each row; None where the run reads neither."""
+        if "image" not in self.needs:
+            return [None] * max(1, len(rngs))
+        views = _views(sample, images, rngs)
+        if views[0].shape != self._shape:
+            mixed = (views[0].ndim == 3) != (len(self._shape) == 3)  # features are a row or tokens
+            raise BrokenSample("pictures and features mixed" if mixed else "features of another size")
+        return views
+
+    def _values(self, sample: Sample, source: SurveyedSource, rng: random.Random | None) -> dict[str, list[Value]]:
+        """The values of each field."""
+        allowed = self._index if source.languages is None else self._index.keys() & source.languages
+        values = {name: reader.read(sample, allowed, source.images, rng) for name, reader in self.fields.items()}
+        for name, each in values.items():
+            if any(isinstance(one.content, Tensor) and one.content.shape != self._field_shapes[name] for one in each):
+                raise BrokenSample("features of another size")
+        return values
 
     def _place(self, place: Draw) -> tuple[str, int]:
         shard = self.shards[place.shard]
@@ -188,6 +245,14 @@ class ShardDataset(Dataset):
             return self._reader.key(*self._place(place))
         except BrokenSample:
             return f"#{place.sample}"
+
+    def _texts(
+        self, sample: Sample, source: SurveyedSource, place: Draw, rngs: Sequence[random.Random]
+    ) -> Iterable[Sequence[tuple[int, str] | None]]:
+        """The captions of each row."""
+        if "texts" not in self.needs:
+            return [()] * max(1, len(rngs))
+        return self._drawn_texts(sample, source, place, rngs) if rngs else [self._all_texts(sample, source)]
 
     def _all_texts(self, sample: Sample, source: SurveyedSource) -> Sequence[tuple[int, str] | None]:
         return [
@@ -214,55 +279,29 @@ class ShardDataset(Dataset):
                 names += self._drawing.draw(pool, count - len(names), rng) if pool else []
             texts = {}
             for name in names:
-                caption = rng.choice(unused[name] or sample.captions[name])
+                pool, weights = unused[name] or sample.captions[name], source.caption_fields
+                caption = rng.choice(pool) if weights is None else by_field(pool, sample, name, weights, rng)
                 unused[name] = [other for other in unused[name] if other != caption]
                 texts[self._index[name]] = source.text(caption, name, rng)
             in_place = [(i, texts[i]) if i in texts else None for i in range(count)]
             yield in_place if len(self.languages) == count else list(texts.items())
 
-    def _batch(self, loaded: Sequence[_Loaded | None], slots: int) -> Batch:
-        size = len(loaded)
-        languages = [[-1] * slots for _ in range(size)]
-        text_ids = [[-1] * slots for _ in range(size)]
-        captions = [[""] * slots for _ in range(size)]
-        for b, item in enumerate(loaded):
-            for k, text in enumerate(item.texts if item else ()):
-                if text is not None:
-                    languages[b][k], captions[b][k] = text
-                    text_ids[b][k] = text_id(text[1])
-        present = torch.tensor(languages) >= 0
-        # without any caption, an empty one says what tokens look like
-        texts = [text for item in loaded if item for text in item.texts if text] or [(-1, "")]
-        ids, mask = self._tokenizer(
-            [caption for _, caption in texts], [self.languages[i] if i >= 0 else "und" for i, _ in texts]
-        )
-        tokens = ids.new_zeros(size, slots, *ids.shape[1:])
-        token_mask = mask.new_zeros(size, slots, mask.shape[1])
-        if present.any():
-            tokens[present], token_mask[present] = ids, mask
-        blank = torch.zeros(self._shape, dtype=torch.uint8 if len(self._shape) == 3 else torch.float32)
-        return Batch(
-            images=torch.stack([item.view if item else blank for item in loaded]),
-            tokens=tokens,
-            token_mask=token_mask,
-            present=present,
-            languages=torch.tensor(languages),
-            image_ids=torch.tensor([item.sample.image_id if item else -1 for item in loaded]),
-            text_ids=torch.tensor(text_ids),
-            rows=torch.tensor([item.row if item else -1 for item in loaded]),
-            sources=torch.tensor([item.source if item else -1 for item in loaded]),
-            ids=[item.sample.id if item else "" for item in loaded],
-            captions=captions,
-            labels={task: torch.tensor([self._label(item, task) for item in loaded]) for task in self.tasks},
-        )
-
-    def _label(self, item: _Loaded | None, task: str) -> int:
-        return class_of(item.sample.labels.get(task) if item else None, self.label_names.get(task))
-
     def _probe(self) -> tuple[int, ...]:
         """Shape of one image: that of the pipeline, or of features."""
         shape = features_shape(self._reader, self._first_places(), self.reading.text_language)
         return shape or self.sources[0].images.shape
+
+    def _probe_field(self, reader: FieldReader) -> tuple[int, ...]:
+        """Shape of one value of a field; of texts it is not known before."""
+        if reader.kind != "features":
+            return () if reader.kind == "text" else (getattr(reader, "images", None) or self.sources[0].images).shape
+        for path, number in self._first_places():
+            with contextlib.suppress(BrokenSample):
+                members = self._reader.read(path, number, self._suffixes, self._names)
+                sample = read_sample(*members, self.reading.text_language)
+                for value in reader.read(sample, self._index, self.sources[0].images, None):
+                    return tuple(value.content.shape) if isinstance(value.content, Tensor) else ()
+        return ()
 
     def _first_places(self) -> Iterator[tuple[str, int]]:
         for number, shard in enumerate(self.shards):
@@ -281,11 +320,3 @@ def _views(sample: Sample, images: ImagePipeline, rngs: Sequence[random.Random])
         return images.views(image, rngs) if rngs else [images.evaluate(image)]
     except (ImageTooLarge, BrokenImage) as error:
         raise BrokenSample(error.cause) from None
-
-
-class _Loaded(NamedTuple):
-    sample: Sample
-    view: Tensor
-    texts: Sequence[tuple[int, str] | None]  # one a slot: language index and text
-    row: int
-    source: int

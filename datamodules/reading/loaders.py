@@ -10,75 +10,41 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 
-from datamodules.batch import Batch
+from datamodules.batch import Batch, Batches
 from datamodules.images import resizing
 from datamodules.reading.dataset import PADDING, Draw, ShardDataset
+from datamodules.reading.parts import PartStream
 from datamodules.reading.prefetch import Prefetch
 from datamodules.stream.cursor import Cursor
-from datamodules.stream.order import Interleave, PassOrder
-from datamodules.stream.streams import Stream
 
 T = TypeVar("T")
-
-
-class TrainingStream:
-    """position -> draw, over one stream or a mixture of several by their weights.
-
-    Args:
-        streams: What is mixed.
-        seed: Of the order.
-        window: Shuffle window in samples of the shards.
-    """
-
-    def __init__(self, streams: Sequence[Stream], seed: int, window: int) -> None:
-        self._streams = list(streams)
-        # a language's window spans as many shards as one of all samples, or each draw might open another file
-        self._orders = [
-            PassOrder(stream.counts, seed, max(1, round(window * stream.density)), salt)
-            for salt, stream in enumerate(streams)
-        ]
-        self._mix = Interleave([stream.weight for stream in streams])
-
-    def draw(self, position: int, end: int = 0) -> Draw:
-        number, place = self._mix(position)
-        stream = self._streams[number]
-        shard, place = self._orders[number](place)
-        return Draw(position, stream.first + shard, stream.sample(shard, place), end, stream.language)
-
-    def ahead(self, position: int) -> tuple[list[int], list[int]]:
-        """The shards that are drawn from at a position, and those that come next, soonest first."""
-        now: list[int] = []
-        later: list[int] = []
-        for stream, order, place in zip(self._streams, self._orders, self._mix.places(position).tolist(), strict=True):
-            for numbers, shards in zip((now, later), order.ahead(place), strict=True):
-                numbers += [stream.first + shard for shard in shards]
-        return list(dict.fromkeys(now)), list(dict.fromkeys(later))
 
 
 class TrainingBatches:
     """This rank's part of each global batch of the epoch that holds the cursor, from the cursor on.
 
-    Global batch = world x batch_size consecutive positions; rank r takes the r-th part. The tail that fills no global
-    batch is carried into the next epoch.
+    A global batch is consecutive positions, of which each part of the step has its interval; rank r takes the r-th part
+    of each interval. The tail that fills no global batch is carried into the next epoch.
 
     Args:
+        parts: One, or the parts of each step.
         repeated: Draw the first so many samples again and again; None for the whole stream.
     """
 
     def __init__(
         self,
-        stream: TrainingStream,
+        parts: Sequence[PartStream],
         cursor: Cursor,
-        batch_size: int,
         epoch_length: int,
         rank: int = 0,
         world: int = 1,
         repeated: int | None = None,
         prefetch: Prefetch | None = None,
     ) -> None:
-        self._stream, self._cursor, self._prefetch = stream, cursor, prefetch
-        self._batch_size, self._epoch_length, self._repeated = batch_size, epoch_length, repeated
-        self._rank, self._group = rank, batch_size * world
+        self._parts, self._cursor, self._prefetch = list(parts), cursor, prefetch
+        self._epoch_length, self._repeated = epoch_length, repeated
+        self._rank, self._world = rank, world
+        self._group = sum(part.batch_size for part in parts) * world
 
     def __len__(self) -> int:
         """Batches of the whole current epoch, those already trained included."""
@@ -91,9 +57,21 @@ class TrainingBatches:
             end = first + self._group
             first = first % self._repeated if self._repeated else first
             if self._prefetch is not None:
-                self._prefetch.want(*self._stream.ahead(first))
-            mine = range(first + self._rank * self._batch_size, first + (self._rank + 1) * self._batch_size)
-            yield [self._stream.draw(position, end) for position in mine]
+                self._prefetch.want(*self._ahead(first))
+            yield [
+                draw for part in self._parts for draw in part.draws(first, end, self._group, self._rank, self._world)
+            ]
+
+    def _ahead(self, first: int) -> tuple[list[int], list[int]]:
+        """The shards that the parts draw from, and those that come next, by their number among those of all parts."""
+        now: list[int] = []
+        later: list[int] = []
+        before = 0
+        for part in self._parts:
+            for numbers, own in zip((now, later), part.ahead(first, self._group, self._world), strict=True):
+                numbers += [before + number for number in own]
+            before += part.stream.shards
+        return now, later
 
 
 class EvaluationBatches:
@@ -122,7 +100,7 @@ class TrainLoader(DataLoader):
     loader is ahead of what was trained.
     """
 
-    def __iter__(self) -> Iterator[Batch]:  # type: ignore[override]  # made at the first batch
+    def __iter__(self) -> Iterator[Batch | Batches]:  # type: ignore[override]  # made at the first batch
         yield from super().__iter__()
 
     def close(self) -> None:

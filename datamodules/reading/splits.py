@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from datamodules.account import Counts, SkipAccount
 from datamodules.captions.rewriting import TextTransform
 from datamodules.images import ImagePipeline
 from datamodules.reading.choices import choose_labels, choose_languages
-from datamodules.shards.locations import Reading
-from datamodules.shards.survey import lacking_shown
+from datamodules.reading.parts import Part
+from datamodules.shards.locations import Reading, weighted_parts
+from datamodules.shards.survey import CAPTIONED, ShardSurvey, lacking_shown
 from datamodules.stream.identity import inform
 from datamodules.stream.mixture import Source, SurveyedSource, survey_sources
 
@@ -27,6 +28,7 @@ class Splits:
         account: Gets what is lost already.
         images: Encoded images to pixels, where a source has no way of its own.
         text: Rewriting of the training split's captions, where a source has none of its own.
+        parts: For splits of a part of the step, the part, whose languages, images and text come before the run's.
     """
 
     specs: dict[str, list[Source] | str | None]
@@ -36,12 +38,14 @@ class Splits:
     images: ImagePipeline
     text: TextTransform
     reading: Reading
+    parts: dict[str, Part] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.languages: list[str] = list(self.chosen or [])
         self.elsewhere: list[str] = []  # languages that a split may lack, since splits have languages of their own
         self.tasks: list[str] = []
         self.sources: dict[str, list[SurveyedSource]] = {}
+        self.needs: dict[str, frozenset[str]] = {}  # by split what its samples must hold, where that is not CAPTIONED
         self.left_out: dict[str, Counts] = {}  # by split, rows of a manifest that could not be packed
 
     def survey(self, names: Sequence[str]) -> None:
@@ -51,23 +55,35 @@ class Splits:
         self.languages = choose_languages(self.sources, self.languages, self.elsewhere)
         for name in names:
             present = set(self.elsewhere).union(*(source.captions for source in self.sources[name]))
-            if absent := [language for language in self.languages if language not in present]:
+            chosen = self.parts[name].languages if name in self.parts else None
+            if absent := [language for language in chosen or self.languages if language not in present]:
                 inform(f"{name}: no caption in {', '.join(absent)}")
         every = [source for sources in self.sources.values() for source in sources]
         self.tasks, self.label_names = choose_labels(every, self.label_names)
 
-    def _survey(self, name: str) -> list[SurveyedSource]:
-        spec = self.specs[name]
+    def holds(self, name: str) -> list[ShardSurvey]:
+        """The shards of a split, whatever its samples hold."""
+        return [shard for source in self._read(name, frozenset()) for shard in source.shards]
+
+    def _read(self, name: str, needs: frozenset[str]) -> list[SurveyedSource]:
+        spec, part = self.specs[name], self.parts.get(name, Part())
         assert spec is not None
+        if part.languages is not None and isinstance(spec, str):
+            spec = [Source(shards, weight, part.languages) for shards, weight in weighted_parts(spec, f"data.{name}")]
         # in the test split an image without a caption in the chosen languages stays: captions are ranked against all
-        sources = survey_sources(
+        return survey_sources(
             spec,
             field=f"data.{name}",
-            images=self.images,
-            text=self.text,
+            images=part.images or self.images,
+            text=part.text or self.text,
             languages=None if name == "test" else self.chosen,
             reading=self.reading,
+            needs=needs,
         )
+
+    def _survey(self, name: str) -> list[SurveyedSource]:
+        spec = self.specs[name]
+        sources = self._read(name, self.needs.get(name, CAPTIONED))
         shards = [shard for source in sources for shard in source.shards]
         lost = Counter({(shard.name, cause): n for shard in shards for cause, n in shard.lost.items()})
         lost += self.left_out.get(name, Counter())
@@ -85,7 +101,7 @@ class Splits:
             raise ValueError(f"data.{name}: no sample holds all that is needed: {lacking_shown(lacking)}")
         if not samples:
             causes = ", ".join(sorted({cause for _, cause in lost})) or "empty shards"
-            where = spec if isinstance(spec, str) else ", ".join(source.shards for source in spec)
+            where = spec if isinstance(spec, str) else ", ".join(source.shards for source in spec or ())
             raise ValueError(f"data.{name}: no sample in {where} ({causes}); shards with samples")
         self.account.check_lost(lost, samples + lost.total())
         return sources

@@ -33,7 +33,6 @@ from datamodules.shards.samples import (
     holds,
     read_features,
     read_sample,
-    read_score,
     read_scores,
     read_texts,
 )
@@ -150,7 +149,7 @@ class _Tally:
         for key in PAIR_TEXTS:
             read_texts(sample.record, key)
         if "query" in sample.record:
-            read_score(sample.record)
+            read_scores(sample.record, "score")
             read_scores(sample.record)
         for suffix, content in sample.files.items():
             if suffix.endswith(FEATURE_SUFFIX):

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import IO
 
 from datamodules.files import write_whole
-from datamodules.shards.locations import LISTING, read_listing
+from datamodules.shards.locations import LISTING, held_by, read_listing
 
 FORMAT = 1
 JOURNAL = ".shards.jsonl"
@@ -56,15 +56,17 @@ def _line(entry: dict) -> str:
 
 def end_journal(out: Path, entries: list[dict]) -> dict:
     """Writes shards.json, which says what it returns, in place of the journal."""
-    captions, skipped = Counter[str](), Counter[str]()
+    captions, skipped, held = Counter[str](), Counter[str](), Counter[str]()
     for entry in entries:
         captions.update(entry["captions"])
         skipped.update(entry["skipped"])
+        held.update(held_by(entry))
     listing = {
         "format": FORMAT,
         "samples": sum(entry["samples"] for entry in entries),
         "images": sum(entry["images"] for entry in entries),
         "captions": dict(sorted(captions.items())),
+        "holds": dict(sorted(held.items())),
         "bytes": sum(entry["bytes"] for entry in entries),
         "skipped": dict(sorted(skipped.items())),
         "shards": entries,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -45,6 +46,10 @@ class Reading:
     allow_pipe: bool = False
     cache_gb: float | None = None
     patience: Patience = PATIENCE
+
+    def __post_init__(self) -> None:
+        if self.cache_gb is not None and not self.cache_gb > 0:
+            raise ValueError(f"data.cache_gb: {self.cache_gb} is too small; above 0")
 
     @property
     def cache_folder(self) -> Path:
@@ -151,10 +156,14 @@ def read_listing(path: str | Path) -> dict[str, dict] | None:
         return None
 
 
+def held_by(entry: dict) -> Counter[str]:
+    """What the samples of a shard hold, by its entry of shards.json; without "holds" each has an image and captions."""
+    return Counter(entry.get("holds", {"image": entry["samples"], "texts": entry["samples"]}))
+
+
 def _believable(entry: dict) -> bool:
     """Whether it says all that an entry says, and no more samples than its bytes can hold: a file or two each."""
     complete = {"samples", "languages", "labels", "bytes", "checksum", "inputs"} <= entry.keys()
     if not complete or not isinstance(entry.get("holds", {}), dict):
         return False
-    files = entry["samples"] + entry.get("holds", {"image": entry["samples"]}).get("image", 0)
-    return 2 * BLOCK * files <= entry["bytes"]
+    return 2 * BLOCK * (entry["samples"] + held_by(entry)["image"]) <= entry["bytes"]

@@ -120,25 +120,19 @@ def read_texts(record: Mapping[str, Any], key: str, language: str = "und") -> li
     return [(name, text) for name, of_language in found.items() for text in of_language]
 
 
-def read_score(record: Mapping[str, Any]) -> float | None:
-    """How similar query and positive are, None where nobody said. Raises BrokenSample for what is no finite number."""
-    score = record.get("score")
-    if score is not None and not _finite(score):
-        raise BrokenSample("score is no finite number")
-    return score
+def read_scores(record: Mapping[str, Any], key: str = "scores") -> list[float]:
+    """The "score" of a pair, how similar query and positive are, or a reranker's "scores" of the positive texts and
+    then of the negatives; [] where there are none.
 
-
-def read_scores(record: Mapping[str, Any]) -> list[float]:
-    """A reranker's scores of the positive texts and then of the negatives, [] where there are none.
-
-    Raises BrokenSample for what is no list of finite numbers, one for each of those texts.
+    Raises BrokenSample for what is no finite number, and for scores that are not one for each of those texts.
     """
-    scores = record.get("scores")
+    scores = record.get(key)
     if scores is None or scores == []:
         return []
+    scores = [scores] if key == "score" else scores
     if not isinstance(scores, list) or not all(map(_finite, scores)):
-        raise BrokenSample("scores are no finite numbers")
-    if len(scores) != sum(len(read_texts(record, key)) for key in ("positive", "negatives")):
+        raise BrokenSample("score is no finite number" if key == "score" else "scores are no finite numbers")
+    if key == "scores" and len(scores) != sum(len(read_texts(record, text)) for text in ("positive", "negatives")):
         raise BrokenSample("scores are not as many as positive and negatives")
     return scores
 
@@ -211,7 +205,7 @@ def _by_language(texts: dict, otherwise: str) -> dict[str, list[str]]:
         of_language = of_language if isinstance(of_language, list) else [of_language]
         if not all(isinstance(text, str) for text in of_language):
             raise BrokenSample(otherwise)
-        of_language = [text.strip() for text in of_language if not all(map(_unseen, text))]
+        of_language = [text.strip() for text in of_language if not blank(text)]
         if of_language:
             by_language[language] = of_language
     return by_language
@@ -221,8 +215,9 @@ def _finite(value: object) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
-def _unseen(character: str) -> bool:
-    return character in FILLERS or unicodedata.category(character) in UNSEEN
+def blank(text: str) -> bool:
+    """Whether it shows nothing."""
+    return all(character in FILLERS or unicodedata.category(character) in UNSEEN for character in text)
 
 
 def read_labels(labels: object) -> dict[str, int | str]:

@@ -27,6 +27,12 @@ class Patience:
     retry_seconds: Sequence[float] = (1, 4, 16)
     timeout_seconds: float = 10
 
+    def __post_init__(self) -> None:
+        if not all(seconds >= 0 for seconds in self.retry_seconds):
+            raise ValueError(f"data.retry_seconds: {self.retry_seconds}; seconds to wait before each further try")
+        if not self.timeout_seconds > 0:
+            raise ValueError(f"data.timeout_seconds: {self.timeout_seconds} is too small; above 0")
+
 
 PATIENCE = Patience()
 

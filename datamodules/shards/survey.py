@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 
 from datamodules.shards.index_cache import IndexCache
-from datamodules.shards.locations import Reading, is_remote, read_listing
+from datamodules.shards.locations import Reading, held_by, is_remote, read_listing
 from datamodules.shards.progress import with_progress
 from datamodules.shards.reader import ShardReader
 from datamodules.shards.remote import listing_path, remembered
@@ -163,11 +163,6 @@ def survey_shard(
     if not usable.all():
         result.usable = np.flatnonzero(usable).astype(np.int32)
     return result
-
-
-def held_by(entry: dict) -> Counter[str]:
-    """What the samples of a shard hold, by its entry of shards.json: before there was "holds", both of a pair."""
-    return Counter(entry.get("holds", dict.fromkeys(sorted(CAPTIONED), entry["samples"])))
 
 
 def _all_usable(shard: ShardSurvey, languages: Sequence[str] | None, needs: frozenset[str]) -> bool:

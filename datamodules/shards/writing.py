@@ -2,144 +2,27 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
-import io
 import json
 import multiprocessing
 import os
-import re
 import threading
 import time
-import unicodedata
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Executor, Future, ProcessPoolExecutor, wait
 from pathlib import Path
-from typing import Any, TypeVar
 
-from PIL import Image, ImageOps
 from webdataset import TarWriter
 
 from datamodules.files import whole_file, writing_into
-from datamodules.images import opaque, opened
+from datamodules.shards.encoding import BadRow
 from datamodules.shards.journal import begin_journal, drop_journal, end_journal, finished_shards, note
 from datamodules.shards.locations import LISTING
 from datamodules.shards.progress import with_progress
-from datamodules.shards.samples import (
-    FEATURE_SUFFIX,
-    IMAGE_SUFFIXES,
-    BrokenSample,
-    languages_held,
-    read_labels,
-    read_record,
-    without_missing,
-)
+from datamodules.shards.samples import IMAGE_SUFFIXES, languages_held, read_labels, read_record
 
 LISTED_SKIPS = 20  # a shard's entry names the first skips and counts the rest
-UNDECODED = re.compile("[\udc80-\udcff]")  # what "surrogateescape" makes of bytes that are no UTF-8
-T = TypeVar("T")
-SUFFIX_OF_FORMAT = {"JPEG": "jpg", "PNG": "png", "WEBP": "webp", "MPO": "jpg"}
-# none whose reader starts another program, as that of EPS does
-FORMATS = (*SUFFIX_OF_FORMAT, "AVIF", "BMP", "DIB", "GIF", "ICO", "JPEG2000", "PCX", "PPM", "QOI", "TGA", "TIFF")
-PNG_MODES = ("1", "L", "LA", "P", "RGB", "RGBA")
-
-
-class BadRow(Exception):
-    """A row that cannot become a sample: `cause` is counted; `where` (line, id) is listed, and a file's `name` where
-    the id does not say it.
-    """
-
-    def __init__(self, cause: str, where: str, name: str = "") -> None:
-        listed = f"{where}: {cause}" + (f" {name}" if name not in where else "")
-        super().__init__(listed.encode(errors="backslashreplace").decode())  # what is no Unicode cannot be written
-        self.cause, self.where = cause, where
-
-
-def convert(rows: Iterable[Any], make: Callable[..., T]) -> Iterator[T | BadRow]:
-    """make(*row) of each row, or the BadRow that it raises. BadRows among the rows pass through."""
-    for row in rows:
-        try:
-            yield row if isinstance(row, BadRow) else make(*row)
-        except BadRow as bad:
-            yield bad
-
-
-@contextlib.contextmanager
-def opened_image(content: bytes, where: str) -> Iterator[Image.Image]:
-    """The encoded image, opened. Raises BadRow for whatever goes wrong with it inside the block."""
-    # Pillow's readers raise whatever a damaged file makes them stumble over (SyntaxError, struct.error, IndexError...)
-    try:
-        with opened(content, FORMATS) as image:
-            yield image
-    except Exception:
-        raise BadRow("broken image", where) from None
-
-
-def encoded_sample(number: int, record: dict, image: bytes, suffix: str | None = None) -> dict:
-    """A sample as TarWriter takes it.
-
-    Args:
-        number: Its place in the source; makes the key unique and the order readable.
-        record: The JSON object; "id" and "captions" are checked.
-        image: The encoded image; other formats than jpg, png and webp are stored upright as png. With suffix "npy",
-            features.
-
-    Raises BadRow when the record breaks the format, or the image's header cannot be read.
-    """
-    content = encoded_record(number, record)
-    if suffix != FEATURE_SUFFIX:
-        image, suffix = _stored_image(image, f"row {number + 1} ({record['id']})")
-    return {"__key__": f"{number:09d}-{_safe(record['id'])}", "json": content, suffix: image}
-
-
-def encoded_record(number: int, record: dict) -> bytes:
-    """The JSON of a sample. Captions and labels that are null or NaN, as tables are exported, are left out, and whole
-    floats among the labels become numbers. Raises BadRow when its id, captions or labels break the format.
-    """
-    where = f"row {number + 1}"
-    if not isinstance(record.get("id"), str) or not record["id"]:
-        raise BadRow("id is no string", where)
-    try:
-        if "labels" in record:
-            record = record | {"labels": read_labels(record["labels"])}
-    except BrokenSample as error:
-        raise BadRow(error.cause, f"{where} ({record['id']})") from None
-    if isinstance(record.get("captions"), dict):
-        record = record | {"captions": without_missing(record["captions"])}
-    text = json.dumps(record, ensure_ascii=False, separators=(",", ":"))
-    try:
-        content = text.encode()
-    except UnicodeEncodeError:
-        if UNDECODED.search(text):
-            raise BadRow("invalid UTF-8", where) from None
-        content = text.encode(errors="replace")  # half a pair, as JSON can spell it
-    where = f"{where} ({record['id']})"
-    try:
-        _, captions = read_record({"json": content})
-    except BrokenSample as error:
-        raise BadRow(error.cause, where) from None
-    if "captions" not in record:
-        raise BadRow("no captions", where)
-    if not captions:
-        raise BadRow("no caption", where)
-    return content
-
-
-def _stored_image(content: bytes, where: str) -> tuple[bytes, str]:
-    with opened_image(content, where) as image:
-        if image.format in SUFFIX_OF_FORMAT:
-            return content, SUFFIX_OF_FORMAT[image.format]
-        image.load()  # which turns a TIFF
-        upright, png = ImageOps.exif_transpose(image), io.BytesIO()
-        (upright if upright.mode in PNG_MODES else opaque(upright)).save(png, "PNG")
-        return png.getvalue(), "png"
-
-
-def _safe(name: str) -> str:
-    """An id as part of a key: without dots, where webdataset ends keys, and slashes, which mean folders in a tar."""
-    ascii_name = unicodedata.normalize("NFKD", name).encode("ascii", "ignore").decode()
-    return re.sub(r"[^A-Za-z0-9_-]+", "_", ascii_name)[:64]
 
 
 # A task names everything that one shard is made from, so that another process, or a later run, makes the same shard.

@@ -56,13 +56,23 @@ def streams_of(
     alpha: float | None,
     caps: Mapping[str, int],
     reading: Reading,
+    apart: bool = False,
 ) -> list[Stream]:
     """The streams of a mixture: by language where alpha or caps are given, else all samples as one, or one a source
-    where they have weights. Raises ValueError for a cap on a language that is not in use.
+    where they have weights or are to be `apart`. Raises ValueError for a cap on a language that is not in use, and for
+    languages and sources apart.
     """
     for language in caps:
         if language not in languages:
             raise ValueError(f"data.language_caps: {language!r} is not among the languages in use, {shown(languages)}")
+    if apart and (alpha is not None or caps):
+        raise ValueError("data.mixing: batches takes a source at a time, data.language_alpha a language; one of them")
+    if apart:
+        firsts = np.cumsum([0, *(len(source.shards) for source in sources)]).tolist()
+        return [
+            Stream([len(shard) for shard in source.shards], first, source.weight or float(len(source)))
+            for first, source in zip(firsts, sources, strict=False)
+        ]
     if alpha is not None or caps:
         return language_streams(sources, languages, 1.0 if alpha is None else alpha, caps, reading)
     return [

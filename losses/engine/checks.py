@@ -2,17 +2,19 @@
 
 from collections.abc import Callable
 from functools import wraps
-from typing import Any, get_args
+from typing import Any, TypeVar, get_args
 
 import torch
 from torch import Tensor
 
+T = TypeVar("T")
 
-def full_precision(loss: Callable[..., Tensor]) -> Callable[..., Tensor]:
+
+def full_precision(loss: Callable[..., T]) -> Callable[..., T]:
     """Switches autocast off inside a loss, on the device of its first argument that is a tensor or a list of them."""
 
     @wraps(loss)
-    def without_autocast(*args: Any, **kwargs: Any) -> Tensor:
+    def without_autocast(*args: Any, **kwargs: Any) -> T:
         firsts = (each[0] if isinstance(each, list) and each else each for each in (*args, *kwargs.values()))
         device = next((each.device.type for each in firsts if isinstance(each, Tensor)), "cpu")
         with torch.autocast(device, enabled=False):

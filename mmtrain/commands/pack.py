@@ -12,6 +12,8 @@ from mmtrain.commands.usage import Folder, OneLineParser, add_arguments, add_com
 from mmtrain.display.messages import say
 
 WORKERS = os.cpu_count() or 1
+HALVES = {"image": "picture", "texts": "caption"}
+OF_PICTURES = ("images", "image_size", "image_format", "quality", "deduplicate", "proper_nouns", "proper_noun_share")
 
 
 def add_formats(pack: OneLineParser) -> None:
@@ -23,6 +25,7 @@ def add_formats(pack: OneLineParser) -> None:
         parser.add_argument("--out", required=True, metavar="DIR", help="gets the shards and shards.json")
         add_arguments(parser, format.read, without=("source",))
         without = ("rows", "out", "title") + (() if format.splits else ("split",))
+        without += () if format.pictures else OF_PICTURES
         add_arguments(parser, packing.pack_rows, without=without, defaults={"workers": WORKERS, "images": None})
         parser.set_defaults(run=partial(_pack, format))
     add_command(formats, "numbers", numbers, "the embedded corpus: handwritten numbers in many languages")
@@ -30,7 +33,7 @@ def add_formats(pack: OneLineParser) -> None:
 
 def _pack(format: Format, options: argparse.Namespace) -> None:
     source = Path(options.source)
-    images = options.images or (source if source.is_dir() else source.parent)
+    images = vars(options).get("images") or (source if source.is_dir() else source.parent)
     rows = call(format.read, options)
     _print(options.out, call(packing.pack_rows, options, rows=rows, images=images, title=f"packing {source.name}"))
 
@@ -78,11 +81,15 @@ def numbers(
 
 
 def _print(out: str, facts: dict[str, Any]) -> None:
-    """What was written, and what was not, by cause."""
-    languages, causes = facts["captions"], facts["skipped"]
+    """What was written, what its rows lack, and what was not written, by cause."""
+    languages, causes, holds = facts["captions"], facts["skipped"], facts["holds"]
     left_out = ", ".join(f"{rows:,} {cause}" for cause, rows in causes.items())
+    contents = [f"{facts['samples']:,} samples", f"{facts['images']:,} images"]
+    contents += [f"{sum(languages.values()):,} captions in {len(languages)} languages"]
+    contents += [f"{count:,} with {name}" for name, count in holds.items() if name not in ("image", "texts")]
+    lacks = [f"{facts['samples'] - holds.get(name, 0):,} have no {what}" for name, what in HALVES.items()]
     say(
-        f"{out}: {facts['samples']:,} samples, {facts['images']:,} images, {sum(languages.values()):,} captions"
-        f" in {len(languages)} languages, {facts['bytes'] / 2**20:.1f} MiB in {len(facts['shards'])} shards"
+        f"{out}: {', '.join(contents)}, {facts['bytes'] / 2**20:.1f} MiB in {len(facts['shards'])} shards"
+        + "".join(f"; {lack}" for lack in lacks if not lack.startswith("0 "))
         + (f"; {sum(causes.values()):,} rows left out ({left_out}), listed in shards.json" if causes else "")
     )

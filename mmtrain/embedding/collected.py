@@ -76,7 +76,7 @@ class EmbeddedSplit:
     def add(self, batch: Batch, embeddings: Embeddings) -> None:
         b, k = real_captions(batch)
         captions = [batch.captions[i][j] for i, j in zip(b.tolist(), k.tolist(), strict=True)]
-        assert embeddings.image is not None
+        assert embeddings.image is not None and embeddings.texts is not None
         self.parts.append(
             columns(batch, embeddings.image, embeddings.texts[b, k], b, k)
             | {

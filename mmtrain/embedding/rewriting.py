@@ -14,9 +14,10 @@ from torch.utils.data import DataLoader
 from datamodules.files import whole_folder, write_whole
 from datamodules.reading.loaders import make_loader
 from datamodules.reading.whole import WholeSample, WholeSamples, runs
+from datamodules.shards.encoding import BadRow
 from datamodules.shards.journal import begin_journal, end_journal
 from datamodules.shards.locations import LISTING, read_listing
-from datamodules.shards.writing import BadRow, write_shard
+from datamodules.shards.writing import write_shard
 from mmtrain.embedding.division import Division
 from mmtrain.embedding.parts import file_stamp
 from mmtrain.embedding.processes import Processes

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from datamodules.reading.whole import WholeSample, WholeSamples
+from datamodules.shards.encoding import BadRow
 from datamodules.shards.samples import IMAGES
-from datamodules.shards.writing import BadRow
 from mmtrain.embedding.rewriting import RewrittenShards, Sizes
 from mmtrain.embedding.splits import language_indices
 from mmtrain.models.encoder import Encoder

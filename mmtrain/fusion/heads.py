@@ -72,7 +72,7 @@ class RelationHead(nn.Module):
         Without any, one pair is judged and dropped, so that the head takes part in the training on every process.
         """
         images, texts = embeddings.image_tokens, embeddings.text_tokens
-        assert embeddings.image is not None and images is not None
+        assert embeddings.image is not None and embeddings.texts is not None and images is not None
         assert texts is not None and texts.leading_mask is not None
         N = len(posts)
         if not N:

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from datamodules.batch import Batch
+from datamodules.batch import Batch, Field
 from losses import Embeddings, FieldEmbeddings, TokenFeatures
 from mmtrain.models.image_text import ImageTextModel
 from mmtrain.models.network import Network
@@ -17,7 +17,9 @@ def embed_batch(
     chosen: Tensor | None = None,
     languages: Tensor | None = None,
 ) -> Embeddings:
-    """Encodes the images, the present captions and the fields of a batch; absent captions are rows of zeros.
+    """Encodes the images, the present captions and the fields of a batch; absent texts are rows of zeros.
+
+    Image and texts are None where the batch has none.
 
     Args:
         network: On the batch's device.
@@ -26,60 +28,94 @@ def embed_batch(
         chosen: bool [B, K], the captions to encode; None for all that are present.
         languages: int64, the network's own index of each language of the data (-1: none), where they differ.
     """
-    B, K = batch.present.shape
     present = batch.present if chosen is None else chosen
-    rows = present.flatten().nonzero()[:, 0]
-    # Without any caption one empty row is encoded in training: DDP waits for the text tower's gradients.
-    inputs = rows if len(rows) or not (tokens or torch.is_grad_enabled()) else rows.new_zeros(1)
-    texts, mask = batch.tokens.flatten(0, 1)[inputs], batch.token_mask.flatten(0, 1)[inputs]
-    language_of_text = batch.languages.flatten()[inputs].clamp(min=0)
-    if languages is not None:
-        language_of_text = languages[language_of_text]
-    image_tokens = text_tokens = None
-    if tokens:
-        if not isinstance(network, ImageTextModel):
-            raise ValueError("tokens: another library's model gives no token features; a run or export of ours does")
-        image, text, image_features, text_features = network.tokens(batch.images, texts, mask, language_of_text)
-        empty = text_features.new_zeros(B * K, *text_features.shape[1:])
-        image_tokens = TokenFeatures(image_features)
-        text_tokens = TokenFeatures(
-            empty.index_copy(0, inputs, text_features).unflatten(0, (B, K)),
-            torch.cat([present.unsqueeze(-1), batch.token_mask], -1),
-            batch.tokens,
-        )
+    if batch.images is None and not present.shape[1]:
+        image, texts, image_tokens, text_tokens = None, None, None, None
+    elif tokens:
+        image, texts, image_tokens, text_tokens = _with_tokens(network, batch, present, languages)
     else:
-        image = network.encode_image(batch.images)
-        text = network.encode_text(texts, mask, language_of_text) if len(inputs) else image.new_zeros(0, image.shape[1])
-    slots = text.new_zeros(B * K, text.shape[-1]).index_copy(0, inputs, text if len(rows) else 0 * text)
+        image = None if batch.images is None else network.encode_image(batch.images)
+        texts = _texts(network, batch, present, languages) if present.shape[1] else None
+        image_tokens = text_tokens = None
     return Embeddings(
         image=image,
-        texts=slots.unflatten(0, (B, K)),
-        present=present,
-        languages=batch.languages,
+        texts=texts,
+        present=present if present.shape[1] else None,
+        languages=batch.languages if present.shape[1] else None,
         image_ids=batch.image_ids,
-        text_ids=batch.text_ids,
-        fields=_fields(network, batch),
+        text_ids=batch.text_ids if present.shape[1] else None,
+        fields={name: _field(network, name, each, languages) for name, each in batch.fields.items()},
         image_tokens=image_tokens,
         text_tokens=text_tokens,
         labels=batch.labels,
+        scores=batch.scores,
     )
 
 
-def _fields(network: Network, batch: Batch) -> dict[str, FieldEmbeddings]:
-    """Each field by the modality of its name, else by the tower of its kind."""
-    fields = {}
-    for name, each in batch.fields.items():
-        B, n = each.present.shape
-        values = each.values.flatten(0, 1)
-        if isinstance(network, ImageTextModel) and name in network.modalities:
-            rows = network.encode_modality(name, values)
-        elif each.kind == "text":
-            assert each.mask is not None
-            indices = None if each.languages is None else each.languages.flatten()
-            rows = network.encode_text(values, each.mask.flatten(0, 1), indices)
-        elif each.kind == "image":
-            rows = network.encode_image(values)
-        else:
-            raise ValueError(f"data.fields: {name} holds features; model.modalities needs a tower of that name")
-        fields[name] = FieldEmbeddings(rows.unflatten(0, (B, n)), each.present, each.ids)
-    return fields
+class _Captions:
+    """The captions of a batch that are encoded, and where their rows go.
+
+    In training one empty caption is encoded where there is none: DDP waits for the text tower's gradients.
+    """
+
+    def __init__(self, batch: Batch, present: Tensor, languages: Tensor | None, always: bool) -> None:
+        self.shape = present.shape
+        self.rows = present.flatten().nonzero()[:, 0]
+        self.inputs = self.rows if len(self.rows) or not always else self.rows.new_zeros(1)
+        self.tokens, self.mask = batch.tokens.flatten(0, 1)[self.inputs], batch.token_mask.flatten(0, 1)[self.inputs]
+        self.languages = _own_indices(batch.languages.flatten()[self.inputs], languages)
+
+    def in_slots(self, values: Tensor) -> Tensor:
+        """[n, ...] of the captions -> [B, K, ...], zeros where there is none."""
+        empty = values.new_zeros(self.shape.numel(), *values.shape[1:])
+        return empty.index_copy(0, self.inputs, values if len(self.rows) else 0 * values).unflatten(0, self.shape)
+
+
+def _texts(network: Network, batch: Batch, present: Tensor, languages: Tensor | None) -> Tensor:
+    captions = _Captions(batch, present, languages, torch.is_grad_enabled())
+    if len(captions.inputs):
+        return captions.in_slots(network.encode_text(captions.tokens, captions.mask, captions.languages))
+    return torch.zeros(*present.shape, network.dimension, device=present.device)
+
+
+def _with_tokens(
+    network: Network, batch: Batch, present: Tensor, languages: Tensor | None
+) -> tuple[Tensor, Tensor, TokenFeatures, TokenFeatures]:
+    if not isinstance(network, ImageTextModel):
+        raise ValueError("tokens: another library's model gives no token features; a run or export of ours does")
+    if batch.images is None or not present.shape[1]:
+        raise ValueError("tokens: an objective that reads tokens needs pictures and captions")
+    captions = _Captions(batch, present, languages, True)
+    image, text, image_features, text_features = network.tokens(
+        batch.images, captions.tokens, captions.mask, captions.languages
+    )
+    text_tokens = TokenFeatures(
+        captions.in_slots(text_features), torch.cat([present.unsqueeze(-1), batch.token_mask], -1), batch.tokens
+    )
+    return image, captions.in_slots(text), TokenFeatures(image_features), text_tokens
+
+
+def _own_indices(languages_of_texts: Tensor, languages: Tensor | None) -> Tensor:
+    """The network's own index of each text's language."""
+    known = languages_of_texts.clamp(min=0)
+    return known if languages is None else languages[known]
+
+
+def _field(network: Network, name: str, field: Field, languages: Tensor | None) -> FieldEmbeddings:
+    """A field by the modality of its name, else by the tower of its kind; absent values are rows of zeros."""
+    rows = field.present.flatten().nonzero()[:, 0]
+    inputs = rows if len(rows) or not torch.is_grad_enabled() else rows.new_zeros(1)  # as for captions
+    values = field.values.flatten(0, 1)[inputs]
+    if isinstance(network, ImageTextModel) and name in network.modalities:
+        encoded = network.encode_modality(name, values)
+    elif field.kind == "text":
+        assert field.mask is not None and field.languages is not None
+        mask, indices = field.mask.flatten(0, 1)[inputs], field.languages.flatten()[inputs]
+        encoded = network.encode_text(values, mask, _own_indices(indices, languages))
+    elif field.kind == "image":
+        encoded = network.encode_image(values)
+    else:
+        raise ValueError(f"data.fields: {name} holds features; model.modalities needs a tower of that name")
+    empty = encoded.new_zeros(field.present.numel(), *encoded.shape[1:])
+    slots = empty.index_copy(0, inputs, encoded if len(rows) else 0 * encoded)
+    return FieldEmbeddings(slots.unflatten(0, field.present.shape), field.present, field.ids)

@@ -15,7 +15,7 @@ import torch
 
 from datamodules.files import write_whole
 from datamodules.reading.whole import WholeSample
-from datamodules.shards.writing import BadRow
+from datamodules.shards.encoding import BadRow
 from mmtrain.embedding.rewriting import RewrittenShards, Samples, Written, record_bytes
 from mmtrain.evaluation.ranking.nearest import FlatSearch, flat_search
 from mmtrain.evaluation.ranking.tiles import Similarity, pair_scores

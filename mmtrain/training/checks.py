@@ -11,10 +11,10 @@ from losses import Objective
 from losses.objective import ALL_FIELDS, needs_of
 from mmtrain.models.image_text import ImageTextModel
 from mmtrain.training.data import TrainingData
+from mmtrain.training.parts import from_data
 
-FROM_TOWERS = {"tokens", "multi"}  # what an objective may need that comes from the model and not from the data
 LONG = "a " * 2048  # a caption beyond every limit
-COMMON = {"image", "texts", "labels"}  # of the samples, no fields
+COMMON = {"image", "texts", "labels", "score", "scores"}  # of the samples, no fields
 
 
 def check_one_step_a_batch(trainer: pl.Trainer, instead: str) -> None:
@@ -44,22 +44,24 @@ def check_batch_norm(model: nn.Module, processes: int) -> None:
         )
 
 
-def check_needs(objectives: Mapping[str, Objective], data: TrainingData) -> None:
+def check_needs(objectives: Mapping[str, Mapping[str, Objective]], data: TrainingData) -> None:
     """Refuses objectives that need what the data do not bring, and fields that no objective reads.
+
+    Args:
+        objectives: Those that see each part of the step.
 
     Raises:
         ValueError: one line, naming both.
     """
-    fields = data.brings - COMMON
-    for name, objective in objectives.items():
-        needs = needs_of(objective) - FROM_TOWERS
-        if missing := needs - data.brings - {ALL_FIELDS}:
-            raise ValueError(
-                f"model.objectives.{name}: needs {_listed(missing)}, the data bring {_listed(data.brings)}"
-            )
-    read = set().union(*(needs_of(objective) for objective in objectives.values()))
-    if ALL_FIELDS not in read and (unread := fields - read):
-        raise ValueError(f"data.fields: no objective reads {_listed(unread)}; the objectives read {_listed(read)}")
+    for part, seeing in objectives.items():
+        brings, where = data.brings[part], f"part {part} brings" if part else "the data bring"
+        for name, objective in seeing.items():
+            if missing := from_data(objective) - brings - {ALL_FIELDS}:
+                raise ValueError(f"model.objectives.{name}: needs {_listed(missing)}, {where} {_listed(brings)}")
+        read = frozenset().union(*(needs_of(objective) for objective in seeing.values()))
+        if ALL_FIELDS not in read and (unread := brings - COMMON - read):
+            field = f"data.parts.{part}.fields" if part else "data.fields"
+            raise ValueError(f"{field}: no objective reads {_listed(unread)}; the objectives read {_listed(read)}")
 
 
 def check_fits(model: ImageTextModel, data: TrainingData) -> None:

@@ -1,6 +1,7 @@
 """Pretraining: two towers, any weighted sum of objectives, samples seen as the clock."""
 
 import random
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any, Literal
@@ -11,11 +12,9 @@ import torch
 from pytorch_lightning.utilities import rank_zero_info
 from torch import Tensor, nn
 
-from datamodules.batch import Batch
+from datamodules.batch import Batch, Batches
 from losses import Embeddings, Objective
 from losses.objective import Similarity, needs_of
-from mmtrain.embedding.collected import Embedded, EmbeddedSplit
-from mmtrain.evaluation.metrics.retrieval import flat_figures, retrieval_metrics
 from mmtrain.fusion import MatchingHead, RelationHead
 from mmtrain.models.batches import embed_batch
 from mmtrain.models.image_text import ImageTextModel, Projection
@@ -26,8 +25,10 @@ from mmtrain.training.data import TrainingData, logging_interval, training_data
 from mmtrain.training.mining import Mining, Neighbours, mined_data
 from mmtrain.training.monitoring.diagnostics import gradient_norm, space_diagnostics
 from mmtrain.training.optimisation import OptimizerClass, Schedule, make_optimizer, parameter_groups
+from mmtrain.training.parts import check_parts, from_data, objectives_on, rest_unread
 from mmtrain.training.sharding import shard
 from mmtrain.training.starting_weights import load_partially, load_parts
+from mmtrain.training.validation import Validation, retrieval_figures
 from mmtrain.training.waiting import told_by_first
 
 
@@ -62,6 +63,8 @@ class ContrastiveModule(pl.LightningModule):
         checkpoint_activations: Recompute the towers' activations in the backward pass.
         recall_at: Ranks reported by validation.
         mining: Hard negatives from the whole training split, see `mmtrain.training.mining.Mining`.
+        on: Which parts of the step (data.parts) an objective sees, e.g. {pairs: [pairs]}; default: every part that has
+            what it needs. One that sees several is summed over them.
 
     Raises:
         ValueError: for weights of unknown objectives, no objective, or a micro_batch that the towers cannot have.
@@ -94,6 +97,7 @@ class ContrastiveModule(pl.LightningModule):
         recall_at: tuple[int, ...] = (1, 5, 10),
         tower_rate: float = 1.0,
         mining: Mining | None = None,
+        on: dict[str, list[str]] | None = None,
     ) -> None:
         super().__init__()
         unknown = set(weights or {}) - set(objectives)
@@ -116,6 +120,7 @@ class ContrastiveModule(pl.LightningModule):
         self.clock = Clock(learning_rate, schedule, warmup_steps, cooldown_steps)
         self.recall_at = tuple(recall_at)
         self.neighbours = None if mining is None else Neighbours(mining)
+        self.on = dict(on or {})
         self.samples_seen = 0
         self.start_from: str | None = None  # a checkpoint, whose objectives and head are taken as far as they fit
         self._seed = torch.initial_seed()
@@ -135,33 +140,48 @@ class ContrastiveModule(pl.LightningModule):
         if compile:
             image.compile()
             self.model.text.compile(dynamic=True)
-        self._validation = EmbeddedSplit()
+        self._validation = Validation()
 
     # ---- one step
 
-    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        if self.neighbours is not None:
+    def training_step(self, batch: Batch | Batches, batch_idx: int) -> Tensor:
+        if self.neighbours is not None and isinstance(batch, Batch):
             batch = self.neighbours.joined(batch, mined_data(self.trainer))
-        embeddings = self.embed(batch)
-        losses = self.losses(batch, embeddings)
-        total = torch.as_tensor(sum(self.weights[name] * loss for name, loss in losses.items()))
+        losses: dict[tuple[str, str], Tensor] = {}  # by objective and part
+        pictured: Embeddings | None = None
+        for part, own in batch.parts.items():
+            embeddings = self.embed(own, part)
+            losses |= {(name, part): loss for name, loss in self.losses(own, embeddings, part).items()}
+            if pictured is None and embeddings.image is not None and embeddings.texts is not None:
+                pictured = embeddings
+        total = torch.as_tensor(sum(self.weights[name] * loss for (name, _), loss in losses.items()))
         if self._logs_this_step():
-            self._log_step(embeddings, losses, total)
+            self._log_step(pictured, losses, total)
         return total
 
-    def losses(self, batch: Batch, embeddings: Embeddings) -> dict[str, Tensor]:
-        """The terms of the sum by name, without their weights."""
-        sources = {name: tuple(self._counts_for.get(name, ())) for name in self.objectives}
+    def losses(self, batch: Batch, embeddings: Embeddings, part: str = "") -> dict[str, Tensor]:
+        """The terms of the sum that a part of the step gives, by objective, without their weights."""
+        objectives = self.objectives_on(part)
+        sources = {name: tuple(self._counts_for.get(name, ())) for name in objectives}
         seen = {counted: self._mask_uncounted(counted, batch, embeddings) for counted in set(sources.values())}
-        return {
-            name: objective.loss(batch, seen[sources[name]], self.model) for name, objective in self.named_objectives()
-        }
+        return {name: objective.loss(batch, seen[sources[name]], self.model) for name, objective in objectives.items()}
+
+    def objectives_on(self, part: str) -> dict[str, Objective]:
+        """The objectives that see a part of the step."""
+        every = dict(self.named_objectives())
+        names = objectives_on(part, self.data.brings[part], every, self.on) if part else list(every)
+        return {name: every[name] for name in names}
+
+    def reads(self, part: str, brings: frozenset[str] | None) -> frozenset[str]:
+        """What the objectives read of the samples of a part, see `datamodules.reading.parts.Reads`."""
+        every = dict(self.named_objectives())
+        return frozenset().union(*(from_data(every[name]) for name in objectives_on(part, brings, every, self.on)))
 
     def _mask_uncounted(self, counted: Sequence[bool], batch: Batch, embeddings: Embeddings) -> Embeddings:
         """Embeddings without the captions of sources that do not count; their images stay negatives."""
         if not counted or embeddings.present is None or embeddings.languages is None:
             return embeddings
-        counts = torch.tensor(counted, device=embeddings.texts.device)[batch.sources]
+        counts = torch.tensor(counted, device=embeddings.present.device)[batch.sources]
         present = embeddings.present & counts[:, None]
         return replace(embeddings, present=present, languages=embeddings.languages.masked_fill(~present, -1))
 
@@ -169,12 +189,12 @@ class ContrastiveModule(pl.LightningModule):
         """The objectives in the order of the config."""
         return [(name, each) for name, each in self.objectives.items() if isinstance(each, Objective)]
 
-    def embed(self, batch: Batch) -> Embeddings:
+    def embed(self, batch: Batch, part: str = "") -> Embeddings:
         """Encodes the images, the present captions and the fields of a batch."""
-        tokens = any("tokens" in needs_of(objective) for _, objective in self.named_objectives())
+        tokens = any("tokens" in needs_of(objective) for objective in self.objectives_on(part).values())
         return embed_batch(self.model, batch, tokens=tokens)
 
-    def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
+    def on_train_batch_start(self, batch: Batch | Batches, batch_idx: int) -> None:
         # The randomness of a step (dropout, patch dropout) follows from seed, samples seen and rank alone, so that a
         # resumed run draws what the undisturbed one would have drawn.
         check_one_step_a_batch(self.trainer, self.instead_of_accumulation)  # callbacks may set it too
@@ -222,10 +242,13 @@ class ContrastiveModule(pl.LightningModule):
     def setup(self, stage: str) -> None:
         if stage == "fit":  # on one's own processor, before a strategy wraps the towers
             check_fits(self.model, self.data)
+            objectives = dict(self.named_objectives())
+            check_parts(objectives, self.on, self.data.brings)
+            rest_unread(self.model, self.data.kinds)
 
     def on_fit_start(self) -> None:
         check_one_step_a_batch(self.trainer, self.instead_of_accumulation)
-        check_needs(dict(self.named_objectives()), self.data)
+        check_needs({part: self.objectives_on(part) for part in self.data.brings}, self.data)
         check_batch_norm(self.model, self.trainer.world_size)
         self._counts_for = self.data.count_for(list(self.objectives))
 
@@ -258,29 +281,22 @@ class ContrastiveModule(pl.LightningModule):
 
     # ---- validation
 
-    def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        self._validation.add(batch, embed_batch(self.model, batch))
+    def validation_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> None:
+        self._validation.add(self.data.validated[dataloader_idx], batch, embed_batch(self.model, batch))
         self.data.evaluated(batch)
 
     def on_validation_epoch_end(self) -> None:
-        split = self._validation.gather()
-        self._validation = EmbeddedSplit()
-        self.log_validation(lambda: self._retrieval_figures(split), "mean_recall")
+        splits, languages = self._validation.gather(), self.data.languages
 
-    def _retrieval_figures(self, split: Embedded | None) -> dict[str, float]:
-        """Flat figures for the log; none where there is nothing to measure."""
-        if split is None or not len(split.texts):
-            return {}
-        metrics = retrieval_metrics(
-            split.images,
-            split.texts,
-            split.image_of_text,
-            np.asarray(self.data.languages)[split.language_of_text],
-            recall_at=self.recall_at,
-            similarity=self.similarity,
-            bootstrap=0,
-        )
-        return flat_figures(metrics, self.recall_at)
+        def measure() -> dict[str, float]:
+            figures: dict[str, float] = {}
+            for part, split in splits.items():
+                own = retrieval_figures(split, languages, self.recall_at, self.similarity)
+                figures |= {f"{part}/{name}" if part else name: value for name, value in own.items()}
+            return figures
+
+        first = next(iter(splits), "")
+        self.log_validation(measure, f"{first}/mean_recall" if first else "mean_recall")
 
     def log_validation(self, measure: Callable[[], dict[str, float]], headline: str) -> None:
         """Logs what process 0 measures, on every process; the progress bar shows `headline`."""
@@ -288,7 +304,8 @@ class ContrastiveModule(pl.LightningModule):
         if figures:
             self.log_dict({f"val/{name}": value for name, value in figures.items()})
             self.log("samples_seen", float(self.samples_seen))
-            self.log(headline, figures[headline], prog_bar=True, logger=False)
+            if headline in figures:
+                self.log(headline, figures[headline], prog_bar=True, logger=False)
 
     # ---- logging
 
@@ -296,9 +313,14 @@ class ContrastiveModule(pl.LightningModule):
         return (self.global_step + 1) % logging_interval(self.trainer) == 0
 
     @torch.no_grad()
-    def _log_step(self, embeddings: Embeddings, losses: dict[str, Tensor], total: Tensor) -> None:
-        figures = {"train/loss": total} | {f"train/{name}": loss for name, loss in losses.items()}
-        figures |= {f"space/{name}": value for name, value in space_diagnostics(embeddings).items()}
+    def _log_step(self, embeddings: Embeddings | None, losses: dict[tuple[str, str], Tensor], total: Tensor) -> None:
+        parts = Counter(name for name, _ in losses)
+        figures = {"train/loss": total}
+        figures |= {
+            f"train/{name}/{part}" if parts[name] > 1 else f"train/{name}": x for (name, part), x in losses.items()
+        }
+        if embeddings is not None:
+            figures |= {f"space/{name}": value for name, value in space_diagnostics(embeddings).items()}
         figures |= {f"drawn/{name}": total.new_tensor(share) for name, share in self.data.drawn().items()}
         names = sorted(figures)
         # one collective for all of them; each process holds its part, their mean is the global figure

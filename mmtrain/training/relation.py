@@ -232,9 +232,9 @@ class RelationModule(ContrastiveModule):
 
     # ---- one step
 
-    def embed(self, batch: Batch) -> Embeddings:
+    def embed(self, batch: Batch, part: str = "") -> Embeddings:
         """The embeddings of a batch, and which of its posts are pairs for ITC and ITM."""
-        embeddings = super().embed(batch)
+        embeddings = super().embed(batch, part)
         for task, classes in self._positives.items():
             labels = batch.labels[task]
             paired = torch.isin(labels, torch.tensor(classes, device=labels.device)) | (labels < 0)
@@ -255,7 +255,7 @@ class RelationModule(ContrastiveModule):
 
     # ---- validation
 
-    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+    def validation_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> None:
         self._predicted.add(batch, embed_batch(self.model, batch, tokens=True))
         self.data.evaluated(batch)
 

@@ -8,6 +8,7 @@ import torch
 
 from datamodules import ImagePipeline, Pivot, Source, TextTransform
 from datamodules.reading.loaders import TrainingBatches
+from datamodules.reading.parts import PartStream
 
 
 class Shout(TextTransform):
@@ -117,7 +118,8 @@ def test_a_mixture_resumes_at_the_next_sample(big, small, data, workers):
 def test_ranks_share_each_global_batch_of_a_mixture(big, small, data):
     module = data(train=[Source(big, weight=2), Source(small)], **MIXED)
     batches = module.train_dataloader().batch_sampler
-    ranks = [TrainingBatches(batches._stream, batches._cursor, 3, 72, rank, 2) for rank in range(2)]
+    half = PartStream(batches._parts[0].stream, 3)
+    ranks = [TrainingBatches([half], batches._cursor, 72, rank, 2) for rank in range(2)]
     for whole, first, second in zip(batches, *ranks, strict=True):
         assert first + second == whole
 
@@ -179,6 +181,7 @@ def test_sources_of_one_folder_have_names_of_their_own(big, data):
         ({"shards": "none"}, "data.train: none does not exist"),
         ({"languages": ["xx"]}, "source big: no caption is in 'xx'; it has de, en"),
         ({"languages": []}, "source big: languages .. is empty"),
+        ({"caption_fields": {"alt": 0}}, "source big: caption_fields: alt weighs 0; a number above 0"),
         ({"objectives": ["a", "a"]}, "source big: objectives .* names one twice"),
         ({"images": ImagePipeline(size=16)}, "source big: images.size is 16, data.images.size is 8; one size for all"),
     ],

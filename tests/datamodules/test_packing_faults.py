@@ -84,7 +84,8 @@ def test_labels_of_a_table_with_gaps(tmp_path):
 def test_a_language_that_is_null_is_missing(manifest, tmp_path):
     captions = [{"en": "a", "lv": None}, {"en": float("nan"), "lv": "b"}, {"en": ["a", None, "c"]}, {"en": None}]
     listing = pack_jsonl(manifest([{"captions": each} for each in captions]), tmp_path / "out")
-    assert listing["captions"] == {"en": 3, "lv": 1} and listing["skipped"] == {"no caption": 1}
+    assert listing["captions"] == {"en": 3, "lv": 1}
+    assert (listing["skipped"], listing["holds"]) == ({}, {"image": 4, "texts": 3})
     assert [sample.captions for sample in samples(tmp_path / "out")][:2] == [{"en": ["a"]}, {"lv": ["b"]}]
 
 
@@ -200,7 +201,7 @@ def test_an_absolute_path_inside_the_folder_is_taken(manifest, tmp_path):
             [{"image": "images/none.png"}],
             "m.jsonl: no sample could be packed (missing image); row 1 (0): missing image images/none.png",
         ),
-        ([{"captions": {}}], "m.jsonl: no sample could be packed (no caption); row 1 (0): no caption"),
+        ([{"captions": {"en": 3}}], "m.jsonl: no sample could be packed (caption is no string); row 1 (0): caption"),
     ],
 )
 def test_a_failed_pack_names_file_and_row_and_leaves_nothing(manifest, tmp_path, capsys, rows, says):

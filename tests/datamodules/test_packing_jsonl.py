@@ -10,9 +10,12 @@ import time
 import tracemalloc
 from pathlib import Path
 
+import numpy as np
 import pytest
 from PIL import Image
 from tiny_shards import pack_jsonl, png_bytes
+
+from datamodules.shards.inspection import inspect_shards
 
 DATA = Path(__file__).parents[3] / "shared" / "data"
 
@@ -134,12 +137,23 @@ def test_a_killed_pack_goes_on_and_ends_with_the_same_bytes(manifest, tmp_path, 
 BAD = {
     "no JSON object": [b"{", b"[1]"],
     "invalid UTF-8": [b'{"id": "\xff"}'],
-    "image is no path": [row(1, image=3), {"id": "x", "captions": {"en": "a"}}],
-    "missing image": [row(1, image="images/none.png"), row(1, image="images")],
-    "broken image": [row(1, image="manifest.jsonl")],
+    "image is no path": [row(1, image=3)],
+    "missing image": [
+        row(1, image="images/none.png"),
+        row(1, image="images"),
+        row(1, pictures={"photo": ["images/1.png", "images/none.png"]}),
+    ],
+    "image outside the folder of images": [row(1, features={"audio": "../audio.npy"})],
+    "broken image": [row(1, image="manifest.jsonl"), row(1, pictures={"photo": "manifest.jsonl"})],
     "id is no string": [row(1, id=7), row(1, id="")],
-    "no captions": [{"id": "x", "image": "images/1.png"}],
-    "no caption": [row(1, captions={}), row(1, captions={"en": " "})],
+    "no picture and no text": [{"id": "x"}, {"id": "x", "captions": {"en": " "}}],
+    "pictures are no paths": [row(1, pictures={"photo": 3}), row(1, pictures={"photo": []})],
+    "features are no paths": [row(1, features={"audio": ["a.npy"]})],
+    "pictures are no paths by names of a to z and _": [row(1, pictures={"Photo": "x"}), row(1, pictures="x")],
+    "features are no paths by names of a to z and _": [row(1, features={"query": "x"}), row(1, features={"a1": "x"})],
+    "broken features": [row(1, features={"audio": "manifest.jsonl"})],
+    "negatives holds what is no text": [row(1, query="a", negatives=[3])],
+    "scores are not as many as positive and negatives": [row(1, query="a", positive="b", scores=[1, 2])],
     "caption is no string": [row(1, captions={"en": 3}), row(1, captions={"en": ["a", {}]})],
     "captions are no object": [row(1, captions="a")],
 }
@@ -153,6 +167,38 @@ def test_rows_that_are_no_samples_are_counted_and_named(manifest, tmp_path, caus
     assert all(cause in named and named.startswith("row ") for named in listing["shards"][0]["skipped_rows"])
     with pytest.raises(ValueError, match=f"no sample could be packed.*{cause}"):
         pack_jsonl(manifest(BAD[cause]), tmp_path / "none")
+
+
+def test_rows_of_any_shape(manifest, tmp_path):
+    rows = [
+        {"id": "text", "captions": {"en": "a"}},
+        {"id": "page", "image": "images/1.png"},
+        row(2, pictures={"photo": ["images/3.png", "images/4.png"]}, features={"audio": "audio.npy"}),
+        {"id": "pair", "query": "a", "positive": {"lv": "b"}, "score": 0.5},
+    ]
+    np.save(tmp_path / "audio.npy", np.ones((2, 3), np.float16))
+    listing = pack_jsonl(manifest(rows), tmp_path / "out")
+    holds = {"image": 2, "texts": 2, "audio": 1, "photo": 1, "query": 1, "positive": 1, "score": 1}
+    assert (listing["samples"], listing["skipped"], listing["holds"]) == (4, {}, dict(sorted(holds.items())))
+    with tarfile.open(tmp_path / "out" / "shard-000000.tar") as tar:
+        names = [name.partition("-")[2] for name in tar.getnames()]
+    assert names == ["text.json", "page.json", "page.png", *(f"a_b_2.{end}" for end in FILES), "pair.json"]
+    facts = inspect_shards(str(tmp_path / "out")).facts
+    assert (facts["broken"], facts["without a picture"], facts["without a caption"]) == ({}, 2, 2)
+
+
+FILES = ("audio.npy", "json", "photo.png", "photo1.png", "png")
+
+
+def test_a_changed_further_file_makes_its_shard_anew(manifest, tmp_path):
+    source = manifest([row(n, pictures={"photo": f"images/{n + 1}.png"}) for n in range(4)])
+    pack_jsonl(source, tmp_path / "out", samples_per_shard=1, image_size=4)
+    kept = (tmp_path / "out" / "shard-000000.tar").stat().st_mtime_ns
+    (tmp_path / "images" / "4.png").write_bytes(png_bytes(99, size=(9, 9)))
+    pack_jsonl(source, tmp_path / "out", samples_per_shard=1, image_size=4)
+    assert (tmp_path / "out" / "shard-000000.tar").stat().st_mtime_ns == kept
+    pack_jsonl(source, tmp_path / "fresh", samples_per_shard=1, image_size=4)
+    assert folder_bytes(tmp_path / "out") == folder_bytes(tmp_path / "fresh")
 
 
 def test_other_picture_formats_are_stored_as_png(manifest, tmp_path):

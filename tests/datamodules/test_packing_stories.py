@@ -8,8 +8,8 @@ import pytest
 from PIL import Image
 
 from datamodules.packing import Row, read_stories
+from datamodules.shards.encoding import BadRow
 from datamodules.shards.reader import ShardReader
-from datamodules.shards.writing import BadRow
 from mmtrain.cli import main
 
 DATA = Path(__file__).parents[3] / "shared" / "data" / "storybooks" / "storybooks.jsonl"

@@ -7,9 +7,9 @@ import pytest
 from tiny_shards import png_bytes
 
 from datamodules.packing import pack_rows, read_four_classes, read_tir
+from datamodules.shards.encoding import BadRow
 from datamodules.shards.reader import ShardReader
 from datamodules.shards.samples import read_record
-from datamodules.shards.writing import BadRow
 from mmtrain.cli import main
 
 HEADER = (

@@ -16,7 +16,6 @@ from datamodules.shards.samples import (
     holds,
     read_features,
     read_sample,
-    read_score,
     read_scores,
     read_texts,
 )
@@ -144,11 +143,11 @@ def test_texts_of_a_record():
 
 def test_scores_of_a_record():
     made = {"positive": "a", "negatives": {"en": ["b"], "lv": "c"}, "score": 3, "scores": [1, 0.5, -2.0]}
-    assert (read_score(made), read_scores(made)) == (3, [1, 0.5, -2.0])
-    assert (read_score({}), read_scores({})) == (None, [])
+    assert (read_scores(made, "score"), read_scores(made)) == ([3], [1, 0.5, -2.0])
+    assert (read_scores({}, "score"), read_scores({})) == ([], [])
     for wrong in (float("nan"), float("inf"), "1", True, [1]):
         with pytest.raises(BrokenSample, match="score is no finite number"):
-            read_score({"score": wrong})
+            read_scores({"score": wrong}, "score")
         with pytest.raises(BrokenSample, match="scores are no finite numbers"):
             read_scores(made | {"scores": [1, wrong, 2]})
     with pytest.raises(BrokenSample, match="scores are not as many as positive and negatives"):

@@ -10,6 +10,7 @@ from tiny_shards import made, sample_files
 
 from datamodules import ShardDataModule
 from datamodules.reading.loaders import EvaluationBatches, TrainingBatches
+from datamodules.reading.parts import PartStream
 from datamodules.shards.writing import write_shards
 
 
@@ -71,10 +72,11 @@ def test_two_ranks_resume_in_mid_epoch_at_exactly_the_next_sample(folder, data, 
 def test_ranks_share_each_global_batch(folder, data, world):
     one = data(train=folder, batch_size=4 * world)
     batches = one.train_dataloader().batch_sampler
-    stream, cursor = batches._stream, batches._cursor
+    (part,), cursor = batches._parts, batches._cursor
     cursor.position = 4 * world
-    whole = [[draw.position for draw in batch] for batch in TrainingBatches(stream, cursor, 4 * world, 42)]
-    ranks = [list(TrainingBatches(stream, cursor, 4, 42, rank, world)) for rank in range(world)]
+    whole = [[draw.position for draw in batch] for batch in TrainingBatches([part], cursor, 42)]
+    share = PartStream(part.stream, 4)
+    ranks = [list(TrainingBatches([share], cursor, 42, rank, world)) for rank in range(world)]
     assert len({len(batches) for batches in ranks}) == 1
     for step, batch in enumerate(whole):
         assert [draw.position for batches in ranks for draw in batches[step]] == batch

@@ -11,13 +11,20 @@ import losses
 from losses.objective import ALL_FIELDS, needs_of
 
 PAIRS = {"image", "texts"}
+TEXTS = {"query", "positive"}
 NEEDS = {  # what it reads, and whether it says so by needs_tokens too
     losses.ClipLoss: (PAIRS, False),
-    losses.InfoNceLoss: ({"query", "positive"}, False),  # unless it is told otherwise
+    losses.CosentLoss: (TEXTS | {"score"}, False),
+    losses.InfoNceLoss: (TEXTS, False),  # unless it is told otherwise, as the others that compare fields
     losses.ItmLoss: (PAIRS | {"tokens"}, True),
+    losses.LateInteractionLoss: (TEXTS | {"multi"}, False),
+    losses.ListDistillationLoss: (TEXTS | {"negatives", "scores"}, False),
+    losses.M3lLoss: (PAIRS, False),
     losses.MatryoshkaLoss: (PAIRS, False),  # until it is told what it wraps
     losses.OneToKLoss: (PAIRS, False),
+    losses.PatrLoss: (PAIRS, False),
     losses.PivotRankingLoss: (PAIRS, False),
+    losses.ScoreDistillationLoss: (TEXTS | {"multi"}, False),
     losses.SiglipLoss: (PAIRS, False),
     losses.SymileLoss: (PAIRS | {ALL_FIELDS}, False),
 }
@@ -65,18 +72,23 @@ def test_needs_tokens_is_one_more_need() -> None:
     assert needs_of(losses.ClipLoss()) == PAIRS
 
 
-OTHERS = losses.InfoNceLoss, losses.ItmLoss, losses.MatryoshkaLoss
+OTHERS = losses.ItmLoss, losses.MatryoshkaLoss
 
 
-@pytest.mark.parametrize("kind", [kind for kind in NEEDS if kind not in OTHERS])
-def test_a_missing_picture_is_named(kind: type) -> None:
+@pytest.mark.parametrize(
+    "kind", [kind for kind, (needs, _) in NEEDS.items() if "image" in needs and kind not in OTHERS]
+)
+def test_a_missing_picture_or_caption_is_named(kind: type) -> None:
     with pytest.raises(ValueError, match="image: the samples have no picture"):
         kind()(losses.Embeddings(None, unit(4, 2, 8)))
+    with pytest.raises(ValueError, match="texts: the samples have no captions"):
+        kind()(losses.Embeddings(unit(4, 8), None))
 
 
-def test_a_missing_field_is_named() -> None:
-    with pytest.raises(ValueError, match="query: the samples have no such field, but answer"):
-        losses.InfoNceLoss()(losses.Embeddings(None, unit(4, 2, 8), modalities={"answer": unit(4, 8)}))
+@pytest.mark.parametrize("kind", [kind for kind, (needs, _) in NEEDS.items() if "query" in needs])
+def test_a_missing_field_is_named(kind: type) -> None:
+    with pytest.raises(ValueError, match="query: the samples have no such (field|token rows), but"):
+        kind()(losses.Embeddings(None, unit(4, 2, 8), modalities={"answer": unit(4, 8)}))
 
 
 @pytest.mark.parametrize(

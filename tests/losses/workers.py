@@ -193,17 +193,40 @@ class Towers(nn.Module):
                 losses.SiglipLoss(),
                 losses.PivotRankingLoss(parallel=True),
                 losses.MatryoshkaLoss(losses.OneToKLoss(), [2, 4]),
+                losses.OneToKLoss(distractors="negatives"),
+                losses.InfoNceLoss(negatives="negatives"),
+                losses.CosentLoss(learnable=True),
+                losses.ListDistillationLoss(scale=3.0, learnable=True),
+                losses.LateInteractionLoss(),
+                losses.ScoreDistillationLoss(scale=3.0, learnable=True),
+                losses.M3lLoss(text="positive", alike=0.6),
+                losses.PatrLoss(text="positive", margin=1.0),
             ]
         ).double()
 
     def forward(self, batch: Batch) -> Tensor:
+        texts = unit(self.text(batch.texts))
+        there = batch.text_ids % 4 > 0
+        there[:, 0] = True
         embeddings = losses.Embeddings(
             image=unit(self.image(batch.image)),
-            texts=unit(self.text(batch.texts)),
+            texts=texts,
             present=batch.present,
             languages=batch.languages,
             image_ids=batch.image_ids,
             text_ids=batch.text_ids,
+            fields={
+                "query": losses.FieldEmbeddings(texts[:, :1]),
+                "positive": losses.FieldEmbeddings(unit(texts[:, 1:2] + texts[:, :1]), ids=batch.text_ids[:, :1]),
+                "negatives": losses.FieldEmbeddings(texts[:, 2:], there[:, 2:]),
+            },
+            multi={
+                "query": losses.MultiEmbeddings(texts[:, None], there[:, None]),
+                "positive": losses.MultiEmbeddings(
+                    unit(2 * texts[:, :1] - texts.flip(1))[:, None], there.flip(1)[:, None]
+                ),
+            },
+            scores={"score": batch.text_ids[:, 0] / 2, "scores": batch.text_ids[:, :2].double()},
         )
         return sum(objective(embeddings) for objective in self.objectives)
 

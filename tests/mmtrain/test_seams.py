@@ -102,7 +102,7 @@ class Brings:
     """What `check_needs` asks of a data module."""
 
     def __init__(self, *names: str) -> None:
-        self.brings = frozenset({"image", "texts", *names})
+        self.brings = {"": frozenset({"image", "texts", *names})}
 
 
 class Heard(losses.Objective):
@@ -119,12 +119,13 @@ class Heard(losses.Objective):
 )
 def test_needs_that_do_not_meet_are_one_line(objective: losses.Objective, brought: tuple[str, ...], says: str) -> None:
     with pytest.raises(ValueError, match=says):
-        check_needs({"it": objective}, Brings(*brought))
+        check_needs({"": {"it": objective}}, Brings(*brought))
 
 
 def test_needs_that_meet() -> None:
-    check_needs({"it": Heard()}, Brings("audio"))
-    check_needs({"all": losses.SymileLoss(), "itm": losses.ItmLoss(nn.Identity())}, Brings("audio", "video"))
+    check_needs({"": {"it": Heard()}}, Brings("audio"))
+    every = {"all": losses.SymileLoss(), "itm": losses.ItmLoss(nn.Identity())}
+    check_needs({"": every}, Brings("audio", "video"))
     assert ALL_FIELDS in losses.SymileLoss.needs
 
 

@@ -8,7 +8,7 @@ import torch
 from scipy.stats import pearsonr, spearmanr
 
 from datamodules.packing.tables import header_and_rows
-from datamodules.shards.writing import BadRow
+from datamodules.shards.encoding import BadRow
 from mmtrain.evaluation.ranking.tiles import Similarity, pair_scores
 
 COLUMNS = ("sentence1", "sentence2", "score")

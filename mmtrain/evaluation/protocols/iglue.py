@@ -16,7 +16,7 @@ from urllib.parse import unquote
 from datamodules.packing import Row
 from datamodules.packing.texts import lines
 from datamodules.packing.wit import images_at
-from datamodules.shards.writing import BadRow
+from datamodules.shards.encoding import BadRow
 from mmtrain.evaluation.protocols.protocol import Protocol, Reference
 from mmtrain.evaluation.ranking.pools import own_images
 

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from losses import Embeddings
-from losses.objective import image_of
+from losses.objective import image_of, texts_of
 from mmtrain.training.sharding import whole
 
 SAMPLE = 512  # rows looked at: pairwise figures of 512 rows cost little and are steady enough
@@ -19,7 +19,7 @@ def space_diagnostics(embeddings: Embeddings) -> dict[str, Tensor]:
     (Wang and Isola 2020). modality_gap: distance of the two mean vectors (Liang et al. 2022).
     captions_per_image: mean number of present captions, the effective K.
     """
-    image, texts = image_of(embeddings)[:SAMPLE].float(), embeddings.texts[:SAMPLE].float()
+    image, texts = image_of(embeddings)[:SAMPLE].float(), texts_of(embeddings)[:SAMPLE].float()
     present = embeddings.present
     present = texts.new_ones(texts.shape[:2], dtype=torch.bool) if present is None else present[:SAMPLE]
     captions_per_image = present.sum(1).float().mean()

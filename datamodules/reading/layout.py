@@ -1,0 +1,123 @@
+"""Which splits a run has, and how each is read: as which part of the step, with what in each batch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from datamodules.reading.dataset import SCORES
+from datamodules.reading.fields import FieldReader
+from datamodules.reading.parts import Part, Reads, brought, held, readers_of, shortened
+from datamodules.reading.splits import Splits
+from datamodules.shards.survey import CAPTIONED
+from datamodules.stream.mixture import Source
+from datamodules.tokenizers.tokenizer import Tokenizer
+
+ALL_FIELDS = "fields"  # an objective reads every field there is
+SPLITS = ("train", "val", "test")
+
+
+def train_of(part: str) -> str:
+    """The split, and the option, of a part's training shards."""
+    return f"parts.{part}.train" if part else "train"
+
+
+def val_of(part: str) -> str:
+    """The split, and the option, of a part's validation shards."""
+    return f"parts.{part}.val" if part else "val"
+
+
+class Layout:
+    """The splits by name. Validation and test are read as the first part that has pictures is.
+
+    Attributes:
+        parts: Of the step by name; one without a name where the config names none.
+        specs: By split its shards as the user gives them, None where there are none.
+        needs: By split what its batches hold.
+        readers: By split the readers of its fields.
+    """
+
+    def __init__(self, parts: dict[str, Part], val: str | None, test: str | None) -> None:
+        self.parts = parts
+        self.specs: dict[str, list[Source] | str | None] = {train_of(name): part.train for name, part in parts.items()}
+        self.specs |= {"val": val, "test": test}
+        self.specs |= {val_of(name): part.val for name, part in parts.items() if part.val is not None}
+        self.needs: dict[str, frozenset[str]] = {}
+        self.readers: dict[str, dict[str, FieldReader]] = {}
+        self._read_as = {split: name for name in parts for split in (train_of(name), val_of(name))}
+
+    def splits(self, kinds: Sequence[str]) -> list[str]:
+        """The splits there are of these kinds: train, val, test."""
+        return [name for name, spec in self.specs.items() if spec is not None and name.rpartition(".")[2] in kinds]
+
+    def validations(self) -> list[tuple[str, str]]:
+        """(part, split) of each validation; part "" is data.val."""
+        own = [(name, val_of(name)) for name, part in self.parts.items() if name and part.val is not None]
+        return own if own and self.specs["val"] is None else [("", "val"), *own]
+
+    def part_of(self, split: str) -> Part:
+        """How a split is read."""
+        return self.parts[self._read_as[split]] if split in self._read_as else Part()
+
+    def brings(self, labelled: bool) -> dict[str, frozenset[str]]:
+        """For each part that was read what its training batches hold for objectives."""
+        labels = {"labels"} if labelled else set()
+        return {
+            name: frozenset(self.needs[split] & (CAPTIONED | SCORES) | self.readers[split].keys() | labels)
+            for name, split in self._trained()
+        }
+
+    def kinds(self) -> frozenset[str]:
+        """What is encoded in training: "image", "text", "features"."""
+        kinds = {reader.kind for _, split in self._trained() for reader in self.readers[split].values()}
+        needs = frozenset().union(*(self.needs[split] for _, split in self._trained()))
+        return frozenset(kinds | {kind for need, kind in (("image", "image"), ("texts", "text")) if need in needs})
+
+    def trained_part(self, split: str) -> str | None:
+        """The part whose training shards a split is; None for validation and test."""
+        return next((name for name in self.parts if train_of(name) == split), None)
+
+    def _trained(self) -> list[tuple[str, str]]:
+        """(part, split) of the training that was read."""
+        return [(name, train_of(name)) for name in self.parts if train_of(name) in self.needs]
+
+    def dataset_options(self, split: str, splits: Splits, tokenizer: Tokenizer) -> dict[str, Any]:
+        """The arguments of the split's ShardDataset that all of them have."""
+        length = self.part_of(split).text_length
+        return {
+            "languages": splits.languages,
+            "tokenizer": tokenizer if length is None else shortened(tokenizer, length),
+            "label_names": splits.label_names,
+            "tasks": splits.tasks,
+            "reading": splits.reading,
+            "needs": self.needs[split],
+            "fields": self.readers[split],
+        }
+
+    def choose(self, new: Sequence[str], splits: Splits, module: object) -> None:
+        """Settles what the batches of splits that are new hold, by what the objectives of the module read."""
+        reads: dict[str, frozenset[str]] = {}
+        for name, part in self.parts.items():
+            brings = None
+            if name and train_of(name) in new:
+                brings = brought(splits.holds(train_of(name)), part.fields or (), part.negatives)
+            read = module.reads(name, brings) if isinstance(module, Reads) else brings or CAPTIONED
+            reads[name] = read - {ALL_FIELDS} | (part.fields or {}).keys() if ALL_FIELDS in read else read
+        pictured = next((name for name, read in reads.items() if "image" in read), None)
+        if pictured is not None:
+            self._read_as |= {"val": pictured, "test": pictured}
+        for split in new:
+            part = self.part_of(split)
+            read = reads[self._read_as[split]] if split in self._read_as else CAPTIONED
+            if not split.endswith("train"):
+                read = _measured(read)
+            self.readers[split] = readers_of(read, part.fields or {}, part.negatives)
+            self.needs[split] = read
+            splits.needs[split] = held(read, self.readers[split])
+            splits.parts[split] = part
+
+
+def _measured(read: frozenset[str]) -> frozenset[str]:
+    """What a batch holds for retrieval: queries and positives, or pictures and captions beside the fields."""
+    read = read - {"negatives"} - SCORES
+    return read - CAPTIONED if "query" in read else read | CAPTIONED

@@ -1,0 +1,83 @@
+"""Which objective sees which part of a step, and what each part's samples must hold for them."""
+
+from collections.abc import Mapping
+
+from pytorch_lightning.utilities import rank_zero_info
+
+from losses import Objective
+from losses.objective import ALL_FIELDS, needs_of
+from mmtrain.models.image_text import ImageTextModel
+
+FROM_TOWERS = frozenset({"tokens", "multi"})  # needs that the model meets, and not the data
+
+
+def objectives_on(
+    part: str, brings: frozenset[str] | None, objectives: Mapping[str, Objective], on: Mapping[str, list[str]]
+) -> list[str]:
+    """The objectives that see a part: those that `on` sends there, and of the others those whose needs it meets.
+
+    Args:
+        part: Its name, "" where there are no parts, which all objectives see.
+        brings: What its samples hold; None for anything.
+    """
+    if not part:
+        return list(objectives)
+    there = None if brings is None else brings | {ALL_FIELDS}
+    return [
+        name
+        for name, objective in objectives.items()
+        if (part in on[name] if name in on else there is None or from_data(objective) <= there)
+    ]
+
+
+def from_data(objective: Objective) -> frozenset[str]:
+    """What an objective needs of the samples."""
+    return needs_of(objective) - FROM_TOWERS
+
+
+def check_parts(
+    objectives: Mapping[str, Objective], on: Mapping[str, list[str]], brings: Mapping[str, frozenset[str]]
+) -> None:
+    """Refuses objectives that see no part, and parts that no objective sees.
+
+    Args:
+        brings: What each part's batches hold.
+
+    Raises:
+        ValueError: one line, naming the option.
+    """
+    parts = ", ".join(brings)
+    for name, of_objective in on.items():
+        if name not in objectives:
+            raise ValueError(f"model.on.{name}: no such objective; model.objectives has {', '.join(objectives)}")
+        if unknown := [part for part in of_objective if part not in brings]:
+            there = f"data.parts has {parts}" if "" not in brings else "there are no data.parts"
+            raise ValueError(f"model.on.{name}: no such part {', '.join(unknown)}; {there}")
+    if "" in brings:
+        return
+    seen = {part: objectives_on(part, there, objectives, on) for part, there in brings.items()}
+    for part, names in seen.items():
+        if not names:
+            raise ValueError(f"data.parts.{part}: no objective sees it; name it under model.on, or leave it out")
+    for name, objective in objectives.items():
+        if not any(name in names for names in seen.values()):
+            needs = ", ".join(sorted(from_data(objective)))
+            raise ValueError(f"model.objectives.{name}: no part has what it needs ({needs}); the parts are {parts}")
+
+
+def rest_unread(model: ImageTextModel, kinds: frozenset[str]) -> None:
+    """Takes a tower that no part of the step reads out of the training, for other processes would wait for it.
+
+    Args:
+        kinds: "image", "text": what the parts bring.
+    """
+    for side, tower, projection in (
+        ("image", model.image, model.image_projection),
+        ("text", None if model.shared else model.text, model.text_projection),
+    ):
+        if side not in kinds and tower is not None and projection is not None:
+            trained = [each for each in (*tower.parameters(), *projection.parameters()) if each.requires_grad]
+            for parameter in trained:
+                parameter.requires_grad_(False)
+            if trained:
+                rank_zero_info(f"model.{side}: no part of the step reads it; its weights stay as they are")

@@ -121,6 +121,14 @@ def resident(field: str) -> float:
     raise RuntimeError(f"/proc/self/status has no {field}")
 
 
+def resident_growth(work: Callable[[], object]) -> float:
+    """MiB that this process grows by at the peak of the work."""
+    Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew from what is resident now
+    before = resident("VmRSS")
+    work()
+    return resident("VmHWM") - before
+
+
 def extra_memory(loss: Loss, case: Case, device: str) -> float:
     """MiB beyond the inputs at the peak of one pass; to be called in a fresh process."""
     small = Case(case.name, case.peer, case.ours, case.theirs, 8, case.K, 8)
@@ -132,10 +140,7 @@ def extra_memory(loss: Loss, case: Case, device: str) -> float:
         before = torch.cuda.memory_allocated()
         seconds(loss, inputs)
         return (torch.cuda.max_memory_allocated() - before) / 2**20
-    Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew from what is resident now
-    before = resident("VmRSS")
-    seconds(loss, inputs)
-    return resident("VmHWM") - before
+    return resident_growth(lambda: seconds(loss, inputs))
 
 
 def measured_apart(case: str, whose: str, device: str, quick: bool) -> float | None:

@@ -34,6 +34,7 @@ class Field:
     mask        bool [B, n, L], of texts: which tokens are there
     languages   int64 [B, n], of texts: index into `ShardDataModule.languages`, -1 absent
     ids         int64 [B, n], equal for equal values
+    texts       of texts: they themselves, without a reader's prefix, "" absent
     """
 
     kind: Literal["image", "features", "text"]
@@ -42,6 +43,7 @@ class Field:
     mask: Tensor | None = None
     languages: Tensor | None = None
     ids: Tensor | None = None
+    texts: list[list[str]] = field(default_factory=list)
 
 
 @dataclass

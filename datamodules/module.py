@@ -17,7 +17,7 @@ from datamodules.captions.rewriting import AsWritten, TextTransform
 from datamodules.images import ImagePipeline
 from datamodules.reading.dataset import ShardDataset
 from datamodules.reading.fields import FieldReader
-from datamodules.reading.layout import SPLITS, Layout, train_of
+from datamodules.reading.layout import Layout, splits_of, train_of
 from datamodules.reading.loaders import EvaluationBatches, make_loader
 from datamodules.reading.parts import Mixing, Part
 from datamodules.reading.splits import Splits
@@ -33,7 +33,6 @@ BYTES = lazy_instance(ByteTokenizer)
 PIXELS = lazy_instance(ImagePipeline)
 EVENLY = lazy_instance(Uniform)
 AS_WRITTEN = lazy_instance(AsWritten)
-STAGES = {"fit": ("train", "val"), "validate": ("val",), "test": ("test",), "predict": ()}
 
 
 class ShardDataModule(LightningDataModule):
@@ -58,8 +57,7 @@ class ShardDataModule(LightningDataModule):
             batch_size x V rows.
         drawing: Which K of its languages: datamodules.Uniform, Weighted, Pivot or InOrder, or a rule of your own.
         language_alpha: Draws samples by language, p ~ n^alpha for the n samples with a caption in it: 1 as in the data,
-            0 all languages alike. Each sample brings the language it is drawn for, the other K - 1 by `drawing`.
-            Default: samples are drawn whatever their languages.
+            0 all alike. Each brings the language it is drawn for, the other K - 1 by `drawing`. Default: all samples.
         language_caps: The most samples of a language that count in n; alpha is 1 by default then.
         text: Rewrites captions while training, such as datamodules.CodeSwitch; their language stays what it was.
         batch_size: Samples in a batch of one process.
@@ -67,9 +65,8 @@ class ShardDataModule(LightningDataModule):
         tokenizer: What makes captions token ids; UTF-8 bytes by default.
         images: What makes encoded images pixels.
         fields: Readers of further inputs by name: datamodules.Texts, Pictures, Features, Crops or your own.
-        parts: The parts of each step by name, where one batch is not enough: pictures with captions beside pairs of
-            texts, say. Each has shards and a batch of its own; train, batch_size, captions_per_image,
-            views_per_image and fields are then theirs. Validation is of the first part that has pictures.
+        parts: The parts of each step by name, such as pictures with captions beside pairs of texts. Each has shards,
+            a batch and fields of its own; val is read as the first part that has pictures.
         mixing: "samples" mixes the sources of train sample by sample, "batches" takes each global batch from one.
         seed: Of order, drawn captions and augmentation.
         shuffle_window: Samples are shuffled within runs of whole shards of at least this many samples.
@@ -77,12 +74,10 @@ class ShardDataModule(LightningDataModule):
         max_skip_rate: Highest share of broken samples; above it the run stops with the table.
         cache_dir: Where remote shards are kept; default ~/.cache/mmtrain/shards.
         allow_pipe: Whether `pipe:COMMAND` may name a shard.
-        cache_gb: The most that remote shards may take in the cache, in GB of 10^9 bytes; the least recently used go,
-            and are fetched again when their turn comes. Default: no limit.
+        cache_gb: The most that remote shards may take in the cache, in 10^9 bytes; the least recently used go first.
         retry_seconds: Waits before a request that a server answered badly is made again.
         timeout_seconds: So long a server may send nothing.
-        epoch_samples: Length of an epoch in samples; default: as many as there are, which is one pass over a single
-            source.
+        epoch_samples: Length of an epoch in samples; default: one pass over a single source, or over the first part.
         label_names: For tasks labelled by strings, the strings in the order of their numbers; default: sorted.
     """
 
@@ -178,10 +173,7 @@ class ShardDataModule(LightningDataModule):
 
     @property
     def brings(self) -> dict[str, frozenset[str]]:
-        """For each part of the step (one without a name where there are no parts) what its batches hold for objectives.
-
-        That is "image", "texts", "labels" where samples have some, "score", "scores", and fields by name.
-        """
+        """By part of the step ("" without parts) what its batches hold: image, texts, labels, score, scores, fields."""
         return self._layout.brings(bool(self.tasks))
 
     @property
@@ -233,7 +225,7 @@ class ShardDataModule(LightningDataModule):
 
     def train_samples(self) -> DataLoader:
         """Every training sample once over all ranks with all its captions, as validation reads it."""
-        self._require(self._only_part("model.mining, model.start"))
+        self._require("train")
         return self._every_sample(self._new_dataset(ShardDataset, "train"))
 
     def read_beside(self, batch: Batch, rows: Sequence[Sequence[int]], count: int) -> Batch:
@@ -299,16 +291,15 @@ class ShardDataModule(LightningDataModule):
         splits = self._splits
         if stage == "fit" and "" in self._parts and splits.specs["train"] is None:
             raise ValueError("data.train: no shards are named; a folder, a tar or a brace pattern")
-        new = [name for name in self._layout.splits(STAGES.get(str(stage), SPLITS)) if name not in self._datasets]
+        new = [name for name in self._layout.splits(splits_of(stage)) if name not in self._datasets]
         if new:
             self._layout.choose(new, splits, None if self.trainer is None else self.trainer.lightning_module)
             splits.survey(new)
             self.surveyed(splits, new)
         for name in new:
             part = self._layout.trained_part(name)
-            self._datasets[name] = self._new_dataset(
-                ShardDataset if part is None else partial(self._training.set_up, name=part), name
-            )
+            make = ShardDataset if part is None else partial(self._training.set_up, name=part)
+            self._datasets[name] = self._new_dataset(make, name)
 
     def _new_dataset(self, make: Callable[..., ShardDataset], name: str) -> ShardDataset:
         options = self._layout.dataset_options(name, self._splits, self.tokenizer)
@@ -327,15 +318,10 @@ class ShardDataModule(LightningDataModule):
         batches = EvaluationBatches(dataset, self._batch_size, *self._rank_and_world())
         return make_loader(DataLoader, dataset, batches, self._workers)
 
-    def _only_part(self, options: str) -> str:
-        """The training split. Raises ValueError for several, naming the options that need one."""
-        if "" not in self._parts:
-            raise ValueError(f"{options}: one training split is needed, data.parts has {', '.join(self._parts)}")
-        return "train"
-
     def _require(self, name: str) -> None:
         if name not in self._datasets:
-            raise ValueError(f"data.{name}: not set up; call setup() first, with shards named")
+            parts = "" if "" in self._parts else f"; data.parts has {', '.join(self._parts)}"
+            raise ValueError(f"data.{name}: not set up; call setup() first, with shards named{parts}")
 
     def _rank_and_world(self) -> tuple[int, int]:
         if self.trainer is not None:

@@ -12,6 +12,7 @@ from losses.distillation import (
 )
 from losses.embeddings import Embeddings, FieldEmbeddings, MultiEmbeddings, TokenFeatures
 from losses.engine.cache import micro_batched
+from losses.guide import GuideModel, GuideRows
 from losses.info_nce import InfoNceLoss, info_nce_loss
 from losses.itm import ItmLoss, hard_negatives, itm_loss
 from losses.matryoshka import MatryoshkaLoss
@@ -30,6 +31,8 @@ __all__ = [
     "CosentLoss",
     "Embeddings",
     "FieldEmbeddings",
+    "GuideModel",
+    "GuideRows",
     "InfoNceLoss",
     "ItmLoss",
     "LateInteractionLoss",

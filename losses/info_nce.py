@@ -1,7 +1,9 @@
 """InfoNCE between queries and targets of any kind, with negatives that come with the samples."""
 
 import math
-from typing import Literal
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -19,8 +21,9 @@ from losses.engine.checks import (
     working_precision,
 )
 from losses.engine.distributed import default_group, gather, global_sum, rank_and_size
-from losses.engine.pairs import Labels, Pairs, shared_labels
+from losses.engine.pairs import Guide, Labels, Pairs, shared_labels
 from losses.engine.tiles import lowest, tiled_logsumexp
+from losses.guide import GuideModel, GuideRows
 from losses.objective import field_of, rows_of
 from losses.temperature import ScaledObjective, clamped_scale
 
@@ -40,6 +43,7 @@ def info_nce_loss(
     query_ids: Tensor | None = None,
     target_ids: Tensor | None = None,
     negative_ids: Tensor | None = None,
+    guide: GuideRows | None = None,
     group: ProcessGroup | None = None,
 ) -> Tensor:
     """Cross-entropy of l_ij = scale <query_i, target_j> towards the diagonal, further negatives beside the targets.
@@ -49,7 +53,9 @@ def info_nce_loss(
     negatives and with `both` it is `clip_loss`. Memory is linear in the number of queries, targets and negatives.
 
     For query i a target or negative is left out when its id is target_ids[i], or when it belongs to another query with
-    an id equal to query_ids[i]; likewise a query in the reverse.
+    an id equal to query_ids[i]; likewise a query in the reverse. With a guide also when the guide's score of it is
+    above that of the own pair minus the margin (Solatorio, "GISTEmbed", 2024); in the reverse by its score of the
+    target with the other queries.
 
     Args:
         queries: float [B, D], unit rows; with a group, this process's part.
@@ -62,6 +68,7 @@ def info_nce_loss(
         query_ids: int64 [B].
         target_ids: int64 [B].
         negative_ids: int64 [B, n].
+        guide: another model's rows of the same inputs.
         group: processes that hold the rest of the batch, equally many rows each.
 
     Raises:
@@ -83,25 +90,36 @@ def info_nce_loss(
     check_integers("negative_ids", negative_ids, (B, negatives.shape[1]))
     queries, targets, negatives = working_precision(queries, targets, negatives)
     scale = positive_scale(scale, queries)
+    guide = guide and guide.checked(B, (B, negatives.shape[1]))
 
     rank, size = rank_and_size(group)
     mine = slice(rank * B, (rank + 1) * B)
     own = torch.arange(B, device=queries.device)
     pairs = Pairs(own_rows=own, own_columns=own + mine.start)
+    if guide is not None:
+        pairs.guide = Guide(guide.queries, gather(guide.targets, group), guide.limits())
     for ids in (query_ids, target_ids):
         if ids is not None:
             labels = shared_labels(gather(ids, group)[:, None])
             pairs.add(Labels(labels[mine], labels.where(labels >= 0, -2)[None]))
-    positives, rows, columns = tiled_logsumexp(queries, gather(targets, group), scale, pairs, both=both, group=group)
+    turned = both and guide is not None  # each direction leaves out other pairs
+    positives, rows, columns = tiled_logsumexp(
+        queries, gather(targets, group), scale, pairs, both=both and not turned, group=group
+    )
     wrong = [rows[:, None]]
     if negatives.shape[1]:
         wrong += _negatives(
-            queries, negatives, scale, present, negatives_of, query_ids, target_ids, negative_ids, group
+            queries, negatives, scale, present, negatives_of, query_ids, target_ids, negative_ids, guide, group
         )
     forward = functional.softplus(torch.cat(wrong, 1).logsumexp(1) - positives)
     if not both:
         return global_sum(forward.sum() / (size * B), group)
-    backward = functional.softplus(columns[mine] - positives)
+    if turned and guide is not None:
+        pairs = replace(pairs, guide=Guide(guide.targets, gather(guide.queries, group), guide.limits()))
+        _, reverse, _ = tiled_logsumexp(targets, gather(queries, group), scale, pairs, both=False)
+    else:
+        reverse = columns[mine]
+    backward = functional.softplus(reverse - positives)
     return global_sum((forward.sum() + backward.sum()) / (2 * size * B), group)
 
 
@@ -114,6 +132,7 @@ def _negatives(
     query_ids: Tensor | None,
     target_ids: Tensor | None,
     negative_ids: Tensor | None,
+    guide: GuideRows | None,
     group: ProcessGroup | None,
 ) -> list[Tensor]:
     """The logits [B, n] of each query's own negatives, and the log-sum-exp [B, 1] of the others'."""
@@ -123,16 +142,23 @@ def _negatives(
     usable = there
     if target_ids is not None and negative_ids is not None:
         usable = there & (negative_ids != target_ids[:, None])
+    if guide is not None and guide.negatives is not None:
+        theirs = torch.einsum("bd,bnd->bn", guide.queries, guide.negatives)
+        usable = usable & (theirs <= guide.limits()[:, None])
     if negatives_of == "own":
         logits = scale * torch.einsum("bd,bnd->bn", queries, negatives)
         return [logits.where(usable, low)]
     rank, _ = rank_and_size(group)
     everywhere = gather(there, group)
     filled = everywhere.flatten().nonzero()[:, 0]
-    columns = gather(negatives, group).flatten(0, 1)[filled]
+    columns = gather(negatives, group).flatten(0, 1)
+    columns = columns if len(filled) == len(columns) else columns[filled]  # no copy where none is absent
     owner = filled // n
     at = ((owner >= rank * B) & (owner < (rank + 1) * B)).nonzero()[:, 0]
     pairs = Pairs(own_rows=owner[at] - rank * B, own_columns=at)
+    if guide is not None and guide.negatives is not None:
+        theirs = gather(guide.negatives, group).flatten(0, 1)[filled]
+        pairs.guide = Guide(guide.queries, theirs, guide.limits())
     if query_ids is not None:
         labels = shared_labels(gather(query_ids, group)[:, None])
         pairs.add(Labels(labels[rank * B : (rank + 1) * B], labels.where(labels >= 0, -2)[owner][None]))
@@ -158,6 +184,8 @@ class InfoNceLoss(ScaledObjective):
         learnable: Whether the temperature trains.
         both: Whether each target stands against all queries too.
         negatives_of: "all" or "own".
+        guide: A frozen model that tells which negatives are none, such as `mmtrain.objectives.Teacher`.
+        guide_margin: How far below the own pair's score its score of a negative must stay.
     """
 
     needs = frozenset({"query", "positive"})
@@ -171,14 +199,31 @@ class InfoNceLoss(ScaledObjective):
         learnable: bool = True,
         both: bool = True,
         negatives_of: NegativesOf = "all",
+        guide: GuideModel | None = None,
+        guide_margin: float = 0.0,
     ) -> None:
         super().__init__(scale, learnable)
         choice("negatives_of", negatives_of, NegativesOf)
         self.queries, self.targets, self.negatives = queries, targets, negatives
         self.both, self.negatives_of = both, negatives_of
+        self.guide, self.guide_margin = guide, guide_margin
         self.needs = frozenset({queries, targets} | ({negatives} if negatives else set()))
 
-    def forward(self, embeddings: Embeddings) -> Tensor:
+    def prepare(self, languages: Sequence[str]) -> None:
+        if self.guide is not None:
+            self.guide.prepare(languages)
+
+    def loss(self, batch: Any, embeddings: Embeddings, model: Any) -> Tensor:
+        return self.forward(embeddings, self._guide_rows(batch))
+
+    def _guide_rows(self, batch: Any) -> GuideRows | None:
+        if self.guide is None:
+            return None
+        queries, targets = (self.guide(batch, name).rows[:, 0] for name in (self.queries, self.targets))
+        negatives = self.guide(batch, self.negatives).rows if self.negatives else None
+        return GuideRows(queries, targets, negatives, self.guide_margin)
+
+    def forward(self, embeddings: Embeddings, guide: GuideRows | None = None) -> Tensor:
         self.check_rows(embeddings)
         queries, query_ids = rows_of(embeddings, self.queries)
         targets, target_ids = rows_of(embeddings, self.targets)
@@ -194,8 +239,9 @@ class InfoNceLoss(ScaledObjective):
             query_ids=query_ids,
             target_ids=target_ids,
             negative_ids=negatives.ids if negatives else None,
+            guide=guide,
             group=default_group(),
         )
 
     def chance(self, images: int, captions: float) -> float | None:
-        return None if self.negatives else math.log(images)
+        return None if self.negatives or self.guide else math.log(images)

@@ -130,7 +130,7 @@ class ItmLoss(Objective):
         if not len(label):  # any pair, whose logits are dropped: the network takes part on every process
             image = caption = image.new_zeros(1)
         logits = self.fusion(*self._inputs(rows, embeddings, image, caption, group))[: len(label)]
-        if self.candidates is None:
+        if place is None or self.candidates is None:
             return itm_loss(logits, label, group=group)
         return _list_loss(logits, place, 1 + self.candidates, group)
 
@@ -167,9 +167,9 @@ class ItmLoss(Objective):
     @torch.no_grad()
     def _draw_pairs(
         self, image_rows: Tensor, embeddings: Embeddings, group: ProcessGroup | None
-    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """What to judge: images [N] and captions [N] (image K + slot) of all processes, labels [N], and for
-        `_list_loss` the places of the negatives.
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
+        """What to judge: images [N] and captions [N] (image K + slot) of all processes, labels [N], and the places of
+        hard negatives for `_list_loss`.
         """
         texts, present = texts_of(embeddings), embeddings.present
         b, K, _ = texts.shape
@@ -203,7 +203,7 @@ class ItmLoss(Objective):
             replaced = has_text[torch.rand(len(has_text), device=text.device) < 0.5]
             shown, label = caption.clone(), torch.ones_like(caption)
             shown[replaced], label[replaced] = filled[text[replaced, 0]], 0
-            return image, shown, label, replaced
+            return image, shown, label, None
         everyone = torch.arange(len(images), device=image.device)
         other = wrong(captions[caption], images, lambda part: fits(everyone, caption[part]).T)
         (of_image, _), (of_caption, _) = ((each >= 0).nonzero(as_tuple=True) for each in (text, other))

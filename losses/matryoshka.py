@@ -1,5 +1,6 @@
 """Matryoshka: embeddings whose first d dimensions are embeddings too."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -33,7 +34,7 @@ class MatryoshkaLoss(Objective):
         self.objective = objective
         self.dims, self.weights = list(dims), list(weights or [1.0] * len(dims))
         self.needs, self.needs_tokens = needs_of(objective), objective.needs_tokens
-        self.similarity = objective.similarity
+        self.similarity, self.unencoded = objective.similarity, objective.unencoded
 
     def forward(self, embeddings: Embeddings) -> Tensor:
         return self.loss(None, embeddings, None)
@@ -49,6 +50,9 @@ class MatryoshkaLoss(Objective):
 
     def connect(self, model: Any) -> None:
         self.objective.connect(model)
+
+    def prepare(self, languages: Sequence[str]) -> None:
+        self.objective.prepare(languages)
 
     def after_step(self) -> None:
         self.objective.after_step()

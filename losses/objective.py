@@ -1,6 +1,6 @@
 """The one form every objective has: embeddings in, a scalar out."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal, TypeVar
 
 import torch
@@ -26,11 +26,13 @@ class Objective(nn.Module):
             ALL_FIELDS.
         needs_tokens: True means {"tokens"} beside `needs`.
         similarity: What its rows are compared by.
+        unencoded: Fields that it reads from the batch as they are, through no tower.
     """
 
     needs: frozenset[str] = frozenset({"image", "texts"})
     needs_tokens: bool = False
     similarity: Similarity = "cosine"
+    unencoded: frozenset[str] = frozenset()
 
     def __init__(self) -> None:
         super().__init__()
@@ -41,6 +43,9 @@ class Objective(nn.Module):
 
     def connect(self, model: Any) -> None:
         """For objectives with a network of their own: called once with the model, before the optimiser is made."""
+
+    def prepare(self, languages: Sequence[str]) -> None:
+        """Called before the training with the languages of the data, whose numbers in this list batches hold."""
 
     def loss(self, batch: Any, embeddings: Embeddings, model: Any) -> Tensor:
         """What the training sums up; for objectives that read the batch or the model in place of `forward`."""
@@ -114,22 +119,23 @@ def distractors_of(embeddings: Embeddings, name: str | None) -> dict[str, Tensor
     return {} if field is None else {"distractors": field.rows, "distractors_present": field.present}
 
 
-def rows_of(embeddings: Embeddings, name: str) -> tuple[Tensor, Tensor | None]:
-    """Rows [B, D] and ids [B] of "image", "texts" (the first slot) or a field (its first value).
-
-    Raises:
-        ValueError: where a sample has none.
-    """
+def slots_of(embeddings: Embeddings, name: str) -> FieldEmbeddings:
+    """The values of "image" (one), "texts" (K) or a field. Raises ValueError where the samples have none."""
     if name == "image":
-        return image_of(embeddings), embeddings.image_ids
+        return FieldEmbeddings(image_of(embeddings)[:, None], None, embeddings.image_ids)
     if name == "texts":
-        rows, present, ids = texts_of(embeddings), embeddings.present, embeddings.text_ids
-    else:
-        field = field_of(embeddings, name)
-        rows, present, ids = field.rows, field.present, field.ids
-    if present is not None and not present[:, 0].all():
-        raise ValueError(f"{name}: {int((~present[:, 0]).sum())} samples of the batch have none, expected one each")
-    return rows[:, 0], ids if ids is None or ids.dim() == 1 else ids[:, 0]
+        return FieldEmbeddings(texts_of(embeddings), embeddings.present, embeddings.text_ids)
+    return field_of(embeddings, name)
+
+
+def rows_of(embeddings: Embeddings, name: str) -> tuple[Tensor, Tensor | None]:
+    """Rows [B, D] and ids [B] of an input's first value. Raises ValueError where a sample has none."""
+    values = slots_of(embeddings, name)
+    if values.present is not None and not values.present[:, 0].all():
+        absent = int((~values.present[:, 0]).sum())
+        raise ValueError(f"{name}: {absent} samples of the batch have none, expected one each")
+    ids = values.ids
+    return values.rows[:, 0], ids if ids is None or ids.dim() == 1 else ids[:, 0]
 
 
 def tokens_of(embeddings: Embeddings, name: str) -> tuple[Tensor, Tensor]:

@@ -43,6 +43,7 @@ from datamodules.shards.survey import CAPTIONED
 from datamodules.stream.mixture import SurveyedSource
 from datamodules.tokenizers.tokenizer import Tokenizer
 
+NOTHING_DRAWN: Sequence[random.Random | None] = (None,)  # the one row of evaluation
 ATTEMPTS = 16  # samples tried for one place in a batch before the data counts as unusable
 
 
@@ -209,7 +210,7 @@ class ShardDataset(Dataset):
         scores = {name: read_scores(sample.record, name) for name in SCORES & self.needs}
         return [
             Loaded(sample, view, own, row, index, self._values(sample, source, rng), scores)
-            for view, own, rng in zip(views, texts, rngs or [None], strict=True)
+            for view, own, rng in zip(views, texts, rngs or NOTHING_DRAWN, strict=True)
         ]
 
     def _views(self, sample: Sample, images: ImagePipeline, rngs: Sequence[random.Random]) -> Sequence[Tensor | None]:

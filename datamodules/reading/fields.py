@@ -24,10 +24,11 @@ PICTURE_FILE = re.compile(r"([a-z_]+)(\d*)\.(?:jpg|jpeg|png|webp)")
 
 
 class Text(NamedTuple):
-    """A text and its language."""
+    """A text and its language, and what stands before it for the model."""
 
     language: str
     text: str
+    prefix: str = ""
 
 
 class Value(NamedTuple):
@@ -95,7 +96,7 @@ class Texts(FieldReader):
         if rng is not None:
             texts = rng.sample(texts, min(self.count, len(texts)))
         return [
-            Value(Text(language, self.prefix + text), text_id(text), place)
+            Value(Text(language, text, self.prefix), text_id(text), place)
             for place, (language, text) in texts[: self.count]
         ]
 
@@ -208,11 +209,12 @@ def field_of(
             full[present] = torch.stack([value for value in values if isinstance(value, Tensor)])
         return Field(reader.kind, full, present, ids=ids)
     texts = [value for value in values if isinstance(value, Text)] or [Text("und", "")]  # one says what tokens are
-    rows_of_ids, mask = tokenizer([each.text for each in texts], [each.language for each in texts])
+    rows_of_ids, mask = tokenizer([each.prefix + each.text for each in texts], [each.language for each in texts])
     tokens = rows_of_ids.new_zeros(B, n, *rows_of_ids.shape[1:])
     token_mask = mask.new_zeros(B, n, mask.shape[1])
     indices = torch.full((B, n), -1)
     if present.any():
         tokens[present], token_mask[present] = rows_of_ids, mask
         indices[present] = torch.tensor([languages.get(each.language, -1) for each in texts])
-    return Field("text", tokens, present, token_mask, indices, ids)
+    written = [[value.content.text for value in row if isinstance(value.content, Text)] for row in rows]
+    return Field("text", tokens, present, token_mask, indices, ids, [[*row, *[""] * (n - len(row))] for row in written])

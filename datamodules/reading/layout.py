@@ -14,7 +14,7 @@ from datamodules.stream.mixture import Source
 from datamodules.tokenizers.tokenizer import Tokenizer
 
 ALL_FIELDS = "fields"  # an objective reads every field there is
-SPLITS = ("train", "val", "test")
+STAGES = {"fit": ("train", "val"), "validate": ("val",), "test": ("test",), "predict": ()}
 
 
 def train_of(part: str) -> str:
@@ -25,6 +25,11 @@ def train_of(part: str) -> str:
 def val_of(part: str) -> str:
     """The split, and the option, of a part's validation shards."""
     return f"parts.{part}.val" if part else "val"
+
+
+def splits_of(stage: str | None) -> tuple[str, ...]:
+    """The kinds of splits that a stage of the trainer reads."""
+    return STAGES.get(str(stage), ("train", "val", "test"))
 
 
 class Layout:

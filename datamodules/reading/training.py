@@ -87,9 +87,7 @@ class Training:
 
     @property
     def epoch_length(self) -> int:
-        """Samples of all ranks in an epoch; by default those of one pass over the first part, and of the others what
-        comes with them.
-        """
+        """Samples of all ranks in an epoch: by default one pass over the first part, and what comes with it."""
         first = next(iter(self.parts.values())).batch_size
         return self.epoch_samples or len(self.dataset) * self._samples_a_step // first
 

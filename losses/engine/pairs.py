@@ -33,6 +33,25 @@ class Labels:
 
 
 @dataclass
+class Guide:
+    """Another model's scores: a column is left out for a row whose limit they are above.
+
+    Args:
+        rows: float [R, G], that model's rows.
+        columns: float [C, G], likewise.
+        limits: float [R].
+    """
+
+    rows: Tensor
+    columns: Tensor
+    limits: Tensor
+
+    def above(self, rows: slice, columns: slice) -> Tensor:
+        """bool [rows, columns] of a tile."""
+        return self.rows[rows] @ self.columns[columns].T > self.limits[rows, None]
+
+
+@dataclass
 class Pairs:
     """The pairs of R rows and C columns that are not plain negatives.
 
@@ -42,6 +61,7 @@ class Pairs:
         labels: kinds of ids. A column is left out for a row when each of its members shares a label of some kind.
         rows: int64, ascending, the rows that any label can leave a column out for.
         columns: int64, ascending, the columns that any label can leave out.
+        guide: leaves further pairs out.
     """
 
     own_rows: Tensor
@@ -49,6 +69,7 @@ class Pairs:
     labels: list[Labels] = field(default_factory=list)
     rows: Tensor | None = None
     columns: Tensor | None = None
+    guide: Guide | None = None
 
     @classmethod
     def none(cls, device: torch.device) -> "Pairs":
@@ -63,8 +84,18 @@ class Pairs:
         self.rows = rows if self.rows is None else torch.cat([self.rows, rows]).unique()
         self.columns = columns if self.columns is None else torch.cat([self.columns, columns]).unique()
 
-    def left_out(self, rows: slice, columns: slice) -> tuple[Tensor, Tensor] | None:
-        """Row and column numbers inside the tile of the pairs that share ids; own pairs may be among them."""
+    def left_out(self, rows: slice, columns: slice) -> tuple[Tensor, Tensor] | Tensor | None:
+        """An index into the tile: the pairs that share ids or that a guide leaves out; own pairs may be among them."""
+        shared = self._sharing(rows, columns)
+        if self.guide is None:
+            return shared
+        barred = self.guide.above(rows, columns)
+        if shared is not None:
+            barred[shared] = True
+        return barred
+
+    def _sharing(self, rows: slice, columns: slice) -> tuple[Tensor, Tensor] | None:
+        """Row and column numbers inside the tile of the pairs that share ids."""
         if not self.labels or self.rows is None or self.columns is None:
             return None
         some_rows, some_columns = _inside(self.rows, rows), _inside(self.columns, columns)

@@ -62,7 +62,7 @@ class Tile(NamedTuple):
     logits: Tensor
     own: slice  # of the positives
     own_at: tuple[Tensor, Tensor]  # where they are in the tile
-    left_out: tuple[Tensor, Tensor] | None
+    left_out: tuple[Tensor, Tensor] | Tensor | None
 
     def leave_out(self) -> None:
         """Makes positives and pairs that are left out vanish from sums of exponentials."""

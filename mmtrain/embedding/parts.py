@@ -129,6 +129,7 @@ class EmbeddingParts:
             trained = (indices >= 0) | (not self.encoder.languages)  # another library's model does not say
             chosen = batch.present & sampled[:, None] & trained[batch.languages.clamp(min=0)]
         model, device = self.encoder.model, self.encoder.device
+        assert batch.images is not None
         images = model.encode_image(batch.images.to(device))
         b, k = chosen.nonzero(as_tuple=True)
         texts = images[:0]

@@ -1,5 +1,7 @@
 """A batch through a model: the one way from pixels and tokens to `Embeddings`, in training and in evaluation."""
 
+from collections.abc import Collection
+
 import torch
 from torch import Tensor
 
@@ -16,6 +18,7 @@ def embed_batch(
     tokens: bool = False,
     chosen: Tensor | None = None,
     languages: Tensor | None = None,
+    without: Collection[str] = (),
 ) -> Embeddings:
     """Encodes the images, the present captions and the fields of a batch; absent texts are rows of zeros.
 
@@ -27,6 +30,7 @@ def embed_batch(
         tokens: Token features of both towers too; only ours have them.
         chosen: bool [B, K], the captions to encode; None for all that are present.
         languages: int64, the network's own index of each language of the data (-1: none), where they differ.
+        without: Fields that are not encoded.
     """
     present = batch.present if chosen is None else chosen
     if batch.images is None and not present.shape[1]:
@@ -44,7 +48,9 @@ def embed_batch(
         languages=batch.languages if present.shape[1] else None,
         image_ids=batch.image_ids,
         text_ids=batch.text_ids if present.shape[1] else None,
-        fields={name: _field(network, name, each, languages) for name, each in batch.fields.items()},
+        fields={
+            name: _field(network, name, each, languages) for name, each in batch.fields.items() if name not in without
+        },
         image_tokens=image_tokens,
         text_tokens=text_tokens,
         labels=batch.labels,
@@ -109,9 +115,9 @@ def _field(network: Network, name: str, field: Field, languages: Tensor | None) 
     if isinstance(network, ImageTextModel) and name in network.modalities:
         encoded = network.encode_modality(name, values)
     elif field.kind == "text":
-        assert field.mask is not None and field.languages is not None
-        mask, indices = field.mask.flatten(0, 1)[inputs], field.languages.flatten()[inputs]
-        encoded = network.encode_text(values, mask, _own_indices(indices, languages))
+        assert field.mask is not None
+        indices = None if field.languages is None else _own_indices(field.languages.flatten()[inputs], languages)
+        encoded = network.encode_text(values, field.mask.flatten(0, 1)[inputs], indices)
     elif field.kind == "image":
         encoded = network.encode_image(values)
     else:

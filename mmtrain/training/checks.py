@@ -44,6 +44,19 @@ def check_batch_norm(model: nn.Module, processes: int) -> None:
         )
 
 
+def check_micro_batch(model: nn.Module, size: int) -> None:
+    """Refuses parts of a batch that are none, and layers that would see parts.
+
+    Raises:
+        ValueError: one line, naming the layer.
+    """
+    if size < 1:
+        raise ValueError(f"model.micro_batch: got {size}, expected at least 1")
+    for name, layer in model.named_modules():
+        if isinstance(layer, _BatchNorm) and layer.training:
+            raise ValueError(f"model.micro_batch: {name} normalises over the batch; use a tower without BatchNorm")
+
+
 def check_needs(objectives: Mapping[str, Mapping[str, Objective]], data: TrainingData) -> None:
     """Refuses objectives that need what the data do not bring, and fields that no objective reads.
 

@@ -1,10 +1,13 @@
 """The clock of a training: from samples seen to a place in the schedule, through every resume."""
 
 import math
+import random
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
+import numpy as np
 import pytorch_lightning as pl
+import torch
 from pytorch_lightning.utilities import rank_zero_info
 
 from mmtrain.training.data import TrainingData
@@ -122,3 +125,14 @@ def _length(trainer: pl.Trainer, data: TrainingData, seen: int, step: int) -> Le
         ends.append(seen + data.samples_to_come(max_epochs - trainer.current_epoch))
     end = min(ends, default=math.inf)
     return Length(step, end, end, trainer.max_steps, max_epochs)
+
+
+def seed_step(*parts: int) -> None:
+    """Seeds what a step draws at random (dropout, patch dropout) by seed, samples seen and rank alone.
+
+    So a resumed run draws what the undisturbed one would have drawn.
+    """
+    seed = hash(parts) % 2**63
+    torch.manual_seed(seed)
+    random.seed(seed)
+    np.random.seed(seed % 2**32)

@@ -1,12 +1,9 @@
 """Pretraining: two towers, any weighted sum of objectives, samples seen as the clock."""
 
-import random
 from collections import Counter
-from collections.abc import Callable, Sequence
-from dataclasses import replace
+from collections.abc import Callable
 from typing import Any, Literal
 
-import numpy as np
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.utilities import rank_zero_info
@@ -19,13 +16,19 @@ from mmtrain.fusion import MatchingHead, RelationHead
 from mmtrain.models.batches import embed_batch
 from mmtrain.models.image_text import ImageTextModel, Projection
 from mmtrain.towers import ImageTower, TextTower
-from mmtrain.training.checks import check_batch_norm, check_fits, check_needs, check_one_step_a_batch
-from mmtrain.training.clock import Clock
+from mmtrain.training.checks import (
+    check_batch_norm,
+    check_fits,
+    check_micro_batch,
+    check_needs,
+    check_one_step_a_batch,
+)
+from mmtrain.training.clock import Clock, seed_step
 from mmtrain.training.data import TrainingData, logging_interval, training_data
 from mmtrain.training.mining import Mining, Neighbours, mined_data
 from mmtrain.training.monitoring.diagnostics import gradient_norm, space_diagnostics
 from mmtrain.training.optimisation import OptimizerClass, Schedule, make_optimizer, parameter_groups
-from mmtrain.training.parts import check_parts, from_data, objectives_on, rest_unread
+from mmtrain.training.parts import check_parts, check_sent, from_data, objectives_on, rest_unread, without_uncounted
 from mmtrain.training.sharding import shard
 from mmtrain.training.starting_weights import load_partially, load_parts
 from mmtrain.training.validation import Validation, retrieval_figures
@@ -63,8 +66,7 @@ class ContrastiveModule(pl.LightningModule):
         checkpoint_activations: Recompute the towers' activations in the backward pass.
         recall_at: Ranks reported by validation.
         mining: Hard negatives from the whole training split, see `mmtrain.training.mining.Mining`.
-        on: Which parts of the step (data.parts) an objective sees, e.g. {pairs: [pairs]}; default: every part that has
-            what it needs. One that sees several is summed over them.
+        on: Which parts of the step (data.parts) an objective sees, summed; default: all that have what it needs.
 
     Raises:
         ValueError: for weights of unknown objectives, no objective, or a micro_batch that the towers cannot have.
@@ -126,13 +128,7 @@ class ContrastiveModule(pl.LightningModule):
         self._seed = torch.initial_seed()
         self._counts_for: dict[str, list[bool]] = {}  # objectives that not all sources' captions count for
         if micro_batch is not None:
-            if micro_batch < 1:
-                raise ValueError(f"model.micro_batch: got {micro_batch}, expected at least 1")
-            for name, layer in self.model.named_modules():
-                if isinstance(layer, nn.modules.batchnorm._BatchNorm) and layer.training:
-                    raise ValueError(
-                        f"model.micro_batch: {name} normalises over the batch; use a tower without BatchNorm"
-                    )
+            check_micro_batch(self.model, micro_batch)
         if checkpoint_activations:
             for tower in (image, self.model.text):
                 if any(parameter.requires_grad for parameter in tower.parameters()):
@@ -163,8 +159,8 @@ class ContrastiveModule(pl.LightningModule):
         """The terms of the sum that a part of the step gives, by objective, without their weights."""
         objectives = self.objectives_on(part)
         sources = {name: tuple(self._counts_for.get(name, ())) for name in objectives}
-        seen = {counted: self._mask_uncounted(counted, batch, embeddings) for counted in set(sources.values())}
-        return {name: objective.loss(batch, seen[sources[name]], self.model) for name, objective in objectives.items()}
+        seen = {counted: without_uncounted(counted, batch, embeddings) for counted in set(sources.values())}
+        return {name: each.loss(batch, seen[sources[name]], self.model) for name, each in objectives.items()}
 
     def objectives_on(self, part: str) -> dict[str, Objective]:
         """The objectives that see a part of the step."""
@@ -175,15 +171,8 @@ class ContrastiveModule(pl.LightningModule):
     def reads(self, part: str, brings: frozenset[str] | None) -> frozenset[str]:
         """What the objectives read of the samples of a part, see `datamodules.reading.parts.Reads`."""
         every = dict(self.named_objectives())
+        check_sent(part, brings, every, self.on)
         return frozenset().union(*(from_data(every[name]) for name in objectives_on(part, brings, every, self.on)))
-
-    def _mask_uncounted(self, counted: Sequence[bool], batch: Batch, embeddings: Embeddings) -> Embeddings:
-        """Embeddings without the captions of sources that do not count; their images stay negatives."""
-        if not counted or embeddings.present is None or embeddings.languages is None:
-            return embeddings
-        counts = torch.tensor(counted, device=embeddings.present.device)[batch.sources]
-        present = embeddings.present & counts[:, None]
-        return replace(embeddings, present=present, languages=embeddings.languages.masked_fill(~present, -1))
 
     def named_objectives(self) -> list[tuple[str, Objective]]:
         """The objectives in the order of the config."""
@@ -192,20 +181,20 @@ class ContrastiveModule(pl.LightningModule):
     def embed(self, batch: Batch, part: str = "") -> Embeddings:
         """Encodes the images, the present captions and the fields of a batch."""
         tokens = any("tokens" in needs_of(objective) for objective in self.objectives_on(part).values())
-        return embed_batch(self.model, batch, tokens=tokens)
+        return embed_batch(self.model, batch, tokens=tokens, without=self.unencoded)
+
+    @property
+    def unencoded(self) -> frozenset[str]:
+        """Fields that objectives read as they are."""
+        return frozenset().union(*(objective.unencoded for _, objective in self.named_objectives()))
 
     def on_train_batch_start(self, batch: Batch | Batches, batch_idx: int) -> None:
-        # The randomness of a step (dropout, patch dropout) follows from seed, samples seen and rank alone, so that a
-        # resumed run draws what the undisturbed one would have drawn.
         check_one_step_a_batch(self.trainer, self.instead_of_accumulation)  # callbacks may set it too
         if self.neighbours is not None:
             self.neighbours.mine(self, self.model, self.similarity)
         self._batch = batch
         self._step_samples = batch.samples * self.trainer.world_size
-        seed = hash((self._seed, self.samples_seen, self.global_rank)) % 2**63
-        torch.manual_seed(seed)
-        random.seed(seed)
-        np.random.seed(seed % 2**32)
+        seed_step(self._seed, self.samples_seen, self.global_rank)
         factor = self.clock.factor(self.trainer, self.data, self.samples_seen, self._step_samples)
         for group in self.trainer.optimizers[0].param_groups:
             group["lr"] = group["base_lr"] * factor
@@ -250,6 +239,8 @@ class ContrastiveModule(pl.LightningModule):
         check_one_step_a_batch(self.trainer, self.instead_of_accumulation)
         check_needs({part: self.objectives_on(part) for part in self.data.brings}, self.data)
         check_batch_norm(self.model, self.trainer.world_size)
+        for _, objective in self.named_objectives():
+            objective.prepare(self.data.languages)
         self._counts_for = self.data.count_for(list(self.objectives))
 
     def trained_modules(self) -> dict[str, nn.Module]:
@@ -282,7 +273,9 @@ class ContrastiveModule(pl.LightningModule):
     # ---- validation
 
     def validation_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> None:
-        self._validation.add(self.data.validated[dataloader_idx], batch, embed_batch(self.model, batch))
+        self._validation.add(
+            self.data.validated[dataloader_idx], batch, embed_batch(self.model, batch, without=self.unencoded)
+        )
         self.data.evaluated(batch)
 
     def on_validation_epoch_end(self) -> None:
@@ -316,9 +309,7 @@ class ContrastiveModule(pl.LightningModule):
     def _log_step(self, embeddings: Embeddings | None, losses: dict[tuple[str, str], Tensor], total: Tensor) -> None:
         parts = Counter(name for name, _ in losses)
         figures = {"train/loss": total}
-        figures |= {
-            f"train/{name}/{part}" if parts[name] > 1 else f"train/{name}": x for (name, part), x in losses.items()
-        }
+        figures |= {f"train/{name}" + f"/{part}" * (parts[name] > 1): loss for (name, part), loss in losses.items()}
         if embeddings is not None:
             figures |= {f"space/{name}": value for name, value in space_diagnostics(embeddings).items()}
         figures |= {f"drawn/{name}": total.new_tensor(share) for name, share in self.data.drawn().items()}

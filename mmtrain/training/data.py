@@ -45,7 +45,14 @@ class TrainingData(Protocol):
 
 
 @runtime_checkable
-class LabelledData(TrainingData, Protocol):
+class WholeData(TrainingData, Protocol):
+    """One whose training split can be read in order."""
+
+    def train_samples(self) -> DataLoader[Batch]: ...
+
+
+@runtime_checkable
+class LabelledData(WholeData, Protocol):
     """One whose samples have labels; `datamodules.RelationDataModule` is one."""
 
     classes: dict[str, int]
@@ -53,8 +60,6 @@ class LabelledData(TrainingData, Protocol):
     balanced_task: str | None
 
     def class_names(self, task: str) -> list[str]: ...
-
-    def train_samples(self) -> DataLoader[Batch]: ...
 
 
 def training_data(trainer: pl.Trainer) -> TrainingData:

@@ -3,8 +3,7 @@
 Letters: N samples of the split, m neighbours of each, B samples of a batch.
 """
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
@@ -12,26 +11,23 @@ import numpy as np
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.utilities import rank_zero_info
-from torch import Tensor, nn
-from torch.utils.data import DataLoader
+from torch import Tensor
 
 from datamodules.batch import Batch, text_id
-from mmtrain.embedding.collected import Embedded, EmbeddedSplit
+from mmtrain.embedding.collected import Embedded
 from mmtrain.evaluation.ranking.tiles import Similarity
-from mmtrain.models.batches import embed_batch
 from mmtrain.models.image_text import ImageTextModel
 from mmtrain.search.mining import nearest_wrong
-from mmtrain.training.data import TrainingData, training_data
+from mmtrain.training.data import WholeData, training_data
 from mmtrain.training.waiting import told_by_first
+from mmtrain.training.whole_split import embedded_whole
 
 
 @runtime_checkable
-class MinedData(TrainingData, Protocol):
+class MinedData(WholeData, Protocol):
     """A data module whose training split can be read by number; `datamodules.ShardDataModule` is one."""
 
     def samples(self, split: str) -> int: ...
-
-    def train_samples(self) -> DataLoader: ...
 
     def read_beside(self, batch: Batch, rows: Sequence[Sequence[int]], count: int) -> Batch: ...
 
@@ -76,12 +72,8 @@ class Neighbours:
         step = module.global_step
         if self.numbers is not None and (step % self.options.every_n_steps or step == self.step):
             return
-        collected = EmbeddedSplit()
         data = mined_data(module.trainer)
-        with evaluating(model), torch.no_grad(), module.trainer.precision_plugin.forward_context():
-            for batch in data.train_samples():
-                collected.add(batch, embed_batch(model, batch.to(module.device)))
-        split = collected.gather()
+        split = embedded_whole(model, data, module.trainer, None)
         samples, m = data.samples("train"), self.options.neighbours
         self.numbers = torch.tensor(told_by_first(lambda: near_samples(split, samples, m, similarity).tolist()))
         self.step = step
@@ -105,18 +97,6 @@ def mined_data(trainer: pl.Trainer) -> MinedData:
     if not isinstance(data, MinedData):
         raise ValueError(f"model.mining: {type(data).__name__} reads no sample by number; datamodules.ShardDataModule")
     return data
-
-
-@contextmanager
-def evaluating(model: nn.Module) -> Iterator[None]:
-    """Puts a model into evaluation mode; afterwards each part is in the mode that it was in."""
-    modes = [(module, module.training) for module in model.modules()]
-    model.eval()
-    try:
-        yield
-    finally:
-        for module, mode in modes:
-            module.training = mode
 
 
 def near_samples(split: Embedded | None, samples: int, m: int, similarity: Similarity) -> np.ndarray:

@@ -1,10 +1,13 @@
 """Which objective sees which part of a step, and what each part's samples must hold for them."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
+import torch
 from pytorch_lightning.utilities import rank_zero_info
 
-from losses import Objective
+from datamodules.batch import Batch
+from losses import Embeddings, Objective
 from losses.objective import ALL_FIELDS, needs_of
 from mmtrain.models.image_text import ImageTextModel
 
@@ -30,9 +33,29 @@ def objectives_on(
     ]
 
 
+def check_sent(
+    part: str, brings: frozenset[str] | None, objectives: Mapping[str, Objective], on: Mapping[str, list[str]]
+) -> None:
+    """Raises ValueError, one line, for an objective that `on` sends to a part that lacks what it needs."""
+    for name, objective in objectives.items():
+        missing = from_data(objective) - {ALL_FIELDS} - (brings or frozenset())
+        if brings is not None and part in on.get(name, ()) and missing:
+            there = ", ".join(sorted(brings))
+            raise ValueError(f"model.on.{name}: it needs {', '.join(sorted(missing))}; part {part} brings {there}")
+
+
 def from_data(objective: Objective) -> frozenset[str]:
     """What an objective needs of the samples."""
     return needs_of(objective) - FROM_TOWERS
+
+
+def without_uncounted(counted: Sequence[bool], batch: Batch, embeddings: Embeddings) -> Embeddings:
+    """Embeddings without the captions of sources that do not count; their images stay negatives."""
+    if not counted or embeddings.present is None or embeddings.languages is None:
+        return embeddings
+    counts = torch.tensor(counted, device=embeddings.present.device)[batch.sources]
+    present = embeddings.present & counts[:, None]
+    return replace(embeddings, present=present, languages=embeddings.languages.masked_fill(~present, -1))
 
 
 def check_parts(
@@ -56,13 +79,13 @@ def check_parts(
     if "" in brings:
         return
     seen = {part: objectives_on(part, there, objectives, on) for part, there in brings.items()}
-    for part, names in seen.items():
-        if not names:
-            raise ValueError(f"data.parts.{part}: no objective sees it; name it under model.on, or leave it out")
     for name, objective in objectives.items():
         if not any(name in names for names in seen.values()):
             needs = ", ".join(sorted(from_data(objective)))
             raise ValueError(f"model.objectives.{name}: no part has what it needs ({needs}); the parts are {parts}")
+    for part, names in seen.items():
+        if not names:
+            raise ValueError(f"data.parts.{part}: no objective sees it; name it under model.on, or leave it out")
 
 
 def rest_unread(model: ImageTextModel, kinds: frozenset[str]) -> None:

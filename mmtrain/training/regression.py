@@ -7,14 +7,12 @@ import torch
 from pytorch_lightning.utilities import rank_zero_info
 from torch import Tensor
 
-from mmtrain.embedding.collected import Embedded, EmbeddedSplit
 from mmtrain.evaluation.measuring.relation_baselines import linear_probe
 from mmtrain.fusion import RelationHead
-from mmtrain.models.batches import embed_batch
 from mmtrain.models.image_text import ImageTextModel
 from mmtrain.training.data import LabelledData
-from mmtrain.training.mining import evaluating
 from mmtrain.training.waiting import told_by_first
+from mmtrain.training.whole_split import embedded_whole
 
 
 def start_from_regression(
@@ -34,7 +32,7 @@ def start_from_regression(
     Raises:
         ValueError: when no post could be read.
     """
-    split = _embedded(model, data, trainer)
+    split = embedded_whole(model, data, trainer, "regression")
 
     def solutions() -> dict[str, tuple[list, list]]:
         if split is None:
@@ -48,17 +46,3 @@ def start_from_regression(
     for task, (weight, bias) in told_by_first(solutions).items():
         head.start(task, torch.tensor(weight), torch.tensor(bias))
     rank_zero_info(f"the layers of {', '.join(class_weights)} start from the regression on the training posts' rows")
-
-
-@torch.inference_mode()
-def _embedded(model: ImageTextModel, data: LabelledData, trainer: pl.Trainer) -> Embedded | None:
-    from rich.progress import track
-
-    rows, loader, quiet = EmbeddedSplit(), data.train_samples(), trainer.progress_bar_callback is None
-    device = trainer.strategy.root_device
-    batches = track(loader, description="regression", total=len(loader), transient=True, disable=quiet)
-    with evaluating(model):
-        for batch in batches:
-            data.evaluated(batch)
-            rows.add(batch, embed_batch(model, batch.to(device)))
-    return rows.gather()

@@ -31,7 +31,8 @@ class RelationModule(ContrastiveModule):
     Preotiuc-Pietro and Aletras, Findings of EACL 2024, section 3.3; `itc: 0.1, itm: 0.1` gives their 0.8 / 0.1 / 0.1).
     CE is the mean over the tasks, of cross-entropy weighted by class; a post without a label of a task has no part in
     it. ITC compares the towers' own rows, before the fusion, so that neither modality has seen the other. ITM judges
-    the fused pair.
+    the fused pair; with `rows` it starts as the cosine of the pair's rows, which it does not move, and learns what to
+    add.
 
     ITC and ITM take each post for a pair, unless `itc_on` says which labels make one. Posts without labels, a second
     source of data.train, are material for both; where the labelled source names its tasks (objectives: [task/mood]),
@@ -118,7 +119,7 @@ class RelationModule(ContrastiveModule):
             raise ValueError("model.image, model.text: give both towers, or model.pretrained")
         objectives: dict[str, Objective] = {"itc": OneToKLoss(scale=source.scale if source else 1 / 0.07)}
         if itm:
-            objectives["itm"] = ItmLoss(self._match, negatives)
+            objectives["itm"] = ItmLoss(_Matcher(self), negatives)
         super().__init__(
             image,
             text,
@@ -147,7 +148,8 @@ class RelationModule(ContrastiveModule):
                 tower.frozen = True
                 tower.apply_frozen()
         fusion = (fusion or CrossAttentionFusion()).connect(image.width, text.width)
-        self.head = RelationHead(fusion, matches=bool(itm), dropout=dropout, rows=dimension if rows else None)
+        space, scale = (dimension, 1 / 0.07) if rows else (None, None)
+        self.head = RelationHead(fusion, matches=bool(itm), dropout=dropout, rows=space, scale=scale)
         if source is not None:
             source.fill_head(self.head)
         self.tasks, self.class_weights, self.start = tasks, class_weights, start
@@ -156,9 +158,6 @@ class RelationModule(ContrastiveModule):
         self._itc_on, self._positives = itc_on or {}, dict[str, list[int]]()
         self._logits: tuple[Embeddings, dict[str, Tensor]] | None = None
         self._predicted = PredictedSplit(self.head)
-
-    def _match(self, image: Tensor, text: Tensor, mask: Tensor) -> Tensor:
-        return self.head.match(fuse(self.head.fusion, image, text, mask))
 
     # ---- before the first step
 
@@ -225,10 +224,12 @@ class RelationModule(ContrastiveModule):
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         super().on_load_checkpoint(checkpoint)
-        rows = describe(checkpoint)["head"]["init_args"].get("rows")  # a head of an earlier version reads none
-        if rows != self.head.rows:
-            self.head.rows = rows
+        head = describe(checkpoint)["head"]["init_args"]  # one of an earlier version reads no rows and no cosine
+        if head.get("rows") != self.head.rows:
+            self.head.rows = head.get("rows")
             self.head.set_tasks(self.head.names)
+        if head.get("scale") != self.head.scale:
+            self.head.set_matching(head.get("scale"))
 
     # ---- one step
 
@@ -263,6 +264,24 @@ class RelationModule(ContrastiveModule):
         pairs = self._predicted.gather()
         self._predicted = PredictedSplit(self.head)
         self.log_validation(lambda: relation_figures(pairs, self.data.languages), "macro_f1")
+
+
+class _Matcher:
+    """The head's layer for matching as ITM's network; no module, since the head is one already.
+
+    It takes the cosine as given: a loss on the cosine pulls the rows as ITC does, mismatched posts together too.
+    """
+
+    def __init__(self, module: RelationModule) -> None:
+        self._module = module
+
+    @property
+    def reads_cosine(self) -> bool:
+        return self._module.head.reads_cosine
+
+    def __call__(self, image: Tensor, text: Tensor, mask: Tensor, cosine: Tensor | None = None) -> Tensor:
+        head = self._module.head
+        return head.match(fuse(head.fusion, image, text, mask), None if cosine is None else cosine.detach())
 
 
 def _balanced(counts: Tensor) -> Tensor:

@@ -140,8 +140,17 @@ def test_features_of_another_size_are_counted(reading, plain_shards):
 
 def test_pairs_are_read_without_pictures_or_captions(reading, plain_shards):
     pairs = [
-        {"json": json.dumps({"id": f"p{n}", "query": {"en": f"q {n}", "lv": f"j {n}"}, "positive": f"p {n}",
-                             "language": "de", "score": n / 8}).encode()}  # fmt: skip
+        {
+            "json": json.dumps(
+                {
+                    "id": f"p{n}",
+                    "query": {"en": f"q {n}", "lv": f"j {n}"},
+                    "positive": f"p {n}",
+                    "language": "de",
+                    "score": n / 8,
+                }
+            ).encode()
+        }
         for n in range(8)
     ]
     module = reading(["query", "positive", "score"], train=plain_shards([pairs]))
@@ -156,8 +165,16 @@ def test_pairs_are_read_without_pictures_or_captions(reading, plain_shards):
 
 def test_scores_follow_the_negatives_that_are_drawn(reading, plain_shards):
     pairs = [
-        {"json": json.dumps({"query": f"q {n}", "positive": f"p {n}", "negatives": [f"n {n} {i}" for i in range(5)],
-                             "scores": [9.0, *map(float, range(5))]}).encode()}  # fmt: skip
+        {
+            "json": json.dumps(
+                {
+                    "query": f"q {n}",
+                    "positive": f"p {n}",
+                    "negatives": [f"n {n} {i}" for i in range(5)],
+                    "scores": [9.0, *map(float, range(5))],
+                }
+            ).encode()
+        }
         for n in range(8)
     ]
     fields = {"negatives": Texts(count=2)}
@@ -221,6 +238,8 @@ def test_reading_draws_from_the_rng_alone():
     class Read:
         record = {"negatives": [f"n {i}" for i in range(9)]}
 
-    draws = {tuple(each.id for each in Texts("negatives", 3).read(Read, ["und"], None, random.Random(seed)))
-             for seed in (1, 1, 2)}  # fmt: skip
+    draws = {
+        tuple(each.id for each in Texts("negatives", 3).read(Read, ["und"], None, random.Random(seed)))
+        for seed in (1, 1, 2)
+    }
     assert len(draws) == 2

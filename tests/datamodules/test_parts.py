@@ -20,9 +20,13 @@ class Module:
 def trainer(rank=0, world=1):
     loop = types.SimpleNamespace(restarting=False)
     return types.SimpleNamespace(
-        lightning_module=Module(), global_rank=rank, world_size=world, limit_train_batches=1.0, overfit_batches=0,
+        lightning_module=Module(),
+        global_rank=rank,
+        world_size=world,
+        limit_train_batches=1.0,
+        overfit_batches=0,
         fit_loop=loop,
-    )  # fmt: skip
+    )
 
 
 def pair(number, **more):
@@ -46,9 +50,7 @@ def module(folders, rank=0, world=1, sizes=(2, 4), restored=None, **options):
     for name, changed in options.pop("changed", {}).items():
         for option, value in changed.items():
             setattr(parts[name], option, value)
-    data = ShardDataModule(
-        parts=parts, workers=0, images=ImagePipeline(size=8), tokenizer=ByteTokenizer(32), **options
-    )
+    data = ShardDataModule(parts=parts, workers=0, images=ImagePipeline(size=8), tokenizer=ByteTokenizer(32), **options)
     data.trainer = trainer(rank, world)
     if restored is not None:
         data.load_state_dict(restored)
@@ -114,8 +116,10 @@ def test_a_resumed_run_goes_on_exactly(folders, steps, mixing):
 
 
 def sources(folders):
-    return [Source(f"{folders['pairs']}/part-00.tar", weight=1.0, name="a"),
-            Source(f"{folders['pairs']}/part-01.tar", weight=2.0, name="b")]  # fmt: skip
+    return [
+        Source(f"{folders['pairs']}/part-00.tar", weight=1.0, name="a"),
+        Source(f"{folders['pairs']}/part-01.tar", weight=2.0, name="b"),
+    ]
 
 
 @pytest.mark.parametrize("mixing", ["samples", "batches"])

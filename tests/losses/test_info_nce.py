@@ -13,7 +13,9 @@ def unit(*shape: int) -> torch.Tensor:
     return functional.normalize(torch.randn(*shape, dtype=torch.float64), dim=-1)
 
 
-def by_loops(queries, targets, scale, negatives, present, both, negatives_of, query_ids, target_ids, negative_ids):
+def by_loops(
+    queries, targets, scale, negatives, present, both, negatives_of, query_ids, target_ids, negative_ids, guide=None
+):
     forward, backward = [], []
     for i in range(len(queries)):
 
@@ -23,16 +25,30 @@ def by_loops(queries, targets, scale, negatives, present, both, negatives_of, qu
                 or (target_ids is not None and target_ids[j] == target_ids[i])
             )
 
+        def alike(query, other, i=i):  # more than the guide's own pair
+            own = 0 if guide is None else guide.queries[i] @ guide.targets[i] - guide.margin
+            return guide is not None and query @ other > own
+
         positive = scale * queries[i] @ targets[i]
-        row = [scale * queries[i] @ targets[j] for j in range(len(targets)) if apart(j)]
+        row = [
+            scale * queries[i] @ targets[j]
+            for j in range(len(targets))
+            if apart(j) and (j == i or guide is None or not alike(guide.queries[i], guide.targets[j]))
+        ]
         for j in range(len(queries)) if negatives is not None else ():
             for k in range(negatives.shape[1]):
                 other = j != i and (negatives_of == "own" or (query_ids is not None and query_ids[j] == query_ids[i]))
                 same = negative_ids is not None and target_ids is not None and negative_ids[j, k] == target_ids[i]
+                if guide is not None and alike(guide.queries[i], guide.negatives[j, k]):
+                    continue
                 if (present is None or present[j, k]) and not other and not same:
                     row.append(scale * queries[i] @ negatives[j, k])
         forward.append(torch.stack(row).logsumexp(0) - positive)
-        column = [scale * queries[j] @ targets[i] for j in range(len(queries)) if apart(j)]
+        column = [
+            scale * queries[j] @ targets[i]
+            for j in range(len(queries))
+            if apart(j) and (j == i or guide is None or not alike(guide.queries[j], guide.targets[i]))
+        ]
         backward.append(torch.stack(column).logsumexp(0) - positive)
     forward, backward = torch.stack(forward).mean(), torch.stack(backward).mean()
     return (forward + backward) / 2 if both else forward
@@ -58,6 +74,47 @@ def test_it_is_the_loop(both, negatives_of, ids, masked):
     torch.testing.assert_close(ours, right)
     for mine, its in zip(torch.autograd.grad(ours, leaves), torch.autograd.grad(right, leaves), strict=True):
         torch.testing.assert_close(mine, its)
+
+
+@pytest.mark.parametrize("tile", [(2, 3), (1024, 4096)])
+@pytest.mark.parametrize("both", [True, False])
+@pytest.mark.parametrize("negatives_of", ["all", "own"])
+@pytest.mark.parametrize("with_ids", [True, False])
+def test_a_guide_leaves_out_what_it_finds_alike(tile, both, negatives_of, with_ids, monkeypatch):
+    monkeypatch.setattr("losses.engine.tiles.CPU_TILE", tile)
+    torch.manual_seed(both)
+    guide = losses.GuideRows(unit(B, 4), unit(B, 4), unit(B, N, 4), margin=0.3)
+    guide.targets = functional.normalize(guide.targets + guide.queries, dim=1)
+    present = torch.rand(B, N) < 0.8
+    ids = torch.tensor([0, 1, 2, 0, 4, 5]) if with_ids else None
+    leaves = [unit(B, D), unit(B, D), torch.tensor(9.0, dtype=torch.float64), unit(B, N, D)]
+    for leaf in leaves:
+        leaf.requires_grad_()
+    ours = losses.info_nce_loss(
+        *leaves, present, both=both, negatives_of=negatives_of, query_ids=ids, target_ids=ids, guide=guide
+    )
+    right = by_loops(*leaves, present, both, negatives_of, ids, ids, None, guide)
+    unguided = by_loops(*leaves, present, both, negatives_of, ids, ids, None)
+    assert not torch.isclose(right, unguided)
+    torch.testing.assert_close(ours, right)
+    for mine, its in zip(torch.autograd.grad(ours, leaves), torch.autograd.grad(right, leaves), strict=True):
+        torch.testing.assert_close(mine, its)
+
+
+def test_the_objective_asks_its_guide():
+    class Fixed(losses.GuideModel):
+        def forward(self, batch, name):
+            return losses.FieldEmbeddings(batch[name])
+
+    batch = {"query": unit(B, 1, 4), "positive": unit(B, 1, 4), "negatives": unit(B, N, 4)}
+    rows = {name: losses.FieldEmbeddings(unit(B, each.shape[1], D)) for name, each in batch.items()}
+    objective = losses.InfoNceLoss(negatives="negatives", guide=Fixed(), guide_margin=0.2)
+    guide = losses.GuideRows(batch["query"][:, 0], batch["positive"][:, 0], batch["negatives"], 0.2)
+    query, positive, negatives = (each.rows for each in rows.values())
+    right = losses.info_nce_loss(query[:, 0], positive[:, 0], 1 / 0.07, negatives, guide=guide)
+    embeddings = losses.Embeddings(None, None, fields=rows)
+    assert objective.loss(batch, embeddings, None).item() == pytest.approx(right.item(), rel=1e-6)
+    assert objective.chance(6, 1.0) is None
 
 
 def test_without_negatives_it_is_clip():
@@ -101,6 +158,7 @@ def test_the_objective_takes_fields_and_texts():
         ({"present": torch.ones(B, N + 1, dtype=torch.bool)}, "present: got torch.bool"),
         ({"scale": -1.0}, "scale: got -1"),
         ({"negatives_of": "some"}, "negatives_of: got 'some'"),
+        ({"guide": losses.GuideRows(unit(B, 4), unit(B, 4))}, r"guide: got shapes \[6, 4\] and \[6, 0, 4\]"),
     ],
 )
 def test_what_is_wrong_is_said(change, message):

@@ -118,6 +118,11 @@ def contrastive_cases() -> dict[str, Callable]:
         "InfoNCE, own, one way": lambda i, t, b, s, z, g: losses.info_nce_loss(
             *(i, t[:, 0], s, t[:, 1:]), both=False, negatives_of="own", query_ids=b.image_ids, group=g
         ),
+        "InfoNCE, guided": lambda i, t, b, s, z, g: losses.info_nce_loss(
+            *(i, t[:, 0], s, t[:, 1:], b.present[:, 1:]),
+            guide=losses.GuideRows(unit(b.image), unit(b.texts[:, 0]), unit(b.texts[:, 1:]), 0.4),
+            group=g,
+        ),
         "CoSENT": lambda i, t, b, s, z, g: losses.cosent_loss((i * t[:, 0]).sum(1), b.text_ids[:, 0] / 2, s, g),
         "distillation": lambda i, t, b, s, z, g: sum(
             losses.distillation_loss(i, t[:, 0], kind, s, group=g) for kind in ("cosine", "mse", "similarities")

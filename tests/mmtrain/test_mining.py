@@ -1,6 +1,7 @@
 """Hard negatives mined from a whole split, and samples that join a batch because they are near."""
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -124,6 +125,18 @@ def test_a_sample_of_two_views_has_neighbours_once(shards: Path, tmp_path: Path)
     )
     checkpoint = torch.load(tmp_path / "checkpoints" / "last.ckpt", weights_only=True)
     assert checkpoint["samples_seen"] == 10
+
+
+def test_what_mining_could_not_read_is_counted(shards: Path, tmp_path: Path) -> None:
+    """Each broken sample once, however often the split is mined."""
+    broken = shutil.copytree(shards, tmp_path / "broken")
+    path = broken / "shard-000001.tar"
+    path.write_bytes(path.read_bytes().replace(b"\x89PNG", b"\x89GNP", 3))
+    options = ["--trainer.max_steps=2", "--trainer.limit_val_batches=0", "--data.max_skip_rate=0.5"]
+    assert fit(broken, tmp_path / "run", *MINING, *options, "--model.mining.every_n_steps=1") == 0
+    account = json.loads((tmp_path / "run" / "skipped.json").read_text(encoding="utf-8"))
+    drawn = account["tried"] - account["drawn"]["broken"]["samples"]  # what training itself drew of them
+    assert account["causes"] == {"broken image": drawn + 3}
 
 
 @pytest.mark.system

@@ -1,0 +1,142 @@
+"""Training on several parts a step: which objective sees which, exact resume, processes, one tower alone."""
+
+import io
+import json
+import tarfile
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from mmtrain.cli import main
+from mmtrain.models.run_folder import read_checkpoint
+from tests.mmtrain.conftest import WORDS
+from tests.mmtrain.runs import column
+from tests.mmtrain.small import arguments, fit
+
+OBJECTIVES = (
+    "{clip: {class_path: losses.OneToKLoss},"
+    " pairs: {class_path: losses.InfoNceLoss, init_args: {negatives: negatives}}}"
+)
+
+
+@pytest.fixture(scope="session")
+def pairs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """24 pairs of colour words, English queries and Latvian positives, each with two wrong words."""
+    folder = tmp_path_factory.mktemp("pairs")
+    with tarfile.open(folder / "pairs.tar", "w") as tar:
+        for n in range(24):
+            wrong = [word for i, word in enumerate(WORDS["lv"]) if i != n % 4][:2]
+            record = {
+                "id": f"p{n}",
+                "query": {"en": f"{WORDS['en'][n % 4]} {n}"},
+                "positive": {"lv": f"{WORDS['lv'][n % 4]} {n}"},
+                "negatives": {"lv": wrong},
+            }
+            content = json.dumps(record, ensure_ascii=False).encode()
+            member = tarfile.TarInfo(f"{n:04d}.json")
+            member.size = len(content)
+            tar.addfile(member, io.BytesIO(content))
+    return folder
+
+
+def parts(shards: Path, pairs: Path, pictures: int = 4, texts: int = 6, **more: object) -> str:
+    return json.dumps(
+        {
+            "pictures": {"train": str(shards), "batch_size": pictures, "captions_per_image": 2},
+            "pairs": {"train": str(pairs), "batch_size": texts, "negatives": 2, **more},
+        }
+    )
+
+
+def fit_parts(shards: Path, run: Path, of_parts: str, *options: str, objectives: str = OBJECTIVES) -> int:
+    own = [each for each in arguments(shards, run) if not each.startswith(("--data.train", "--data.batch_size"))]
+    return main([*own, f"--data.parts={of_parts}", f"--model.objectives={objectives}", *options])
+
+
+def weights(run: Path) -> dict[str, Tensor]:
+    return read_checkpoint(run / "checkpoints" / "last.ckpt")["state_dict"]
+
+
+def same(ones: dict[str, Tensor], others: dict[str, Tensor]) -> bool:
+    return ones.keys() == others.keys() and all(torch.equal(ones[name], others[name]) for name in ones)
+
+
+def test_each_objective_sees_what_it_reads(shards: Path, pairs: Path, tmp_path: Path) -> None:
+    of_parts = parts(shards, pairs, val=str(pairs))
+    assert fit_parts(shards, tmp_path, of_parts, "--trainer.max_steps=4", "--trainer.log_every_n_steps=1") == 0
+    assert len(column(tmp_path, "train/clip")) == len(column(tmp_path, "train/pairs")) == 4
+    state = weights(tmp_path)
+    scales = [state[f"objectives.{name}.log_scale"] for name in ("clip", "pairs")]
+    assert not torch.equal(*scales)  # each its own temperature
+    assert column(tmp_path, "samples_seen")[-1] == 40  # of all parts
+    assert column(tmp_path, "val/mean_recall") and column(tmp_path, "val/pairs/text_to_image/R@1/mean")
+    assert read_checkpoint(tmp_path / "checkpoints" / "last.ckpt")["samples_seen"] == 40
+
+
+def test_an_objective_may_see_several_parts(shards: Path, pairs: Path, tmp_path: Path) -> None:
+    both = json.dumps({name: {"train": str(shards), "batch_size": 4} for name in ("one", "two")})
+    objectives = "{clip: {class_path: losses.OneToKLoss}, one: {class_path: losses.OneToKLoss}}"
+    options = ["--trainer.max_steps=2", "--trainer.log_every_n_steps=1", "--model.on={one: [one]}"]
+    assert fit_parts(shards, tmp_path, both, *options, objectives=objectives) == 0
+    figures = [column(tmp_path, f"train/{name}") for name in ("clip/one", "clip/two", "one", "loss")]
+    for first, second, own, total in zip(*figures, strict=True):
+        assert first == pytest.approx(own) and first + second + own == pytest.approx(total, rel=1e-5)
+
+
+@pytest.mark.parametrize("steps", [3, 8])
+def test_a_resumed_run_has_the_same_weights(shards: Path, pairs: Path, tmp_path: Path, steps: int) -> None:
+    of_parts = parts(shards, pairs)
+    assert fit_parts(shards, tmp_path / "whole", of_parts, "--trainer.max_steps=10") == 0
+    begun = ["--trainer.max_steps=10", f"--checkpoint.every_n_steps={steps}"]
+    assert fit_parts(shards, tmp_path / "two", of_parts, *begun, f"--trainer.callbacks+={STOP % steps}") in (0, 1)
+    assert read_checkpoint(tmp_path / "two" / "checkpoints" / "last.ckpt")["global_step"] == steps
+    assert fit_parts(shards, tmp_path / "two", of_parts, *begun, "--ckpt_path", "last") == 0
+    assert same(weights(tmp_path / "whole"), weights(tmp_path / "two"))
+
+
+STOP = "{class_path: tests.mmtrain.stopping.StopAfter, init_args: {steps: %d}}"
+
+
+def test_a_part_may_use_one_tower_alone(shards: Path, pairs: Path, tmp_path: Path, caplog) -> None:
+    alone = json.dumps({"pairs": {"train": str(pairs), "batch_size": 6}})
+    objectives = "{pairs: {class_path: losses.InfoNceLoss}}"
+    assert fit_parts(shards, tmp_path / "0", alone, "--trainer.max_steps=0", objectives=objectives) == 0
+    assert fit_parts(shards, tmp_path / "4", alone, "--trainer.max_steps=4", objectives=objectives) == 0
+    assert "model.image: no part of the step reads it; its weights stay as they are" in caplog.text
+    before, after = weights(tmp_path / "0"), weights(tmp_path / "4")
+    moved = {name.split(".")[1] for name in after if not torch.equal(before[name], after[name])}
+    assert {"text", "text_projection"} <= moved and not moved & {"image", "image_projection"}
+
+
+@pytest.mark.parametrize(
+    ("options", "objectives", "says"),
+    [
+        (["--model.on={it: [pairs]}"], OBJECTIVES, "model.on.it: no such objective; model.objectives has clip, pairs"),
+        (["--model.on={clip: [more]}"], OBJECTIVES, "model.on.clip: no such part more; data.parts has pictures, pairs"),
+        (
+            ["--model.on={clip: [pairs]}"],
+            OBJECTIVES,
+            "model.on.clip: it needs image, texts; part pairs brings labels, negatives, positive, query",
+        ),
+        ([], "{clip: {class_path: losses.OneToKLoss}}", "data.parts.pairs: no objective sees it"),
+        (
+            [],
+            OBJECTIVES.replace("negatives: negatives", "negatives: wrong"),
+            "model.objectives.pairs: no part has what it needs (positive, query, wrong)",
+        ),
+    ],
+)
+def test_parts_and_objectives_that_do_not_meet_are_one_line(
+    shards: Path, pairs: Path, tmp_path: Path, capsys, options: list[str], objectives: str, says: str
+) -> None:
+    capsys.readouterr()
+    assert fit_parts(shards, tmp_path, parts(shards, pairs), *options, objectives=objectives) == 1
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if "error" in line]
+    assert says in line
+
+
+def test_without_parts_there_is_nothing_to_see(shards: Path, tmp_path: Path, capsys) -> None:
+    assert fit(shards, tmp_path, "--model.on={one_to_k: [pairs]}") == 1
+    assert "there are no data.parts" in capsys.readouterr().err

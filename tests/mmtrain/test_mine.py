@@ -17,7 +17,7 @@ from mmtrain.evaluation.ranking.nearest import flat_search
 from mmtrain.search.mining import nearest_allowed
 from tests.mmtrain.indexes import model
 from tests.mmtrain.mixed import members, mixed, rows_in, whole
-from tests.mmtrain.small import ENVIRONMENT, ROOT
+from tests.mmtrain.small import ENVIRONMENT, ROOT, fit
 
 __all__ = ["mixed", "model"]
 
@@ -159,6 +159,16 @@ def test_queries_get_wrong_answers_and_all_else_stays(model: Path, mixed: Path, 
         assert not records_found[sample]["negatives"]
     listing = json.loads((tmp_path / "mined" / "shards.json").read_text())
     assert listing["skipped"] == {"not embedded": 2}
+
+
+def test_training_reads_mined_negatives_without_more(model: Path, shards: Path, tmp_path: Path) -> None:
+    mine(model, shards, tmp_path / "mined")
+    field = {"negatives": {"class_path": "datamodules.Texts", "init_args": {"count": 3}}}
+    arguments = {"queries": "image", "targets": "texts", "negatives": "negatives"}
+    objectives = {"contrast": {"class_path": "losses.InfoNceLoss", "init_args": arguments}}
+    options = ["--data.captions_per_image=1", f"--data.fields={json.dumps(field)}"]
+    options += [f"--model.objectives={json.dumps(objectives)}"]
+    assert fit(tmp_path / "mined", tmp_path / "run", *options, "--trainer.max_steps=2") == 0
 
 
 def test_the_pool_is_the_union_of_what_is_nearest_and_what_is_relevant(

@@ -73,6 +73,7 @@ class Thumbnails:
         self._places: dict[int, tuple[int, int]] = {}
 
     def add(self, batch: Batch, embeddings: Embeddings) -> None:
+        assert batch.images is not None
         for place, row in enumerate(batch.rows.tolist()):
             if row >= 0:
                 content = thumbnail(batch.images[place], batch.ids[place])

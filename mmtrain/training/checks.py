@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Mapping
 
 import pytorch_lightning as pl
+from pytorch_lightning.strategies import ModelParallelStrategy
 from pytorch_lightning.utilities import rank_zero_info
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
@@ -28,6 +29,25 @@ def check_one_step_a_batch(trainer: pl.Trainer, instead: str) -> None:
             f"trainer.accumulate_grad_batches: got {trainer.accumulate_grad_batches}, expected 1: the summed losses of"
             f" small batches are not the loss of the big one; use {instead}"
         )
+
+
+def check_clipping(trainer: pl.Trainer, adaptive: float | None) -> None:
+    """Refuses adaptive clipping of no ratio, beside the trainer's own, or of weights that no process has whole.
+
+    Raises:
+        ValueError: one line, naming the option.
+    """
+    if adaptive is None:
+        return
+    if not adaptive > 0:
+        raise ValueError(f"model.adaptive_clipping: got {adaptive}, expected a ratio above 0, as 0.01")
+    if trainer.gradient_clip_val:
+        raise ValueError(
+            f"model.adaptive_clipping: got {adaptive} beside trainer.gradient_clip_val {trainer.gradient_clip_val};"
+            " expected one of them"
+        )
+    if isinstance(trainer.strategy, ModelParallelStrategy):
+        raise ValueError("model.adaptive_clipping: fsdp2 divides the weights that it compares with; use ddp")
 
 
 def check_batch_norm(model: nn.Module, processes: int) -> None:

@@ -1,5 +1,8 @@
 """What a person watching a contrastive run wants to know beside the loss. B: images, K: captions of one, D: width."""
 
+from collections import Counter
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor, nn
 
@@ -8,6 +11,19 @@ from losses.objective import image_of, texts_of
 from mmtrain.training.sharding import whole
 
 SAMPLE = 512  # rows looked at: pairwise figures of 512 rows cost little and are steady enough
+
+
+def step_figures(losses: Mapping[tuple[str, str], Tensor], embeddings: Embeddings | None) -> dict[str, Tensor]:
+    """The losses by objective, and by part where an objective sees several, and the space's diagnostics.
+
+    Args:
+        losses: By objective and part.
+        embeddings: Of a part with pictures and captions; None where no part has both.
+    """
+    parts = Counter(name for name, _ in losses)
+    figures = {f"train/{name}" + f"/{part}" * (parts[name] > 1): loss for (name, part), loss in losses.items()}
+    space = {} if embeddings is None else space_diagnostics(embeddings)
+    return figures | {f"space/{name}": value for name, value in space.items()}
 
 
 @torch.no_grad()

@@ -9,7 +9,9 @@ from __future__ import annotations
 import math
 import random
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+
+from datamodules.shards.samples import Sample
 
 
 class Drawing(ABC):
@@ -112,3 +114,18 @@ class InOrder(Drawing):
 
     def draw(self, languages: Sequence[str], count: int, rng: random.Random) -> list[str]:
         return list(languages[:count])
+
+
+def by_field(
+    captions: Sequence[str], sample: Sample, language: str, weights: Mapping[str, float], rng: random.Random
+) -> str:
+    """One of these captions of a sample, in proportion to the weights of their fields, 1 where one has none.
+
+    The record's "fields" names the fields of a language's captions, in their order, as `pack wit` writes it.
+    """
+    fields = sample.record.get("fields")
+    fields = fields.get(language) if isinstance(fields, dict) else None
+    own, field_of = sample.captions[language], {}
+    if isinstance(fields, list) and len(fields) == len(own):
+        field_of = dict(zip(own, map(str, fields), strict=True))
+    return rng.choices(captions, [weights.get(field_of.get(caption, ""), 1.0) for caption in captions])[0]

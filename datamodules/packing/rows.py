@@ -11,10 +11,12 @@ from functools import partial
 from itertools import chain
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal
 
 from datamodules.files import one_at_a_time, whole_folder
+from datamodules.packing.proper_nouns import without_proper_nouns
 from datamodules.packing.reencoding import reencoded
+from datamodules.packing.row import Row
 from datamodules.packing.texts import lines
 from datamodules.shards.encoding import BadRow, convert, encoded_record, encoded_sample
 from datamodules.shards.locations import LISTING
@@ -23,20 +25,6 @@ from datamodules.shards.writing import LISTED_SKIPS, write_shards
 
 SAMPLES_PER_SHARD = 1000
 MOST_SPLITS = 20  # named in an error
-
-
-class Row(NamedTuple):
-    """A future sample: its place in the source from 0, its record, and where its image may lie, likeliest first.
-
-    `files` are the paths of further ones: features under "<name>.npy", pictures under "<name>", "<name>1" and so on.
-    A row that is `complete` must have an image and a caption.
-    """
-
-    number: int
-    record: dict
-    images: tuple[str, ...]
-    files: Mapping[str, str] = MappingProxyType({})
-    complete: bool = True
 
 
 def pack_rows(
@@ -51,6 +39,8 @@ def pack_rows(
     image_format: Literal["jpeg", "webp"] | None = None,
     quality: int = 90,
     deduplicate: bool = False,
+    proper_nouns: Annotated[Mapping[str, str], "[it=MODEL]"] | None = None,
+    proper_noun_share: float = 0.8,
     samples_per_shard: int = SAMPLES_PER_SHARD,
     workers: int = 1,
     title: str = "packing",
@@ -69,6 +59,9 @@ def pack_rows(
         image_format: Encode every image anew; default: only those that are resized, as jpeg.
         quality: Of images encoded anew, 1 to 100.
         deduplicate: Leave out images that were packed before. Each is read twice and takes 100 bytes of memory.
+        proper_nouns: For each language spaCy's model, such as it=it_core_news_sm: leave out captions that are mostly
+            proper nouns.
+        proper_noun_share: Share of a caption's tokens from which on they are.
         samples_per_shard: Rows that make one shard.
         workers: Processes; the bytes written do not depend on it.
         title: Of the progress bar.
@@ -96,6 +89,8 @@ def pack_rows(
     chosen = _of_split(rows, split, splits)
     if only is not None:
         chosen = (row for row in chosen if isinstance(row, BadRow) or _names_of(row) & only)
+    if proper_nouns:
+        chosen = without_proper_nouns(chosen, proper_nouns, proper_noun_share)
     chosen = convert(chosen, partial(_usable, folder=folder, excluded=excluded))
     if deduplicate:
         chosen = _without_duplicates(chosen, folder)
@@ -264,7 +259,7 @@ def _samples(folder: Path, task: dict) -> Iterator[dict | BadRow]:
         for name, path in {"": image, **files}.items():
             if path is not None:
                 try:
-                    stored[name] = content(path, where)
+                    stored[name] = content(name or path, path, where)
                 except BadRow as bad:
                     raise BadRow(bad.cause, bad.where, path) from None
         suffix = FEATURE_SUFFIX if image is not None and _features(image) else None
@@ -273,9 +268,9 @@ def _samples(folder: Path, task: dict) -> Iterator[dict | BadRow]:
         except BadRow as bad:
             raise BadRow(bad.cause, bad.where, bad.name or image or "") from None
 
-    def content(path: str, where: str) -> bytes:
+    def content(kind: str, path: str, where: str) -> bytes:
         read = _content(folder / path, where)
-        if task["encoding"] is None or _features(path):
+        if task["encoding"] is None or _features(kind):
             return read
         size, image_format, quality = task["encoding"]
         return reencoded(read, where, size=size, image_format=image_format, quality=quality)

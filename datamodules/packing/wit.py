@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import groupby
+from operator import itemgetter
 from pathlib import Path
 from urllib.parse import unquote
 
 from datamodules.packing.rows import Row
+from datamodules.packing.sorting import sorted_on_disk
 from datamodules.packing.tables import fields_of
 from datamodules.shards.encoding import BadRow
+from datamodules.shards.samples import blank
 
 COLUMNS = (
     "language",
@@ -46,8 +50,11 @@ def read_wit(
     *,
     caption_fields: Sequence[str] = ("reference", "attribution", "alt"),
     first: bool = False,
+    join: bool = False,
 ) -> Iterator[Row | BadRow]:
     """WIT's TSV files: 17 columns, one image on one page a row, with the captions of the page's language.
+
+    "fields" of a record names the field of each caption, {language: [field, ...]}: `Source.caption_fields` weighs them.
 
     Args:
         source: A .tsv or .tsv.gz file, or a folder of them, which are read in the order of their names. A name like
@@ -55,6 +62,8 @@ def read_wit(
         caption_fields: Fields that become captions, in this order: reference (under the image), attribution (from
             the image's own page), alt, page and section (the text around it), title.
         first: Only the first of these fields that is filled.
+        join: One sample an image, with the languages of all its pages, in the order of addresses. Rows are sorted on
+            disk (TMPDIR), those of different splits apart.
 
     The attribution is a caption only where WIT found it to be in the page's language (attribution_passes_lang_id). An
     image lies under its address as a mirror has it (upload.wikimedia.org/...), or under its last part, with or
@@ -69,6 +78,12 @@ def read_wit(
         files = sorted(path for path in source.iterdir() if re.search(r"\.tsv(\.gz)?$", path.name))
     if not files:
         raise ValueError(f"source: {source} holds no .tsv or .tsv.gz; the files of WIT")
+    rows = _rows(files, caption_fields, first)
+    yield from _joined(rows, caption_fields) if join else rows
+
+
+def _rows(files: Sequence[Path], caption_fields: Sequence[str], first: bool) -> Iterator[Row | BadRow]:
+    """A row for each image on each page."""
     needed = {"language", "page_url", "image_url", "attribution_passes_lang_id"}
     needed |= {CAPTION_COLUMNS[field] for field in caption_fields}
     row = 0
@@ -112,11 +127,63 @@ def _record(row: dict[str, str], caption_fields: Sequence[str], first: bool) -> 
     in_language = row["attribution_passes_lang_id"].strip().lower() == "true"
     fields = [field for field in caption_fields if field != "attribution" or in_language]
     # without doubles, because the alternative text is often the caption again
-    texts = [text for text in dict.fromkeys(row[CAPTION_COLUMNS[field]].strip() for field in fields) if text]
-    name = re.sub(r"[?#].*", "", row["image_url"]).rpartition("/")[2]
+    captions: dict[str, str] = {}
+    for field in fields:
+        if not blank(text := row[CAPTION_COLUMNS[field]].strip()):
+            captions.setdefault(text, field)
+    kept = list(captions.items())[: 1 if first else None]
     return {
-        "id": f"{language}/{unquote(name)}",
+        "id": f"{language}/{_name(row['image_url'])}",
         "page_url": row["page_url"],
         "image_url": row["image_url"],
-        "captions": {language: texts[:1] if first else texts},
+        "captions": {language: [text for text, _ in kept]},
+        "fields": {language: [field for _, field in kept]},
     }
+
+
+def _name(address: str) -> str:
+    """The last part of an image's address."""
+    return unquote(re.sub(r"[?#].*", "", address).rpartition("/")[2])
+
+
+def _joined(rows: Iterable[Row | BadRow], caption_fields: Sequence[str]) -> Iterator[Row | BadRow]:
+    """One row for all rows of an image; BadRows come first."""
+
+    def keyed() -> Iterator[list]:
+        for number, row in enumerate(rows):
+            if isinstance(row, BadRow):
+                yield ["", "", number, [row.cause, row.where]]
+            else:
+                address = re.sub(r"^https?://|[?#].*", "", row.record["image_url"])
+                yield [address, row.record.get("split", ""), number, row.record]
+
+    for _, pages in groupby(sorted_on_disk(keyed(), 3), key=itemgetter(0, 1)):
+        records: list[dict] = []
+        for _, _, number, record in pages:
+            if isinstance(record, list):
+                yield BadRow(*record)
+            else:
+                records.append(record | {"number": number})
+        if records:
+            yield _of_pages(records, caption_fields)
+
+
+def _of_pages(records: Sequence[dict], caption_fields: Sequence[str]) -> Row:
+    """The row of an image by the records of its pages: of a language its captions in the order of the fields."""
+    found: dict[str, dict[str, str]] = {}  # language -> caption -> field
+    for field in caption_fields:
+        for record in records:
+            for language, texts in record["captions"].items():
+                for text, of_text in zip(texts, record["fields"][language], strict=True):
+                    if of_text == field:
+                        found.setdefault(language, {}).setdefault(text, field)
+    first = records[0]
+    record = {
+        "id": _name(first["image_url"]),
+        "image_url": first["image_url"],
+        "page_urls": [record["page_url"] for record in records],
+        "captions": {language: list(texts) for language, texts in sorted(found.items())},
+        "fields": {language: list(texts.values()) for language, texts in sorted(found.items())},
+    }
+    record |= {"split": first["split"]} if "split" in first else {}
+    return Row(first["number"], record, images_at(first["image_url"]))

@@ -286,6 +286,7 @@ class Training:
             options[f"{prefix}text"] = described([source.text for source in dataset.sources])
             options[f"{prefix}images"] = described([source.images for source in dataset.sources])
             options[f"{prefix}objectives"] = described([source.objectives for source in dataset.sources])
+            options[f"{prefix}caption_fields"] = described([source.caption_fields for source in dataset.sources])
             options[f"{prefix}fields"] = described(dataset.fields)
         return {"data": data, "options": options}
 

@@ -12,6 +12,7 @@ import numpy as np
 from torch.utils.data import Dataset
 
 from datamodules.images import BrokenImage, ImagePipeline, ImageTooLarge
+from datamodules.shards.encoding import BadRow
 from datamodules.shards.locations import Reading, expand
 from datamodules.shards.reader import ShardReader
 from datamodules.shards.remote import local_path
@@ -25,7 +26,6 @@ from datamodules.shards.samples import (
     read_texts,
 )
 from datamodules.shards.survey import survey
-from datamodules.shards.writing import BadRow
 
 
 @dataclass

@@ -205,7 +205,7 @@ def _by_language(texts: dict, otherwise: str) -> dict[str, list[str]]:
         of_language = of_language if isinstance(of_language, list) else [of_language]
         if not all(isinstance(text, str) for text in of_language):
             raise BrokenSample(otherwise)
-        of_language = [text.strip() for text in of_language if not all(map(_unseen, text))]
+        of_language = [text.strip() for text in of_language if not blank(text)]
         if of_language:
             by_language[language] = of_language
     return by_language
@@ -215,8 +215,9 @@ def _finite(value: object) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
-def _unseen(character: str) -> bool:
-    return character in FILLERS or unicodedata.category(character) in UNSEEN
+def blank(text: str) -> bool:
+    """Whether it shows nothing."""
+    return all(character in FILLERS or unicodedata.category(character) in UNSEEN for character in text)
 
 
 def read_labels(labels: object) -> dict[str, int | str]:

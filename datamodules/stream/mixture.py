@@ -30,6 +30,8 @@ class Source:
         objectives: Names of the objectives that its captions count for; default: all. For any other objective they
             are absent, while its images stay negatives. Of `mmtrain.RelationModule`: itc, itm and task/<task>.
         name: In the log and the account; default: the folder's name.
+        caption_fields: How often a caption of each of WIT's fields is drawn beside the others of its language, such as
+            {reference: 4, attribution: 2}; of other fields, or of none, it weighs 1. Default: all alike.
     """
 
     shards: str
@@ -39,6 +41,7 @@ class Source:
     text: TextTransform | None = None
     objectives: list[str] | None = None
     name: str | None = None
+    caption_fields: dict[str, float] | None = None
 
 
 @dataclass
@@ -52,6 +55,7 @@ class SurveyedSource:
     weight: float | None = None  # None in every source: all samples are drawn equally often
     languages: list[str] | None = None  # None: all that the run uses
     objectives: list[str] | None = None  # None: all
+    caption_fields: dict[str, float] | None = None  # weights of WIT's fields; None: all alike
 
     def __len__(self) -> int:
         return sum(len(shard) for shard in self.shards)
@@ -107,6 +111,7 @@ def survey_sources(
             (source.weight or 1.0) if weighted else None,
             source.languages,
             source.objectives,
+            source.caption_fields,
         )
         captions = result._all_captions()
         for language in source.languages or ():
@@ -120,6 +125,9 @@ def survey_sources(
 def _check(source: Source, where: str, images: ImagePipeline, languages: list[str] | None) -> None:
     if source.weight is not None and not (math.isfinite(source.weight) and source.weight > 0):
         raise ValueError(f"{where}: weight {source.weight} is no share of the samples; a number above 0")
+    for field, weight in (source.caption_fields or {}).items():
+        if not (math.isfinite(weight) and weight > 0):
+            raise ValueError(f"{where}: caption_fields: {field} weighs {weight}; a number above 0")
     if source.images is not None and source.images.size != images.size:
         raise ValueError(
             f"{where}: images.size is {source.images.size}, data.images.size is {images.size}; one size for all"

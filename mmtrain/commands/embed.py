@@ -41,18 +41,18 @@ def embed(
     from mmtrain.display.messages import say
     from mmtrain.embedding.division import parts_beside
     from mmtrain.embedding.processes import Processes
-    from mmtrain.embedding.rewriting import check_folder, is_there, said_skips
+    from mmtrain.embedding.rewriting import Sizes, check_folder, is_there, said_skips
     from mmtrain.embedding.rows import DESCRIPTION, row_shards
     from mmtrain.models.loading import load
     from mmtrain.search.building import lasting
 
     target = Path(out)
     check_folder(target, DESCRIPTION)
+    sizes = Sizes(batch_size, samples_per_shard)
     processes = Processes.launched()
-    with parts_beside(target, processes.rank) as folder_of_parts:
+    with parts_beside(target, processes.rank) as parts:
         encoder = load(model, device=processes.device(device), trust=trust)
-        options = {"dtype": dtype, "tokens": tokens, "batch_size": batch_size, "samples_per_shard": samples_per_shard}
-        shards, rows, facts = row_shards(folder_of_parts, encoder, data, **options)
+        shards, rows, facts = row_shards(parts, encoder, data, sizes, dtype=dtype, tokens=tokens)
         if is_there(target, DESCRIPTION, shards.identity):
             if processes.rank == 0:
                 say(f"{target}: all is there already")

@@ -1,5 +1,6 @@
 """`mmtrain evaluate`: a model over shards, once; then figures and a report."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -21,7 +22,7 @@ def evaluate(
     images: Folder | None = None,
     captions: Literal["all", "first"] | None = None,
     similarity: Literal["cosine", "asymmetric"] | None = None,
-    recall_at: tuple[int, ...] = (1, 5, 10),
+    recall_at: tuple[int, ...] | None = None,
     text_to_text: list[tuple[str, str]] | None = None,
     rerank: Annotated[int, "K"] | None = None,
     zero_shot: Annotated[str, "TASK"] | None = None,
@@ -51,7 +52,7 @@ def evaluate(
         images: With --protocol: where those files' pictures lie.
         captions: Captions of an image and language that count; default: all.
         similarity: Default: as the model was trained.
-        recall_at: Ranks to report.
+        recall_at: Ranks to report; default: 1,5,10, or those of the protocol.
         text_to_text: Caption retrieval between languages.
         rerank: Sort the best K again by the model's matching head.
         zero_shot: A task that the shards label, by similarity alone.
@@ -130,7 +131,8 @@ def evaluate(
     collectors: list[Collector] = [thumbnails, *([predicted] if predicted else []), *([features] if collected else [])]
     split = embed(encoder, shards, collectors, tokens=predicted is not None or collected)
 
-    ranking = {"similarity": similarity or encoder.metric, "text_to_text": text_to_text or (), "recall_at": recall_at}
+    ranking: dict[str, Any] = {"similarity": similarity or encoder.metric, "text_to_text": text_to_text or ()}
+    ranking |= {"recall_at": recall_at} if recall_at else {}
     ranks, metrics = measure_split(encoder, shards, split, published, captions=captions or "all", **ranking)
     relation = None if predicted is None else relation_results(predicted, split, shards, thumbnails)
     relations = {}
@@ -153,7 +155,7 @@ def evaluate(
     shown = {task: relations.get(task, {}) | beside.get(task, {}) for task in relations | beside}
     values = report_values(ranks, split, thumbnails) | {"relations": shown, "relation": relation}
     _write(Path(model), folder, metrics, published, values)
-    _print(metrics, recall_at, relations)
+    _print(metrics, metrics["protocol"]["recall_at"], relations)
     say(f"report: {folder / 'report.html'}")
     return metrics
 
@@ -225,7 +227,7 @@ def _write(
     log_report(run, metrics, report_figures(metrics))
 
 
-def _print(metrics: dict[str, Any], recall_at: tuple[int, ...], relations: dict[str, Any]) -> None:
+def _print(metrics: dict[str, Any], recall_at: Sequence[int], relations: dict[str, Any]) -> None:
     from mmtrain.evaluation.report.tables import (
         print_baselines,
         print_protocol,

@@ -30,8 +30,8 @@ def mine(
     """Writes SHARDS again with hard negatives: wrong texts that are nearest to a picture or to a query.
 
     A record gets "negatives" and "negative_ids" (the samples they are from), both by language, and "negative_images",
-    the samples whose pictures are nearest to its captions; negatives that it has are replaced. negatives.jsonl shows
-    them for every caption, with scores. Nothing that is said of the same picture or query anywhere in SHARDS is a
+    the samples whose pictures are nearest to its captions; negatives that it had make room. negatives.jsonl
+    shows them for every caption, with scores. Nothing that is said of the same picture or query anywhere in SHARDS is a
     negative. The search is exact.
 
     Under torchrun, srun or as a SLURM array the processes share the work as in `embed`.
@@ -60,7 +60,7 @@ def mine(
     from mmtrain.display.messages import say
     from mmtrain.embedding.division import parts_beside
     from mmtrain.embedding.processes import Processes
-    from mmtrain.embedding.rewriting import RewrittenShards, check_folder, is_there, said_skips
+    from mmtrain.embedding.rewriting import RewrittenShards, Sizes, check_folder, is_there, said_skips
     from mmtrain.evaluation.questions import read_questions
     from mmtrain.evaluation.ranking.nearest import import_faiss
     from mmtrain.search.building import lasting
@@ -74,15 +74,15 @@ def mine(
     if (questions is None) != (pool is None) or (pool is not None and pool < 1):
         raise ValueError(f"--questions, --pool: got {questions} and {pool}, expected both or none, --pool at least 1")
     import_faiss()
+    sizes = Sizes(batch_size, samples_per_shard)
     hardness = Hardness(negatives, across, min_margin, max_margin, min_score, max_score)
     asked = [] if questions is None else read_questions(questions)
     processes = Processes.launched()
     with parts_beside(target, processes.rank) as parts:
-        sizes = {"batch_size": batch_size, "samples_per_shard": samples_per_shard}
-        rows = open_rows(model, data, parts, device=processes.device(device), trust=trust, **sizes)
+        rows = open_rows(model, data, parts, sizes, device=processes.device(device), trust=trust)
         samples = WholeSamples.named(data)
         what = [rows.identity, vars(hardness), languages, pool, [each.record for each in asked]]
-        shards = RewrittenShards(parts, samples, ["mined", what], further=[] if asked else [LINES], **sizes)
+        shards = RewrittenShards(parts, samples, ["mined", what], sizes, further=[] if asked else [LINES])
 
         if is_there(target, DESCRIPTION, shards.identity):
             if processes.rank == 0:

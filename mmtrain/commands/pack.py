@@ -13,7 +13,7 @@ from mmtrain.display.messages import say
 
 WORKERS = os.cpu_count() or 1
 HALVES = {"image": "picture", "texts": "caption"}
-OF_PICTURES = ("images", "image_size", "image_format", "quality", "deduplicate")
+OF_PICTURES = ("images", "image_size", "image_format", "quality", "deduplicate", "proper_nouns", "proper_noun_share")
 
 
 def add_formats(pack: OneLineParser) -> None:

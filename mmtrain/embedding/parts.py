@@ -144,6 +144,7 @@ class EmbeddingParts:
 def _write(path: Path, encoded: Sequence[tuple[Batch, dict[str, np.ndarray]]]) -> None:
     thumbnails, ids, captions, skipped = [], [], [], []
     for batch, _ in encoded:
+        assert batch.images is not None
         for i in real_samples(batch):
             slots = batch.present[i].nonzero()[:, 0].tolist()
             thumbnails.append(thumbnail(batch.images[i], batch.ids[i]))

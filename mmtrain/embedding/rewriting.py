@@ -4,6 +4,7 @@ import hashlib
 import json
 import re
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +14,10 @@ from torch.utils.data import DataLoader
 from datamodules.files import whole_folder, write_whole
 from datamodules.reading.loaders import make_loader
 from datamodules.reading.whole import WholeSample, WholeSamples, runs
+from datamodules.shards.encoding import BadRow
 from datamodules.shards.journal import begin_journal, end_journal
 from datamodules.shards.locations import LISTING, read_listing
-from datamodules.shards.writing import BadRow, write_shard
+from datamodules.shards.writing import write_shard
 from mmtrain.embedding.division import Division
 from mmtrain.embedding.parts import file_stamp
 from mmtrain.embedding.processes import Processes
@@ -26,6 +28,27 @@ Samples = Sequence[WholeSample | BadRow]
 Written = Iterable[dict | BadRow]  # as TarWriter takes a sample
 
 
+@dataclass(frozen=True)
+class Sizes:
+    """What is made at once.
+
+    Args:
+        batch_size: Samples that go through the model together.
+        samples_per_shard: The most samples of a shard.
+
+    Raises:
+        ValueError: for one below 1.
+    """
+
+    batch_size: int
+    samples_per_shard: int
+
+    def __post_init__(self) -> None:
+        for name, size in vars(self).items():
+            if size < 1:
+                raise ValueError(f"--{name}: got {size}, expected at least 1")
+
+
 class RewrittenShards:
     """Shards, each made from a run of samples of one shard of SHARDS. The same for any number of processes.
 
@@ -33,12 +56,8 @@ class RewrittenShards:
         folder: Holds a folder of parts for each `content`.
         samples: What they are made from.
         content: Whatever else decides what is written, as JSON takes it.
-        batch_size: Samples that are made together.
-        samples_per_shard: The longest run.
+        sizes: Of batches and runs.
         further: Endings of files that are written beside each shard, before it.
-
-    Raises:
-        ValueError: for sizes below 1.
     """
 
     def __init__(
@@ -46,19 +65,13 @@ class RewrittenShards:
         folder: Path,
         samples: WholeSamples,
         content: Any,
-        *,
-        batch_size: int,
-        samples_per_shard: int,
+        sizes: Sizes,
         further: Sequence[str] = (),
     ) -> None:
-        if batch_size < 1 or samples_per_shard < 1:
-            raise ValueError(
-                f"--batch_size, --samples_per_shard: got {batch_size}, {samples_per_shard}; at least 1 each"
-            )
-        self.samples, self.batch_size = samples, batch_size
-        self.runs = runs(samples, samples_per_shard)
+        self.samples, self._batch_size = samples, sizes.batch_size
+        self.runs = runs(samples, sizes.samples_per_shard)
         stamps = [[shard.shard, shard.samples, file_stamp(shard.shard)] for shard in samples.shards]
-        self._content = [content, batch_size, samples_per_shard, stamps]
+        self._content = [content, vars(sizes), stamps]
         identity = hashlib.sha256(json.dumps(self._content).encode()).hexdigest()[:16]
         self.division = Division(folder / identity, len(self.runs), [*further, "tar", "json"], STEM)
 
@@ -132,7 +145,7 @@ class RewrittenShards:
 
     def _batches(self, number: int) -> list[range]:
         run = self.runs[number]
-        return [run[start : start + self.batch_size] for start in range(0, len(run), self.batch_size)]
+        return [run[start : start + self._batch_size] for start in range(0, len(run), self._batch_size)]
 
     def _write(self, number: int, samples: Written) -> None:
         folder, path = self.division.folder, self.division.path(number)

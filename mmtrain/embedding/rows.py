@@ -1,7 +1,7 @@
 """The rows of whole samples, as files of theirs."""
 
 import io
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from datamodules.reading.whole import WholeSample, WholeSamples
+from datamodules.shards.encoding import BadRow
 from datamodules.shards.samples import IMAGES
-from datamodules.shards.writing import BadRow
-from mmtrain.embedding.rewriting import RewrittenShards
+from mmtrain.embedding.rewriting import RewrittenShards, Sizes
 from mmtrain.embedding.splits import language_indices
 from mmtrain.models.encoder import Encoder
 from mmtrain.models.fingerprint import fingerprint
@@ -64,20 +64,20 @@ class RowFiles:
         whole = [sample for sample in checked if isinstance(sample, WholeSample)]
         texts = list(dict.fromkeys(text for sample in whole for each in sample.texts.values() for text in each))
         row_of_text = dict(zip(texts, text_rows(self._encoder, texts), strict=True))
-        images = iter(self._image_rows([sample.image for sample in whole if sample.image is not None]))
-        written: list[dict | BadRow] = []
-        for sample in checked:
-            if isinstance(sample, WholeSample):
-                rows = {
-                    TEXT_ROWS[name]: [row_of_text[text] for text in own] for name, own in sample.texts.items() if own
-                }
-                rows |= {} if sample.image is None else {"npy": next(images)}
-                files = {suffix: content for suffix, content in sample.files.items() if suffix not in IMAGES}
-                files |= {name: self._bytes(each) for name, each in rows.items()}
-                written.append({"__key__": sample.key, **files})
-            else:
-                written.append(sample)
-        return written
+        image_rows = iter(self._image_rows([sample.image for sample in whole if sample.image is not None]))
+        return [each if isinstance(each, BadRow) else self._written(each, image_rows, row_of_text) for each in checked]
+
+    def _written(
+        self, sample: WholeSample, image_rows: Iterator[np.ndarray], row_of_text: Mapping[Text, np.ndarray]
+    ) -> dict:
+        files = dict(sample.files)
+        if sample.image is not None:
+            files = {suffix: content for suffix, content in files.items() if suffix not in IMAGES}
+            files["npy"] = self._bytes(next(image_rows))
+        for name, texts in sample.texts.items():
+            if texts:
+                files[TEXT_ROWS[name]] = self._bytes([row_of_text[text] for text in texts])
+        return {"__key__": sample.key, **files}
 
     def _checked(self, sample: WholeSample | BadRow) -> WholeSample | BadRow:
         if isinstance(sample, BadRow) or sample.image is None or not isinstance(self._tower, FeatureTower):
@@ -114,19 +114,18 @@ def row_shards(
     folder: Path,
     encoder: Encoder,
     data: str,
+    sizes: Sizes,
     *,
     dtype: Literal["float16", "float32"] = "float32",
     tokens: bool = False,
-    batch_size: int,
-    samples_per_shard: int,
 ) -> tuple[RewrittenShards, RowFiles, dict[str, Any]]:
     """SHARDS to be written again with rows, what puts them in, and what they will be, for a description."""
-    rows = RowFiles(encoder, batch_size, dtype, tokens)
+    rows = RowFiles(encoder, sizes.batch_size, dtype, tokens)
     samples = WholeSamples.named(data, images=encoder.images, features=rows.reads_features)
-    facts = {"dtype": dtype, "tokens": tokens, "width": encoder.model.dimension, "similarity": encoder.metric}
-    facts |= {"fingerprint": fingerprint(encoder), "samples_per_shard": samples_per_shard}
-    sizes = {"batch_size": batch_size, "samples_per_shard": samples_per_shard}
-    return RewrittenShards(folder, samples, ["rows", facts], **sizes), rows, facts
+    facts: dict[str, Any] = {"dtype": dtype, "tokens": tokens, "width": encoder.model.dimension}
+    facts |= {"similarity": encoder.metric, "fingerprint": fingerprint(encoder)}
+    shards = RewrittenShards(folder, samples, ["rows", facts], sizes)
+    return shards, rows, facts | {"samples_per_shard": sizes.samples_per_shard}
 
 
 def text_rows(encoder: Encoder, texts: Sequence[Text]) -> np.ndarray:

@@ -57,22 +57,22 @@ def _questions(path: Path, lines: list[str]) -> Iterator[Question]:
             raise ValueError(f"{where}: no JSON") from None
         if not isinstance(record, dict):
             raise ValueError(f"{where}: no JSON object")
-        values = [record.get(name, "") for name in ("id", "text", "language")]
+        id, text, language = (record.get(name, "") for name in ("id", "text", "language"))
         images, relevant, pool = record.get("images") or [], record.get("relevant") or {}, record.get("pool")
-        if not all(isinstance(value, str) for value in values) or not values[0]:
+        if not all(isinstance(value, str) for value in (id, text, language)) or not id:
             raise ValueError(f"{where}: id, text and language are strings, the id not empty")
         if not isinstance(images, list) or not all(isinstance(each, str) for each in images):
             raise ValueError(f"{where}: images is no list of paths")
-        if not values[1] and not images:
+        if not text and not images:
             raise ValueError(f"{where}: neither text nor images")
         if not isinstance(relevant, dict) or not all(map(_is_grade, relevant.values())):
             raise ValueError(f"{where}: relevant is no object of grades, finite and not below 0")
-        if values[0] in seen:
-            raise ValueError(f"{where}: {values[0]!r} comes twice")
-        seen.add(values[0])
+        if id in seen:
+            raise ValueError(f"{where}: {id!r} comes twice")
+        seen.add(id)
         graded = {item: float(grade) for item, grade in relevant.items() if grade > 0}
         files = [path.parent / each for each in images]
-        yield Question(*values, graded, files, pool if isinstance(pool, str) else None, record)
+        yield Question(id, text, language, graded, files, pool if isinstance(pool, str) else None, record)
 
 
 def _is_grade(grade: object) -> bool:

@@ -46,6 +46,11 @@ class Contrast:
     _texts: dict[tuple[str, int], int] = field(default_factory=dict)
     _words: dict[int, int] = field(default_factory=dict)
 
+    @property
+    def word_count(self) -> int:
+        """W."""
+        return len(self._words)
+
     def anchor(self, key: object, row: np.ndarray, owner: int, asked: str | None = None) -> int:
         """The number of an anchor; equal ones have equal keys."""
         number = self._anchors.setdefault(key, len(self.anchors))

@@ -15,7 +15,7 @@ import torch
 
 from datamodules.files import write_whole
 from datamodules.reading.whole import WholeSample
-from datamodules.shards.writing import BadRow
+from datamodules.shards.encoding import BadRow
 from mmtrain.embedding.rewriting import RewrittenShards, Samples, Written, record_bytes
 from mmtrain.evaluation.ranking.nearest import FlatSearch, flat_search
 from mmtrain.evaluation.ranking.tiles import Similarity, pair_scores
@@ -24,7 +24,6 @@ from mmtrain.search.mining import nearest_allowed
 
 ANY = ""  # the pool of the texts of all languages
 LINES = "jsonl"
-MINED = ("negatives", "negative_ids", "negative_images")
 
 
 @dataclass(frozen=True)
@@ -100,8 +99,8 @@ class Miner:
             np.stack(rows) if rows else np.zeros((0, 1), np.float32) for rows in (contrast.anchors, contrast.texts)
         )
         self._words, self._lines = np.array(contrast.words, np.int64), np.array(contrast.lines, np.int64).reshape(-1, 3)
-        self._word_count = 1 + max((word for _, word in contrast.right), default=0)
-        self._right = np.array(sorted(anchor * self._word_count + word for anchor, word in contrast.right), np.int64)
+        right = [anchor * contrast.word_count + word for anchor, word in contrast.right]
+        self._right = np.sort(np.array(right, np.int64))
         self._pool = np.array([ANY if hardness.across else language for language, _ in contrast.written])
         self._searches: dict[str, FlatSearch] = {}
         self._search_anchors: FlatSearch | None = None
@@ -112,7 +111,8 @@ class Miner:
         if not len(lines):
             return []
         _, anchors, texts = lines.T
-        scores = pair_scores(*map(torch.from_numpy, (self._anchors, self._texts)), anchors, texts, self._similarity)
+        rows, columns = torch.from_numpy(self._anchors), torch.from_numpy(self._texts)
+        scores = pair_scores(rows, columns, anchors, texts, self._similarity)
         lowest, highest = self.hardness.bounds(scores)
         found: list[Any] = [None] * len(lines)
         for pool in np.unique(self._pool[texts]).tolist():
@@ -152,7 +152,7 @@ class Miner:
 
     def _is_right(self, anchors: np.ndarray, texts: np.ndarray) -> np.ndarray:
         """bool [q, k]: whether what texts say is said of the anchors anywhere."""
-        pairs = anchors * self._word_count + self._words[texts]
+        pairs = anchors * self.contrast.word_count + self._words[texts]
         places = np.searchsorted(self._right, pairs).clip(max=len(self._right) - 1)
         return self._right[places] == pairs
 
@@ -229,10 +229,10 @@ class MinedShards:
         if number < 0:
             return BadRow("not embedded", sample.key)
         files = {"__key__": sample.key, **sample.files}
-        if lines := shown.get(number):
-            # scores are of the negatives that were there before
-            record = {name: value for name, value in sample.sample.record.items() if name not in (*MINED, "scores")}
-            record |= mined(lines, self._hardness)
+        if further := mined(shown.get(number, []), self._hardness):
+            record = sample.sample.record | further
+            if "negatives" in further:
+                record.pop("scores", None)  # which were of the negatives that it had
             files["json"] = record_bytes(record)
         return files
 
@@ -242,9 +242,9 @@ def mined(lines: Sequence[dict[str, Any]], hardness: Hardness) -> dict[str, Any]
 
     Of several lines the best are taken, as many as one caption has.
     """
-    pools: dict[str, dict[tuple[str, str], str]] = {}
+    pools: dict[str, dict[tuple[str, str], str]] = {ANY if hardness.across else line["language"]: {} for line in lines}
     for each in sorted((each for line in lines for each in line["negatives"]), key=_by_score):
-        pool = pools.setdefault(ANY if hardness.across else each["language"], {})
+        pool = pools[ANY if hardness.across else each["language"]]
         if len(pool) < hardness.count:
             pool.setdefault((each["language"], each["text"]), each["id"])
     record: dict[str, Any] = {"negatives": {}, "negative_ids": {}}

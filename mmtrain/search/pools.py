@@ -15,7 +15,7 @@ import numpy as np
 
 from datamodules.files import write_whole
 from datamodules.reading.whole import WholeSample
-from datamodules.shards.writing import BadRow
+from datamodules.shards.encoding import BadRow
 from mmtrain.embedding.rewriting import Samples, Written, record_bytes
 from mmtrain.embedding.rows import text_rows
 from mmtrain.evaluation.questions import Question

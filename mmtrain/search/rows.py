@@ -9,7 +9,7 @@ import numpy as np
 from datamodules.reading.whole import WholeSample, WholeSamples, runs
 from datamodules.shards.samples import read_features
 from mmtrain.embedding.processes import Processes
-from mmtrain.embedding.rewriting import RewrittenShards, described, shard_name
+from mmtrain.embedding.rewriting import RewrittenShards, Sizes, described, shard_name
 from mmtrain.embedding.rows import DESCRIPTION, TEXT_ROWS, RowFiles, row_shards
 from mmtrain.evaluation.ranking.tiles import Similarity
 from mmtrain.models.encoder import Encoder
@@ -83,9 +83,8 @@ def open_rows(
     model: str,
     data: str,
     folder: Path,
+    sizes: Sizes,
     *,
-    batch_size: int,
-    samples_per_shard: int,
     device: str,
     trust: Sequence[str] | None,
 ) -> Rows:
@@ -97,8 +96,7 @@ def open_rows(
     written = described(Path(model), DESCRIPTION)
     if written is None:
         encoder = load(model, device=device, trust=trust)
-        sizes = {"batch_size": batch_size, "samples_per_shard": samples_per_shard}
-        shards, files, _ = row_shards(folder, encoder, data, **sizes)
+        shards, files, _ = row_shards(folder, encoder, data, sizes)
         paths = [shards.division.path(number, "tar") for number in range(shards.division.count)]
         return Rows(shards.identity, encoder.metric, encoder, paths, shards.runs, (shards, files))
     if written["tokens"]:

@@ -64,12 +64,14 @@ def check_batch_norm(model: nn.Module, processes: int) -> None:
         )
 
 
-def check_micro_batch(model: nn.Module, size: int) -> None:
+def check_micro_batch(model: nn.Module, size: int | None) -> None:
     """Refuses parts of a batch that are none, and layers that would see parts.
 
     Raises:
         ValueError: one line, naming the layer.
     """
+    if size is None:
+        return
     if size < 1:
         raise ValueError(f"model.micro_batch: got {size}, expected at least 1")
     for name, layer in model.named_modules():

@@ -1,6 +1,6 @@
 """Pretraining: two towers, any weighted sum of objectives, samples seen as the clock."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 import pytorch_lightning as pl
@@ -12,8 +12,8 @@ from datamodules.batch import Batch, Batches
 from losses import Embeddings, Objective
 from losses.objective import Similarity, needs_of
 from mmtrain.fusion import MatchingHead, RelationHead
-from mmtrain.models.batches import embed_batch
-from mmtrain.models.image_text import ImageTextModel, Projection
+from mmtrain.models.batches import as_queries, embed_batch
+from mmtrain.models.image_text import TRAINED, ImageTextModel, Projection
 from mmtrain.towers import ImageTower, TextTower
 from mmtrain.training.checks import (
     check_batch_norm,
@@ -28,7 +28,7 @@ from mmtrain.training.data import TrainingData, logging_interval, training_data
 from mmtrain.training.mining import Mining, Neighbours, mined_data
 from mmtrain.training.monitoring.diagnostics import gradient_norm, step_figures
 from mmtrain.training.optimisation import OptimizerClass, Schedule, clip_adaptively, make_optimizer, parameter_groups
-from mmtrain.training.parts import check_parts, check_sent, from_data, objectives_on, rest_unread, without_uncounted
+from mmtrain.training.parts import check_parts, needs_on, objectives_on, rest_unread, without_uncounted
 from mmtrain.training.sharding import shard
 from mmtrain.training.starting_weights import load_partially, load_parts
 from mmtrain.training.validation import Validation, figures_of
@@ -46,6 +46,8 @@ class ContrastiveModule(pl.LightningModule):
         dimension: Width of the shared space.
         projection: From each tower into the space: linear, mlp or none.
         modalities: Further towers by the name of the field that they read.
+        missing: Inputs that a sample may lack: image, text, modalities by name; see `mmtrain.ImageTextModel`.
+        layer_norm: Normalise the rows' mean and variance before their length.
         learning_rate: Peak of the learning rate.
         weight_decay: Decay; gains, biases and the temperature have none.
         betas: Momenta of AdamW, where `optimizer` names no other.
@@ -84,6 +86,8 @@ class ContrastiveModule(pl.LightningModule):
         dimension: int = 256,
         projection: Projection = "linear",
         modalities: dict[str, ImageTower] | None = None,
+        missing: Sequence[str] = (),
+        layer_norm: bool = False,
         learning_rate: float = 1e-3,
         weight_decay: float = 0.1,
         betas: tuple[float, float] = (0.9, 0.98),
@@ -107,7 +111,9 @@ class ContrastiveModule(pl.LightningModule):
         unknown = set(weights or {}) - set(objectives)
         if unknown or not objectives:
             raise ValueError(f"model.weights: {sorted(unknown)} not among the objectives {sorted(objectives)}")
-        self.model = ImageTextModel(image, text, dimension, projection, modalities)
+        self.model = ImageTextModel(image, text, dimension, projection, modalities, None, 4, missing, layer_norm)
+        if any(objective.composition == "product" for objective in objectives.values()):
+            self.model.composition = "product"
         self.model.micro_batch = micro_batch
         if pretrained is not None:
             rank_zero_info(load_partially(self.model, pretrained))
@@ -120,24 +126,18 @@ class ContrastiveModule(pl.LightningModule):
         self.weights = dict.fromkeys(objectives, 1.0) | (weights or {})
         self.learning_rate, self.weight_decay, self.betas = learning_rate, weight_decay, betas
         self.optimizer, self.layer_decay, self.tower_rate = optimizer, layer_decay, tower_rate
-        self.adaptive_clipping = adaptive_clipping
         self.clock = Clock(learning_rate, schedule, warmup_steps, cooldown_steps)
-        self.recall_at = tuple(recall_at)
+        self.recall_at, self.adaptive_clipping = tuple(recall_at), adaptive_clipping
         self.neighbours = None if mining is None else Neighbours(mining)
-        self.on = dict(on or {})
-        self.samples_seen = 0
+        self.on, self.samples_seen = dict(on or {}), 0
         self.start_from: str | None = None  # a checkpoint, whose objectives and head are taken as far as they fit
         self._seed = torch.initial_seed()
         self._counts_for: dict[str, list[bool]] = {}  # objectives that not all sources' captions count for
-        if micro_batch is not None:
-            check_micro_batch(self.model, micro_batch)
+        check_micro_batch(self.model, micro_batch)
         if checkpoint_activations:
-            for tower in (image, self.model.text):
-                if any(parameter.requires_grad for parameter in tower.parameters()):
-                    tower.checkpoint_activations()
+            self.model.checkpoint_activations()
         if compile:
-            image.compile()
-            self.model.text.compile(dynamic=True)
+            self.model.compile_towers()
         self._validation = Validation()
 
     # ---- one step
@@ -166,15 +166,17 @@ class ContrastiveModule(pl.LightningModule):
 
     def objectives_on(self, part: str) -> dict[str, Objective]:
         """The objectives that see a part of the step."""
-        every = dict(self.named_objectives())
-        names = objectives_on(part, self.data.brings[part], every, self.on) if part else list(every)
-        return {name: every[name] for name in names}
+        brings = self.data.brings[part] if part else None
+        return objectives_on(part, brings, dict(self.named_objectives()), self.on)
+
+    @property
+    def lacking(self) -> frozenset[str]:
+        """What a sample may lack of what is read."""
+        return frozenset("texts" if name == "text" else name for name in self.model.missing)
 
     def reads(self, part: str, brings: frozenset[str] | None) -> frozenset[str]:
         """What the objectives read of the samples of a part, see `datamodules.reading.parts.Reads`."""
-        every = dict(self.named_objectives())
-        check_sent(part, brings, every, self.on)
-        return frozenset().union(*(from_data(every[name]) for name in objectives_on(part, brings, every, self.on)))
+        return needs_on(part, brings, dict(self.named_objectives()), self.on)
 
     def named_objectives(self) -> list[tuple[str, Objective]]:
         """The objectives in the order of the config."""
@@ -249,8 +251,7 @@ class ContrastiveModule(pl.LightningModule):
 
     def trained_modules(self) -> dict[str, nn.Module]:
         """What the optimiser gets, by the names of its groups."""
-        parts = ("image", "text", "image_projection", "text_projection", "modalities", "modality_projections")
-        return {name: getattr(self.model, name) for name in parts} | {"objectives": self.objectives}
+        return {name: getattr(self.model, name) for name in TRAINED} | {"objectives": self.objectives}
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         groups = parameter_groups(
@@ -277,7 +278,7 @@ class ContrastiveModule(pl.LightningModule):
     # ---- validation
 
     def validation_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> None:
-        embeddings = embed_batch(self.model, batch, without=self._unencoded)
+        embeddings = as_queries(self.model, embed_batch(self.model, batch, without=self._unencoded))
         self._validation.add(self.data.validated[dataloader_idx], batch, embeddings)
         self.data.evaluated(batch)
 
@@ -302,8 +303,7 @@ class ContrastiveModule(pl.LightningModule):
 
     @torch.no_grad()
     def _log_step(self, embeddings: Embeddings | None, losses: dict[tuple[str, str], Tensor], total: Tensor) -> None:
-        figures = {"train/loss": total} | step_figures(losses, embeddings)
-        figures |= {f"drawn/{name}": total.new_tensor(share) for name, share in self.data.drawn().items()}
+        figures = step_figures(embeddings, losses, total, self.data.drawn())
         names = sorted(figures)
         # one collective for all of them; each process holds its part, their mean is the global figure
         values = torch.stack([figures[name].detach().float() for name in names])

@@ -6,6 +6,7 @@ import pytest
 import torch
 from tiny_shards import sample_files
 
+from datamodules import Source
 from datamodules.batch import text_id
 
 LANGUAGES = ["de", "en", "lv", "zh"]
@@ -41,6 +42,21 @@ def test_one_caption_of_several_is_drawn_evenly(data, plain_shards):
     folder = plain_shards([[sample_files(n, {"en": ["a", "b", "c"]}) for n in range(100)]])
     texts = Counter(text for batch in every(data(train=folder, batch_size=50), 9) for (text,) in batch.captions)
     assert all(abs(texts[text] - 300) < 57 for text in "abc")
+
+
+def test_captions_are_drawn_by_the_weight_of_their_fields(data, plain_shards):
+    fields = {"en": ["reference", "alt", "page"], "lv": ["reference"]}  # not as many as captions: they weigh alike
+    captions = {"en": ["a", "b", "c"], "lv": ["d", "e"]}
+    folder = plain_shards([[sample_files(n, captions, fields=fields) for n in range(100)]])
+    source = Source(str(folder), caption_fields={"reference": 4, "alt": 1})
+    texts = Counter(
+        text
+        for batch in every(data(train=[source], batch_size=50, captions_per_image=2), 9)
+        for row in batch.captions
+        for text in row
+    )
+    assert all(abs(texts[text] - 900 * share) < 60 for text, share in zip("abc", (4 / 6, 1 / 6, 1 / 6), strict=True))
+    assert abs(texts["d"] - 450) < 70
 
 
 def test_every_pass_draws_captions_and_crops_anew(data, plain_shards):

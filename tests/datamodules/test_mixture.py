@@ -181,6 +181,7 @@ def test_sources_of_one_folder_have_names_of_their_own(big, data):
         ({"shards": "none"}, "data.train: none does not exist"),
         ({"languages": ["xx"]}, "source big: no caption is in 'xx'; it has de, en"),
         ({"languages": []}, "source big: languages .. is empty"),
+        ({"caption_fields": {"alt": 0}}, "source big: caption_fields: alt weighs 0; a number above 0"),
         ({"objectives": ["a", "a"]}, "source big: objectives .* names one twice"),
         ({"images": ImagePipeline(size=16)}, "source big: images.size is 16, data.images.size is 8; one size for all"),
     ],

@@ -3,6 +3,8 @@
 import csv
 import gzip
 import json
+import random
+import tracemalloc
 
 import pytest
 from tiny_shards import png_bytes
@@ -19,6 +21,7 @@ from datamodules.packing import (
     read_wit,
     read_xtd10,
 )
+from datamodules.packing.sorting import sorted_on_disk
 from datamodules.packing.wit import COLUMNS
 from datamodules.shards.encoding import BadRow
 
@@ -262,6 +265,7 @@ def test_wit(tmp_path):
             "page_url": "https://en.wikipedia.org/wiki/Half_Dome",
             "image_url": "https://upload.wikimedia.org/wikipedia/commons/a/a9/Half_Dome.jpg",
             "captions": {"en": [quoted, "Half Dome seen from Glacier Point"]},  # the alternative text says it again
+            "fields": {"en": ["reference", "attribution"]},
             "split": "train",
         },
         ("upload.wikimedia.org/wikipedia/commons/a/a9/Half_Dome.jpg", "Half_Dome.jpg"),
@@ -287,6 +291,54 @@ def test_wit_captions_are_a_choice_and_an_order_of_fields(tmp_path):
     assert captions("reference", "alt", first=True) == [["r"], ["t"]]
     with pytest.raises(ValueError, match=r"caption_fields: \['caption'\]; one or more of reference"):
         captions("caption")
+
+
+def test_wit_joined_by_picture(tmp_path):
+    other, elsewhere = "commons/b/b1/Other.jpg", "en/a/a9/Half_Dome.jpg"
+    train = [
+        wit_row("lv", alt="alts", reference="zem"),
+        wit_row("en", url=other, attribution="other"),
+        wit_row("en", reference="below", attribution="page"),
+        wit_row()[:16],
+        wit_row("en", reference="second page", attribution="page", alt="below"),
+        wit_row("de", url=f"{elsewhere}?x=1"),
+    ]
+    write_wit(tmp_path / "wit_v1.train.all-0.tsv", train)
+    write_wit(tmp_path / "wit_v1.val.all-0.tsv", [wit_row("fr", reference="sous")])
+    rows = list(read_wit(tmp_path, join=True))
+    assert [str(row) for row in rows if not isinstance(row, Row)] == ["row 4: wrong number of fields"]
+    found = [(row.number, row.record["id"], row.record["split"], row.record["captions"]) for row in rows[1:]]
+    captions = {"en": ["below", "second page", "page"], "lv": ["zem", "alts"]}
+    assert found == [
+        (0, "Half_Dome.jpg", "train", captions),
+        (6, "Half_Dome.jpg", "val", {"fr": ["sous"]}),  # whoever trains on one split has not seen the other's captions
+        (1, "Other.jpg", "train", {"en": ["other"]}),
+        (5, "Half_Dome.jpg", "train", {}),
+    ]
+    fields = {"en": ["reference", "reference", "attribution"], "lv": ["reference", "alt"]}
+    assert rows[1].record["fields"] == fields
+    assert [row.rpartition("//")[2][:2] for row in rows[1].record["page_urls"]] == ["lv", "en", "en"]
+    assert rows[4].images[-1] == "Half_Dome.jpg"
+
+
+def test_what_is_sorted_on_disk_is_sorted_and_memory_stays_flat():
+    keys = random.Random(0).sample(range(20_000), 20_000)
+    items = ([f"{key % 7}", key, {"text": "\ud800" + "x" * 400}] for key in keys)
+    tracemalloc.start()
+    found = []
+    for first, second, content in sorted_on_disk(items, 2, most=400_000):
+        found.append((first, second))
+        assert len(content["text"]) == 401
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert found == sorted((f"{key % 7}", key) for key in keys)
+    assert peak < 6_000_000  # 8 MB of text, and the keys collected here
+
+
+def test_no_room_to_sort_is_one_line(monkeypatch):
+    monkeypatch.setattr("tempfile.tempdir", "/proc/none")
+    with pytest.raises(ValueError, match="cannot be sorted in /proc/none .No such file .* TMPDIR names a folder"):
+        list(sorted_on_disk([[1]], 1))
 
 
 def test_wit_in_several_files_with_and_without_a_header(tmp_path):

@@ -13,16 +13,17 @@
 | mscoco/5k | 5,000 | | one pool | open_clip, CLIP_benchmark | 1K figures |
 | xflickrco/test | 2,000 | 8 | Flickr30k and COCO, one caption | IGLUE, CCRK | means there leave out English |
 | wit/iglue | 6,192 | 11 | each language among its own images | IGLUE, CCRK | pools of other sizes |
+| wit/test | 57,000 | 108 | reference descriptions, R@1, 3, 5 | Srinivasan et al. | wit/iglue: smaller pools |
 
 Each protocol's `comparable` names the figures and says whether they were seen at their source, reported by others, or
 recalled and still to be checked. R@K is any-positive throughout; MTEB's main score for these sets is nDCG@10 instead.
 """
 
-from mmtrain.evaluation.protocols import iglue, mscoco, multi30k, xm3600, xtd10
+from mmtrain.evaluation.protocols import iglue, mscoco, multi30k, wit, xm3600, xtd10
 from mmtrain.evaluation.protocols.protocol import Protocol, Reference, Split
 
 PROTOCOLS: dict[str, Protocol] = {
-    str(protocol): protocol for module in (xm3600, xtd10, multi30k, mscoco, iglue) for protocol in module.PROTOCOLS
+    str(protocol): protocol for module in (xm3600, xtd10, multi30k, mscoco, iglue, wit) for protocol in module.PROTOCOLS
 }
 
 __all__ = ["PROTOCOLS", "Protocol", "Reference", "Split", "named_protocol"]

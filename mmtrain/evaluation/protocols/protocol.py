@@ -57,6 +57,7 @@ class Protocol:
     pools: Callable[[Split], list[Pool]] | None = None  # ranked by themselves; None ranks everything together
     grades: Callable[[Split], csr_array] | None = None  # [M, N]
     over_pools: Literal["queries", "mean"] = "queries"  # figures over the queries of all pools, or means over pools
+    recall_at: tuple[int, ...] = (1, 5, 10)  # unless others are asked for
     comparable: tuple[Reference, ...] = ()
 
     def __str__(self) -> str:
@@ -89,7 +90,7 @@ class Protocol:
         """
         languages = self.chosen_languages(options.pop("languages", None) or np.unique(language_of_text).tolist())
         columns = (images, texts, image_of_text, language_of_text)
-        options |= {"languages": languages, "captions": self.captions}
+        options = {"recall_at": self.recall_at} | options | {"languages": languages, "captions": self.captions}
         split = Split(ids, image_of_text, language_of_text)
         pools = None if self.pools is None else self.pools(split)
         parts: list[RetrievalRanks] = []

@@ -13,19 +13,6 @@ from mmtrain.training.sharding import whole
 SAMPLE = 512  # rows looked at: pairwise figures of 512 rows cost little and are steady enough
 
 
-def step_figures(losses: Mapping[tuple[str, str], Tensor], embeddings: Embeddings | None) -> dict[str, Tensor]:
-    """The losses by objective, and by part where an objective sees several, and the space's diagnostics.
-
-    Args:
-        losses: By objective and part.
-        embeddings: Of a part with pictures and captions; None where no part has both.
-    """
-    parts = Counter(name for name, _ in losses)
-    figures = {f"train/{name}" + f"/{part}" * (parts[name] > 1): loss for (name, part), loss in losses.items()}
-    space = {} if embeddings is None else space_diagnostics(embeddings)
-    return figures | {f"space/{name}": value for name, value in space.items()}
-
-
 @torch.no_grad()
 def space_diagnostics(embeddings: Embeddings) -> dict[str, Tensor]:
     """Figures of this process's batch, of its first 512 images and each one's first present caption.
@@ -58,6 +45,28 @@ def space_diagnostics(embeddings: Embeddings) -> dict[str, Tensor]:
         "modality_gap": (image.mean(0) - text.mean(0)).norm(),
         "captions_per_image": captions_per_image,
     }
+
+
+def step_figures(
+    embeddings: Embeddings | None,
+    losses: Mapping[tuple[str, str], Tensor],
+    total: Tensor,
+    drawn: Mapping[str, float],
+) -> dict[str, Tensor]:
+    """What the log says of a step: its losses by objective (and part, where it sees several), the space, the draws.
+
+    Args:
+        embeddings: Of the first part that has pictures and captions.
+        losses: By objective and part.
+        total: Their weighted sum.
+        drawn: As the data module counts it.
+    """
+    parts = Counter(name for name, _ in losses)
+    figures = {"train/loss": total}
+    figures |= {f"train/{name}" + f"/{part}" * (parts[name] > 1): loss for (name, part), loss in losses.items()}
+    if embeddings is not None:
+        figures |= {f"space/{name}": value for name, value in space_diagnostics(embeddings).items()}
+    return figures | {f"drawn/{name}": total.new_tensor(share) for name, share in drawn.items()}
 
 
 def gradient_norm(module: nn.Module) -> Tensor | None:

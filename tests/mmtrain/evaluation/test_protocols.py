@@ -15,6 +15,7 @@ from mmtrain.evaluation.measuring.retrieval import measure_split
 from mmtrain.evaluation.protocols import PROTOCOLS, Split, named_protocol
 from mmtrain.evaluation.protocols.xm3600 import LANGUAGES
 from mmtrain.models.loading import load
+from tests.datamodules.test_packing_sources import COLUMNS, wit_row, write_wit
 from tests.mmtrain.small import fit
 
 NAMES = [f"{number:016x}" for number in range(8)]
@@ -106,6 +107,21 @@ def wit(folder):
         picture(folder / f"Cañon_{number}.png", number)
 
 
+def wit_test(folder):
+    address = "https://upload.wikimedia.org/wikipedia/commons/b/b6/{}.png"
+    rows = [
+        wit_row(language, reference=f"{language} {number}", alt="no reference") for language in ("en", "ar")
+        for number in range(8)
+    ]  # fmt: skip
+    for n, row in enumerate(rows):
+        row[COLUMNS.index("image_url")] = address.format(n % 8)
+    folder.mkdir()
+    write_wit(folder / "wit_v1.test.all-00000-of-00005.tsv.gz", rows)
+    write_wit(folder / "wit_v1.val.all-00000-of-00005.tsv.gz", rows)
+    for number in range(8):
+        picture(folder / f"{number}.png", number)
+
+
 MINIATURES = {
     "xm3600": (xm3600, {"en": 12, "sw": 10, "quz": 12}, False),
     "xm3600/first": (xm3600, {"en": 8, "sw": 7, "quz": 8}, False),
@@ -117,6 +133,7 @@ MINIATURES = {
     "mscoco/5k": (mscoco, {"en": 40}, False),
     "xflickrco": (xflickrco, {"en": 8, "de": 8, "zh": 6}, True),
     "wit": (wit, {"en": 6, "ar": 6}, True),
+    "wit/test": (wit_test, {"en": 8, "ar": 8}, False),
 }
 
 
@@ -147,6 +164,7 @@ def test_from_the_files_to_figures(name, run, tmp_path, cache):
     assert ("count" in metrics["protocol"]["pools"]) == pooled
     assert not metrics["protocol"]["complete"]  # eight pictures are no test set
     assert ranks.images == 8
+    assert ranks.recall_at == ((1, 3, 5) if name == "wit/test" else (1, 5, 10))
 
 
 @pytest.mark.parametrize("name", ["xm3600/first", "wit"])

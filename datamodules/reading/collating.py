@@ -91,7 +91,9 @@ class Collator:
             labels={task: torch.tensor([self._label(item, task) for item in loaded]) for task in self.tasks},
             fields={name: self._field(name, loaded) for name in self.fields},
             scores={name: self._scores(name, loaded) for name in self.scores},
-            pictured=None if self.pictured else torch.tensor([bool(item) and item.view is not None for item in loaded]),
+            pictured=None
+            if self.pictured
+            else torch.tensor([item is not None and item.view is not None for item in loaded]),
         )
 
     def _images(self, loaded: Sequence[Loaded | None], shape: tuple[int, ...]) -> Tensor:

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from datamodules.batch import Batch, Field
 from losses import Embeddings, FieldEmbeddings, TokenFeatures
+from losses.embeddings import modalities_of
 from mmtrain.models.image_text import ImageTextModel
 from mmtrain.models.network import Network
 
@@ -139,6 +140,6 @@ def as_queries(network: Network, embeddings: Embeddings) -> Embeddings:
     if not isinstance(network, ImageTextModel) or network.composition == "sum" or embeddings.texts is None:
         return embeddings
     texts = embeddings.texts
-    for rows in embeddings.modalities.values():
+    for rows in modalities_of(embeddings).values():
         texts = texts * rows[:, None]
     return replace(embeddings, texts=texts)

@@ -15,14 +15,7 @@ from mmtrain.fusion import MatchingHead, RelationHead
 from mmtrain.models.batches import as_queries, embed_batch
 from mmtrain.models.image_text import TRAINED, ImageTextModel, Projection
 from mmtrain.towers import ImageTower, TextTower
-from mmtrain.training.checks import (
-    check_batch_norm,
-    check_clipping,
-    check_fits,
-    check_micro_batch,
-    check_needs,
-    check_one_step_a_batch,
-)
+from mmtrain.training import checks
 from mmtrain.training.clock import Clock, seed_step
 from mmtrain.training.data import TrainingData, logging_interval, training_data
 from mmtrain.training.mining import Mining, Neighbours, mined_data
@@ -46,8 +39,7 @@ class ContrastiveModule(pl.LightningModule):
         dimension: Width of the shared space.
         projection: From each tower into the space: linear, mlp or none.
         modalities: Further towers by the name of the field that they read.
-        missing: Inputs that a sample may lack: image, text, modalities by name; see `mmtrain.ImageTextModel`.
-        layer_norm: Normalise the rows' mean and variance before their length.
+        missing, layer_norm: As of `mmtrain.ImageTextModel`: inputs that a sample may lack, layer-normed rows.
         learning_rate: Peak of the learning rate.
         weight_decay: Decay; gains, biases and the temperature have none.
         betas: Momenta of AdamW, where `optimizer` names no other.
@@ -88,6 +80,7 @@ class ContrastiveModule(pl.LightningModule):
         modalities: dict[str, ImageTower] | None = None,
         missing: Sequence[str] = (),
         layer_norm: bool = False,
+        prompts: dict[str, str] | None = None,
         learning_rate: float = 1e-3,
         weight_decay: float = 0.1,
         betas: tuple[float, float] = (0.9, 0.98),
@@ -133,7 +126,7 @@ class ContrastiveModule(pl.LightningModule):
         self.start_from: str | None = None  # a checkpoint, whose objectives and head are taken as far as they fit
         self._seed = torch.initial_seed()
         self._counts_for: dict[str, list[bool]] = {}  # objectives that not all sources' captions count for
-        check_micro_batch(self.model, micro_batch)
+        checks.check_micro_batch(self.model, micro_batch)
         if checkpoint_activations:
             self.model.checkpoint_activations()
         if compile:
@@ -188,7 +181,7 @@ class ContrastiveModule(pl.LightningModule):
         return embed_batch(self.model, batch, tokens=tokens, without=self._unencoded)
 
     def on_train_batch_start(self, batch: Batch | Batches, batch_idx: int) -> None:
-        check_one_step_a_batch(self.trainer, self.instead_of_accumulation)  # callbacks may set it too
+        checks.check_one_step_a_batch(self.trainer, self.instead_of_accumulation)  # callbacks may set it too
         if self.neighbours is not None:
             self.neighbours.mine(self, self.model, self.similarity)
         self._batch = batch
@@ -235,16 +228,16 @@ class ContrastiveModule(pl.LightningModule):
 
     def setup(self, stage: str) -> None:
         if stage == "fit":  # on one's own processor, before a strategy wraps the towers
-            check_fits(self.model, self.data)
+            checks.check_fits(self.model, self.data)
             objectives = dict(self.named_objectives())
             check_parts(objectives, self.on, self.data.brings)
             rest_unread(self.model, self.data.kinds)
 
     def on_fit_start(self) -> None:
-        check_one_step_a_batch(self.trainer, self.instead_of_accumulation)
-        check_clipping(self.trainer, self.adaptive_clipping)
-        check_needs({part: self.objectives_on(part) for part in self.data.brings}, self.data)
-        check_batch_norm(self.model, self.trainer.world_size)
+        checks.check_one_step_a_batch(self.trainer, self.instead_of_accumulation)
+        checks.check_clipping(self.trainer, self.adaptive_clipping)
+        checks.check_needs({part: self.objectives_on(part) for part in self.data.brings}, self.data)
+        checks.check_batch_norm(self.model, self.trainer.world_size)
         for _, objective in self.named_objectives():
             objective.prepare(self.data.languages)
         self._counts_for = self.data.count_for(list(self.objectives))

@@ -18,6 +18,7 @@ from datamodules.shards.encoding import BadRow
 from datamodules.shards.journal import begin_journal, end_journal
 from datamodules.shards.locations import LISTING, read_listing
 from datamodules.shards.writing import write_shard
+from mmtrain.display.messages import say
 from mmtrain.embedding.division import Division
 from mmtrain.embedding.parts import file_stamp
 from mmtrain.embedding.processes import Processes
@@ -79,6 +80,16 @@ class RewrittenShards:
     def identity(self) -> str:
         """Equal for what is made from the same shards in the same way."""
         return self.division.folder.name
+
+    def is_done(self, target: Path, description: str, processes: Processes) -> bool:
+        """Whether `target` holds these shards already, which process 0 says; parts that a kill left are removed."""
+        facts = described(target, description)
+        if facts is None or facts["identity"] != self.identity:
+            return False
+        if processes.rank == 0:
+            say(f"{target}: all is there already")
+            self.division.remove(Processes())
+        return True
 
     def make(
         self, processes: Processes, begin: Callable[[int], Callable[[Samples], Written]], workers: int, title: str
@@ -193,9 +204,3 @@ def described(target: Path, description: str) -> dict[str, Any] | None:
         return None
     there = listing and all((target / name).is_file() for name in listing)
     return facts if there and isinstance(facts, dict) and "identity" in facts else None
-
-
-def is_there(target: Path, description: str, identity: str) -> bool:
-    """Whether `target` holds just this already."""
-    facts = described(target, description)
-    return facts is not None and facts["identity"] == identity

@@ -24,6 +24,7 @@ from mmtrain.embedding.parts import file_stamp
 from mmtrain.embedding.processes import Processes
 
 STEM = "shard-"
+NOT_EMBEDDED = "not embedded"  # why a sample is left out that has no row
 OURS = re.compile(rf"{STEM}\d{{6}}\.tar|{LISTING}|(embedding|mining)\.json|(negatives|pool|questions)\.jsonl")
 Samples = Sequence[WholeSample | BadRow]
 Written = Iterable[dict | BadRow]  # as TarWriter takes a sample
@@ -117,10 +118,6 @@ class RewrittenShards:
 
         self.division.make(processes, make)
 
-    def entries(self) -> list[dict]:
-        """What shards.json will say of each shard."""
-        return [json.loads(self.division.path(n).read_text(encoding="utf-8")) for n in range(self.division.count)]
-
     def put(
         self,
         target: Path,
@@ -128,7 +125,7 @@ class RewrittenShards:
         facts: dict[str, Any],
         beside: Callable[[Path], None] = lambda folder: None,
     ) -> dict:
-        """Puts all shards that hold a sample into `target`, whole; returns what shards.json says.
+        """Puts all shards but empty ones into `target`, whole; returns what shards.json says.
 
         Args:
             target: What `check_folder` lets pass is replaced.
@@ -139,9 +136,9 @@ class RewrittenShards:
         Raises:
             ValueError: when no sample could be read.
         """
-        entries = self.entries()
-        kept = [entry for entry in entries if entry["samples"]]
-        if not kept:
+        entries = [json.loads(self.division.path(n).read_text(encoding="utf-8")) for n in range(self.division.count)]
+        kept = [entry for entry in entries if entry["samples"] or entry["skipped"]]
+        if not any(entry["samples"] for entry in kept):
             causes = ", ".join(sorted({cause for entry in entries for cause in entry["skipped"]}))
             raise ValueError(f"--data: no sample could be read ({causes})")
         with whole_folder(target, lambda path: check_folder(path, description)) as folder:

@@ -26,12 +26,14 @@ class Objective(nn.Module):
             ALL_FIELDS.
         needs_tokens: True means {"tokens"} beside `needs`.
         similarity: What its rows are compared by.
+        composition: What it makes of several inputs of one query, their sum or their product.
         unencoded: Fields that it reads from the batch as they are, through no tower.
     """
 
     needs: frozenset[str] = frozenset({"image", "texts"})
     needs_tokens: bool = False
     similarity: Similarity = "cosine"
+    composition: Literal["sum", "product"] = "sum"
     unencoded: frozenset[str] = frozenset()
 
     def __init__(self) -> None:

@@ -161,6 +161,7 @@ class SymileLoss(Objective):
     """
 
     needs = frozenset({"image", "texts", ALL_FIELDS})
+    composition = "product"
 
     def __init__(
         self, scale: float = math.exp(-0.3), negatives: Negatives = "shuffled", learnable: bool = True

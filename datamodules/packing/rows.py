@@ -259,7 +259,7 @@ def _samples(folder: Path, task: dict) -> Iterator[dict | BadRow]:
         for name, path in {"": image, **files}.items():
             if path is not None:
                 try:
-                    stored[name] = content(path, where)
+                    stored[name] = content(name or path, path, where)
                 except BadRow as bad:
                     raise BadRow(bad.cause, bad.where, path) from None
         suffix = FEATURE_SUFFIX if image is not None and _features(image) else None
@@ -268,9 +268,9 @@ def _samples(folder: Path, task: dict) -> Iterator[dict | BadRow]:
         except BadRow as bad:
             raise BadRow(bad.cause, bad.where, bad.name or image or "") from None
 
-    def content(path: str, where: str) -> bytes:
+    def content(kind: str, path: str, where: str) -> bytes:
         read = _content(folder / path, where)
-        if task["encoding"] is None or _features(path):
+        if task["encoding"] is None or _features(kind):
             return read
         size, image_format, quality = task["encoding"]
         return reencoded(read, where, size=size, image_format=image_format, quality=quality)

@@ -39,6 +39,7 @@ class Collator:
         label_names: For tasks labelled by strings, the strings in the order of their numbers.
         field_shapes: Of one value of each field.
         scores: Which scores are read: "score", "scores".
+        pictured: Whether every sample has a picture.
     """
 
     tokenizer: Tokenizer
@@ -49,6 +50,7 @@ class Collator:
     fields: Mapping[str, FieldReader]
     field_shapes: Mapping[str, tuple[int, ...]]
     scores: Sequence[str]
+    pictured: bool = True
 
     def __post_init__(self) -> None:
         self._index = {language: i for i, language in enumerate(self.languages)}
@@ -89,6 +91,9 @@ class Collator:
             labels={task: torch.tensor([self._label(item, task) for item in loaded]) for task in self.tasks},
             fields={name: self._field(name, loaded) for name in self.fields},
             scores={name: self._scores(name, loaded) for name in self.scores},
+            pictured=None
+            if self.pictured
+            else torch.tensor([item is not None and item.view is not None for item in loaded]),
         )
 
     def _images(self, loaded: Sequence[Loaded | None], shape: tuple[int, ...]) -> Tensor:

@@ -82,6 +82,7 @@ class ShardDataset(Dataset):
         needs: What a batch holds: "image", "texts", names of fields. Without "image" pictures are not decoded, without
             "texts" there is no caption slot.
         fields: Readers of further inputs by name.
+        lacking: What of "image" and "texts" a sample may lack.
     """
 
     def __init__(
@@ -100,8 +101,9 @@ class ShardDataset(Dataset):
         streams: int = 1,
         needs: frozenset[str] = CAPTIONED,
         fields: Mapping[str, FieldReader] | None = None,
+        lacking: frozenset[str] = frozenset(),
     ) -> None:
-        self.needs, self.fields = needs, dict(fields or {})
+        self.needs, self.fields, self._lacking = needs, dict(fields or {}), lacking
         self.sources = list(sources)
         self.shards = [shard for source in sources for shard in source.shards]
         self.languages = list(languages)
@@ -133,6 +135,7 @@ class ShardDataset(Dataset):
             fields=self.fields,
             field_shapes=self._field_shapes,
             scores=sorted(SCORES & needs),
+            pictured="image" not in lacking,
         )
 
     def __len__(self) -> int:
@@ -198,7 +201,7 @@ class ShardDataset(Dataset):
         try:
             members = self._reader.read(path, number, self._suffixes, self._names)
             sample = read_sample(*members, self.reading.text_language)
-            if "texts" in self.needs and not sample.captions and sample.image is not None:
+            if "texts" in self.needs - self._lacking and not sample.captions and sample.image is not None:
                 raise BrokenSample("no caption")
             views = self._views(sample, source.images, rngs)
         except BrokenSample:
@@ -215,7 +218,7 @@ class ShardDataset(Dataset):
 
     def _views(self, sample: Sample, images: ImagePipeline, rngs: Sequence[random.Random]) -> Sequence[Tensor | None]:
         """The picture or features of each row; None where the run reads neither."""
-        if "image" not in self.needs:
+        if "image" not in self.needs or (sample.image is None and "image" in self._lacking):
             return [None] * max(1, len(rngs))
         views = _views(sample, images, rngs)
         if views[0].shape != self._shape:

@@ -49,6 +49,7 @@ class Layout:
         self.specs |= {val_of(name): part.val for name, part in parts.items() if part.val is not None}
         self.needs: dict[str, frozenset[str]] = {}
         self.readers: dict[str, dict[str, FieldReader]] = {}
+        self._lacking: frozenset[str] = frozenset()
         self._read_as = {split: name for name in parts for split in (train_of(name), val_of(name))}
 
     def splits(self, kinds: Sequence[str]) -> list[str]:
@@ -97,11 +98,13 @@ class Layout:
             "reading": splits.reading,
             "needs": self.needs[split],
             "fields": self.readers[split],
+            "lacking": self._lacking & CAPTIONED,
         }
 
     def choose(self, new: Sequence[str], splits: Splits, module: object) -> None:
         """Settles what the batches of splits that are new hold, by what the objectives of the module read."""
         reads: dict[str, frozenset[str]] = {}
+        self._lacking = module.lacking if isinstance(module, Reads) else frozenset()
         for name, part in self.parts.items():
             brings = None
             if name and train_of(name) in new:
@@ -118,7 +121,7 @@ class Layout:
                 read = _measured(read)
             self.readers[split] = readers_of(read, part.fields or {}, part.negatives)
             self.needs[split] = read
-            splits.needs[split] = held(read, self.readers[split])
+            splits.needs[split] = held(read, self.readers[split]) - self._lacking
             splits.parts[split] = part
 
 

@@ -83,7 +83,14 @@ def check_least(option: str, value: float, least: int) -> None:
 
 @runtime_checkable
 class Reads(Protocol):
-    """A training module that says what it reads of a sample; `mmtrain.ContrastiveModule` is one."""
+    """A training module that says what it reads of a sample; `mmtrain.ContrastiveModule` is one.
+
+    Attributes:
+        lacking: What of it a sample may lack.
+    """
+
+    @property
+    def lacking(self) -> frozenset[str]: ...
 
     def reads(self, part: str, brings: frozenset[str] | None) -> frozenset[str]:
         """Some of "image", "texts", "labels", "score", "scores" and names of fields.

@@ -95,9 +95,9 @@ def inspect_shards(
     as "W x H" by area), "image formats", "duplicate images" (samples whose image an earlier one shows), "broken"
     (cause -> count) and "broken samples" (the first few: shard, cause, key). A sample is broken when training would
     skip it. "without a picture" and "without a caption" count samples that lack one, "further" (name -> samples) texts
-    of pairs and further files, "files passed over" (what follows the key -> files) those that nobody reads. The
-    examples are whole samples drawn from all of them, or from those of each language. Raises ValueError,
-    one line, when SHARDS names nothing.
+    of pairs and further files, "pairs by language" samples with such a text, "files passed over" (what follows the key
+    -> files) those that nobody reads. The examples are whole samples drawn from all of them, or from those of each
+    language. Raises ValueError, one line, when SHARDS names nothing.
     """
     shards = [shard for source in expand(spec, field="SHARDS") for shard in source.shards]
     whole, reader = _Tally(examples), ShardReader()
@@ -121,6 +121,7 @@ class _Tally:
         self.samples = self.images = self.features = self.bytes = self.imageless = self.captionless = 0
         self.further: Counter[str] = Counter()
         self.passed_over: Counter[str] = Counter()
+        self.pair_languages: Counter[str] = Counter()
         self.captions: Counter[str] = Counter()
         self.languages: Counter[str] = Counter()
         self.formats: Counter[str] = Counter()
@@ -146,8 +147,7 @@ class _Tally:
 
     def look_at(self, sample: Sample, shape: tuple[int, ...]) -> None:
         """Counts a sample, with everything in it read. Raises BrokenSample, BrokenImage or ImageTooLarge."""
-        for key in PAIR_TEXTS:
-            read_texts(sample.record, key)
+        pair = {language for key in PAIR_TEXTS for language, _ in read_texts(sample.record, key)}
         if "query" in sample.record:
             read_scores(sample.record, "score")
             read_scores(sample.record)
@@ -170,6 +170,7 @@ class _Tally:
         self.image_ids.update([sample.image_id] if sample.image is not None else ())
         self.captionless += not sample.captions
         self.further.update(holds(sample.record, sample.captions, sample.files) - {"texts"})
+        self.pair_languages.update(pair)
         self.languages.update(sample.captions.keys())
         self.captions.update({language: len(texts) for language, texts in sample.captions.items()})
         for task, value in sample.labels.items():
@@ -200,6 +201,7 @@ class _Tally:
             "languages": len(self.languages),
             "captions": dict(self.captions.most_common()),
             "samples by language": dict(self.languages.most_common()),
+            "pairs by language": dict(self.pair_languages.most_common()),
             "labels": {task: dict(sorted(counts.items())) for task, counts in sorted(self.labels.items())},
             "image sizes": self._sizes(),
             "image formats": dict(self.formats.most_common()),

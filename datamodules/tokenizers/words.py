@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 import unicodedata
@@ -17,7 +18,7 @@ from datamodules.shards.locations import Reading, expand
 from datamodules.shards.reader import index_shard
 from datamodules.shards.records import read_records
 from datamodules.shards.remote import local_path
-from datamodules.shards.samples import BrokenSample
+from datamodules.shards.samples import PAIR_TEXTS, BrokenSample, read_texts
 from datamodules.shards.survey import ShardSurvey
 from datamodules.tokenizers.tokenizer import Tokenizer, padded
 
@@ -107,11 +108,11 @@ class WordTokenizer(Tokenizer):
                 continue
             except OSError as error:
                 raise ValueError(f"shards: {error}") from None
-            for _, captions in read_records(shard, Reading(text_language)):
-                for language, texts in captions.items():
+            for record, captions in read_records(shard, Reading(text_language)):
+                for language, text in _texts(record, captions, text_language):
                     if languages is None or language in languages:
                         by_word = counts.setdefault(cls.SHARED if shared else language, Counter())
-                        by_word.update(word for text in texts for word in split_words(text))
+                        by_word.update(split_words(text))
         words = {
             language: [word for n, word in sorted((-n, word) for word, n in by_word.items()) if -n >= minimum_count]
             for language, by_word in sorted(counts.items())
@@ -120,6 +121,15 @@ class WordTokenizer(Tokenizer):
             raise ValueError(f"shards: no word of {shards} comes {minimum_count} times; lower minimum_count")
         _write(words, out)
         return cls(str(out), max_length)
+
+
+def _texts(record: dict, captions: dict[str, list[str]], language: str) -> list[tuple[str, str]]:
+    """The captions of a sample; those of a pair where it has none."""
+    if captions:
+        return [(name, text) for name, texts in captions.items() for text in texts]
+    with contextlib.suppress(BrokenSample):
+        return [each for key in PAIR_TEXTS for each in read_texts(record, key, language)]
+    return []
 
 
 def split_words(caption: str) -> list[str]:

@@ -14,7 +14,7 @@ from losses import Embeddings
 from mmtrain.display.thumbnails import thumbnail
 from mmtrain.embedding.collected import Embedded, EmbeddedSplit, real_captions
 from mmtrain.embedding.splits import MeasuredShards, language_indices
-from mmtrain.models.batches import embed_batch
+from mmtrain.models.batches import as_queries, embed_batch
 from mmtrain.models.encoder import Encoder
 
 
@@ -55,6 +55,7 @@ def embed(
             moved = batch.to(encoder.device)
             chosen = None if texts else torch.zeros_like(moved.present)
             embeddings = embed_batch(encoder.model, moved, tokens=tokens, chosen=chosen, languages=indices)
+            embeddings = as_queries(encoder.model, embeddings)
             for collector in (rows, *collectors):
                 collector.add(batch, embeddings)
     shards.account.check(epoch_end=True)

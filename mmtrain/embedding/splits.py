@@ -13,14 +13,17 @@ from datamodules.batch import Batch
 from datamodules.captions.rewriting import AsWritten
 from datamodules.images import ImagePipeline
 from datamodules.reading.dataset import ShardDataset
+from datamodules.reading.fields import Features, FieldReader
 from datamodules.reading.labels import check_labels, classes_of
 from datamodules.reading.loaders import EvaluationBatches, make_loader
 from datamodules.reading.splits import Splits
 from datamodules.shards.locations import Reading
+from datamodules.shards.survey import CAPTIONED
 from datamodules.stream.identity import check_all_alike, rank_and_world, shards_digest
 from datamodules.tokenizers.tokenizer import Tokenizer
 from mmtrain.display.messages import say
 from mmtrain.models.encoder import Encoder
+from mmtrain.models.image_text import ImageTextModel
 
 MAX_SKIP_RATE = 0.01  # as the data modules' default
 
@@ -73,6 +76,8 @@ class MeasuredShards:
             text=AsWritten(),
             reading=Reading(),
         )
+        required = {reader.key for reader in _readers(encoder).values() if reader.required}
+        self._splits.needs["test"] = CAPTIONED | required
         self.classes: dict[str, int] = {}
         facts: dict | ValueError
         try:
@@ -100,6 +105,7 @@ class MeasuredShards:
             label_names=self.label_names,
             tasks=self.tasks,
             reading=Reading(),
+            fields=_readers(encoder),
         )
 
     @property
@@ -162,6 +168,14 @@ def open_split(
         say(f"{data} has no captions in {', '.join(absent)}")
     shards.read_for(encoder, shared)
     return shards
+
+
+def _readers(encoder: Encoder) -> dict[str, FieldReader]:
+    """Of the further modalities that a model multiplies with a text; each lies under its own name."""
+    model = encoder.model
+    if not isinstance(model, ImageTextModel) or model.composition == "sum":
+        return {}
+    return {name: Features(name, required=name not in model.missing) for name in model.modalities}
 
 
 def _images(encoder: Encoder) -> ImagePipeline:

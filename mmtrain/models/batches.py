@@ -1,12 +1,14 @@
 """A batch through a model: the one way from pixels and tokens to `Embeddings`, in training and in evaluation."""
 
 from collections.abc import Collection
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
 from datamodules.batch import Batch, Field
 from losses import Embeddings, FieldEmbeddings, TokenFeatures
+from losses.embeddings import modalities_of
 from mmtrain.models.image_text import ImageTextModel
 from mmtrain.models.network import Network
 
@@ -39,7 +41,11 @@ def embed_batch(
         image, texts, image_tokens, text_tokens = _with_tokens(network, batch, present, languages)
     else:
         image = None if batch.images is None else network.encode_image(batch.images)
+        if image is not None and batch.pictured is not None and isinstance(network, ImageTextModel):
+            image = network.with_absent("image", image, batch.pictured)
         texts = _texts(network, batch, present, languages) if present.shape[1] else None
+        if texts is not None and isinstance(network, ImageTextModel) and "text" in network.missing:
+            texts, present = network.with_absent("text", texts, present), torch.ones_like(present)
         image_tokens = text_tokens = None
     return Embeddings(
         image=image,
@@ -123,5 +129,17 @@ def _field(network: Network, name: str, field: Field, languages: Tensor | None) 
     else:
         raise ValueError(f"data.fields: {name} holds features; model.modalities needs a tower of that name")
     empty = encoded.new_zeros(field.present.numel(), *encoded.shape[1:])
-    slots = empty.index_copy(0, inputs, encoded if len(rows) else 0 * encoded)
-    return FieldEmbeddings(slots.unflatten(0, field.present.shape), field.present, field.ids)
+    slots = empty.index_copy(0, inputs, encoded if len(rows) else 0 * encoded).unflatten(0, field.present.shape)
+    if isinstance(network, ImageTextModel) and name in network.missing:
+        return FieldEmbeddings(network.with_absent(name, slots, field.present), None, field.ids)
+    return FieldEmbeddings(slots, field.present, field.ids)
+
+
+def as_queries(network: Network, embeddings: Embeddings) -> Embeddings:
+    """The embeddings as they are compared: where a model multiplies its inputs, each text by the sample's others."""
+    if not isinstance(network, ImageTextModel) or network.composition == "sum" or embeddings.texts is None:
+        return embeddings
+    texts = embeddings.texts
+    for rows in modalities_of(embeddings).values():
+        texts = texts * rows[:, None]
+    return replace(embeddings, texts=texts)

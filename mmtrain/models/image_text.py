@@ -1,6 +1,6 @@
 """Two towers and their projections into the shared space."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Literal
 
 import torch
@@ -13,6 +13,9 @@ from mmtrain.models.network import Network
 from mmtrain.towers import ImageTower, SharedText, TextTower
 
 Projection = Literal["linear", "mlp", "none"]
+TOWERS = ("image", "text", "image_projection", "text_projection", "modalities", "modality_projections")
+TRAINED = (*TOWERS, "absent", "observed")  # the modules of an ImageTextModel
+Composition = Literal["sum", "product"]
 
 
 class ImageTextModel(Network):
@@ -27,9 +30,16 @@ class ImageTextModel(Network):
         lora: Ranks of low-rank adapters by tower, see `mmtrain.models.lora`.
         buckets: Captions are sorted by length and encoded in this many parts, each cut to its longest caption, which
             saves the time of padding; the result is the same.
+        missing: Inputs that a sample may lack: "image", "text", modalities by name. A learned row stands for one that
+            is missing, and a learned vector is added to those observed, which is what an indicator beside the features
+            is under a linear projection (Saporta et al. 2024, Symile-M3).
+        layer_norm: Normalise what is projected to mean 0 and the same variance before it is scaled to unit length.
+        composition: What a query of several inputs is: the normalised sum of their rows, or their product, which Symile
+            trains and which is not normalised.
 
     Raises:
-        ValueError: when projection is none and a tower's width is not D, or a shared tower is missing.
+        ValueError: when projection is none and a tower's width is not D, a shared tower is missing, or an input that
+            may be missing is none of the model's.
     """
 
     def __init__(
@@ -41,6 +51,9 @@ class ImageTextModel(Network):
         modalities: Mapping[str, ImageTower] | None = None,
         lora: Mapping[str, int] | None = None,
         buckets: int = 4,
+        missing: Sequence[str] = (),
+        layer_norm: bool = False,
+        composition: Composition = "sum",
     ) -> None:
         super().__init__()
         self.shared = isinstance(text, str)
@@ -59,6 +72,14 @@ class ImageTextModel(Network):
         self.modality_projections = nn.ModuleDict(
             {name: _projection(projection, name, tower.width, dimension) for name, tower in (modalities or {}).items()}
         )
+        inputs = {"image", "text", *self.modalities}
+        if unknown := [name for name in missing if name not in inputs]:
+            raise ValueError(f"model.missing: got {', '.join(unknown)}, expected some of {', '.join(sorted(inputs))}")
+        if composition not in ("sum", "product"):
+            raise ValueError(f"model.composition: got {composition!r}, expected sum or product")
+        self.missing, self.layer_norm, self.composition = list(missing), layer_norm, composition
+        self.absent = nn.ParameterDict({name: nn.Parameter(torch.randn(dimension)) for name in missing})
+        self.observed = nn.ParameterDict({name: nn.Parameter(torch.zeros(dimension)) for name in missing})
         self.micro_batch: int | None = None
         self.lora: dict[str, int] = {}
         if lora:
@@ -74,7 +95,22 @@ class ImageTextModel(Network):
             "modalities": dict(self.modalities.items()),
             "lora": self.lora,
             "buckets": self.buckets,
+            "missing": self.missing,
+            "layer_norm": self.layer_norm,
+            "composition": self.composition,
         }
+
+    def checkpoint_activations(self) -> None:
+        """Makes the towers that are trained recompute their activations in the backward pass."""
+        for tower in (self.image, self.text):
+            if tower is not None and any(parameter.requires_grad for parameter in tower.parameters()):
+                tower.checkpoint_activations()
+
+    def compile_towers(self) -> None:
+        """Compiles both towers with torch.compile."""
+        if self.image is not None:
+            self.image.compile()
+        self.text.compile(dynamic=True)
 
     def add_lora(self, ranks: Mapping[str, int]) -> None:
         """Freezes towers and puts adapters of these ranks into them, by side."""
@@ -106,7 +142,11 @@ class ImageTextModel(Network):
     def encode_modality(self, name: str, values: Tensor) -> Tensor:
         """values [N, ...] of a further modality -> float [N, D], unit rows."""
         tower, projection = self.modalities[name], self.modality_projections[name]
-        return self._in_parts(lambda part: _unit(projection(tower(part)[0])), values)
+        return self._in_parts(lambda part: self._rows(name, projection(tower(part)[0])), values)
+
+    def with_absent(self, name: str, rows: Tensor, present: Tensor) -> Tensor:
+        """Rows [..., D] of an input that may be missing, with its learned row where `present` bool [...] is not."""
+        return rows.where(present.unsqueeze(-1), self._unit(self.absent[name]).to(rows.dtype))
 
     def tokens(
         self, images: Tensor, tokens: Tensor, mask: Tensor, languages: Tensor
@@ -117,8 +157,8 @@ class ImageTextModel(Network):
         of_images = self._in_parts(lambda part: _pooled_first(*image_tower(part)), images)
         of_texts = self._in_parts(lambda *part: _pooled_first(*text_tower(*part)), tokens, mask, languages)
         return (
-            _unit(self.image_projection(of_images[:, 0].contiguous())),
-            _unit(self.text_projection(of_texts[:, 0].contiguous())),
+            self._rows("image", self.image_projection(of_images[:, 0].contiguous())),
+            self._rows("text", self.text_projection(of_texts[:, 0].contiguous())),
             of_images,
             of_texts,
         )
@@ -131,19 +171,22 @@ class ImageTextModel(Network):
     def _image_rows(self, images: Tensor) -> Tensor:
         if self.image is None or self.image_projection is None:
             raise ValueError("model.image: this model was built for texts alone")
-        return _unit(self.image_projection(self.image(images)[0]))
+        return self._rows("image", self.image_projection(self.image(images)[0]))
 
     def _text_rows(self, tokens: Tensor, mask: Tensor, languages: Tensor) -> Tensor:
-        return _unit(self.text_projection(self.text(tokens, mask, languages)[0]))
+        return self._rows("text", self.text_projection(self.text(tokens, mask, languages)[0]))
+
+    def _rows(self, name: str, projected: Tensor) -> Tensor:
+        return self._unit(projected + self.observed[name] if name in self.missing else projected)
+
+    def _unit(self, rows: Tensor) -> Tensor:
+        # float32 at least: half precision leaves rows that are not of unit length
+        rows = rows if rows.dtype == torch.float64 else rows.float()
+        return functional.normalize(functional.layer_norm(rows, rows.shape[-1:]) if self.layer_norm else rows, dim=-1)
 
 
 def _pooled_first(pooled: Tensor, tokens: Tensor) -> Tensor:
     return torch.cat([pooled.unsqueeze(1), tokens], 1)
-
-
-def _unit(rows: Tensor) -> Tensor:
-    # float32 at least: half precision leaves rows that are not of unit length
-    return functional.normalize(rows if rows.dtype == torch.float64 else rows.float(), dim=-1)
 
 
 def _projection(kind: Projection, side: str, width: int, dimension: int) -> nn.Module:

@@ -1,7 +1,6 @@
 """Pretraining: two towers, any weighted sum of objectives, samples seen as the clock."""
 
-from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 import pytorch_lightning as pl
@@ -13,22 +12,16 @@ from datamodules.batch import Batch, Batches
 from losses import Embeddings, Objective
 from losses.objective import Similarity, needs_of
 from mmtrain.fusion import MatchingHead, RelationHead
-from mmtrain.models.batches import embed_batch
-from mmtrain.models.image_text import ImageTextModel, Projection
+from mmtrain.models.batches import as_queries, embed_batch
+from mmtrain.models.image_text import TRAINED, ImageTextModel, Projection
 from mmtrain.towers import ImageTower, TextTower
-from mmtrain.training.checks import (
-    check_batch_norm,
-    check_fits,
-    check_micro_batch,
-    check_needs,
-    check_one_step_a_batch,
-)
+from mmtrain.training import checks
 from mmtrain.training.clock import Clock, seed_step
 from mmtrain.training.data import TrainingData, logging_interval, training_data
 from mmtrain.training.mining import Mining, Neighbours, mined_data
-from mmtrain.training.monitoring.diagnostics import gradient_norm, space_diagnostics
+from mmtrain.training.monitoring.diagnostics import gradient_norm, step_figures
 from mmtrain.training.optimisation import OptimizerClass, Schedule, make_optimizer, parameter_groups
-from mmtrain.training.parts import check_parts, check_sent, from_data, objectives_on, rest_unread, without_uncounted
+from mmtrain.training.parts import check_parts, needs_on, objectives_on, rest_unread, without_uncounted
 from mmtrain.training.sharding import shard
 from mmtrain.training.starting_weights import load_partially, load_parts
 from mmtrain.training.validation import Validation, retrieval_figures
@@ -46,6 +39,7 @@ class ContrastiveModule(pl.LightningModule):
         dimension: Width of the shared space.
         projection: From each tower into the space: linear, mlp or none.
         modalities: Further towers by the name of the field that they read.
+        missing, layer_norm: As of `mmtrain.ImageTextModel`: inputs that a sample may lack, layer-normed rows.
         learning_rate: Peak of the learning rate.
         weight_decay: Decay; gains, biases and the temperature have none.
         betas: Momenta of AdamW, where `optimizer` names no other.
@@ -83,6 +77,8 @@ class ContrastiveModule(pl.LightningModule):
         dimension: int = 256,
         projection: Projection = "linear",
         modalities: dict[str, ImageTower] | None = None,
+        missing: Sequence[str] = (),
+        layer_norm: bool = False,
         learning_rate: float = 1e-3,
         weight_decay: float = 0.1,
         betas: tuple[float, float] = (0.9, 0.98),
@@ -107,7 +103,9 @@ class ContrastiveModule(pl.LightningModule):
             raise ValueError(f"model.weights: {sorted(unknown)} not among the objectives {sorted(objectives)}")
         if cooldown_steps and schedule in ("cosine", "linear"):
             raise ValueError(f"model.cooldown_steps: got {cooldown_steps}; {schedule} falls to 0 without, expected 0")
-        self.model = ImageTextModel(image, text, dimension, projection, modalities)
+        self.model = ImageTextModel(image, text, dimension, projection, modalities, None, 4, missing, layer_norm)
+        if any(objective.composition == "product" for objective in objectives.values()):
+            self.model.composition = "product"
         self.model.micro_batch = micro_batch
         if pretrained is not None:
             rank_zero_info(load_partially(self.model, pretrained))
@@ -128,14 +126,11 @@ class ContrastiveModule(pl.LightningModule):
         self._seed = torch.initial_seed()
         self._counts_for: dict[str, list[bool]] = {}  # objectives that not all sources' captions count for
         if micro_batch is not None:
-            check_micro_batch(self.model, micro_batch)
+            checks.check_micro_batch(self.model, micro_batch)
         if checkpoint_activations:
-            for tower in (image, self.model.text):
-                if any(parameter.requires_grad for parameter in tower.parameters()):
-                    tower.checkpoint_activations()
+            self.model.checkpoint_activations()
         if compile:
-            image.compile()
-            self.model.text.compile(dynamic=True)
+            self.model.compile_towers()
         self._validation = Validation()
 
     # ---- one step
@@ -164,15 +159,17 @@ class ContrastiveModule(pl.LightningModule):
 
     def objectives_on(self, part: str) -> dict[str, Objective]:
         """The objectives that see a part of the step."""
-        every = dict(self.named_objectives())
-        names = objectives_on(part, self.data.brings[part], every, self.on) if part else list(every)
-        return {name: every[name] for name in names}
+        brings = self.data.brings[part] if part else None
+        return objectives_on(part, brings, dict(self.named_objectives()), self.on)
+
+    @property
+    def lacking(self) -> frozenset[str]:
+        """What a sample may lack of what is read."""
+        return frozenset("texts" if name == "text" else name for name in self.model.missing)
 
     def reads(self, part: str, brings: frozenset[str] | None) -> frozenset[str]:
         """What the objectives read of the samples of a part, see `datamodules.reading.parts.Reads`."""
-        every = dict(self.named_objectives())
-        check_sent(part, brings, every, self.on)
-        return frozenset().union(*(from_data(every[name]) for name in objectives_on(part, brings, every, self.on)))
+        return needs_on(part, brings, dict(self.named_objectives()), self.on)
 
     def named_objectives(self) -> list[tuple[str, Objective]]:
         """The objectives in the order of the config."""
@@ -189,7 +186,7 @@ class ContrastiveModule(pl.LightningModule):
         return frozenset().union(*(objective.unencoded for _, objective in self.named_objectives()))
 
     def on_train_batch_start(self, batch: Batch | Batches, batch_idx: int) -> None:
-        check_one_step_a_batch(self.trainer, self.instead_of_accumulation)  # callbacks may set it too
+        checks.check_one_step_a_batch(self.trainer, self.instead_of_accumulation)  # callbacks may set it too
         if self.neighbours is not None:
             self.neighbours.mine(self, self.model, self.similarity)
         self._batch = batch
@@ -230,23 +227,22 @@ class ContrastiveModule(pl.LightningModule):
 
     def setup(self, stage: str) -> None:
         if stage == "fit":  # on one's own processor, before a strategy wraps the towers
-            check_fits(self.model, self.data)
+            checks.check_fits(self.model, self.data)
             objectives = dict(self.named_objectives())
             check_parts(objectives, self.on, self.data.brings)
             rest_unread(self.model, self.data.kinds)
 
     def on_fit_start(self) -> None:
-        check_one_step_a_batch(self.trainer, self.instead_of_accumulation)
-        check_needs({part: self.objectives_on(part) for part in self.data.brings}, self.data)
-        check_batch_norm(self.model, self.trainer.world_size)
+        checks.check_one_step_a_batch(self.trainer, self.instead_of_accumulation)
+        checks.check_needs({part: self.objectives_on(part) for part in self.data.brings}, self.data)
+        checks.check_batch_norm(self.model, self.trainer.world_size)
         for _, objective in self.named_objectives():
             objective.prepare(self.data.languages)
         self._counts_for = self.data.count_for(list(self.objectives))
 
     def trained_modules(self) -> dict[str, nn.Module]:
         """What the optimiser gets, by the names of its groups."""
-        parts = ("image", "text", "image_projection", "text_projection", "modalities", "modality_projections")
-        return {name: getattr(self.model, name) for name in parts} | {"objectives": self.objectives}
+        return {name: getattr(self.model, name) for name in TRAINED} | {"objectives": self.objectives}
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         groups = parameter_groups(
@@ -273,9 +269,8 @@ class ContrastiveModule(pl.LightningModule):
     # ---- validation
 
     def validation_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> None:
-        self._validation.add(
-            self.data.validated[dataloader_idx], batch, embed_batch(self.model, batch, without=self.unencoded)
-        )
+        embeddings = as_queries(self.model, embed_batch(self.model, batch, without=self.unencoded))
+        self._validation.add(self.data.validated[dataloader_idx], batch, embeddings)
         self.data.evaluated(batch)
 
     def on_validation_epoch_end(self) -> None:
@@ -307,12 +302,7 @@ class ContrastiveModule(pl.LightningModule):
 
     @torch.no_grad()
     def _log_step(self, embeddings: Embeddings | None, losses: dict[tuple[str, str], Tensor], total: Tensor) -> None:
-        parts = Counter(name for name, _ in losses)
-        figures = {"train/loss": total}
-        figures |= {f"train/{name}" + f"/{part}" * (parts[name] > 1): loss for (name, part), loss in losses.items()}
-        if embeddings is not None:
-            figures |= {f"space/{name}": value for name, value in space_diagnostics(embeddings).items()}
-        figures |= {f"drawn/{name}": total.new_tensor(share) for name, share in self.data.drawn().items()}
+        figures = step_figures(embeddings, losses, total, self.data.drawn())
         names = sorted(figures)
         # one collective for all of them; each process holds its part, their mean is the global figure
         values = torch.stack([figures[name].detach().float() for name in names])

@@ -16,7 +16,7 @@ FROM_TOWERS = frozenset({"tokens", "multi"})  # needs that the model meets, and 
 
 def objectives_on(
     part: str, brings: frozenset[str] | None, objectives: Mapping[str, Objective], on: Mapping[str, list[str]]
-) -> list[str]:
+) -> dict[str, Objective]:
     """The objectives that see a part: those that `on` sends there, and of the others those whose needs it meets.
 
     Args:
@@ -24,24 +24,29 @@ def objectives_on(
         brings: What its samples hold; None for anything.
     """
     if not part:
-        return list(objectives)
+        return dict(objectives)
     there = None if brings is None else brings | {ALL_FIELDS}
-    return [
-        name
+    return {
+        name: objective
         for name, objective in objectives.items()
         if (part in on[name] if name in on else there is None or from_data(objective) <= there)
-    ]
+    }
 
 
-def check_sent(
+def needs_on(
     part: str, brings: frozenset[str] | None, objectives: Mapping[str, Objective], on: Mapping[str, list[str]]
-) -> None:
-    """Raises ValueError, one line, for an objective that `on` sends to a part that lacks what it needs."""
-    for name, objective in objectives.items():
-        missing = from_data(objective) - {ALL_FIELDS} - (brings or frozenset())
-        if brings is not None and part in on.get(name, ()) and missing:
+) -> frozenset[str]:
+    """What the objectives that see a part need of its samples.
+
+    Raises:
+        ValueError: one line, for an objective that `on` sends to a part that lacks what it needs.
+    """
+    seeing = objectives_on(part, brings, objectives, on)
+    for name, objective in seeing.items():
+        if brings is not None and (missing := from_data(objective) - brings - {ALL_FIELDS}):
             there = ", ".join(sorted(brings))
             raise ValueError(f"model.on.{name}: it needs {', '.join(sorted(missing))}; part {part} brings {there}")
+    return frozenset().union(*map(from_data, seeing.values()))
 
 
 def from_data(objective: Objective) -> frozenset[str]:

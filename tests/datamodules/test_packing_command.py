@@ -55,6 +55,7 @@ def pack(*arguments):
         ("multi30k", ["--split", "train"], 1, {"de": 1, "en": 1}, {"missing image": 1}),
         ("xm3600", [], 1, {"de": 2, "quz": 1}, {"missing image": 1, "no image/key": 1}),
         ("wit", [], 2, {"en": 1, "lv": 1}, {}),
+        ("wit", ["--join"], 1, {"en": 1, "lv": 1}, {}),
         ("wit", ["--deduplicate"], 1, {"en": 1}, {"duplicate image": 1}),
         ("wit", ["--caption_fields", "[alt]", "--first"], 1, {"lv": 1}, {"no caption": 1}),
         ("xtd10", [], 2, dict.fromkeys(sorted("de en es fr it ja ko pl ru tr zh".split()), 2), {"missing image": 1}),

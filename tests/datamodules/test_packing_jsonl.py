@@ -173,21 +173,22 @@ def test_rows_of_any_shape(manifest, tmp_path):
     rows = [
         {"id": "text", "captions": {"en": "a"}},
         {"id": "page", "image": "images/1.png"},
-        row(2, pictures={"photo": ["images/3.png", "images/4.png"]}, features={"audio": "audio.npy"}),
+        row(2, pictures={"photo": ["images/3.png", "images/4.png"]}, features={"audio": "audio.bin"}),
         {"id": "pair", "query": "a", "positive": {"lv": "b"}, "score": 0.5},
     ]
-    np.save(tmp_path / "audio.npy", np.ones((2, 3), np.float16))
-    listing = pack_jsonl(manifest(rows), tmp_path / "out")
+    with (tmp_path / "audio.bin").open("wb") as file:
+        np.save(file, np.ones((2, 3), np.float16))
+    listing = pack_jsonl(manifest(rows), tmp_path / "out", image_size=4)
     holds = {"image": 2, "texts": 2, "audio": 1, "photo": 1, "query": 1, "positive": 1, "score": 1}
     assert (listing["samples"], listing["skipped"], listing["holds"]) == (4, {}, dict(sorted(holds.items())))
     with tarfile.open(tmp_path / "out" / "shard-000000.tar") as tar:
         names = [name.partition("-")[2] for name in tar.getnames()]
-    assert names == ["text.json", "page.json", "page.png", *(f"a_b_2.{end}" for end in FILES), "pair.json"]
+    assert names == ["text.json", "page.jpg", "page.json", *(f"a_b_2.{end}" for end in FILES), "pair.json"]
     facts = inspect_shards(str(tmp_path / "out")).facts
     assert (facts["broken"], facts["without a picture"], facts["without a caption"]) == ({}, 2, 2)
 
 
-FILES = ("audio.npy", "json", "photo.png", "photo1.png", "png")
+FILES = ("audio.npy", "jpg", "json", "photo.jpg", "photo1.jpg")
 
 
 def test_a_changed_further_file_makes_its_shard_anew(manifest, tmp_path):

@@ -87,6 +87,7 @@ def test_what_there_is_is_counted(shard):
     facts = inspect_shards(shard).facts
     assert (facts["without a picture"], facts["without a caption"], facts["broken"]) == (2, 2, {})
     assert facts["further"] == {"audio": 1, "negatives": 1, "photo": 1, "positive": 1, "query": 1, "score": 1}
+    assert facts["pairs by language"] == {"en": 1, "lv": 1, "de": 1}
 
 
 def test_what_is_left_out_is_said_once_and_is_no_fault(shard, data, epoch, caplog):

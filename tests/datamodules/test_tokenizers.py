@@ -105,6 +105,12 @@ def test_each_language_has_its_own_words(listed_shards, tmp_path):
     assert WordTokenizer(str(tmp_path / "model" / "words.json"))(["in"], ["en"])[0].tolist() == [[2, 9, 3]]
 
 
+def test_the_words_of_pairs_count_too(plain_shards, tmp_path):
+    pair = {"json": b'{"query": {"en": "one"}, "positive": {"lv": "viens"}, "negatives": {"lv": ["divi"]}}'}
+    words = WordTokenizer.build(str(plain_shards([[pair] * 2])), tmp_path / "words.json", minimum_count=2).words
+    assert words == {"en": ["one"], "lv": ["divi", "viens"]}
+
+
 def test_a_shared_vocabulary_has_one_id_a_word(listed_shards, tmp_path):
     shards = str(listed_shards(3, 2, [{"en": "in a house", "de": "in dem Haus"}] * 3))
     tokenizer = WordTokenizer.build(shards, tmp_path / "words.json", minimum_count=1, shared=True, max_length=3)

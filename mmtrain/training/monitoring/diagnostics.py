@@ -1,5 +1,8 @@
 """What a person watching a contrastive run wants to know beside the loss. B: images, K: captions of one, D: width."""
 
+from collections import Counter
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor, nn
 
@@ -42,6 +45,28 @@ def space_diagnostics(embeddings: Embeddings) -> dict[str, Tensor]:
         "modality_gap": (image.mean(0) - text.mean(0)).norm(),
         "captions_per_image": captions_per_image,
     }
+
+
+def step_figures(
+    embeddings: Embeddings | None,
+    losses: Mapping[tuple[str, str], Tensor],
+    total: Tensor,
+    drawn: Mapping[str, float],
+) -> dict[str, Tensor]:
+    """What the log says of a step: its losses by objective (and part, where it sees several), the space, the draws.
+
+    Args:
+        embeddings: Of the first part that has pictures and captions.
+        losses: By objective and part.
+        total: Their weighted sum.
+        drawn: As the data module counts it.
+    """
+    parts = Counter(name for name, _ in losses)
+    figures = {"train/loss": total}
+    figures |= {f"train/{name}" + f"/{part}" * (parts[name] > 1): loss for (name, part), loss in losses.items()}
+    if embeddings is not None:
+        figures |= {f"space/{name}": value for name, value in space_diagnostics(embeddings).items()}
+    return figures | {f"drawn/{name}": total.new_tensor(share) for name, share in drawn.items()}
 
 
 def gradient_norm(module: nn.Module) -> Tensor | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from datamodules.reading.dataset import SCORES
@@ -11,7 +11,7 @@ from datamodules.reading.parts import Part, Reads, brought, held, readers_of, sh
 from datamodules.reading.splits import Splits
 from datamodules.shards.survey import CAPTIONED
 from datamodules.stream.mixture import Source
-from datamodules.tokenizers.tokenizer import Tokenizer
+from datamodules.tokenizers.tokenizer import Prompted, Tokenizer
 
 ALL_FIELDS = "fields"  # an objective reads every field there is
 STAGES = {"fit": ("train", "val"), "validate": ("val",), "test": ("test",), "predict": ()}
@@ -50,6 +50,7 @@ class Layout:
         self.needs: dict[str, frozenset[str]] = {}
         self.readers: dict[str, dict[str, FieldReader]] = {}
         self._lacking: frozenset[str] = frozenset()
+        self._prompts: Mapping[str, str] = {}
         self._read_as = {split: name for name in parts for split in (train_of(name), val_of(name))}
 
     def splits(self, kinds: Sequence[str]) -> list[str]:
@@ -90,9 +91,10 @@ class Layout:
     def dataset_options(self, split: str, splits: Splits, tokenizer: Tokenizer) -> dict[str, Any]:
         """The arguments of the split's ShardDataset that all of them have."""
         length = self.part_of(split).text_length
+        tokenizer = tokenizer if length is None else shortened(tokenizer, length)
         return {
             "languages": splits.languages,
-            "tokenizer": tokenizer if length is None else shortened(tokenizer, length),
+            "tokenizer": Prompted(tokenizer, self._prompts) if self._prompts else tokenizer,
             "label_names": splits.label_names,
             "tasks": splits.tasks,
             "reading": splits.reading,
@@ -104,7 +106,9 @@ class Layout:
     def choose(self, new: Sequence[str], splits: Splits, module: object) -> None:
         """Settles what the batches of splits that are new hold, by what the objectives of the module read."""
         reads: dict[str, frozenset[str]] = {}
-        self._lacking = module.lacking if isinstance(module, Reads) else frozenset()
+        self._lacking, self._prompts = frozenset(), {}
+        if isinstance(module, Reads):
+            self._lacking, self._prompts = module.lacking, module.prompts
         for name, part in self.parts.items():
             brings = None
             if name and train_of(name) in new:

@@ -87,10 +87,14 @@ class Reads(Protocol):
 
     Attributes:
         lacking: What of it a sample may lack.
+        prompts: What stands before its texts, see `datamodules.tokenizers.tokenizer.Prompted`.
     """
 
     @property
     def lacking(self) -> frozenset[str]: ...
+
+    @property
+    def prompts(self) -> Mapping[str, str]: ...
 
     def reads(self, part: str, brings: frozenset[str] | None) -> frozenset[str]:
         """Some of "image", "texts", "labels", "score", "scores" and names of fields.

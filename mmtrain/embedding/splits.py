@@ -100,7 +100,7 @@ class MeasuredShards:
         self.dataset = ShardDataset(
             sources,
             languages=self.languages,
-            tokenizer=encoder.tokenizer if self._tokenised else Untokenised(),
+            tokenizer=encoder.tokenizer_for("query") if self._tokenised else Untokenised(),
             label_names=self.label_names,
             tasks=self.tasks,
             reading=Reading(),

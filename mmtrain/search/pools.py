@@ -130,7 +130,7 @@ def question_rows(questions: Sequence[Question], encoder: Encoder | None) -> np.
     """
     if encoder is None:
         raise ValueError("--questions: rows that are there already embed no question; give the MODEL they are of")
-    texts = iter(text_rows(encoder, [(each.language, each.text) for each in questions if each.text]))
+    texts = iter(text_rows(encoder, [(each.language, each.text) for each in questions if each.text], "query"))
     return np.stack(
         [
             _sum([*([next(texts)] if each.text else []), *(image_row(encoder, path)[0] for path in each.images)])

@@ -1,6 +1,6 @@
 """Pretraining: two towers, any weighted sum of objectives, samples seen as the clock."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
 import pytorch_lightning as pl
@@ -40,6 +40,7 @@ class ContrastiveModule(pl.LightningModule):
         projection: From each tower into the space: linear, mlp or none.
         modalities: Further towers by the name of the field that they read.
         missing, layer_norm: As of `mmtrain.ImageTextModel`: inputs that a sample may lack, layer-normed rows.
+        prompts: What stands before texts of a role, e.g. {query: "query: ", passage: "passage: "}, kept with the model.
         learning_rate: Peak of the learning rate.
         weight_decay: Decay; gains, biases and the temperature have none.
         betas: Momenta of AdamW, where `optimizer` names no other.
@@ -105,6 +106,7 @@ class ContrastiveModule(pl.LightningModule):
         if unknown or not objectives:
             raise ValueError(f"model.weights: {sorted(unknown)} not among the objectives {sorted(objectives)}")
         self.model = ImageTextModel(image, text, dimension, projection, modalities, None, 4, missing, layer_norm)
+        self.model.set_prompts(prompts or {})
         if any(objective.composition == "product" for objective in objectives.values()):
             self.model.composition = "product"
         self.model.micro_batch = micro_batch
@@ -166,6 +168,11 @@ class ContrastiveModule(pl.LightningModule):
     def lacking(self) -> frozenset[str]:
         """What a sample may lack of what is read."""
         return frozenset("texts" if name == "text" else name for name in self.model.missing)
+
+    @property
+    def prompts(self) -> Mapping[str, str]:
+        """What stands before texts of a role."""
+        return self.model.prompts
 
     def reads(self, part: str, brings: frozenset[str] | None) -> frozenset[str]:
         """What the objectives read of the samples of a part, see `datamodules.reading.parts.Reads`."""

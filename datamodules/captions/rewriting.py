@@ -52,7 +52,8 @@ class CodeSwitch(TextTransform):
 
     A dictionary is a TSV in UTF-8. Its first line names the languages: the first column holds words of the first
     language, every other column translations into the language named above it. An empty cell is no translation, the
-    cell ∅ says that the language leaves the word out; a word with several translations comes on several lines. So a file of one pair has two columns, and one file may hold many.
+    cell ∅ says that the language leaves the word out; a word with several translations comes on several lines. So
+    a file of one pair has two columns, and one file may hold many.
 
     Args:
         dictionaries: The files; those of one language are taken together.
@@ -63,7 +64,8 @@ class CodeSwitch(TextTransform):
             a space, such as {de: ""}.
 
     Raises:
-        ValueError: a ratio outside 0 to 1, an unknown language_by, a language to join without translations, or a file that is missing or no such table, with the line.
+        ValueError: a ratio outside 0 to 1, an unknown language_by, a language to join without translations, or
+            a file that is missing or no such table, with the line.
     """
 
     def __init__(

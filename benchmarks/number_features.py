@@ -1,4 +1,4 @@
-"""Handwritten numbers as precomputed features, and a plain training loop: what benchmarks/claims.py stands on.
+"""Handwritten numbers as precomputed features, and a plain training loop: what benchmarks/claims stands on.
 
 A frozen network that tells the digits 0 to 9 and blank paper apart looks at the three places of a picture, one strip
 after the other. It has seen training pictures alone, hence training numbers and training scans alone; its last hidden
@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from datamodules import ByteTokenizer, WordTokenizer
+from datamodules.files import whole_file
 from datamodules.numbers.corpus import RENDERINGS, SPLITS, numbers_of, picture, words
 from datamodules.tokenizers.words import split_words
 from losses import Embeddings, Objective
@@ -120,6 +121,17 @@ def pictures_with_features(seed: int = 0) -> tuple[dict[str, Pictures], dict[str
             accuracy[split] = 100 * right.float().mean().item()
             pictures[split] = Pictures(hidden.view(-1, WIDTH), digits[split])
     return pictures, accuracy
+
+
+def kept_pictures(path: Path) -> dict[str, Pictures]:
+    """All of SHOWN as features; made once, then read from a file."""
+    if not path.is_file():
+        pictures, accuracy = pictures_with_features()
+        told = ", ".join(f"{name} {value:.1f}" for name, value in accuracy.items())
+        print(f"The frozen network reads single digits right (percent): {told}.\n", flush=True)
+        with whole_file(path) as unfinished:
+            torch.save({name: (each.features, each.numbers) for name, each in pictures.items()}, unfinished)
+    return {name: Pictures(*each) for name, each in torch.load(path).items()}
 
 
 def _strips(pages: Tensor) -> Tensor:

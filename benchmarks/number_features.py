@@ -229,14 +229,18 @@ def fit(
         optimizer.step()
 
 
-@torch.no_grad()
 def measure(model: ImageTextModel, corpus: Corpus, split: str, **options: Any) -> dict[str, Any]:
     """`retrieval_metrics` of a split, one caption of each language a picture; options are passed on."""
+    return retrieval_metrics(*encoded(model, corpus, split), bootstrap=0, **options)
+
+
+@torch.no_grad()
+def encoded(model: ImageTextModel, corpus: Corpus, split: str) -> tuple[Tensor, Tensor, np.ndarray, np.ndarray]:
+    """Rows of pictures and captions, of each caption its picture and its language."""
     model.eval()
     pictures, K = corpus.pictures[split], len(corpus.languages)
     tokens, mask = corpus.tokens[pictures.numbers].flatten(0, 1), corpus.mask[pictures.numbers].flatten(0, 1)
     texts = model.encode_text(tokens, mask, torch.arange(K).repeat(len(pictures.numbers)))
     images = model.encode_image(pictures.features)
     image_of_text = np.arange(len(pictures.numbers)).repeat(K)
-    language_of_text = np.array(corpus.languages * len(pictures.numbers))
-    return retrieval_metrics(images, texts, image_of_text, language_of_text, bootstrap=0, **options)
+    return images, texts, image_of_text, np.array(corpus.languages * len(pictures.numbers))

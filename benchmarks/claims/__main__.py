@@ -18,7 +18,7 @@ from pathlib import Path
 
 import torch
 
-from benchmarks.claims import general, one_to_k, ranking, rare_words
+from benchmarks.claims import general, one_to_k, pairs, ranking, rare_words
 from benchmarks.claims.record import Claim, Runs
 from benchmarks.claims.tables import rows_table, systems_table
 from datamodules.files import write_whole
@@ -26,6 +26,7 @@ from datamodules.files import write_whole
 CLAIMS: dict[str, Claim] = {
     "one_to_k": one_to_k.CLAIM,
     "ranking": ranking.CLAIM,
+    "pairs": pairs.CLAIM,
     "rare_words": rare_words.CLAIM,
     **general.CLAIMS,
 }

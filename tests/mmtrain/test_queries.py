@@ -166,7 +166,7 @@ def test_a_run_of_three_modalities_some_missing(heard: Path, tmp_path: Path, cap
     missing = ["--model.missing=[image,text,audio]", "--model.layer_norm=true"]
     assert fit_heard(heard, tmp_path, lax, *missing) == 0
     assert "32 samples in 1 shards" in caplog.text
-    assert "val: 8 samples without a caption" in caplog.text  # measured on whole samples
+    assert "8 samples without 'audio': left out" in caplog.text  # measured on whole samples
     losses_seen = column(tmp_path, "train/symile")
     assert len(losses_seen) == 3 and all(np.isfinite(losses_seen)) and column(tmp_path, "val/mean_recall")
     state = read_checkpoint(tmp_path / "checkpoints" / "last.ckpt")["state_dict"]

@@ -1,4 +1,4 @@
-"""Handwritten numbers as precomputed features, and a plain training loop: what benchmarks/claims.py stands on.
+"""Handwritten numbers as precomputed features, and a plain training loop: what benchmarks/claims stands on.
 
 A frozen network that tells the digits 0 to 9 and blank paper apart looks at the three places of a picture, one strip
 after the other. It has seen training pictures alone, hence training numbers and training scans alone; its last hidden
@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from datamodules import ByteTokenizer, WordTokenizer
+from datamodules.files import whole_file
 from datamodules.numbers.corpus import RENDERINGS, SPLITS, numbers_of, picture, words
 from datamodules.tokenizers.words import split_words
 from losses import Embeddings, Objective
@@ -122,6 +123,17 @@ def pictures_with_features(seed: int = 0) -> tuple[dict[str, Pictures], dict[str
     return pictures, accuracy
 
 
+def kept_pictures(path: Path) -> dict[str, Pictures]:
+    """All of SHOWN as features; made once, then read from a file."""
+    if not path.is_file():
+        pictures, accuracy = pictures_with_features()
+        told = ", ".join(f"{name} {value:.1f}" for name, value in accuracy.items())
+        print(f"The frozen network reads single digits right (percent): {told}.\n", flush=True)
+        with whole_file(path) as unfinished:
+            torch.save({name: (each.features, each.numbers) for name, each in pictures.items()}, unfinished)
+    return {name: Pictures(*each) for name, each in torch.load(path).items()}
+
+
 def _strips(pages: Tensor) -> Tensor:
     """uint8 pages [N, 64, 64] -> float [3 N, 1, 64, 21] in 0 to 1, ink high: the places where a digit may stand."""
     width = PLACES * PLACE_WIDTH
@@ -217,14 +229,18 @@ def fit(
         optimizer.step()
 
 
-@torch.no_grad()
 def measure(model: ImageTextModel, corpus: Corpus, split: str, **options: Any) -> dict[str, Any]:
     """`retrieval_metrics` of a split, one caption of each language a picture; options are passed on."""
+    return retrieval_metrics(*encoded(model, corpus, split), bootstrap=0, **options)
+
+
+@torch.no_grad()
+def encoded(model: ImageTextModel, corpus: Corpus, split: str) -> tuple[Tensor, Tensor, np.ndarray, np.ndarray]:
+    """Rows of pictures and captions, of each caption its picture and its language."""
     model.eval()
     pictures, K = corpus.pictures[split], len(corpus.languages)
     tokens, mask = corpus.tokens[pictures.numbers].flatten(0, 1), corpus.mask[pictures.numbers].flatten(0, 1)
     texts = model.encode_text(tokens, mask, torch.arange(K).repeat(len(pictures.numbers)))
     images = model.encode_image(pictures.features)
     image_of_text = np.arange(len(pictures.numbers)).repeat(K)
-    language_of_text = np.array(corpus.languages * len(pictures.numbers))
-    return retrieval_metrics(images, texts, image_of_text, language_of_text, bootstrap=0, **options)
+    return images, texts, image_of_text, np.array(corpus.languages * len(pictures.numbers))

@@ -50,8 +50,12 @@ def interval(values: Sequence[float]) -> str:
     """Mean over seeds and the half-width of its 95 % interval (Student's t)."""
     if len(values) < 2:
         return f"{np.mean(values):.1f} (one seed)"
-    half = student.ppf(0.975, len(values) - 1) * np.std(values, ddof=1) / len(values) ** 0.5
-    return f"{np.mean(values):.1f} ± {half:.1f}"
+    return f"{np.mean(values):.1f} ± {half_width(values):.1f}"
+
+
+def half_width(values: Sequence[float]) -> float:
+    """Of the 95 % interval of the mean of at least two values (Student's t)."""
+    return float(student.ppf(0.975, len(values) - 1) * np.std(values, ddof=1) / len(values) ** 0.5)
 
 
 def say(*words: object) -> None:

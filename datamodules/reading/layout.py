@@ -100,7 +100,7 @@ class Layout:
             "reading": splits.reading,
             "needs": self.needs[split],
             "fields": self.readers[split],
-            "lacking": self._lacking & CAPTIONED,
+            "lacking": self._lacking & CAPTIONED if split.endswith("train") else frozenset(),
         }
 
     def choose(self, new: Sequence[str], splits: Splits, module: object) -> None:
@@ -124,7 +124,10 @@ class Layout:
                 read = _measured(read)
             self.readers[split] = readers_of(read, part.fields or {}, part.negatives)
             self.needs[split] = read
-            splits.needs[split] = held(read, self.readers[split]) - self._lacking
+            # what may be missing in training is measured on whole samples
+            whole = held(read, self.readers[split])
+            trains = split.endswith("train")
+            splits.needs[split] = whole - self._lacking if trains else whole | self._lacking & read
             splits.parts[split] = part
 
 

@@ -1,6 +1,6 @@
 """A model with its preprocessing: what `mmtrain.load` returns."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -140,6 +140,37 @@ class Encoder:
             return self.model.encode_text(tokens.to(self.device), mask.to(self.device), languages)
 
         return self._in_batches(captions, encode, dim, batch_size, progress)
+
+    def encode_query(
+        self,
+        text: str | None = None,
+        images: Sequence[Image.Image] | np.ndarray = (),
+        *,
+        features: Mapping[str, np.ndarray] | None = None,
+        language: str | None = None,
+        role: str | None = None,
+        adapter: str | None = None,
+    ) -> np.ndarray:
+        """A query of several inputs as float32 [D]: the normalised sum of their rows; for a Symile model their product.
+
+        Args:
+            text: A text.
+            images: Pictures, or features as the image tower reads them.
+            features: Of further modalities, by name: [F] or [P, F].
+            language, role: Of the text, as for `encode_text`.
+            adapter: A name among the model's adapters.
+
+        Raises:
+            ValueError: for no input at all, or one that the model cannot read.
+        """
+        query = {"text": text, "images": images, "features": features or {}, "language": language, "role": role}
+        return self.encode_queries([{**query, "adapter": adapter}])[0]
+
+    def encode_queries(self, queries: Sequence[Mapping[str, Any]]) -> np.ndarray:
+        """Queries as float32 [N, D]; each is the arguments of `encode_query`, by name."""
+        from mmtrain.models.queries import query_rows
+
+        return query_rows(self, queries)
 
     def similarity(self, images: np.ndarray, texts: np.ndarray) -> np.ndarray:
         """Scores float32 [N, M] of images [N, D] and texts [M, D]: cosine, or asymmetric where that was trained."""

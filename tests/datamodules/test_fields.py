@@ -24,6 +24,8 @@ def npy(values):
 class Module:
     """A training module that reads what it is told to."""
 
+    lacking = frozenset()
+
     def __init__(self, *names):
         self.names = frozenset(names)
 

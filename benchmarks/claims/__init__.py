@@ -1,0 +1,1 @@
+"""Papers' claims, measured; see `python -m benchmarks.claims --help`."""

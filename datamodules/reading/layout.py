@@ -7,7 +7,7 @@ from typing import Any
 
 from datamodules.reading.dataset import SCORES
 from datamodules.reading.fields import FieldReader
-from datamodules.reading.parts import Part, Reads, brought, held, readers_of, shortened
+from datamodules.reading.parts import Part, Prompting, Reads, brought, held, readers_of, shortened
 from datamodules.reading.splits import Splits
 from datamodules.shards.survey import CAPTIONED
 from datamodules.stream.mixture import Source
@@ -106,9 +106,8 @@ class Layout:
     def choose(self, new: Sequence[str], splits: Splits, module: object) -> None:
         """Settles what the batches of splits that are new hold, by what the objectives of the module read."""
         reads: dict[str, frozenset[str]] = {}
-        self._lacking, self._prompts = frozenset(), {}
-        if isinstance(module, Reads):
-            self._lacking, self._prompts = module.lacking, module.prompts
+        self._lacking = module.lacking if isinstance(module, Reads) else frozenset()
+        self._prompts = module.prompts if isinstance(module, Prompting) else {}
         for name, part in self.parts.items():
             brings = None
             if name and train_of(name) in new:

@@ -87,14 +87,10 @@ class Reads(Protocol):
 
     Attributes:
         lacking: What of it a sample may lack.
-        prompts: What stands before its texts, see `datamodules.tokenizers.tokenizer.Prompted`.
     """
 
     @property
     def lacking(self) -> frozenset[str]: ...
-
-    @property
-    def prompts(self) -> Mapping[str, str]: ...
 
     def reads(self, part: str, brings: frozenset[str] | None) -> frozenset[str]:
         """Some of "image", "texts", "labels", "score", "scores" and names of fields.
@@ -104,6 +100,14 @@ class Reads(Protocol):
             brings: What its samples hold; None where that is not known yet.
         """
         ...
+
+
+@runtime_checkable
+class Prompting(Protocol):
+    """A training module that wants prompts before its texts, see `datamodules.tokenizers.tokenizer.Prompted`."""
+
+    @property
+    def prompts(self) -> Mapping[str, str]: ...
 
 
 def readers_of(needs: Iterable[str], fields: Mapping[str, FieldReader], negatives: int) -> dict[str, FieldReader]:

@@ -88,7 +88,6 @@ class Teacher(GuideModel):
         indices = languages[present].tolist()
         names = [self._languages[index] if 0 <= index < len(self._languages) else "" for index in indices]
         known = [self._encoder.languages.index(each) if each in self._encoder.languages else -1 for each in names]
-
         tokenizer = self._encoder.tokenizer_for(role_of(name))
 
         def encode(part: slice) -> Tensor:

@@ -24,6 +24,8 @@ def npy(values):
 class Module:
     """A training module that reads what it is told to."""
 
+    lacking: frozenset[str] = frozenset()
+
     def __init__(self, *names):
         self.names = frozenset(names)
 
@@ -126,6 +128,18 @@ def test_a_sample_that_lacks_a_field_is_left_out_or_absent(reading, plain_shards
     absent = batch.ids.index("s3")
     assert batch.fields["audio"].present[:, 0].tolist() == [name != "s3" for name in batch.ids]
     assert not batch.fields["audio"].values[absent].any() and batch.fields["audio"].ids[absent, 0] == -1
+
+
+def test_texts_may_have_any_key(reading, plain_shards):
+    samples = [sample(n, near={"en": [f"near {n}"]}) for n in range(8)]
+    samples[3] = sample(3)
+    folder = plain_shards([samples])
+    module = reading(["image", "texts", "wrong"], train=folder, fields={"wrong": Texts("near")}, max_skip_rate=1)
+    batches = list(module.train_dataloader())
+    ids = {name: batch.fields["wrong"].ids[i, 0] for batch in batches for i, name in enumerate(batch.ids)}
+    assert ids == {f"s{n}": text_id(f"near {n}") for n in range(8) if n != 3}
+    lax = reading(["image", "texts"], train=folder, fields={"wrong": Texts("near", required=False)}, batch_size=8)
+    assert (~next(iter(lax.train_dataloader())).fields["wrong"].present).sum() == 1
 
 
 def test_features_of_another_size_are_counted(reading, plain_shards):

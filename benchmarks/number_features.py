@@ -205,10 +205,9 @@ def train(
 def fit(
     model: ImageTextModel, loss_of: Objective, draw: Callable[[], Step], schedule: Schedule, learning_rate: float
 ) -> None:
-    """Trains the model, and what the objective owns, with Adam on the steps that are drawn."""
-    parameters = [*model.parameters(), *loss_of.parameters()]
-    optimizer = torch.optim.Adam(parameters, lr=learning_rate)
-    for step in range(schedule.steps):
+    """Trains the model, and what the objective owns, on the steps that are drawn."""
+
+    def loss() -> Tensor:
         batch = draw()
         encoded = model.encode_text(*(each[batch.present] for each in (batch.tokens, batch.mask, batch.languages)))
         texts = encoded.new_zeros(*batch.present.shape, encoded.shape[1])
@@ -220,11 +219,22 @@ def fit(
             languages=batch.languages,
             image_ids=batch.ids,
         )
+        return loss_of(embeddings)
+
+    optimise([*model.parameters(), *loss_of.parameters()], loss, schedule, learning_rate)
+
+
+def optimise(
+    parameters: list[nn.Parameter], loss: Callable[[], Tensor], schedule: Schedule, learning_rate: float
+) -> None:
+    """Adam on the losses of so many steps."""
+    optimizer = torch.optim.Adam(parameters, lr=learning_rate)
+    for step in range(schedule.steps):
         factor = rate_factor(step + 1, "cosine", warmup_samples=schedule.steps // 20, total_samples=schedule.steps)
         for group in optimizer.param_groups:
             group["lr"] = learning_rate * factor
         optimizer.zero_grad()
-        loss_of(embeddings).backward()
+        loss().backward()
         nn.utils.clip_grad_norm_(parameters, CLIP_NORM)
         optimizer.step()
 

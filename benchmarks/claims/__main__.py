@@ -18,7 +18,7 @@ from pathlib import Path
 
 import torch
 
-from benchmarks.claims import general, one_to_k, pairs, ranking, rare_words
+from benchmarks.claims import general, hard_negatives, one_to_k, pairs, ranking, rare_words, symile
 from benchmarks.claims.record import Claim, Runs
 from benchmarks.claims.tables import rows_table, systems_table
 from datamodules.files import write_whole
@@ -27,6 +27,8 @@ CLAIMS: dict[str, Claim] = {
     "one_to_k": one_to_k.CLAIM,
     "ranking": ranking.CLAIM,
     "pairs": pairs.CLAIM,
+    "hard_negatives": hard_negatives.CLAIM,
+    "symile": symile.CLAIM,
     "rare_words": rare_words.CLAIM,
     **general.CLAIMS,
 }
@@ -42,8 +44,8 @@ def main() -> None:
         print(systems_table(options.out))
         return
     torch.set_num_threads(1)
-    record = CLAIMS[options.name].measure(Runs(options.out / options.name), options.seeds)
-    write_whole(options.out / f"{options.name}.json", json.dumps(record, indent=1, ensure_ascii=False) + "\n")
+    for record in CLAIMS[options.name].measure(Runs(options.out / options.name), options.seeds):
+        write_whole(options.out / f"{options.name}.json", json.dumps(record, indent=1, ensure_ascii=False) + "\n")
     print(f"\n{record['system']}: {record['claim']}: {record['verdict']}\n\n{rows_table(record['rows'])}")
 
 

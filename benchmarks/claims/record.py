@@ -7,7 +7,7 @@ import os
 import re
 import sys
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from datetime import date
 from pathlib import Path
@@ -47,7 +47,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Expected:
-    """What is claimed of a row: its interval lies above or below a bound, or it reaches up to one."""
+    """What is claimed of a row, one of three: its interval lies above a bound, below one, or reaches up to one."""
 
     recipe: str
     metric: str
@@ -59,12 +59,12 @@ class Expected:
         if row.ci95 is None:
             return "open"
         low, high = row.mean - row.ci95, row.mean + row.ci95
-        checks = [(low > bound, high <= bound) for bound in (self.above,) if bound is not None]
-        checks += [(high < bound, low >= bound) for bound in (self.below,) if bound is not None]
-        checks += [(high >= bound, high < bound) for bound in (self.reaches,) if bound is not None]
-        if any(against for _, against in checks):
-            return "refuted"
-        return "shown" if all(met for met, _ in checks) else "open"
+        if self.above is not None:
+            return "shown" if low > self.above else "refuted" if high <= self.above else "open"
+        if self.below is not None:
+            return "shown" if high < self.below else "refuted" if low >= self.below else "open"
+        assert self.reaches is not None
+        return "shown" if high >= self.reaches else "refuted"
 
 
 class Runs:
@@ -131,38 +131,46 @@ class Claim:
     gains: Sequence[tuple[str, str]] = ()
     expected: Sequence[Expected] = ()
 
-    def measure(self, runs: Runs, seeds: int) -> dict[str, Any]:
-        """The contents of the claim's JSON file; without seeds nothing is trained."""
+    def measure(self, runs: Runs, seeds: int) -> Iterator[dict[str, Any]]:
+        """The contents of the claim's JSON file, before and after each training."""
+        figures: dict[str, list[Figures]] = {}
+        yield self.record(figures, runs.folder.name, seeds)
         recipes = self.recipes(runs) if seeds else {}
-        figures: dict[str, list[Figures]] = {name: [] for name in recipes}
         for seed in range(seeds):  # outermost, so that what was stopped has trained all recipes on the first seeds
             for name, recipe in recipes.items():
-                figures[name].append(runs(name, recipe.result, *recipe.settings, seed, "test"))
+                found = runs(name, recipe.result, *recipe.settings, seed, "test")
+                figures.setdefault(name, []).append(found)
+                yield self.record(figures, runs.folder.name, seeds)
+
+    def record(self, figures: dict[str, list[Figures]], name: str, seeds: int) -> dict[str, Any]:
         rows = list(rows_of(figures, self.gains))
         return {
             "system": self.system,
             "claim": self.claim,
             "rows": [asdict(row) for row in rows],
             "verdict": verdict_of(rows, self.expected),
-            "command": f"python -m benchmarks.claims {runs.folder.name} --seeds {seeds}",
+            "command": f"python -m benchmarks.claims {name} --seeds {seeds}",
             "date": str(date.today()),
             "hardware": hardware(),
         }
 
 
-def rows_of(figures: dict[str, list[Figures]], gains: Iterable[tuple[str, str]] = ()) -> Iterable[Row]:
-    """A row for each metric of each recipe and gain."""
-    if figures:
-        pairs = [(first, second, zip(figures[first], figures[second], strict=True)) for first, second in gains]
-        figures = figures | {
-            f"{first} over {second}": [{key: a[key] - b[key] for key in a if key in b} for a, b in seeds]
-            for first, second, seeds in pairs
-        }
-    for recipe, found in figures.items():
+def rows_of(figures: dict[str, list[Figures]], gains: Iterable[tuple[str, str]] = ()) -> Iterator[Row]:
+    """A row for each metric of each recipe, and of each gain of the first of two over the second, paired by seed."""
+    differences = {
+        f"{first} over {second}": [
+            {key: a[key] - b[key] for key in a if key in b}
+            for a, b in zip(figures[first], figures[second], strict=False)  # a stopped run may have one seed less
+        ]
+        for first, second in gains
+        if first in figures and second in figures
+    }
+    for recipe, found in (figures | differences).items():
         for metric in found[0]:
             values = [each[metric] for each in found]
-            half = half_width(values) if len(values) > 1 else None
-            yield Row(recipe, metric, float(np.mean(values)), half, len(values))
+            yield Row(
+                recipe, metric, float(np.mean(values)), half_width(values) if len(values) > 1 else None, len(values)
+            )
 
 
 def verdict_of(rows: Iterable[Row], expected: Iterable[Expected]) -> Verdict:

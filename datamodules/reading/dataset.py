@@ -231,6 +231,8 @@ class ShardDataset(Dataset):
         allowed = self._index if source.languages is None else self._index.keys() & source.languages
         values = {name: reader.read(sample, allowed, source.images, rng) for name, reader in self.fields.items()}
         for name, each in values.items():
+            if not each and self.fields[name].required:
+                raise BrokenSample(f"missing {self.fields[name].key}")
             if any(isinstance(one.content, Tensor) and one.content.shape != self._field_shapes[name] for one in each):
                 raise BrokenSample("features of another size")
         return values

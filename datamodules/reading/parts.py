@@ -120,9 +120,9 @@ def readers_of(needs: Iterable[str], fields: Mapping[str, FieldReader], negative
 
 
 def held(needs: Iterable[str], readers: Mapping[str, FieldReader]) -> frozenset[str]:
-    """What a sample must hold of what is needed."""
+    """What a sample must hold of what is needed; texts of other keys than a pair's show when they are read."""
     names = {readers[name].key if name in readers else name for name in needs}
-    lax = {reader.key for reader in readers.values() if not reader.required}
+    lax = {each.key for each in readers.values() if not each.required or (each.kind == "text" and each.key not in PAIR)}
     return frozenset(names - lax - OF_THE_RUN)
 
 

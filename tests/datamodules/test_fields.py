@@ -130,6 +130,18 @@ def test_a_sample_that_lacks_a_field_is_left_out_or_absent(reading, plain_shards
     assert not batch.fields["audio"].values[absent].any() and batch.fields["audio"].ids[absent, 0] == -1
 
 
+def test_texts_may_have_any_key(reading, plain_shards):
+    samples = [sample(n, near={"en": [f"near {n}"]}) for n in range(8)]
+    samples[3] = sample(3)
+    folder = plain_shards([samples])
+    module = reading(["image", "texts", "wrong"], train=folder, fields={"wrong": Texts("near")}, max_skip_rate=1)
+    batches = list(module.train_dataloader())
+    ids = {name: batch.fields["wrong"].ids[i, 0] for batch in batches for i, name in enumerate(batch.ids)}
+    assert ids == {f"s{n}": text_id(f"near {n}") for n in range(8) if n != 3}
+    lax = reading(["image", "texts"], train=folder, fields={"wrong": Texts("near", required=False)}, batch_size=8)
+    assert (~next(iter(lax.train_dataloader())).fields["wrong"].present).sum() == 1
+
+
 def test_features_of_another_size_are_counted(reading, plain_shards):
     samples = [sample(n) for n in range(12)]
     samples[5]["audio.npy"] = npy(np.zeros((2, 4)))

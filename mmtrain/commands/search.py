@@ -1,5 +1,7 @@
-"""`mmtrain search`: a text in any language, or a picture, and the pictures of an index that are nearest to it."""
+"""`mmtrain search`: a text in any language, a picture, or both, and the pictures of an index that are nearest."""
 
+from collections.abc import Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 from mmtrain.commands.usage import Device, File, Folder, Model, Trust, UsageError
@@ -14,6 +16,7 @@ def search(
     text: str | None = None,
     *,
     image: File | None = None,
+    features: Mapping[str, str | Path] | None = None,
     language: Annotated[str, "L"] | None = None,
     k: int = 10,
     json: bool = False,
@@ -27,7 +30,8 @@ def search(
     Args:
         index: What mmtrain index wrote.
         text: A text in any language.
-        image: A picture; features as .npy where the model reads those.
+        image: A picture; features as .npy where the model reads those. Beside a text, both are asked for together.
+        features: Files of further modalities by name, as in [audio=sound.npy], each .npy.
         language: Of the text, for models that read each language by itself; its captions are shown first.
         k: Pictures to find; default 10.
         json: Print JSON instead of a table.
@@ -37,20 +41,19 @@ def search(
     Raises:
         ValueError: when there is no index, the model is another one, or the query cannot be encoded.
     """
-    from pathlib import Path
-
     from mmtrain.search.index import SearchIndex
-    from mmtrain.search.queries import image_row, open_model, text_row
+    from mmtrain.search.queries import open_model, query_row
     from mmtrain.search.results import Query, Result, print_json, print_results, write_results
 
-    if (text is None) == (image is None):
-        raise UsageError('search: give either a text, as in search DIR "text", or --image FILE')
+    if text is None and image is None and not features:
+        raise UsageError('search: give a text, as in search DIR "text", --image FILE, or both')
     if k < 1:
         raise UsageError(f"-k: got {k}, expected a whole number from 1")
     pictures = SearchIndex(index)
-    encoder = open_model(pictures, model, device, text_only=text is not None, trust=trust)
-    query = Query(text, language, None if image is None else Path(image))
-    row = image_row(encoder, query.image) if query.image else text_row(encoder, text or "", language)
+    encoder = open_model(pictures, model, device, text_only=image is None and not features, trust=trust)
+    sounds = {name: Path(file) for name, file in (features or {}).items()}
+    query = Query(text, language, None if image is None else Path(image), sounds)
+    row = query_row(encoder, query)
     first = [*filter(None, [language]), *encoder.languages]
     scores, numbers = pictures.search(row, k)
     valid = numbers[0] >= 0  # an index of fewer than k pictures fills up with -1

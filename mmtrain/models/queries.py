@@ -42,11 +42,11 @@ def query_rows(encoder: "Encoder", queries: Sequence[Mapping[str, Any]]) -> np.n
         for (i, _), row in zip(pictures, encoder.encode_image(images), strict=True):
             rows[i].append(row)
     for i, query in enumerate(queries):
-        rows[i] += [_feature_row(encoder, name, values) for name, values in query.get("features", {}).items()]
+        rows[i] += [feature_row(encoder, name, values) for name, values in query.get("features", {}).items()]
         if not rows[i]:
             raise ValueError(f"query {i}: nothing to encode; a text, images or features")
-    composed = [_composed(encoder, parts) for parts in rows]
-    return np.stack(composed) if composed else np.zeros((0, encoder.model.dimension), np.float32)
+    made = [composed(encoder, parts) for parts in rows]
+    return np.stack(made) if made else np.zeros((0, encoder.model.dimension), np.float32)
 
 
 def _grouped(queries: Sequence[Mapping[str, Any]]) -> dict[tuple[str | None, str | None], list[int]]:
@@ -58,7 +58,8 @@ def _grouped(queries: Sequence[Mapping[str, Any]]) -> dict[tuple[str | None, str
     return groups
 
 
-def _feature_row(encoder: "Encoder", name: str, values: Any) -> np.ndarray:
+def feature_row(encoder: "Encoder", name: str, values: Any) -> np.ndarray:
+    """Features [F] or [P, F] of a further modality as float32 [D]. Raises ValueError for one the model has not."""
     model = encoder.model
     if not isinstance(model, ImageTextModel) or name not in model.modalities:
         there = ", ".join(model.modalities) if isinstance(model, ImageTextModel) else ""
@@ -68,7 +69,8 @@ def _feature_row(encoder: "Encoder", name: str, values: Any) -> np.ndarray:
         return model.encode_modality(name, features.to(encoder.device))[0].float().cpu().numpy()
 
 
-def _composed(encoder: "Encoder", parts: Iterable[np.ndarray]) -> np.ndarray:
+def composed(encoder: "Encoder", parts: Iterable[np.ndarray]) -> np.ndarray:
+    """The rows [D] of a query's inputs as one: their normalised sum, or their product where the model multiplies."""
     stacked = np.stack(list(parts))
     if isinstance(encoder.model, ImageTextModel) and encoder.model.composition == "product":
         return stacked.prod(0)

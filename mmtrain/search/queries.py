@@ -14,7 +14,9 @@ from mmtrain.embedding.processes import default_device
 from mmtrain.models.encoder import Encoder
 from mmtrain.models.fingerprint import fingerprint, stamp
 from mmtrain.models.loading import is_ours, load
+from mmtrain.models.queries import composed, feature_row
 from mmtrain.search.index import SearchIndex
+from mmtrain.search.results import Query
 
 
 def open_model(
@@ -56,6 +58,22 @@ def open_model(
             " the model that built it with --model, or index again"
         )
     return encoder
+
+
+def query_row(encoder: Encoder, query: Query) -> np.ndarray:
+    """A query as float32 [1, D]; one of several inputs is composed of them as the model does.
+
+    Raises ValueError for an input that cannot be read, or is none of the model's.
+    """
+    rows = [] if query.text is None else [text_row(encoder, query.text, query.language)]
+    rows += [] if query.image is None else [image_row(encoder, query.image)]
+    for name, file in query.features.items():
+        try:
+            values = np.load(file, allow_pickle=False)
+        except (OSError, ValueError) as error:
+            raise ValueError(f"--features: {file} cannot be read ({first_line(error)}); a .npy of numbers") from error
+        rows.append(feature_row(encoder, name, values)[None])
+    return rows[0] if len(rows) == 1 else composed(encoder, [row[0] for row in rows])[None]
 
 
 def text_row(encoder: Encoder, text: str, language: str | None = None) -> np.ndarray:

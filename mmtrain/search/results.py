@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -25,16 +25,29 @@ class Result:
 
 @dataclass(frozen=True)
 class Query:
-    """A text, or the file of an image."""
+    """A text, the file of an image, files of further modalities by name, or several of them."""
 
     text: str | None = None
     language: str | None = None
     image: Path | None = None
+    features: dict[str, Path] = field(default_factory=dict)
+
+    @property
+    def name(self) -> str:
+        """In a line."""
+        files = [file for file in (self.image, *self.features.values()) if file is not None]
+        return " + ".join([*filter(None, [self.text]), *map(str, files)])
 
 
 def print_json(query: Query, results: list[Result]) -> None:
     """{"query": {...}, "results": [{"rank", "score", "id", "captions": {language: [...]}}]}."""
-    fields = {"text": query.text, "language": query.language, "image": query.image and str(query.image)}
+    fields: dict[str, object] = {
+        "text": query.text,
+        "language": query.language,
+        "image": query.image and str(query.image),
+    }
+    if query.features:
+        fields["features"] = {name: str(file) for name, file in query.features.items()}
     answers = [
         {"rank": rank, "score": result.score, "id": result.item.id, "captions": result.item.captions}
         for rank, result in enumerate(results, 1)
@@ -54,7 +67,7 @@ def print_results(query: Query, results: list[Result], images: int, first: Seque
         if len(captions) > SHOWN:
             lines.append(f"and {len(captions) - SHOWN} more")
         rows.append([f"{result.score:.3f}", result.item.id, "\n".join(lines)])
-    title = f"{query.text or query.image} in {images:,} pictures"
+    title = f"{query.name} in {images:,} pictures"
     print_table(title, ("score", "id", "captions"), rows, left=("id", "captions"))
 
 
@@ -70,7 +83,7 @@ def write_results(
     write_page(
         path,
         Path(__file__).with_name("results.html.jinja"),
-        title=query.text or str(query.image),
+        title=query.name,
         query=query,
         image=image,
         results=[

@@ -63,6 +63,18 @@ def test_a_picture_finds_itself(index: Path, shards: Path, tmp_path: Path, capsy
     assert page.read_text().count("<img ") == 4  # the picture that asked, too
 
 
+def test_a_text_and_a_picture_ask_together(index: Path, model: Path, shards: Path, capsys) -> None:
+    file = shards.parent / "7.png"
+    assert main(["search", str(index), "red", "--language", "en", "--image", str(file), "-k", "3", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["query"] == {"text": "red", "language": "en", "image": str(file)}
+    encoder = mmtrain.load(model)
+    row = encoder.encode_query("red", [encoder.images.open(file.read_bytes())], language="en")
+    pictures = [encoder.images.open((shards.parent / f"{number}.png").read_bytes()) for number in range(32)]
+    scores = encoder.encode_image(pictures) @ row
+    assert [result["id"] for result in found["results"]] == [f"c{number}" for number in np.argsort(-scores)[:3]]
+
+
 def test_a_picture_taken_upright_is_shown_upright(index: Path, tmp_path: Path) -> None:
     picture = Image.new("RGB", (60, 30), "red")
     exif = picture.getexif()
@@ -100,8 +112,9 @@ def test_a_model_is_known_by_its_weights_wherever_it_lies(
 @pytest.mark.parametrize(
     ("arguments", "code", "says"),
     [
-        (["INDEX"], 2, "give either a text"),
-        (["INDEX", "red", "--image", "x.png"], 2, "give either a text"),
+        (["INDEX"], 2, "give a text, as in"),
+        (["INDEX", "red", "--image", "x.png"], 1, "--image: x.png cannot be read"),
+        (["INDEX", "red", "--features", "[audio=x.npy]"], 1, "--features: x.npy cannot be read"),
         (["INDEX", "  "], 1, "text: got ' ', expected words"),
         (["INDEX", "red", "-k", "0"], 2, "-k: got 0, expected a whole number from 1"),
         (["EMPTY", "red"], 1, "holds no index"),

@@ -9,13 +9,14 @@ from pathlib import Path
 
 import pytest
 import torch
+import yaml
 from torch import Tensor
 
 from mmtrain.cli import main
 from mmtrain.models.run_folder import read_checkpoint
 from tests.mmtrain.conftest import WORDS
 from tests.mmtrain.runs import column
-from tests.mmtrain.small import ENVIRONMENT, arguments, fit
+from tests.mmtrain.small import ENVIRONMENT, SMALL, TINY, arguments, fit
 
 NOT_OF_PARTS = ("--data.train", "--data.batch_size")
 OBJECTIVES = (
@@ -168,3 +169,33 @@ def test_one_tower_alone_under_two_processes(shards: Path, pairs: Path, tmp_path
     own += ["--trainer.max_steps=2", "--trainer.devices=2", "--trainer.strategy=ddp"]
     subprocess.run([sys.executable, "-m", "mmtrain.cli", *own], check=True, env=ENVIRONMENT, timeout=300)
     assert read_checkpoint(tmp_path / "checkpoints" / "last.ckpt")["global_step"] == 2
+
+
+def stages_of_parts(folder: Path, shards: Path, pairs: Path, stopped: int | None) -> list[str]:
+    """The command of a page of two stages: pairs alone, then pairs beside pictures."""
+    page = yaml.safe_load(Path(TINY).read_text(encoding="utf-8"))
+    page["trainer"]["max_steps"] = 4
+    objectives, both = yaml.safe_load(OBJECTIVES), json.loads(parts(shards, pairs))
+    page["model"]["init_args"]["objectives"] = {"pairs": objectives["pairs"]}
+    page["data"]["init_args"] |= {"parts": {"pairs": both["pairs"]}, "val": str(shards)}
+    second: dict = {"data": {"init_args": {"parts": both}}, "trainer": {"max_steps": 7}}
+    second["model"] = {"init_args": {"objectives": objectives}}
+    if stopped is not None:
+        callback = {"class_path": "tests.mmtrain.stopping.StopAfter", "init_args": {"steps": stopped}}
+        second["trainer"]["callbacks"] = [callback]
+    path = folder / f"{stopped}.yaml"
+    path.write_text(yaml.safe_dump({**page, "stages": [{}, second]}), encoding="utf-8")
+    own = [each for each in SMALL if not each.startswith(NOT_OF_PARTS)]
+    return ["fit", "--config", str(path), *own, "--checkpoint.every_n_steps=1"]
+
+
+@pytest.mark.system
+def test_two_stages_of_two_parts_go_on_where_they_were(shards: Path, pairs: Path, tmp_path: Path) -> None:
+    """Disturbed within the second stage: weights bit for bit."""
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    command = stages_of_parts(tmp_path, shards, pairs, None)
+    assert main([*command, f"--trainer.default_root_dir={whole}"]) == 0
+    assert main([*stages_of_parts(tmp_path, shards, pairs, 3), f"--trainer.default_root_dir={broken}"]) in (0, 1)
+    assert read_checkpoint(broken / "2" / "checkpoints" / "last.ckpt")["global_step"] == 3
+    assert main([*command, f"--trainer.default_root_dir={broken}", "--ckpt_path=last"]) == 0
+    assert same(weights(whole / "2"), weights(broken / "2"))

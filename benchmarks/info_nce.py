@@ -1,7 +1,7 @@
 """InfoNCE with negatives beside sentence-transformers, forward and backward on the same rows, in one run.
 
     pip install sentence-transformers      # beside mmtrain; nothing else of mmtrain needs it
-    python -m benchmarks.info_nce          # B = 8192 queries with 7 negatives each, D = 512; ten minutes on two cores
+    python -m benchmarks.info_nce          # B = 8192 queries with 7 negatives each, D = 512; an hour on two busy cores
     python -m benchmarks.info_nce --quick  # B = 1024, half a minute
 
 Ours is `losses.info_nce_loss`; theirs are MultipleNegativesRankingLoss and its cached form (which goes through the

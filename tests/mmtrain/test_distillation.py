@@ -16,13 +16,14 @@ import losses
 import mmtrain
 from datamodules import ByteTokenizer
 from datamodules.batch import Batch, Field
+from mmtrain.cli import main
 from mmtrain.models.image_text import ImageTextModel
 from mmtrain.objectives import Distillation, Teacher
 from mmtrain.towers import ByteGRU, FeatureTower
 from tests.mmtrain.batches import made_batch
 from tests.mmtrain.encoders import saved
 from tests.mmtrain.runs import log, weights
-from tests.mmtrain.small import fit
+from tests.mmtrain.small import arguments, fit
 
 B, K, D = 5, 3, 24
 WORDS = [[f"caption {row} {slot}" for slot in range(K)] for row in range(B)]
@@ -220,3 +221,38 @@ def test_two_processes_with_different_numbers_of_captions_equal_one(tmp_path: Pa
         torch.testing.assert_close(first[kind][0], value)
         torch.testing.assert_close(second[kind][0], value)
         torch.testing.assert_close(torch.cat([first[kind][1], second[kind][1]]) / 2, gradient)
+
+
+def test_pairs_of_texts_with_scores_a_guide_and_a_teacher(features: str, shards: Path, tmp_path: Path) -> None:
+    lines = [
+        {
+            "query": {"en": f"word {n}"},
+            "positive": {"lv": f"vārds {n}"},
+            "negatives": {"lv": [f"cits {n}", "cits"]},
+            "score": n / 8,
+            "scores": [2.0, 1.0, n / 8],
+        }
+        for n in range(16)
+    ]
+    (tmp_path / "pairs.jsonl").write_text("\n".join(map(json.dumps, lines)), encoding="utf-8")
+    assert main(["pack", "pairs", str(tmp_path / "pairs.jsonl"), "--out", str(tmp_path / "pairs")]) == 0
+    guide = {"class_path": "mmtrain.objectives.Teacher", "init_args": {"model": features}}
+    own = {"teacher": features, "student": "positive", "reads": "query"}
+    objectives = {
+        "pairs": {"class_path": "losses.InfoNceLoss", "init_args": {"negatives": "negatives", "guide": guide}},
+        "graded": {"class_path": "losses.CosentLoss"},
+        "listed": {"class_path": "losses.ListDistillationLoss"},
+        "learned": {"class_path": "mmtrain.objectives.Distillation", "init_args": own},
+    }
+    parts = {
+        "pictures": {"train": str(shards), "batch_size": 4},
+        "pairs": {"train": str(tmp_path / "pairs"), "batch_size": 8, "negatives": 2},
+    }
+    objectives["clip"] = {"class_path": "losses.ClipLoss"}
+    given = ("--data.train=", "--data.batch_size")
+    options = [each for each in arguments(shards, tmp_path / "run") if not each.startswith(given)]
+    options += [f"--data.parts={json.dumps(parts)}", f"--model.objectives={json.dumps(objectives)}"]
+    options += ["--model.dimension=24", "--trainer.max_steps=2", "--trainer.log_every_n_steps=1"]
+    assert main(options) == 0
+    (first, *_) = log(tmp_path / "run")
+    assert all(float(first[f"train/{name}"]) > 0 for name in objectives)

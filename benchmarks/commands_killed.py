@@ -1,4 +1,4 @@
-"""Do pack, index, export and evaluate leave a whole result whenever they are killed, alone and two at once?
+"""Do the verbs that write leave a whole result whenever they are killed, alone and two at once?
 
     python -m benchmarks.commands_killed --kills 12
 
@@ -28,6 +28,7 @@ from PIL import Image
 
 os.environ["OMP_NUM_THREADS"] = "1"
 ROWS = 48
+GOING_ON = ("pack", "embed", "mine")  # have nothing to do where their result is there
 
 
 def make_material(folder: Path) -> None:
@@ -58,6 +59,8 @@ def commands(folder: Path) -> dict[str, list[str]]:
     return {
         "pack": ["pack", "jsonl", str(folder / "rows.jsonl"), "--samples_per_shard", "8", "--workers", "1"],
         "index": ["index", model, *measured, "--batch_size", "4", "--part_size", "8"],
+        "embed": ["embed", model, *measured, "--batch_size", "4", "--samples_per_shard", "8"],
+        "mine": ["mine", model, *measured, "--batch_size", "4", "--samples_per_shard", "8"],
         "export": ["export", model, "--format", "safetensors"],
         "evaluate": ["evaluate", model, *measured],
     }
@@ -111,7 +114,7 @@ def try_command(name: str, arguments: list[str], out: Path, kills: int, moments:
     rounds = {1: 0, 2: 0}
     for at_once in (1, 2):
         while rounds[at_once] < kills:
-            if name == "pack":  # it has nothing to do where all shards are there
+            if name in GOING_ON:
                 shutil.rmtree(out, ignore_errors=True)
             began = time.monotonic()
             processes = [start(arguments, logs / f"{at_once}-{each}") for each in range(at_once)]
@@ -125,7 +128,7 @@ def try_command(name: str, arguments: list[str], out: Path, kills: int, moments:
                 said = (logs / f"{at_once}-{each}").read_text()
                 assert code in (0, 1) and "Traceback" not in said, said
             now = result(out)
-            if name == "pack":  # goes on with the shards that are there
+            if name in GOING_ON:  # what is there is whole, shards.json apart
                 now = {file: digest for file, digest in now.items() if file != "shards.json"}
                 assert all(whole[file] == digest for file, digest in now.items()), f"{name}: half a shard after a kill"
             else:

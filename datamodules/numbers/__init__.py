@@ -1,6 +1,20 @@
-"""The embedded corpus: handwritten numbers in many languages, and posts made of them."""
+"""The embedded corpus: handwritten numbers in many languages, and posts, pairs and triples made of them."""
 
 from datamodules.numbers.corpus import LANGUAGES, SPLITS, numbers_of, pack_numbers, picture, png, words
+from datamodules.numbers.pairs import pack_pairs
 from datamodules.numbers.posts import pack_posts, post
+from datamodules.numbers.spoken import pack_spoken
 
-__all__ = ["LANGUAGES", "SPLITS", "numbers_of", "pack_numbers", "pack_posts", "picture", "png", "post", "words"]
+__all__ = [
+    "LANGUAGES",
+    "SPLITS",
+    "numbers_of",
+    "pack_numbers",
+    "pack_pairs",
+    "pack_posts",
+    "pack_spoken",
+    "picture",
+    "png",
+    "post",
+    "words",
+]

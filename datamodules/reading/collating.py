@@ -14,7 +14,7 @@ from datamodules.batch import Batch, Field, text_id
 from datamodules.reading.choices import class_of
 from datamodules.reading.fields import FieldReader, Value, field_of
 from datamodules.shards.samples import Sample
-from datamodules.tokenizers.tokenizer import Tokenizer
+from datamodules.tokenizers.tokenizer import Tokenizer, tokenizer_of
 
 
 class Loaded(NamedTuple):
@@ -102,7 +102,9 @@ class Collator:
 
     def _field(self, name: str, loaded: Sequence[Loaded | None]) -> Field:
         rows = [item.values[name] if item else [] for item in loaded]
-        return field_of(self.fields[name], rows, self.field_shapes[name], self.tokenizer, self._index)
+        return field_of(
+            self.fields[name], rows, self.field_shapes[name], tokenizer_of(self.tokenizer, name), self._index
+        )
 
     def _label(self, item: Loaded | None, task: str) -> int:
         return class_of(item.sample.labels.get(task) if item else None, self.label_names.get(task))

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from datamodules.reading.dataset import SCORES
 from datamodules.reading.fields import FieldReader
-from datamodules.reading.parts import Part, Reads, brought, held, readers_of, shortened
+from datamodules.reading.parts import Part, Prompting, Reads, brought, held, readers_of, shortened
 from datamodules.reading.splits import Splits
 from datamodules.shards.survey import CAPTIONED
 from datamodules.stream.mixture import Source
-from datamodules.tokenizers.tokenizer import Tokenizer
+from datamodules.tokenizers.tokenizer import Prompted, Tokenizer
 
 ALL_FIELDS = "fields"  # an objective reads every field there is
 STAGES = {"fit": ("train", "val"), "validate": ("val",), "test": ("test",), "predict": ()}
@@ -50,6 +50,7 @@ class Layout:
         self.needs: dict[str, frozenset[str]] = {}
         self.readers: dict[str, dict[str, FieldReader]] = {}
         self._lacking: frozenset[str] = frozenset()
+        self._prompts: Mapping[str, str] = {}
         self._read_as = {split: name for name in parts for split in (train_of(name), val_of(name))}
 
     def splits(self, kinds: Sequence[str]) -> list[str]:
@@ -90,21 +91,23 @@ class Layout:
     def dataset_options(self, split: str, splits: Splits, tokenizer: Tokenizer) -> dict[str, Any]:
         """The arguments of the split's ShardDataset that all of them have."""
         length = self.part_of(split).text_length
+        tokenizer = tokenizer if length is None else shortened(tokenizer, length)
         return {
             "languages": splits.languages,
-            "tokenizer": tokenizer if length is None else shortened(tokenizer, length),
+            "tokenizer": Prompted(tokenizer, self._prompts) if self._prompts else tokenizer,
             "label_names": splits.label_names,
             "tasks": splits.tasks,
             "reading": splits.reading,
             "needs": self.needs[split],
             "fields": self.readers[split],
-            "lacking": self._lacking & CAPTIONED,
+            "lacking": self._lacking & CAPTIONED if split.endswith("train") else frozenset(),
         }
 
     def choose(self, new: Sequence[str], splits: Splits, module: object) -> None:
         """Settles what the batches of splits that are new hold, by what the objectives of the module read."""
         reads: dict[str, frozenset[str]] = {}
         self._lacking = module.lacking if isinstance(module, Reads) else frozenset()
+        self._prompts = module.prompts if isinstance(module, Prompting) else {}
         for name, part in self.parts.items():
             brings = None
             if name and train_of(name) in new:
@@ -121,7 +124,10 @@ class Layout:
                 read = _measured(read)
             self.readers[split] = readers_of(read, part.fields or {}, part.negatives)
             self.needs[split] = read
-            splits.needs[split] = held(read, self.readers[split]) - self._lacking
+            # what may be missing in training is measured on whole samples
+            whole = held(read, self.readers[split])
+            trains = split.endswith("train")
+            splits.needs[split] = whole - self._lacking if trains else whole | self._lacking & read
             splits.parts[split] = part
 
 

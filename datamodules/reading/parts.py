@@ -102,6 +102,14 @@ class Reads(Protocol):
         ...
 
 
+@runtime_checkable
+class Prompting(Protocol):
+    """A training module that wants prompts before its texts, see `datamodules.tokenizers.tokenizer.Prompted`."""
+
+    @property
+    def prompts(self) -> Mapping[str, str]: ...
+
+
 def readers_of(needs: Iterable[str], fields: Mapping[str, FieldReader], negatives: int) -> dict[str, FieldReader]:
     """The fields' readers, and those of a pair's texts that need no word in a config."""
     implied = {name: Texts(count=negatives if name == "negatives" and negatives else 1) for name in PAIR}

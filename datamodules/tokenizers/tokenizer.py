@@ -6,7 +6,7 @@ import json
 import os
 import unicodedata
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -37,6 +37,43 @@ class Tokenizer(ABC):
     @abstractmethod
     def save(self, folder: str | Path) -> None:
         """Writes what is needed to make this tokenizer again."""
+
+
+class Prompted(Tokenizer):
+    """A tokenizer that reads each text behind its role's prompt.
+
+    Args:
+        tokenizer: That of the texts.
+        prompts: What stands before texts that search ("query") and texts that are found ("passage").
+        role: That of the texts it is called with.
+    """
+
+    def __init__(self, tokenizer: Tokenizer, prompts: Mapping[str, str], role: str = "query") -> None:
+        self.tokenizer, self.prompts, self.role = tokenizer, prompts, role
+        self.vocabulary_size = tokenizer.vocabulary_size
+
+    @property
+    def mask_id(self) -> int | None:
+        return self.tokenizer.mask_id
+
+    def __call__(self, captions: Sequence[str], languages: Sequence[str]) -> tuple[Tensor, Tensor]:
+        prompt = self.prompts.get(self.role, "")
+        return self.tokenizer([prompt + caption for caption in captions], languages)
+
+    def save(self, folder: str | Path) -> None:
+        self.tokenizer.save(folder)
+
+
+def role_of(name: str) -> str:
+    """The role of a sample's texts: positives and negatives are found, captions, queries and all others search."""
+    return "passage" if name in ("positive", "negatives") else "query"
+
+
+def tokenizer_of(tokenizer: Tokenizer, name: str) -> Tokenizer:
+    """The tokenizer of a sample's texts of this name."""
+    if not isinstance(tokenizer, Prompted):
+        return tokenizer
+    return Prompted(tokenizer.tokenizer, tokenizer.prompts, role_of(name))
 
 
 class ByteTokenizer(Tokenizer):

@@ -41,7 +41,7 @@ def embed(
     from mmtrain.display.messages import say
     from mmtrain.embedding.division import parts_beside
     from mmtrain.embedding.processes import Processes
-    from mmtrain.embedding.rewriting import Sizes, check_folder, is_there, said_skips
+    from mmtrain.embedding.rewriting import Sizes, check_folder, said_skips
     from mmtrain.embedding.rows import DESCRIPTION, row_shards
     from mmtrain.models.loading import load
     from mmtrain.search.building import lasting
@@ -53,9 +53,7 @@ def embed(
     with parts_beside(target, processes.rank) as parts:
         encoder = load(model, device=processes.device(device), trust=trust)
         shards, rows, facts = row_shards(parts, encoder, data, sizes, dtype=dtype, tokens=tokens)
-        if is_there(target, DESCRIPTION, shards.identity):
-            if processes.rank == 0:
-                say(f"{target}: all is there already")
+        if shards.is_done(target, DESCRIPTION, processes):
             return target
         with room_for(target):
             shards.make(processes, lambda number: rows, workers, "embedding")

@@ -60,7 +60,7 @@ def mine(
     from mmtrain.display.messages import say
     from mmtrain.embedding.division import parts_beside
     from mmtrain.embedding.processes import Processes
-    from mmtrain.embedding.rewriting import RewrittenShards, Sizes, check_folder, is_there, said_skips
+    from mmtrain.embedding.rewriting import RewrittenShards, Sizes, check_folder, said_skips
     from mmtrain.evaluation.questions import read_questions
     from mmtrain.evaluation.ranking.nearest import import_faiss
     from mmtrain.search.building import lasting
@@ -84,9 +84,7 @@ def mine(
         what = [rows.identity, vars(hardness), languages, pool, [each.record for each in asked]]
         shards = RewrittenShards(parts, samples, ["mined", what], sizes, further=[] if asked else [LINES])
 
-        if is_there(target, DESCRIPTION, shards.identity):
-            if processes.rank == 0:
-                say(f"{target}: all is there already")
+        if shards.is_done(target, DESCRIPTION, processes):
             return target
         with room_for(target):
             if not rows.make(processes, workers):

@@ -46,6 +46,8 @@ def numbers(
     renderings: int | None = None,
     posts: bool = False,
     equal: bool = False,
+    pairs: bool = False,
+    spoken: bool = False,
     samples_per_shard: int = packing.SAMPLES_PER_SHARD,
     workers: int = WORKERS,
 ) -> None:
@@ -58,26 +60,38 @@ def numbers(
         renderings: Pictures of each number; default: 16 to train on, else 1.
         posts: Posts with relation labels: two sets of numbers each.
         equal: Posts without labels, whose text says exactly what the picture shows: pairs of one number and of two.
+        pairs: Text pairs without pictures: the first language beside each further one, numbers of one other digit as
+            negatives.
+        spoken: Texts of w numbers, one a language, audio that tells the language, a picture of the number said in it.
         samples_per_shard: Rows that make one shard.
         workers: Processes; the bytes written do not depend on it.
 
     Raises:
-        ValueError: for renderings of posts, and what the packers find.
+        ValueError: for more than one of posts, equal, pairs and spoken, renderings of what has none, languages left out
+            where they matter, and what the packers find.
     """
     from datamodules.numbers.corpus import pack_numbers
+    from datamodules.numbers.pairs import pack_pairs
     from datamodules.numbers.posts import pack_posts
+    from datamodules.numbers.spoken import pack_spoken
 
     sharding = {"samples_per_shard": samples_per_shard, "workers": workers}
-    if not posts and not equal:
-        _print(out, pack_numbers(out, split, languages, renderings=renderings, **sharding))
-    elif renderings is not None:
-        raise ValueError(
-            f"renderings: {renderings} says nothing about posts; without --{'equal' if equal else 'posts'}"
-        )
-    elif posts and equal:
-        raise ValueError("equal: --posts have labels, --equal none; one of them")
-    else:
+    kinds = {"posts": posts, "equal": equal, "pairs": pairs, "spoken": spoken}
+    chosen = [name for name, wanted in kinds.items() if wanted]
+    if len(chosen) > 1:
+        raise ValueError(f"{chosen[1]}: got --{' and --'.join(chosen)}; one of them")
+    if renderings is not None and (posts or equal or pairs):
+        raise ValueError(f"renderings: {renderings} says nothing about {chosen[0]}; without --{chosen[0]}")
+    if (pairs or spoken) and not languages:
+        raise ValueError(f"languages: --{chosen[0]} needs two or more, as in --languages [en,lv]")
+    if pairs:
+        _print(out, pack_pairs(out, split, languages or [], **sharding))
+    elif spoken:
+        _print(out, pack_spoken(out, split, languages or [], renderings=renderings, **sharding))
+    elif posts or equal:
         _print(out, pack_posts(out, split, languages, equal=equal, **sharding))
+    else:
+        _print(out, pack_numbers(out, split, languages, renderings=renderings, **sharding))
 
 
 def _print(out: str, facts: dict[str, Any]) -> None:

@@ -136,7 +136,8 @@ class EmbeddingParts:
         if len(b):
             captions = [batch.captions[i][j] for i, j in zip(b.tolist(), k.tolist(), strict=True)]
             languages = batch.languages[b, k]
-            tokens, mask = self.encoder.tokenizer(captions, [self.shards.languages[i] for i in languages.tolist()])
+            tokenizer = self.encoder.tokenizer_for("query")
+            tokens, mask = tokenizer(captions, [self.shards.languages[i] for i in languages.tolist()])
             texts = model.encode_text(tokens.to(device), mask.to(device), indices[languages].to(device))
         return batch, columns(batch, images, texts, b, k)
 

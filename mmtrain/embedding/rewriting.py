@@ -18,11 +18,13 @@ from datamodules.shards.encoding import BadRow
 from datamodules.shards.journal import begin_journal, end_journal
 from datamodules.shards.locations import LISTING, read_listing
 from datamodules.shards.writing import write_shard
+from mmtrain.display.messages import say
 from mmtrain.embedding.division import Division
 from mmtrain.embedding.parts import file_stamp
 from mmtrain.embedding.processes import Processes
 
 STEM = "shard-"
+NOT_EMBEDDED = "not embedded"  # why a sample is left out that has no row
 OURS = re.compile(rf"{STEM}\d{{6}}\.tar|{LISTING}|(embedding|mining)\.json|(negatives|pool|questions)\.jsonl")
 Samples = Sequence[WholeSample | BadRow]
 Written = Iterable[dict | BadRow]  # as TarWriter takes a sample
@@ -80,6 +82,16 @@ class RewrittenShards:
         """Equal for what is made from the same shards in the same way."""
         return self.division.folder.name
 
+    def is_done(self, target: Path, description: str, processes: Processes) -> bool:
+        """Whether `target` holds these shards already, which process 0 says; parts that a kill left are removed."""
+        facts = described(target, description)
+        if facts is None or facts["identity"] != self.identity:
+            return False
+        if processes.rank == 0:
+            say(f"{target}: all is there already")
+            self.division.remove(Processes())
+        return True
+
     def make(
         self, processes: Processes, begin: Callable[[int], Callable[[Samples], Written]], workers: int, title: str
     ) -> None:
@@ -106,10 +118,6 @@ class RewrittenShards:
 
         self.division.make(processes, make)
 
-    def entries(self) -> list[dict]:
-        """What shards.json will say of each shard."""
-        return [json.loads(self.division.path(n).read_text(encoding="utf-8")) for n in range(self.division.count)]
-
     def put(
         self,
         target: Path,
@@ -117,7 +125,7 @@ class RewrittenShards:
         facts: dict[str, Any],
         beside: Callable[[Path], None] = lambda folder: None,
     ) -> dict:
-        """Puts all shards that hold a sample into `target`, whole; returns what shards.json says.
+        """Puts all shards but empty ones into `target`, whole; returns what shards.json says.
 
         Args:
             target: What `check_folder` lets pass is replaced.
@@ -128,9 +136,9 @@ class RewrittenShards:
         Raises:
             ValueError: when no sample could be read.
         """
-        entries = self.entries()
-        kept = [entry for entry in entries if entry["samples"]]
-        if not kept:
+        entries = [json.loads(self.division.path(n).read_text(encoding="utf-8")) for n in range(self.division.count)]
+        kept = [entry for entry in entries if entry["samples"] or entry["skipped"]]
+        if not any(entry["samples"] for entry in kept):
             causes = ", ".join(sorted({cause for entry in entries for cause in entry["skipped"]}))
             raise ValueError(f"--data: no sample could be read ({causes})")
         with whole_folder(target, lambda path: check_folder(path, description)) as folder:
@@ -193,9 +201,3 @@ def described(target: Path, description: str) -> dict[str, Any] | None:
         return None
     there = listing and all((target / name).is_file() for name in listing)
     return facts if there and isinstance(facts, dict) and "identity" in facts else None
-
-
-def is_there(target: Path, description: str, identity: str) -> bool:
-    """Whether `target` holds just this already."""
-    facts = described(target, description)
-    return facts is not None and facts["identity"] == identity

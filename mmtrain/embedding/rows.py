@@ -12,11 +12,13 @@ from torch import Tensor
 from datamodules.reading.whole import WholeSample, WholeSamples
 from datamodules.shards.encoding import BadRow
 from datamodules.shards.samples import IMAGES
+from datamodules.tokenizers.tokenizer import role_of
 from mmtrain.embedding.rewriting import RewrittenShards, Sizes
 from mmtrain.embedding.splits import language_indices
 from mmtrain.models.encoder import Encoder
 from mmtrain.models.fingerprint import fingerprint
 from mmtrain.models.image_text import ImageTextModel
+from mmtrain.models.network import ROLES
 from mmtrain.towers import FeatureTower
 
 DESCRIPTION = "embedding.json"  # beside shards of rows
@@ -62,13 +64,17 @@ class RowFiles:
         """Each sample as TarWriter takes it, or the BadRow that it is."""
         checked = [self._checked(sample) for sample in samples]
         whole = [sample for sample in checked if isinstance(sample, WholeSample)]
-        texts = list(dict.fromkeys(text for sample in whole for each in sample.texts.values() for text in each))
-        row_of_text = dict(zip(texts, text_rows(self._encoder, texts), strict=True))
+        row_of_text: dict[tuple[str, Text], np.ndarray] = {}
+        for role in ROLES:
+            every = (each for sample in whole for name, each in sample.texts.items() if role_of(name) == role)
+            texts = list(dict.fromkeys(text for each in every for text in each))
+            rows = text_rows(self._encoder, texts, role)
+            row_of_text |= zip([(role, text) for text in texts], rows, strict=True)
         image_rows = iter(self._image_rows([sample.image for sample in whole if sample.image is not None]))
         return [each if isinstance(each, BadRow) else self._written(each, image_rows, row_of_text) for each in checked]
 
     def _written(
-        self, sample: WholeSample, image_rows: Iterator[np.ndarray], row_of_text: Mapping[Text, np.ndarray]
+        self, sample: WholeSample, image_rows: Iterator[np.ndarray], row_of_text: Mapping[tuple[str, Text], np.ndarray]
     ) -> dict:
         files = dict(sample.files)
         if sample.image is not None:
@@ -76,7 +82,7 @@ class RowFiles:
             files["npy"] = self._bytes(next(image_rows))
         for name, texts in sample.texts.items():
             if texts:
-                files[TEXT_ROWS[name]] = self._bytes([row_of_text[text] for text in texts])
+                files[TEXT_ROWS[name]] = self._bytes([row_of_text[role_of(name), text] for text in texts])
         return {"__key__": sample.key, **files}
 
     def _checked(self, sample: WholeSample | BadRow) -> WholeSample | BadRow:
@@ -128,12 +134,12 @@ def row_shards(
     return shards, rows, facts | {"samples_per_shard": sizes.samples_per_shard}
 
 
-def text_rows(encoder: Encoder, texts: Sequence[Text]) -> np.ndarray:
-    """Rows float32 [n, D] of (language, text)."""
+def text_rows(encoder: Encoder, texts: Sequence[Text], role: str) -> np.ndarray:
+    """Rows float32 [n, D] of (language, text), which search ("query") or are found ("passage")."""
     parts = []
     for start in range(0, len(texts), TEXTS_AT_ONCE):
         languages, captions = zip(*texts[start : start + TEXTS_AT_ONCE], strict=True)
-        tokens, mask = encoder.tokenizer(captions, languages)
+        tokens, mask = encoder.tokenizer_for(role)(captions, languages)
         indices = language_indices(encoder, list(languages)).to(encoder.device)
         rows = encoder.model.encode_text(tokens.to(encoder.device), mask.to(encoder.device), indices)
         parts.append(rows.float().cpu().numpy())

@@ -76,8 +76,7 @@ class MeasuredShards:
             text=AsWritten(),
             reading=Reading(),
         )
-        required = {reader.key for reader in _readers(encoder).values() if reader.required}
-        self._splits.needs["test"] = CAPTIONED | required
+        self._splits.needs["test"] = CAPTIONED | _readers(encoder).keys()
         self.classes: dict[str, int] = {}
         facts: dict | ValueError
         try:
@@ -101,7 +100,7 @@ class MeasuredShards:
         self.dataset = ShardDataset(
             sources,
             languages=self.languages,
-            tokenizer=encoder.tokenizer if self._tokenised else Untokenised(),
+            tokenizer=encoder.tokenizer_for("query") if self._tokenised else Untokenised(),
             label_names=self.label_names,
             tasks=self.tasks,
             reading=Reading(),
@@ -175,7 +174,7 @@ def _readers(encoder: Encoder) -> dict[str, FieldReader]:
     model = encoder.model
     if not isinstance(model, ImageTextModel) or model.composition == "sum":
         return {}
-    return {name: Features(name, required=name not in model.missing) for name in model.modalities}
+    return {name: Features(name) for name in model.modalities}
 
 
 def _images(encoder: Encoder) -> ImagePipeline:

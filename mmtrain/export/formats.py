@@ -53,6 +53,7 @@ def describe_preprocessing(encoder: Encoder, folder: Path) -> dict[str, Any]:
         "similarity": encoder.metric,
         "scale": encoder.scale,
         "bias": encoder.bias,
+        "prompts": dict(encoder.model.prompts),
         "tokenizer": tokenizer,
         "images": spec_of(encoder.images) if encoder.images is not None else None,
     }

@@ -12,49 +12,7 @@ from mmtrain.fusion.encoders import Fusion, fuse, pair_rows
 RULED_OUT = -1e4  # a logit; half precision holds it
 
 
-class Matching(nn.Module):
-    """What heads share that say whether a text belongs to a picture: a layer on the fused vector.
-
-    Without a `scale` it has two classes. With one it takes the cosines [N] of the pairs' rows too, and the logits are 0
-    and gain * cosine + correction. The gain starts as the scale, the correction as 0, so before training it ranks pairs
-    as the space does.
-    """
-
-    def __init__(self, fusion: Fusion) -> None:
-        super().__init__()
-        self.fusion = fusion
-        self.scale: float | None = None
-        self.log_gain: nn.Parameter | None = None
-
-    def matching_layer(self, scale: float | None) -> nn.Linear:
-        """The layer; the gain is made with it. Raises ValueError for a scale that is not above 0."""
-        if scale is not None and scale <= 0:
-            raise ValueError(f"{type(self).__name__}.scale: got {scale}, expected a number above 0, or null")
-        layer = nn.Linear(self.fusion.width, 2 if scale is None else 1)
-        self.scale, self.log_gain = scale, None
-        if scale is not None:
-            nn.init.zeros_(layer.weight)
-            nn.init.zeros_(layer.bias)
-            self.log_gain = nn.Parameter(torch.tensor(float(scale)).log())
-        return layer
-
-    @property
-    def reads_cosine(self) -> bool:
-        return self.scale is not None
-
-    @property
-    def gain(self) -> Tensor | None:
-        """What the cosine is multiplied by; None for a layer that reads none."""
-        return None if self.log_gain is None else self.log_gain.exp()
-
-    def matched(self, logits: Tensor, cosine: Tensor | None) -> Tensor:
-        """What the layer says and, where it reads them, cosines [N] -> logits [N, 2], 1 for a match."""
-        if cosine is None or self.gain is None:
-            return logits
-        return nn.functional.pad(self.gain * cosine[:, None] + logits, (1, 0))
-
-
-class RelationHead(Matching):
+class RelationHead(nn.Module):
     """A fusion encoder, one linear layer a task, and one for matching where that is trained.
 
     Args:
@@ -64,7 +22,6 @@ class RelationHead(Matching):
         dropout: On the fused vector, before the tasks' layers.
         rows: D of the shared space where the tasks' layers read the pair's rows beside the fused vector; None where
             they read the fused vector alone.
-        scale: Where the gain of the layer for matching starts; None for one that sees no cosine.
     """
 
     def __init__(
@@ -74,17 +31,12 @@ class RelationHead(Matching):
         matches: bool = False,
         dropout: float = 0.0,
         rows: int | None = None,
-        scale: float | None = None,
     ) -> None:
-        super().__init__(fusion)
-        self.matches, self.dropout, self.rows = matches, dropout, rows
+        super().__init__()
+        self.fusion, self.matches, self.dropout, self.rows = fusion, matches, dropout, rows
         self.drop = nn.Dropout(dropout)
-        self.set_matching(scale)
+        self.matching = nn.Linear(fusion.width, 2) if matches else None
         self.set_tasks(names or {})
-
-    def set_matching(self, scale: float | None) -> None:
-        """Makes the layer for matching anew, where there is one."""
-        self.matching = self.matching_layer(scale) if self.matches else None
 
     def set_tasks(self, names: Mapping[str, Sequence[str]]) -> None:
         """Makes the tasks' layers anew."""
@@ -129,17 +81,18 @@ class RelationHead(Matching):
         logits = self(images.leading[posts], texts.leading[posts, slots], texts.leading_mask[posts, slots], rows)
         return {task: each[:N] for task, each in logits.items()}
 
-    def match(self, fused: Tensor, cosine: Tensor | None = None) -> Tensor:
-        """Fused vectors [N, W] and, where it reads them, cosines [N] -> logits [N, 2], 1 for a match."""
+    def match(self, fused: Tensor) -> Tensor:
+        """Fused vectors [N, W] -> logits [N, 2], 1 for a match."""
         assert self.matching is not None
-        return self.matched(self.matching(fused), cosine)
+        return self.matching(fused)
 
 
-class MatchingHead(Matching):
+class MatchingHead(nn.Module):
     """Whether a text belongs to a picture: what `losses.ItmLoss` takes as its network.
 
-    forward(image [N, 1 + P, Wi], text [N, 1 + L, Wt], mask [N, 1 + L]) -> logits [N, 2], 1 for a match; with a `scale`
-    it takes cosines [N] too.
+    forward(image [N, 1 + P, Wi], text [N, 1 + L, Wt], mask [N, 1 + L]) -> logits [N, 2], 1 for a match. With a `scale`
+    it takes the cosines [N] of the pairs' rows too, and the logits are 0 and gain * cosine + correction. The gain
+    starts as the scale, the correction as 0, so before training it ranks pairs as the space does.
 
     Args:
         fusion: The fusion encoder.
@@ -147,9 +100,21 @@ class MatchingHead(Matching):
     """
 
     def __init__(self, fusion: Fusion, scale: float | None = None) -> None:
-        super().__init__(fusion)
-        self.reads_rows = fusion.reads_rows
-        self.out = self.matching_layer(scale)
+        super().__init__()
+        if scale is not None and scale <= 0:
+            raise ValueError(f"MatchingHead.scale: got {scale}, expected a number above 0, or null")
+        self.fusion, self.scale = fusion, scale
+        self.reads_rows, self.reads_cosine = fusion.reads_rows, scale is not None
+        self.out = nn.Linear(fusion.width, 1 if self.reads_cosine else 2)
+        if scale is not None:
+            nn.init.zeros_(self.out.weight)
+            nn.init.zeros_(self.out.bias)
+            self.log_gain = nn.Parameter(torch.tensor(float(scale)).log())
+
+    @property
+    def gain(self) -> Tensor:
+        """What the cosine is multiplied by."""
+        return self.log_gain.exp()
 
     def connect(self, model: Any) -> None:
         """Makes the fusion's layers for a model."""
@@ -162,4 +127,7 @@ class MatchingHead(Matching):
 
     def match(self, fused: Tensor, cosine: Tensor | None = None) -> Tensor:
         """Fused vectors [N, W] and, where it reads them, cosines [N] -> logits [N, 2]."""
-        return self.matched(self.out(fused), cosine)
+        logits = self.out(fused)
+        if cosine is None:
+            return logits
+        return nn.functional.pad(self.gain * cosine[:, None] + logits, (1, 0))

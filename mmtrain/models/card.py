@@ -52,7 +52,7 @@ def model_card(encoder: Encoder, model: str, format: str) -> str:
 FOLDER is where these files lie.
 
 {use}
-{_figures(Path(model))}"""
+{_prompts(encoder)}{_figures(Path(model))}"""
 
 
 def in_words(encoder: Encoder) -> dict[str, str]:
@@ -92,6 +92,12 @@ def _temperature(encoder: Encoder) -> str:
     if encoder.bias is None:
         return scaled + "."
     return f"{scaled} and added {encoder.bias:.6g}; the sigmoid of that is the probability that two belong together."
+
+
+def _prompts(encoder: Encoder) -> str:
+    said = {"query": "texts that search", "passage": "texts that are found"}
+    each = [f"- {said[role]}: {json.dumps(text, ensure_ascii=False)}" for role, text in encoder.model.prompts.items()]
+    return "\nIt was trained with prompts before its texts:\n\n" + "\n".join(each) + "\n" if each else ""
 
 
 def _figures(run: Path) -> str:

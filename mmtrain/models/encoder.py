@@ -1,6 +1,6 @@
 """A model with its preprocessing: what `mmtrain.load` returns."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -11,9 +11,10 @@ from torch.nn import functional
 
 from datamodules.images import ImagePipeline
 from datamodules.tokenizers import Tokenizer
+from datamodules.tokenizers.tokenizer import Prompted
 from losses import asymmetric_similarity
 from mmtrain.fusion import MatchingHead, RelationHead
-from mmtrain.models.network import Network
+from mmtrain.models.network import ROLES, Network
 
 if TYPE_CHECKING:
     from mmtrain.evaluation.ranking.tiles import Similarity
@@ -72,6 +73,13 @@ class Encoder:
         """Task -> names of its classes, of a relation head."""
         return self.head.names if isinstance(self.head, RelationHead) else {}
 
+    def tokenizer_for(self, role: str | None) -> Tokenizer:
+        """The tokenizer of texts of a role: "query", "passage" or None. Raises ValueError for another."""
+        if role not in (None, *ROLES):
+            raise ValueError(f"role: got {role!r}, expected {' or '.join(ROLES)}")
+        prompts = self.model.prompts
+        return Prompted(self.tokenizer, prompts, role) if role and prompts else self.tokenizer
+
     def encode_image(
         self,
         images: Sequence[Image.Image] | np.ndarray | Tensor,
@@ -104,6 +112,7 @@ class Encoder:
         captions: Sequence[str],
         language: str | None = None,
         *,
+        role: str | None = None,
         dim: int | None = None,
         batch_size: int = 256,
         progress: bool = False,
@@ -113,22 +122,55 @@ class Encoder:
         Args:
             captions: Text; anything beyond the tokenizer's limit is cut.
             language: Their language, where the tokenizer or tower needs it (words of one language).
+            role: "query" or "passage" puts the model's prompt before each, where it has one.
             dim, batch_size, progress: As for images.
 
         Raises:
-            ValueError: for captions that are no strings, a language that the model needs and does not know, or a dim
-                beyond the model's.
+            ValueError: for captions that are no strings, a language that the model needs and does not know, another
+                role, or a dim beyond the model's.
         """
         if isinstance(captions, str) or not all(isinstance(caption, str) for caption in captions):
             raise ValueError("encode_text: expected a list of str")
         index = self.languages.index(language) if language in self.languages else -1
+        tokenizer = self.tokenizer_for(role)
 
         def encode(part: Sequence[str]) -> Tensor:
-            tokens, mask = self.tokenizer(list(part), [language or ""] * len(part))
+            tokens, mask = tokenizer(list(part), [language or ""] * len(part))
             languages = torch.full((len(part),), index, device=self.device)
             return self.model.encode_text(tokens.to(self.device), mask.to(self.device), languages)
 
         return self._in_batches(captions, encode, dim, batch_size, progress)
+
+    def encode_query(
+        self,
+        text: str | None = None,
+        images: Sequence[Image.Image] | np.ndarray = (),
+        *,
+        features: Mapping[str, np.ndarray] | None = None,
+        language: str | None = None,
+        role: str | None = None,
+        adapter: str | None = None,
+    ) -> np.ndarray:
+        """A query of several inputs as float32 [D]: the normalised sum of their rows; for a Symile model their product.
+
+        Args:
+            text: A text.
+            images: Pictures, or features as the image tower reads them.
+            features: Of further modalities, by name: [F] or [P, F].
+            language, role: Of the text, as for `encode_text`.
+            adapter: A name among the model's adapters.
+
+        Raises:
+            ValueError: for no input at all, or one that the model cannot read.
+        """
+        query = {"text": text, "images": images, "features": features or {}, "language": language, "role": role}
+        return self.encode_queries([{**query, "adapter": adapter}])[0]
+
+    def encode_queries(self, queries: Sequence[Mapping[str, Any]]) -> np.ndarray:
+        """Queries as float32 [N, D]; each is the arguments of `encode_query`, by name."""
+        from mmtrain.models.queries import query_rows
+
+        return query_rows(self, queries)
 
     def similarity(self, images: np.ndarray, texts: np.ndarray) -> np.ndarray:
         """Scores float32 [N, M] of images [N, D] and texts [M, D]: cosine, or asymmetric where that was trained."""

@@ -36,6 +36,7 @@ class ImageTextModel(Network):
         layer_norm: Normalise what is projected to mean 0 and the same variance before it is scaled to unit length.
         composition: What a query of several inputs is: the normalised sum of their rows, or their product, which Symile
             trains and which is not normalised.
+        prompts: What stands before texts of a role, query or passage.
 
     Raises:
         ValueError: when projection is none and a tower's width is not D, a shared tower is missing, or an input that
@@ -54,6 +55,7 @@ class ImageTextModel(Network):
         missing: Sequence[str] = (),
         layer_norm: bool = False,
         composition: Composition = "sum",
+        prompts: Mapping[str, str] | None = None,
     ) -> None:
         super().__init__()
         self.shared = isinstance(text, str)
@@ -80,6 +82,7 @@ class ImageTextModel(Network):
         self.missing, self.layer_norm, self.composition = list(missing), layer_norm, composition
         self.absent = nn.ParameterDict({name: nn.Parameter(torch.randn(dimension)) for name in missing})
         self.observed = nn.ParameterDict({name: nn.Parameter(torch.zeros(dimension)) for name in missing})
+        self.set_prompts(prompts or {})
         self.micro_batch: int | None = None
         self.lora: dict[str, int] = {}
         if lora:
@@ -98,6 +101,7 @@ class ImageTextModel(Network):
             "missing": self.missing,
             "layer_norm": self.layer_norm,
             "composition": self.composition,
+            "prompts": dict(self.prompts),
         }
 
     def checkpoint_activations(self) -> None:

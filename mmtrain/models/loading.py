@@ -147,7 +147,9 @@ def load_onnx(folder: Path, *, int8: bool = False, trust: Sequence[str] | None =
         parts = preprocessing(description)
         dimension, scale = int(description["dimension"]), description["scale"]
         bias = description.get("bias")
-    return Encoder(OnnxModel(folder, dimension, int8), *parts, str(folder), scale=scale, bias=bias)
+        network = OnnxModel(folder, dimension, int8)
+        network.set_prompts(description.get("prompts", {}))
+    return Encoder(network, *parts, str(folder), scale=scale, bias=bias)
 
 
 def preprocessing(description: dict[str, Any]) -> tuple[Tokenizer, ImagePipeline | None, list[str], "Similarity"]:

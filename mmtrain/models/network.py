@@ -1,6 +1,11 @@
 """The interface of every model behind its preprocessing, ours and other libraries'."""
 
+from collections.abc import Mapping
+from types import MappingProxyType
+
 from torch import Tensor, nn
+
+ROLES = ("query", "passage")
 
 
 class Network(nn.Module):
@@ -9,10 +14,19 @@ class Network(nn.Module):
     Attributes:
         dimension: D, the width of the rows.
         reads_by_language: Whether there is a network for each language, so that a caption's language must be known.
+        prompts: What stands before texts of a role: "query" searches, "passage" is found.
     """
 
     dimension: int
     reads_by_language: bool = False
+    prompts: Mapping[str, str] = MappingProxyType({})
+
+    def set_prompts(self, prompts: Mapping[str, str]) -> None:
+        """Raises ValueError for anything but texts of the known roles."""
+        for role, text in prompts.items():
+            if role not in ROLES or not isinstance(text, str):
+                raise ValueError(f"model.prompts: got {role}: {text!r}, expected a text for {' and '.join(ROLES)}")
+        self.prompts = dict(prompts)
 
     def encode_image(self, images: Tensor) -> Tensor:
         """uint8 pixels [N, 3, H, W] or float features [N, ...] -> float [N, D], unit rows."""

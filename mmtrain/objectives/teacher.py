@@ -8,6 +8,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from datamodules.batch import Batch
+from datamodules.tokenizers.tokenizer import role_of
 from losses import FieldEmbeddings, GuideModel
 from mmtrain.models.encoder import Encoder
 from mmtrain.models.loading import load
@@ -67,10 +68,10 @@ class Teacher(GuideModel):
         if name not in known:
             field = batch.fields.get(name)
             if name == "texts":
-                known[name] = self._of_texts(batch.captions, batch.present, batch.languages)
+                known[name] = self._of_texts(name, batch.captions, batch.present, batch.languages)
             elif field is not None and field.kind == "text":
                 assert field.languages is not None
-                known[name] = self._of_texts(field.texts, field.present, field.languages)
+                known[name] = self._of_texts(name, field.texts, field.present, field.languages)
             elif field is not None:
                 known[name] = self._of_pictures(name, field.values, field.present)
             elif name == "image" and batch.images is not None:
@@ -80,16 +81,17 @@ class Teacher(GuideModel):
                 raise ValueError(f"teacher: {self.model} is to read {name}, of which the batch has none")
         return known[name]
 
-    def _of_texts(self, texts: list[list[str]], present: Tensor, languages: Tensor) -> FieldEmbeddings:
+    def _of_texts(self, name: str, texts: list[list[str]], present: Tensor, languages: Tensor) -> FieldEmbeddings:
         if self.language is not None:
             present = present & (languages == self._languages.index(self.language))
         chosen = [texts[row][slot] for row, slot in present.nonzero().tolist()]
         indices = languages[present].tolist()
         names = [self._languages[index] if 0 <= index < len(self._languages) else "" for index in indices]
         known = [self._encoder.languages.index(each) if each in self._encoder.languages else -1 for each in names]
+        tokenizer = self._encoder.tokenizer_for(role_of(name))
 
         def encode(part: slice) -> Tensor:
-            tokens, mask = self._encoder.tokenizer(chosen[part], names[part])
+            tokens, mask = tokenizer(chosen[part], names[part])
             inputs = tokens, mask, torch.tensor(known[part])
             return self._encoder.model.encode_text(*(each.to(present.device) for each in inputs))
 

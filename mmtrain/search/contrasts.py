@@ -104,7 +104,7 @@ def read_contrasts(rows: Iterator[RowSample], samples: int, languages: Sequence[
     """Reads all rows.
 
     Args:
-        rows: As `read_rows` gives them.
+        rows: As `Rows.read` gives them.
         samples: How many SHARDS hold.
         languages: Of the texts that get negatives and are some; None for all.
     """

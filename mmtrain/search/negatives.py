@@ -16,7 +16,7 @@ import torch
 from datamodules.files import write_whole
 from datamodules.reading.whole import WholeSample
 from datamodules.shards.encoding import BadRow
-from mmtrain.embedding.rewriting import RewrittenShards, Samples, Written, record_bytes
+from mmtrain.embedding.rewriting import NOT_EMBEDDED, RewrittenShards, Samples, Written, record_bytes
 from mmtrain.evaluation.ranking.nearest import FlatSearch, flat_search
 from mmtrain.evaluation.ranking.tiles import Similarity, pair_scores
 from mmtrain.search.contrasts import Contrast, Contrasts
@@ -227,7 +227,7 @@ class MinedShards:
             return sample
         number = int(self._contrasts.place[sample.row])
         if number < 0:
-            return BadRow("not embedded", sample.key)
+            return BadRow(NOT_EMBEDDED, sample.key)
         files = {"__key__": sample.key, **sample.files}
         if further := mined(shown.get(number, []), self._hardness):
             record = sample.sample.record | further

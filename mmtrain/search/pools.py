@@ -16,7 +16,7 @@ import numpy as np
 from datamodules.files import write_whole
 from datamodules.reading.whole import WholeSample
 from datamodules.shards.encoding import BadRow
-from mmtrain.embedding.rewriting import Samples, Written, record_bytes
+from mmtrain.embedding.rewriting import NOT_EMBEDDED, Samples, Written, record_bytes
 from mmtrain.embedding.rows import text_rows
 from mmtrain.evaluation.questions import Question
 from mmtrain.evaluation.ranking.nearest import flat_search
@@ -49,6 +49,9 @@ class PooledShards:
         k: K.
         similarity: What rows are compared by.
 
+    Raises:
+        ValueError: for a question that lists its pool.
+
     Attributes:
         items: The items of the pools by their place in SHARDS.
         said: How many there are.
@@ -62,13 +65,17 @@ class PooledShards:
         k: int,
         similarity: Similarity,
     ) -> None:
+        listed = [question.id for question in questions if isinstance(question.record.get("pool"), list)]
+        if listed:
+            raise ValueError(f"--questions: {listed[0]!r} lists its pool already; leave it out, or name one")
         self._questions = questions
         self.items: dict[int, Pooled] = {}
-        samples = [
-            (each.row, each.sample.sample.id, _names(each.sample.sample.record), row)
-            for each in rows
-            if (row := _item(each)) is not None
-        ]
+        self._embedded: set[int] = set()
+        samples = []
+        for each in rows:
+            self._embedded.add(each.row)
+            if (row := _item(each)) is not None:
+                samples.append((each.row, each.sample.sample.id, _names(each.sample.sample.record), row))
         for pool in dict.fromkeys(question.pool for question in questions):
             own = [number for number, question in enumerate(questions) if question.pool == pool]
             found = [(place, id, row) for place, id, names, row in samples if pool is None or pool in names]
@@ -90,7 +97,7 @@ class PooledShards:
 
     def begin(self, number: int) -> Callable[[Samples], Written]:
         """What makes the samples of a shard."""
-        return lambda samples: [self._written(each) for each in samples if self._stays(each)]
+        return lambda samples: [self._written(each) for each in samples if not self._is_far(each)]
 
     def join(self, folder: Path) -> None:
         """Writes pool.jsonl, the items with their counts, and the questions with the names of their pools."""
@@ -98,12 +105,14 @@ class PooledShards:
         _write_lines(folder / "pool.jsonl", items)
         _write_lines(folder / "questions.jsonl", [each.record | {"pool": pool_of(each)} for each in self._questions])
 
-    def _stays(self, sample: WholeSample | BadRow) -> bool:
-        return isinstance(sample, BadRow) or sample.row in self.items
+    def _is_far(self, sample: WholeSample | BadRow) -> bool:
+        return isinstance(sample, WholeSample) and sample.row in self._embedded and sample.row not in self.items
 
     def _written(self, sample: WholeSample | BadRow) -> dict | BadRow:
         if isinstance(sample, BadRow):
             return sample
+        if sample.row not in self.items:
+            return BadRow(NOT_EMBEDDED, sample.key)
         record = sample.sample.record | {"pool": sorted(self.items[sample.row].pool)}
         return {"__key__": sample.key, **sample.files, "json": record_bytes(record)}
 
@@ -121,7 +130,7 @@ def question_rows(questions: Sequence[Question], encoder: Encoder | None) -> np.
     """
     if encoder is None:
         raise ValueError("--questions: rows that are there already embed no question; give the MODEL they are of")
-    texts = iter(text_rows(encoder, [(each.language, each.text) for each in questions if each.text]))
+    texts = iter(text_rows(encoder, [(each.language, each.text) for each in questions if each.text], "query"))
     return np.stack(
         [
             _sum([*([next(texts)] if each.text else []), *(image_row(encoder, path)[0] for path in each.images)])

@@ -78,7 +78,7 @@ def text_row(encoder: Encoder, text: str, language: str | None = None) -> np.nda
         raise ValueError(f"search: the model's tokenizer knows nothing of {text!r}{where}; other words")
     if language is not None and languages and language not in languages:
         say(f"note: the model was not trained on {language}; it was on {', '.join(languages)}", file=sys.stderr)
-    return encoder.encode_text([text], language=language)
+    return encoder.encode_text([text], language, role="query")
 
 
 def image_row(encoder: Encoder, path: Path) -> np.ndarray:

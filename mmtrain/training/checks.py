@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Mapping
 
 import pytorch_lightning as pl
+from pytorch_lightning.strategies import ModelParallelStrategy
 from pytorch_lightning.utilities import rank_zero_info
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
@@ -30,6 +31,25 @@ def check_one_step_a_batch(trainer: pl.Trainer, instead: str) -> None:
         )
 
 
+def check_clipping(trainer: pl.Trainer, adaptive: float | None) -> None:
+    """Refuses adaptive clipping of no ratio, beside the trainer's own, or of weights that no process has whole.
+
+    Raises:
+        ValueError: one line, naming the option.
+    """
+    if adaptive is None:
+        return
+    if not adaptive > 0:
+        raise ValueError(f"model.adaptive_clipping: got {adaptive}, expected a ratio above 0, as 0.01")
+    if trainer.gradient_clip_val:
+        raise ValueError(
+            f"model.adaptive_clipping: got {adaptive} beside trainer.gradient_clip_val {trainer.gradient_clip_val};"
+            " expected one of them"
+        )
+    if isinstance(trainer.strategy, ModelParallelStrategy):
+        raise ValueError("model.adaptive_clipping: fsdp2 divides the weights that it compares with; use ddp")
+
+
 def check_batch_norm(model: nn.Module, processes: int) -> None:
     """Says which layers make several processes train something else than one, if any."""
     names = (
@@ -44,12 +64,14 @@ def check_batch_norm(model: nn.Module, processes: int) -> None:
         )
 
 
-def check_micro_batch(model: nn.Module, size: int) -> None:
+def check_micro_batch(model: nn.Module, size: int | None) -> None:
     """Refuses parts of a batch that are none, and layers that would see parts.
 
     Raises:
         ValueError: one line, naming the layer.
     """
+    if size is None:
+        return
     if size < 1:
         raise ValueError(f"model.micro_batch: got {size}, expected at least 1")
     for name, layer in model.named_modules():

@@ -69,9 +69,14 @@ class Clock:
         schedule: Its way down.
         warmup_steps: Steps of its way up.
         cooldown_steps: The last steps, of schedules that have them.
+
+    Raises:
+        ValueError: for a cooldown of a schedule that falls to 0 without.
     """
 
     def __init__(self, peak: float, schedule: Schedule, warmup_steps: int, cooldown_steps: int) -> None:
+        if cooldown_steps and schedule in ("cosine", "linear"):
+            raise ValueError(f"model.cooldown_steps: got {cooldown_steps}; {schedule} falls to 0 without, expected 0")
         self.peak, self._first_peak, self._schedule = peak, peak, schedule
         self._warmup_steps, self._cooldown_steps = warmup_steps, cooldown_steps
         self._length: Length | None = None

@@ -1,6 +1,6 @@
 """Pretraining: two towers, any weighted sum of objectives, samples seen as the clock."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
 import pytorch_lightning as pl
@@ -20,11 +20,11 @@ from mmtrain.training.clock import Clock, seed_step
 from mmtrain.training.data import TrainingData, logging_interval, training_data
 from mmtrain.training.mining import Mining, Neighbours, mined_data
 from mmtrain.training.monitoring.diagnostics import gradient_norm, step_figures
-from mmtrain.training.optimisation import OptimizerClass, Schedule, make_optimizer, parameter_groups
+from mmtrain.training.optimisation import OptimizerClass, Schedule, clip_adaptively, make_optimizer, parameter_groups
 from mmtrain.training.parts import check_parts, needs_on, objectives_on, rest_unread, without_uncounted
 from mmtrain.training.sharding import shard
 from mmtrain.training.starting_weights import load_partially, load_parts
-from mmtrain.training.validation import Validation, retrieval_figures
+from mmtrain.training.validation import Validation, figures_of
 from mmtrain.training.waiting import told_by_first
 
 
@@ -40,6 +40,7 @@ class ContrastiveModule(pl.LightningModule):
         projection: From each tower into the space: linear, mlp or none.
         modalities: Further towers by the name of the field that they read.
         missing, layer_norm: As of `mmtrain.ImageTextModel`: inputs that a sample may lack, layer-normed rows.
+        prompts: What stands before texts of a role, e.g. {query: "query: ", passage: "passage: "}, kept with the model.
         learning_rate: Peak of the learning rate.
         weight_decay: Decay; gains, biases and the temperature have none.
         betas: Momenta of AdamW, where `optimizer` names no other.
@@ -47,6 +48,7 @@ class ContrastiveModule(pl.LightningModule):
         schedule: Behind the warm-up: cosine or linear down to 0 at the end of training, constant, or rsqrt.
         warmup_steps: Steps of linear warm-up.
         cooldown_steps: Last steps, in which constant and rsqrt fall to 0.
+        adaptive_clipping: Largest ratio of a gradient row's length to its weights', as 0.01 (Brock et al., ICML 2021).
         layer_decay: Learning rate of a tower's block relative to the one above it (1: all alike).
         tower_rate: Learning rate of towers and projections, as a multiple of learning_rate; 0 keeps the space.
         pretrained: MODEL whose weights training starts from, where name and shape fit; position embeddings are resized,
@@ -79,6 +81,7 @@ class ContrastiveModule(pl.LightningModule):
         modalities: dict[str, ImageTower] | None = None,
         missing: Sequence[str] = (),
         layer_norm: bool = False,
+        prompts: dict[str, str] | None = None,
         learning_rate: float = 1e-3,
         weight_decay: float = 0.1,
         betas: tuple[float, float] = (0.9, 0.98),
@@ -96,14 +99,14 @@ class ContrastiveModule(pl.LightningModule):
         tower_rate: float = 1.0,
         mining: Mining | None = None,
         on: dict[str, list[str]] | None = None,
+        adaptive_clipping: float | None = None,
     ) -> None:
         super().__init__()
         unknown = set(weights or {}) - set(objectives)
         if unknown or not objectives:
             raise ValueError(f"model.weights: {sorted(unknown)} not among the objectives {sorted(objectives)}")
-        if cooldown_steps and schedule in ("cosine", "linear"):
-            raise ValueError(f"model.cooldown_steps: got {cooldown_steps}; {schedule} falls to 0 without, expected 0")
         self.model = ImageTextModel(image, text, dimension, projection, modalities, None, 4, missing, layer_norm)
+        self.model.set_prompts(prompts or {})
         if any(objective.composition == "product" for objective in objectives.values()):
             self.model.composition = "product"
         self.model.micro_batch = micro_batch
@@ -114,19 +117,18 @@ class ContrastiveModule(pl.LightningModule):
         self.objectives = nn.ModuleDict(objectives)
         for objective in objectives.values():
             objective.connect(self.model)
+        self._unencoded = frozenset().union(*(each.unencoded for each in objectives.values()))
         self.weights = dict.fromkeys(objectives, 1.0) | (weights or {})
         self.learning_rate, self.weight_decay, self.betas = learning_rate, weight_decay, betas
         self.optimizer, self.layer_decay, self.tower_rate = optimizer, layer_decay, tower_rate
         self.clock = Clock(learning_rate, schedule, warmup_steps, cooldown_steps)
-        self.recall_at = tuple(recall_at)
+        self.recall_at, self.adaptive_clipping = tuple(recall_at), adaptive_clipping
         self.neighbours = None if mining is None else Neighbours(mining)
-        self.on = dict(on or {})
-        self.samples_seen = 0
+        self.on, self.samples_seen = dict(on or {}), 0
         self.start_from: str | None = None  # a checkpoint, whose objectives and head are taken as far as they fit
         self._seed = torch.initial_seed()
         self._counts_for: dict[str, list[bool]] = {}  # objectives that not all sources' captions count for
-        if micro_batch is not None:
-            checks.check_micro_batch(self.model, micro_batch)
+        checks.check_micro_batch(self.model, micro_batch)
         if checkpoint_activations:
             self.model.checkpoint_activations()
         if compile:
@@ -167,6 +169,11 @@ class ContrastiveModule(pl.LightningModule):
         """What a sample may lack of what is read."""
         return frozenset("texts" if name == "text" else name for name in self.model.missing)
 
+    @property
+    def prompts(self) -> Mapping[str, str]:
+        """What stands before texts of a role."""
+        return self.model.prompts
+
     def reads(self, part: str, brings: frozenset[str] | None) -> frozenset[str]:
         """What the objectives read of the samples of a part, see `datamodules.reading.parts.Reads`."""
         return needs_on(part, brings, dict(self.named_objectives()), self.on)
@@ -178,12 +185,7 @@ class ContrastiveModule(pl.LightningModule):
     def embed(self, batch: Batch, part: str = "") -> Embeddings:
         """Encodes the images, the present captions and the fields of a batch."""
         tokens = any("tokens" in needs_of(objective) for objective in self.objectives_on(part).values())
-        return embed_batch(self.model, batch, tokens=tokens, without=self.unencoded)
-
-    @property
-    def unencoded(self) -> frozenset[str]:
-        """Fields that objectives read as they are."""
-        return frozenset().union(*(objective.unencoded for _, objective in self.named_objectives()))
+        return embed_batch(self.model, batch, tokens=tokens, without=self._unencoded)
 
     def on_train_batch_start(self, batch: Batch | Batches, batch_idx: int) -> None:
         checks.check_one_step_a_batch(self.trainer, self.instead_of_accumulation)  # callbacks may set it too
@@ -211,6 +213,12 @@ class ContrastiveModule(pl.LightningModule):
         norms = {f"gradient_norm/{name}": gradient_norm(parts[name]) for name in ("image", "text", "objectives")}
         self.log_dict({name: norm for name, norm in norms.items() if norm is not None})
 
+    def configure_gradient_clipping(self, *args: Any, **kwargs: Any) -> None:
+        if self.adaptive_clipping is None:
+            super().configure_gradient_clipping(*args, **kwargs)
+        else:
+            clip_adaptively(self.parameters(), self.adaptive_clipping)
+
     # ---- before and around
 
     def configure_model(self) -> None:
@@ -234,6 +242,7 @@ class ContrastiveModule(pl.LightningModule):
 
     def on_fit_start(self) -> None:
         checks.check_one_step_a_batch(self.trainer, self.instead_of_accumulation)
+        checks.check_clipping(self.trainer, self.adaptive_clipping)
         checks.check_needs({part: self.objectives_on(part) for part in self.data.brings}, self.data)
         checks.check_batch_norm(self.model, self.trainer.world_size)
         for _, objective in self.named_objectives():
@@ -269,22 +278,14 @@ class ContrastiveModule(pl.LightningModule):
     # ---- validation
 
     def validation_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> None:
-        embeddings = as_queries(self.model, embed_batch(self.model, batch, without=self.unencoded))
+        embeddings = as_queries(self.model, embed_batch(self.model, batch, without=self._unencoded))
         self._validation.add(self.data.validated[dataloader_idx], batch, embeddings)
         self.data.evaluated(batch)
 
     def on_validation_epoch_end(self) -> None:
-        splits, languages = self._validation.gather(), self.data.languages
-
-        def measure() -> dict[str, float]:
-            figures: dict[str, float] = {}
-            for part, split in splits.items():
-                own = retrieval_figures(split, languages, self.recall_at, self.similarity)
-                figures |= {f"{part}/{name}" if part else name: value for name, value in own.items()}
-            return figures
-
+        splits, how = self._validation.gather(), (self.data.languages, self.recall_at, self.similarity)
         first = next(iter(splits), "")
-        self.log_validation(measure, f"{first}/mean_recall" if first else "mean_recall")
+        self.log_validation(lambda: figures_of(splits, *how), f"{first}/mean_recall" if first else "mean_recall")
 
     def log_validation(self, measure: Callable[[], dict[str, float]], headline: str) -> None:
         """Logs what process 0 measures, on every process; the progress bar shows `headline`."""
@@ -310,8 +311,8 @@ class ContrastiveModule(pl.LightningModule):
         self.log_dict(dict(zip(names, values.unbind(), strict=True)))
         for name, objective in self.named_objectives():
             self.log_dict({f"{name}/{key}": value.detach().float() for key, value in objective.logged().items()})
-        self.log("learning_rate", self.trainer.optimizers[0].param_groups[0]["lr"])
-        self.log("samples_seen", float(self.samples_seen))
+        rate = self.trainer.optimizers[0].param_groups[0]["lr"]
+        self.log_dict({"learning_rate": rate, "samples_seen": float(self.samples_seen)})
         self.log("loss", values[names.index("train/loss")], prog_bar=True, logger=False)
 
     # ---- checkpoints

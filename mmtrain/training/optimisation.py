@@ -86,6 +86,13 @@ def make_optimizer(
         raise ValueError(f"model.optimizer: cannot be made of the model's parameter groups ({error})") from error
 
 
+def clip_adaptively(parameters: Iterable[nn.Parameter], ratio: float) -> None:
+    """Shortens each row's gradient to `ratio` of the row's length, at least 1e-3, where it is longer."""
+    from timm.utils.agc import adaptive_clip_grad
+
+    adaptive_clip_grad(parameters, ratio)
+
+
 def rate_factor(
     samples_seen: float,
     schedule: Schedule,

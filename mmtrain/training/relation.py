@@ -31,8 +31,7 @@ class RelationModule(ContrastiveModule):
     Preotiuc-Pietro and Aletras, Findings of EACL 2024, section 3.3; `itc: 0.1, itm: 0.1` gives their 0.8 / 0.1 / 0.1).
     CE is the mean over the tasks, of cross-entropy weighted by class; a post without a label of a task has no part in
     it. ITC compares the towers' own rows, before the fusion, so that neither modality has seen the other. ITM judges
-    the fused pair; with `rows` it starts as the cosine of the pair's rows, which it does not move, and learns what to
-    add.
+    the fused pair.
 
     ITC and ITM take each post for a pair, unless `itc_on` says which labels make one. Posts without labels, a second
     source of data.train, are material for both; where the labelled source names its tasks (objectives: [task/mood]),
@@ -47,7 +46,8 @@ class RelationModule(ContrastiveModule):
         tasks: Tasks to train; default: all that the training split labels.
         itc: Weight of ITC, 0 by default: posts that do not match are no pairs, and cost a matching task points.
             0.02 to 0.1 serve where `itc_on` or posts without labels say what a pair is (`benchmarks/few_labels.py`).
-        itm: Weight of ITM; 0 leaves it out.
+        itm: Weight of ITM; 0 leaves it out. Its layer has two classes and starts at random: one that starts as the
+            similarity has only the posts left to learn that do not match, and costs a matching task points.
         itc_on: Which posts are positives of ITC and ITM: the classes by task, as in {represented: [1]}. A post of
             another class is no pair, neither positive nor negative, but its picture and its text are negatives of the
             others; one without a label is a positive. Default: all posts are.
@@ -119,7 +119,7 @@ class RelationModule(ContrastiveModule):
             raise ValueError("model.image, model.text: give both towers, or model.pretrained")
         objectives: dict[str, Objective] = {"itc": OneToKLoss(scale=source.scale if source else 1 / 0.07)}
         if itm:
-            objectives["itm"] = ItmLoss(_Matcher(self), negatives)
+            objectives["itm"] = ItmLoss(self._match, negatives)
         super().__init__(
             image,
             text,
@@ -148,8 +148,7 @@ class RelationModule(ContrastiveModule):
                 tower.frozen = True
                 tower.apply_frozen()
         fusion = (fusion or CrossAttentionFusion()).connect(image.width, text.width)
-        space, scale = (dimension, 1 / 0.07) if rows else (None, None)
-        self.head = RelationHead(fusion, matches=bool(itm), dropout=dropout, rows=space, scale=scale)
+        self.head = RelationHead(fusion, matches=bool(itm), dropout=dropout, rows=dimension if rows else None)
         if source is not None:
             source.fill_head(self.head)
         self.tasks, self.class_weights, self.start = tasks, class_weights, start
@@ -158,6 +157,9 @@ class RelationModule(ContrastiveModule):
         self._itc_on, self._positives = itc_on or {}, dict[str, list[int]]()
         self._logits: tuple[Embeddings, dict[str, Tensor]] | None = None
         self._predicted = PredictedSplit(self.head)
+
+    def _match(self, image: Tensor, text: Tensor, mask: Tensor) -> Tensor:
+        return self.head.match(fuse(self.head.fusion, image, text, mask))
 
     # ---- before the first step
 
@@ -224,12 +226,10 @@ class RelationModule(ContrastiveModule):
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         super().on_load_checkpoint(checkpoint)
-        head = describe(checkpoint)["head"]["init_args"]  # one of an earlier version reads no rows and no cosine
-        if head.get("rows") != self.head.rows:
-            self.head.rows = head.get("rows")
+        rows = describe(checkpoint)["head"]["init_args"].get("rows")  # a head of an earlier version reads none
+        if rows != self.head.rows:
+            self.head.rows = rows
             self.head.set_tasks(self.head.names)
-        if head.get("scale") != self.head.scale:
-            self.head.set_matching(head.get("scale"))
 
     # ---- one step
 
@@ -264,24 +264,6 @@ class RelationModule(ContrastiveModule):
         pairs = self._predicted.gather()
         self._predicted = PredictedSplit(self.head)
         self.log_validation(lambda: relation_figures(pairs, self.data.languages), "macro_f1")
-
-
-class _Matcher:
-    """The head's layer for matching as ITM's network; no module, since the head is one already.
-
-    It takes the cosine as given: a loss on the cosine pulls the rows as ITC does, mismatched posts together too.
-    """
-
-    def __init__(self, module: RelationModule) -> None:
-        self._module = module
-
-    @property
-    def reads_cosine(self) -> bool:
-        return self._module.head.reads_cosine
-
-    def __call__(self, image: Tensor, text: Tensor, mask: Tensor, cosine: Tensor | None = None) -> Tensor:
-        head = self._module.head
-        return head.match(fuse(head.fusion, image, text, mask), None if cosine is None else cosine.detach())
 
 
 def _balanced(counts: Tensor) -> Tensor:

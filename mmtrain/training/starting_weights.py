@@ -144,7 +144,7 @@ class Pretrained:
         model.load_state_dict(theirs)
 
     def fill_head(self, head: RelationHead) -> None:
-        """Copies the fusion encoder's weights, and with them the layer for matching; says so where they do not fit."""
+        """Copies the fusion encoder's weights and those of the layer for matching; says so where they do not fit."""
         if self.head is None:
             return
         ours, theirs = head.fusion, self.head.fusion
@@ -158,9 +158,10 @@ class Pretrained:
         matching = self.head.matching if isinstance(self.head, RelationHead) else self.head.out
         if head.matching is None or matching is None:
             return
-        head.set_matching(self.head.scale)  # two classes, or on the cosine, as theirs
-        head.matching.load_state_dict(matching.state_dict())
-        head.log_gain = self.head.log_gain
+        if _shapes(matching.state_dict()) == _shapes(head.matching.state_dict()):
+            head.matching.load_state_dict(matching.state_dict())
+        else:
+            rank_zero_info(f"model.pretrained: matching starts anew: that of {self.name} stands on the cosine")
 
     def check_data(self, data: TrainingData) -> None:
         """Refuses data that the towers would misread.

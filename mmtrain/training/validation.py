@@ -1,6 +1,6 @@
 """What is measured while training: retrieval on data.val, and on the validation shards of each part of a step."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -43,6 +43,17 @@ def _as_captioned(batch: Batch, embeddings: Embeddings) -> tuple[Batch, Embeddin
     )
     rows = embeddings.fields["positive"].rows[:, 0]
     return captioned, replace(embeddings, image=rows, texts=embeddings.fields["query"].rows)
+
+
+def figures_of(
+    splits: Mapping[str, Embedded | None], languages: Sequence[str], recall_at: tuple[int, ...], similarity: Similarity
+) -> dict[str, float]:
+    """`retrieval_figures` of every split, behind the names of their parts."""
+    figures: dict[str, float] = {}
+    for part, split in splits.items():
+        own = retrieval_figures(split, languages, recall_at, similarity)
+        figures |= {f"{part}/{name}" if part else name: value for name, value in own.items()}
+    return figures
 
 
 def retrieval_figures(

@@ -50,6 +50,21 @@ def test_words_match_as_written_between_spaces_and_in_their_own_language_only(di
     assert always("cat red", "de", rng) == "cat red"
 
 
+NUMBERS = "en\tde\ttr\none\tein\t∅\nhundred\thundert\tyüz\nand\t∅\t∅\nforty-seven\tsiebenundvierzig\tkırk yedi\n"
+
+
+def test_a_caption_goes_into_one_language_and_is_joined_as_that_writes(dictionary):
+    options = {"language_by": "caption", "join": {"de": ""}}
+    whole = CodeSwitch([dictionary(NUMBERS)], 1.0, 1.0, **options)
+    counts = switched(whole, "one hundred and forty-seven")
+    shares = {text: count / SWITCHES for text, count in counts.items()}
+    assert shares == pytest.approx({"einhundertsiebenundvierzig": 0.5, "yüz kırk yedi": 0.5}, abs=0.015)
+    assert set(switched(whole, "page one hundred of one")) == {"page einhundert of ein", "page yüz of"}
+    assert set(switched(whole, "page of")) == {"page of"} and set(switched(whole, "and")) == {"and"}
+    parts = switched(CodeSwitch([dictionary(NUMBERS)], 1.0, 0.5, **options), "one hundred")
+    assert parts.keys() == {"one hundred", "ein hundred", "one hundert", "einhundert", "hundred", "one yüz", "yüz"}
+
+
 def test_files_of_one_language_are_taken_together_and_accents_meet(dictionary):
     decomposed = unicodedata.normalize("NFD", "lv\tet\r\nkaķis\tkass\r\n\r\n")
     paths = [dictionary("lv\ten\nkaķis\tcat\n", "lv-en.tsv"), dictionary(decomposed, "lv-et.tsv")]
@@ -84,6 +99,10 @@ def test_settings_that_cannot_be_are_one_line(dictionary, tmp_path):
         CodeSwitch([dictionary()], word_ratio=1.5)
     with pytest.raises(ValueError, match="text.dictionaries: none are named"):
         CodeSwitch([])
+    with pytest.raises(ValueError, match="text.language_by: 'sentence' is unknown; word or caption"):
+        CodeSwitch([dictionary()], language_by="sentence")
+    with pytest.raises(ValueError, match="text.join: no translations into fr; de, lv"):
+        CodeSwitch([dictionary()], join={"fr": ""})
 
 
 def test_switched_captions_keep_their_language_and_are_the_same_in_any_reader(data, plain_shards, dictionary):

@@ -24,7 +24,7 @@ def npy(values):
 class Module:
     """A training module that reads what it is told to."""
 
-    lacking: frozenset[str] = frozenset()
+    lacking = frozenset()
 
     def __init__(self, *names):
         self.names = frozenset(names)

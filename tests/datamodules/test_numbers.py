@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 from sklearn.datasets import load_digits
 
-from datamodules.numbers import LANGUAGES, numbers_of, pack_numbers, picture, words
+from datamodules.numbers import LANGUAGES, numbers_of, pack_numbers, pack_pairs, pack_spoken, picture, words
 from datamodules.numbers.corpus import SCANS
 from datamodules.numbers.posts import pack_posts, post
 
@@ -134,3 +134,57 @@ def test_equal_posts_are_pairs_of_one_number_and_of_two(tmp_path):
     for record in found:
         assert "labels" not in record and sorted(record["image_numbers"]) == sorted(record["text_numbers"])
         assert record["captions"]["lv"] == ", ".join(words("lv")[number] for number in record["text_numbers"])
+
+
+# -- pairs, and three modalities
+
+
+def records(folder):
+    for path in sorted(folder.glob("*.tar")):
+        with tarfile.open(path) as shard:
+            yield from (json.load(shard.extractfile(name)) for name in shard.getnames() if name.endswith(".json"))
+
+
+def test_pairs_are_translations_beside_numbers_of_another_digit(tmp_path):
+    listing = pack_pairs(tmp_path, "test", ["en", "de", "lv"], samples_per_shard=300)
+    assert [shard["samples"] for shard in listing["shards"]] == [300, 100] and listing["images"] == 0
+    for record in records(tmp_path):
+        (language,) = record["positive"]
+        number = record["number"]
+        assert record["query"] == {"en": words("en")[number]}
+        assert record["positive"] == {language: words(language)[number]}
+        for wrong in record.get("negatives", {language: []})[language]:
+            other = words(language).index(wrong)
+            assert other in numbers_of("test")
+            assert sum(a != b for a, b in zip(f"{other:03d}", f"{number:03d}", strict=True)) == 1
+
+
+def test_text_and_audio_together_name_the_picture(tmp_path, data):
+    pack_spoken(tmp_path, "val", ["en", "lv"])
+    found = list(records(tmp_path))
+    assert sorted(record["number"] for record in found) == numbers_of("val")
+    for english, latvian in zip(found[::2], found[1::2], strict=True):
+        assert (english["spoken"], latvian["spoken"]) == ("en", "lv")
+        text = f"{words('en')[english['number']]}, {words('lv')[latvian['number']]}"
+        assert english["captions"] == latvian["captions"] == {"mul": text}
+    for path in tmp_path.glob("*.tar"):
+        with tarfile.open(path) as shard:
+            audio = [
+                np.load(io.BytesIO(shard.extractfile(each).read())) for each in shard if each.name.endswith(".npy")
+            ]
+    assert np.stack(audio).argmax(1).tolist() == [0, 1] * 50
+
+
+@pytest.mark.parametrize(
+    ("pack", "wrong"),
+    [
+        (pack_pairs, {"languages": ["en"]}),
+        (pack_pairs, {"languages": ["en", "xx"]}),
+        (pack_spoken, {"languages": ["en"]}),
+        (pack_spoken, {"languages": ["en", "lv"], "samples_per_shard": 1}),
+    ],
+)
+def test_what_no_pairs_can_be_of_is_one_line(tmp_path, pack, wrong):
+    with pytest.raises(ValueError, match="^languages") as error:
+        pack(tmp_path, "val", **wrong)
+    assert "\n" not in str(error.value)

@@ -13,6 +13,8 @@ from datamodules import Batches, ByteTokenizer, ImagePipeline, Part, ShardDataMo
 class Module:
     """A training module whose objectives read pictures with captions, and pairs of texts."""
 
+    lacking = frozenset()
+
     def reads(self, part, brings):
         return brings & {"image", "texts", "query", "positive", "negatives"}
 

@@ -1,16 +1,14 @@
 """ITC and ITM beside the task: what counts as a pair, and posts without labels as their material."""
 
 import csv
-import json
 from pathlib import Path
 
 import pytest
 import torch
 
 import losses
-from mmtrain.cli import main
 from tests.mmtrain.posts import finetune
-from tests.mmtrain.test_relation import configured, refusal, small_batch, small_module
+from tests.mmtrain.test_relation import configured, refusal, small_batch
 
 
 def test_a_label_says_which_posts_are_pairs() -> None:
@@ -25,29 +23,6 @@ def test_a_label_says_which_posts_are_pairs() -> None:
     torch.testing.assert_close(found, losses.one_to_k_loss(*rows, paired=paired))
     assert not torch.isclose(found, losses.one_to_k_loss(*rows))
     assert configured([2, 2]).embed(batch).paired is None
-
-
-def test_matching_starts_as_the_similarity(posts: Path, tmp_path: Path) -> None:
-    """A head that has learned nothing yet sorts answers as the space does."""
-    assert finetune(posts, tmp_path, "--trainer.max_steps=1", "--model.learning_rate=1e-12", "--model.itm=0.5") == 0
-    report = ["--rerank", "10", "--workers", "0", "--out", str(tmp_path / "report")]
-    assert main(["evaluate", str(tmp_path), "--data", str(posts), *report]) == 0
-    found = json.loads((tmp_path / "report" / "metrics.json").read_text(encoding="utf-8"))["rerank"]
-    for direction in ("text_to_image", "image_to_text"):
-        for name in ("R@1", "R@5"):
-            assert found[direction]["mean"][name] == found[direction]["mean"][f"{name}_before"]
-
-
-def test_a_checkpoint_of_two_classes_goes_on_with_them() -> None:
-    """Those of earlier versions name no scale."""
-    module, batch = small_module(itm=0.1), small_batch()
-    assert module.head.matching.out_features == 1 and module.head.reads_cosine
-    description = {"format": 2, "objectives": ["itc"], "head": {"init_args": {"rows": module.head.rows}}}
-    old = {"state_dict": {}, "samples_seen": 0, "mmtrain": {"description": json.dumps(description)}}
-    module.on_load_checkpoint(old)
-    assert module.head.matching.out_features == 2 and not module.head.reads_cosine
-    module.objectives["itm"](module.embed(batch)).backward()
-    assert module.head.matching.weight.grad.any()
 
 
 def sources(posts: Path, shards: Path) -> str:

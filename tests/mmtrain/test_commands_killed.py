@@ -16,4 +16,6 @@ def test_a_kill_leaves_a_whole_result() -> None:
         [sys.executable, "-c", program], env=ENVIRONMENT, cwd=ROOT, capture_output=True, text=True, timeout=1800
     )
     assert done.returncode == 0, done.stderr[-2000:]
-    assert all(f"| {name} | 2 | 2 |" in done.stdout for name in ("pack", "index", "export", "evaluate"))
+    assert all(
+        f"| {name} | 2 | 2 |" in done.stdout for name in ("pack", "index", "embed", "mine", "export", "evaluate")
+    )

@@ -11,7 +11,6 @@ from mmtrain.models.batches import embed_batch
 from mmtrain.models.image_text import ImageTextModel
 from mmtrain.models.spec import build, spec_of
 from mmtrain.towers import ByteGRU, FeatureTower, TimmTower
-from mmtrain.training.starting_weights import Pretrained
 from tests.mmtrain.batches import made_batch
 
 KINDS = [CrossAttentionFusion, ConcatFusion, TextToImageAttention]
@@ -203,17 +202,3 @@ def test_a_description_without_a_scale_is_the_head_of_two_classes() -> None:
         MatchingHead(connected(ConcatFusion), scale=0)
     with pytest.raises(ValueError, match="RowFusion compares rows of one width, got 8 and 12"):
         connected(RowFusion)
-
-
-@pytest.mark.parametrize("scale", [None, 20.0])
-def test_matching_beside_tasks_starts_as_that_of_the_space(scale: float | None) -> None:
-    """Its layer and its form, two classes or a correction of the cosine, whatever the tasks' head had of its own."""
-    source = Pretrained.__new__(Pretrained)
-    source.name, source.head = "space", MatchingHead(connected(ConcatFusion), scale)
-    torch.nn.init.normal_(source.head.out.weight)
-    fused, cosine = torch.randn(3, 16), torch.randn(3)
-    for own in (None, 14.0):
-        head = RelationHead(connected(ConcatFusion), matches=True, scale=own)
-        source.fill_head(head)
-        inputs = [fused] if scale is None else [fused, cosine]
-        assert torch.equal(head.match(*inputs), source.head.match(*inputs)) and head.scale == scale

@@ -208,6 +208,15 @@ def test_the_pool_is_the_union_of_what_is_nearest_and_what_is_relevant(
     assert records(tmp_path / "own").keys() == of_latvian and space.ids[50] not in of_latvian
 
 
+def test_items_of_a_pool_may_be_texts_and_broken_ones_are_counted(model: Path, mixed: Path, tmp_path: Path) -> None:
+    (tmp_path / "questions.jsonl").write_text('{"id": "q", "text": "seven", "language": "en", "relevant": {"s3-1": 2}}')
+    options = ["--questions", str(tmp_path / "questions.jsonl"), "--pool", "100"]
+    assert main(["mine", str(model), "--data", str(mixed), "--out", str(tmp_path / "pool"), *SIZES, *options]) == 0
+    assert {record["pool"][0] for record in records(tmp_path / "pool").values()} == {"en"}
+    assert len(lines_of(tmp_path / "pool" / "pool.jsonl")) == 10
+    assert json.loads((tmp_path / "pool" / "shards.json").read_text())["skipped"] == {"not embedded": 2}
+
+
 def test_allowed_neighbours_are_those_of_brute_force_at_any_depth() -> None:
     """With bounds that leave a query all items, some or none."""
     random = np.random.default_rng(0)

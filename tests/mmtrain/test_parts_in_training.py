@@ -2,6 +2,8 @@
 
 import io
 import json
+import subprocess
+import sys
 import tarfile
 from pathlib import Path
 
@@ -13,8 +15,9 @@ from mmtrain.cli import main
 from mmtrain.models.run_folder import read_checkpoint
 from tests.mmtrain.conftest import WORDS
 from tests.mmtrain.runs import column
-from tests.mmtrain.small import arguments, fit
+from tests.mmtrain.small import ENVIRONMENT, arguments, fit
 
+NOT_OF_PARTS = ("--data.train", "--data.batch_size")
 OBJECTIVES = (
     "{clip: {class_path: losses.OneToKLoss},"
     " pairs: {class_path: losses.InfoNceLoss, init_args: {negatives: negatives}}}"
@@ -51,7 +54,7 @@ def parts(shards: Path, pairs: Path, pictures: int = 4, texts: int = 6, **more: 
 
 
 def fit_parts(shards: Path, run: Path, of_parts: str, *options: str, objectives: str = OBJECTIVES) -> int:
-    own = [each for each in arguments(shards, run) if not each.startswith(("--data.train", "--data.batch_size"))]
+    own = [each for each in arguments(shards, run) if not each.startswith(NOT_OF_PARTS)]
     return main([*own, f"--data.parts={of_parts}", f"--model.objectives={objectives}", *options])
 
 
@@ -102,10 +105,10 @@ STOP = "{class_path: tests.mmtrain.stopping.StopAfter, init_args: {steps: %d}}"
 def test_a_part_may_use_one_tower_alone(shards: Path, pairs: Path, tmp_path: Path, caplog) -> None:
     alone = json.dumps({"pairs": {"train": str(pairs), "batch_size": 6}})
     objectives = "{pairs: {class_path: losses.InfoNceLoss}}"
-    assert fit_parts(shards, tmp_path / "0", alone, "--trainer.max_steps=0", objectives=objectives) == 0
+    assert fit_parts(shards, tmp_path / "1", alone, "--trainer.max_steps=1", objectives=objectives) == 0
     assert fit_parts(shards, tmp_path / "4", alone, "--trainer.max_steps=4", objectives=objectives) == 0
     assert "model.image: no part of the step reads it; its weights stay as they are" in caplog.text
-    before, after = weights(tmp_path / "0"), weights(tmp_path / "4")
+    before, after = weights(tmp_path / "1"), weights(tmp_path / "4")
     moved = {name.split(".")[1] for name in after if not torch.equal(before[name], after[name])}
     assert {"text", "text_projection"} <= moved and not moved & {"image", "image_projection"}
 
@@ -140,3 +143,28 @@ def test_parts_and_objectives_that_do_not_meet_are_one_line(
 def test_without_parts_there_is_nothing_to_see(shards: Path, tmp_path: Path, capsys) -> None:
     assert fit(shards, tmp_path, "--model.on={one_to_k: [pairs]}") == 1
     assert "there are no data.parts" in capsys.readouterr().err
+
+
+@pytest.mark.system
+@pytest.mark.parametrize("mixing", ["samples", "batches"])
+def test_two_processes_train_what_one_does(shards: Path, pairs: Path, tmp_path: Path, mixing: str) -> None:
+    """The towers of one part are used, by turns, by the other: plain DDP takes both."""
+    options = ["--trainer.max_steps=3", f"--data.mixing={mixing}", "--model.warmup_steps=1"]
+    two = [*options, "--trainer.devices=2", "--trainer.strategy=ddp"]
+    for run, sizes, more in (("one", (8, 12), options), ("two", (4, 6), two)):
+        own = [each for each in arguments(shards, tmp_path / run) if not each.startswith(NOT_OF_PARTS)]
+        own += [f"--data.parts={parts(shards, pairs, *sizes)}", f"--model.objectives={OBJECTIVES}", *more]
+        subprocess.run([sys.executable, "-m", "mmtrain.cli", *own], check=True, env=ENVIRONMENT, timeout=300)
+    one, two_processes = weights(tmp_path / "one"), weights(tmp_path / "two")
+    for name, tensor in one.items():
+        torch.testing.assert_close(two_processes[name], tensor, rtol=1e-4, atol=2e-5)
+
+
+@pytest.mark.system
+def test_one_tower_alone_under_two_processes(shards: Path, pairs: Path, tmp_path: Path) -> None:
+    alone = json.dumps({"pairs": {"train": str(pairs), "batch_size": 6}})
+    own = [each for each in arguments(shards, tmp_path) if not each.startswith(NOT_OF_PARTS)]
+    own += [f"--data.parts={alone}", "--model.objectives={pairs: {class_path: losses.InfoNceLoss}}"]
+    own += ["--trainer.max_steps=2", "--trainer.devices=2", "--trainer.strategy=ddp"]
+    subprocess.run([sys.executable, "-m", "mmtrain.cli", *own], check=True, env=ENVIRONMENT, timeout=300)
+    assert read_checkpoint(tmp_path / "checkpoints" / "last.ckpt")["global_step"] == 2

@@ -55,7 +55,7 @@ def evaluate_classes(
     encoded = {}
     for language in languages:
         written = ("{}",) if prompts is None else prompts[language]
-        encode = partial(encoder.encode_text, language=language)
+        encode = partial(encoder.encode_text, language=language, role="query")
         encoded[language] = encode_classes(encode, names[language], written)
     metrics = zero_shot_metrics(images, labels, encoded, similarity=encoder.metric)
     metrics["protocol"] = {"model": str(model), "data": data, "task": task, "classes": str(classes)}

@@ -103,7 +103,9 @@ def prompt_probabilities(
     for language in set(languages.tolist()):
         places = np.flatnonzero(languages == language)
         for column, template in enumerate(templates):
-            texts = encoder.encode_text([template.replace("{text}", captions[int(i)]) for i in places], language)
+            texts = encoder.encode_text(
+                [template.replace("{text}", captions[int(i)]) for i in places], language, role="query"
+            )
             scores[places, column] = (images[places] * texts).sum(1)
     return softmax(scores * (encoder.scale or 100.0), axis=1)
 

@@ -134,7 +134,7 @@ class Matcher:
         rows: tuple[Tensor, Tensor] | None = None,
     ) -> None:
         self._head, self._images, self._texts, self._device, self._rows = head, images, texts, device, rows
-        self._gain = None if head.gain is None else head.gain.item()
+        self._gain = head.gain.item() if isinstance(head, MatchingHead) and head.reads_cosine else None
         self._lengths = np.array([len(each) for each in texts])
         self._pairs, self._scores = np.empty(0, np.int64), np.empty(0)
 

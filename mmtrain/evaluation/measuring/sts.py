@@ -44,8 +44,8 @@ def evaluate_sts(
     encoder = load(model, device=device or default_device(), trust=trust)
     figures = {}
     for name, pairs in groups.items():
-        first = encoder.encode_text([pair.first for pair in pairs], pairs[0].languages[0] or None)
-        second = encoder.encode_text([pair.second for pair in pairs], pairs[0].languages[1] or None)
+        first = encoder.encode_text([pair.first for pair in pairs], pairs[0].languages[0] or None, role="query")
+        second = encoder.encode_text([pair.second for pair in pairs], pairs[0].languages[1] or None, role="query")
         figures[name] = correlations(first, second, np.array([pair.score for pair in pairs]), encoder.metric)
     metrics = {"protocol": {"model": str(model), "data": data, "similarity": encoder.metric}, "sts": figures}
     write_metrics(Path(out) / "sts.json", metrics)

@@ -101,8 +101,8 @@ def _figures(ranks: QueryRanks, recall_at: tuple[int, ...]) -> dict[str, Any]:
     place = ranks.rank + 1
     depth = recall_at[-1]
     figures: dict[str, Any] = {f"R@{k}": 100 * float(np.mean(place <= k)) for k in recall_at}
+    figures |= {f"MRR@{k}": 100 * float(np.mean(np.where(place <= k, 1 / place, 0))) for k in recall_at}
     return figures | {
-        f"MRR@{depth}": 100 * float(np.mean(np.where(place <= depth, 1 / place, 0))),
         f"nDCG@{depth}": 100 * float(ranks.ndcg.mean()),
         "median_rank": float(np.median(place)),
         "mean_rank": float(place.mean()),

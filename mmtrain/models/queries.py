@@ -1,0 +1,76 @@
+"""A query of any inputs as one row: texts, pictures and features of further modalities, added or multiplied."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from mmtrain.models.image_text import ImageTextModel
+
+if TYPE_CHECKING:
+    from mmtrain.models.encoder import Encoder
+
+INPUTS = ("text", "images", "features", "language", "role", "adapter")
+
+
+def query_rows(encoder: "Encoder", queries: Sequence[Mapping[str, Any]]) -> np.ndarray:
+    """Queries as float32 [N, D]: the normalised sum of the rows of each one's inputs, or their product.
+
+    Args:
+        encoder: A model whose `composition` is "product", as Symile trains, has products, which are not normalised.
+        queries: Of each the arguments of `Encoder.encode_query`.
+
+    Raises:
+        ValueError: for a query without inputs, an input that is unknown, or one that the model has no tower for.
+    """
+    rows: list[list[np.ndarray]] = [[] for _ in queries]
+    for i, query in enumerate(queries):
+        if unknown := query.keys() - set(INPUTS):
+            raise ValueError(f"query {i}: {', '.join(sorted(unknown))} is no input; expected {', '.join(INPUTS)}")
+        if query.get("adapter") is not None:
+            raise ValueError(f"query {i}: adapter {query['adapter']!r}, but {encoder.source} has no adapters")
+    for (language, role), members in _grouped(queries).items():
+        texts = encoder.encode_text([queries[i]["text"] for i in members], language, role=role)
+        for i, row in zip(members, texts, strict=True):
+            rows[i].append(row)
+    pictures = [(i, image) for i, query in enumerate(queries) for image in query.get("images", ())]
+    if pictures:
+        images: Any = [image for _, image in pictures]
+        if all(isinstance(image, np.ndarray) for image in images):
+            images = np.stack(images)
+        for (i, _), row in zip(pictures, encoder.encode_image(images), strict=True):
+            rows[i].append(row)
+    for i, query in enumerate(queries):
+        rows[i] += [_feature_row(encoder, name, values) for name, values in query.get("features", {}).items()]
+        if not rows[i]:
+            raise ValueError(f"query {i}: nothing to encode; a text, images or features")
+    composed = [_composed(encoder, parts) for parts in rows]
+    return np.stack(composed) if composed else np.zeros((0, encoder.model.dimension), np.float32)
+
+
+def _grouped(queries: Sequence[Mapping[str, Any]]) -> dict[tuple[str | None, str | None], list[int]]:
+    """The queries that have a text, by language and role."""
+    groups: dict[tuple[str | None, str | None], list[int]] = {}
+    for i, query in enumerate(queries):
+        if query.get("text") is not None:
+            groups.setdefault((query.get("language"), query.get("role")), []).append(i)
+    return groups
+
+
+def _feature_row(encoder: "Encoder", name: str, values: Any) -> np.ndarray:
+    model = encoder.model
+    if not isinstance(model, ImageTextModel) or name not in model.modalities:
+        there = ", ".join(model.modalities) if isinstance(model, ImageTextModel) else ""
+        raise ValueError(f"features.{name}: {encoder.source} has no such modality; it has {there or 'none'}")
+    features = torch.from_numpy(np.array(values, np.float32))[None]
+    with torch.inference_mode():
+        return model.encode_modality(name, features.to(encoder.device))[0].float().cpu().numpy()
+
+
+def _composed(encoder: "Encoder", parts: Iterable[np.ndarray]) -> np.ndarray:
+    stacked = np.stack(list(parts))
+    if isinstance(encoder.model, ImageTextModel) and encoder.model.composition == "product":
+        return stacked.prod(0)
+    total = stacked.sum(0)
+    return total / max(float(np.linalg.norm(total)), 1e-12)

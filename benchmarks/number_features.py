@@ -26,7 +26,7 @@ from datamodules.numbers.corpus import RENDERINGS, SPLITS, numbers_of, picture, 
 from datamodules.tokenizers.words import split_words
 from losses import Embeddings, Objective
 from mmtrain.evaluation import retrieval_metrics
-from mmtrain.models.image_text import ImageTextModel
+from mmtrain.models.image_text import ImageTextModel, Projection
 from mmtrain.towers import FeatureTower, TextTower
 from mmtrain.training.optimisation import rate_factor
 
@@ -174,16 +174,17 @@ def train(
     learning_rate: float,
     dimension: int,
     captions: int | None = None,
+    projection: Projection = "linear",
     seed: int,
 ) -> ImageTextModel:
-    """A linear map of the features and a text tower, trained together with Adam.
+    """A projection of the features and a text tower, trained together with Adam.
 
     The pictures of every step follow from the seed alone, so objectives are compared on the same ones. `captions` of
     all K languages are drawn for each picture, evenly and without repetition; None takes all of them in their order.
     Pictures of the same number are not each other's negatives.
     """
     torch.manual_seed(seed)
-    model = ImageTextModel(FeatureTower(WIDTH, normalise=True), text(), dimension, buckets=BUCKETS)
+    model = ImageTextModel(FeatureTower(WIDTH, normalise=True), text(), dimension, projection, buckets=BUCKETS)
     loss_of = objective()
     pictures, K = corpus.pictures["train"], len(corpus.languages)
     which, draws = torch.Generator().manual_seed(seed), torch.Generator().manual_seed(seed + 1_000_000)

@@ -23,7 +23,7 @@ from losses import InfoNceLoss
 from mmtrain.evaluation import retrieval_metrics
 from mmtrain.models.image_text import ImageTextModel
 
-SCHEDULE, RATE = Schedule(steps=20, batch=64), 8e-3  # as in `pairs`, not searched
+SCHEDULE, RATE = Schedule(steps=300, batch=64), 8e-3  # as in `pairs`, not searched
 NEGATIVES = 4
 NONE, RANDOM, HARD = "no negatives given", "random negatives", "negatives of one digit"
 

@@ -102,7 +102,7 @@ class World:
             ids=[""] * size,
             captions=[[""]] * size,
             fields={"audio": Field("features", values, there[:, 2:])},
-            pictured=there[:, 0],
+            pictured=there[:, 0] if missing else None,
         )
 
     def tokens(self, said: np.ndarray, orders: np.ndarray) -> tuple[Tensor, Tensor]:

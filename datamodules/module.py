@@ -182,6 +182,11 @@ class ShardDataModule(LightningDataModule):
         return self._layout.kinds()
 
     @property
+    def picture_sizes(self) -> set[int]:
+        """The sides, in pixels, of the pictures that the training brings; those of data.images where it brings none."""
+        return self._layout.picture_sizes(self.images)
+
+    @property
     def validated(self) -> list[str]:
         """The part that each validation loader is of: "" for data.val, which comes first."""
         return [name for name, _ in self._layout.validations()]
@@ -217,10 +222,7 @@ class ShardDataModule(LightningDataModule):
         return self._training.drawn()
 
     def count_for(self, objectives: Sequence[str]) -> dict[str, list[bool]]:
-        """For each objective that not all sources name, which sources' captions (`Batch.sources`) count for it.
-
-        Raises ValueError, one line, for a name that only one side knows.
-        """
+        """Objective -> which sources' captions count, where not all do. Raises ValueError for a name of one side."""
         return count_for(self._training.dataset.sources, objectives) if "" in self._parts else {}
 
     def train_samples(self) -> DataLoader:
@@ -266,10 +268,7 @@ class ShardDataModule(LightningDataModule):
         return self._training.loader(self._workers, trainer.fit_loop.restarting)
 
     def val_dataloader(self) -> DataLoader | list:
-        """Every sample once over all ranks, all captions of the chosen languages; nothing when no shards are named.
-
-        Several loaders where parts are validated by themselves, in the order of `validated`.
-        """
+        """Every sample once over all ranks, all captions of the chosen languages; a loader for each of `validated`."""
         loaders = [self._evaluation_loader(split) for _, split in self._layout.validations()]
         return loaders[0] if len(loaders) == 1 else loaders
 

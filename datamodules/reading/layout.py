@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from datamodules.images import ImagePipeline
 from datamodules.reading.dataset import SCORES
 from datamodules.reading.fields import FieldReader
 from datamodules.reading.parts import Part, Prompting, Reads, brought, held, readers_of, shortened
@@ -80,6 +81,11 @@ class Layout:
         needs = frozenset().union(*(self.needs[split] for _, split in self._trained()))
         return frozenset(kinds | {kind for need, kind in (("image", "image"), ("texts", "text")) if need in needs})
 
+    def picture_sizes(self, images: ImagePipeline) -> set[int]:
+        """The sizes that parts with pictures bring; that of `images` where none does."""
+        read = [self.parts[name] for name, split in self._trained() if "image" in self.needs[split]]
+        return {(part.images or images).size for part in read} or {images.size}
+
     def trained_part(self, split: str) -> str | None:
         """The part whose training shards a split is; None for validation and test."""
         return next((name for name in self.parts if train_of(name) == split), None)
@@ -91,7 +97,11 @@ class Layout:
     def dataset_options(self, split: str, splits: Splits, tokenizer: Tokenizer) -> dict[str, Any]:
         """The arguments of the split's ShardDataset that all of them have."""
         length = self.part_of(split).text_length
-        tokenizer = tokenizer if length is None else shortened(tokenizer, length)
+        tokenizer = (
+            tokenizer
+            if length is None
+            else shortened(tokenizer, length, f"data.parts.{self._read_as[split]}.text_length")
+        )
         return {
             "languages": splits.languages,
             "tokenizer": Prompted(tokenizer, self._prompts) if self._prompts else tokenizer,

@@ -136,11 +136,11 @@ def brought(shards: Iterable[ShardSurvey], fields: Iterable[str], negatives: int
     return frozenset(own | set(fields) | OF_THE_RUN)
 
 
-def shortened(tokenizer: Tokenizer, length: int) -> Tokenizer:
+def shortened(tokenizer: Tokenizer, length: int, option: str) -> Tokenizer:
     """The tokenizer with another max_length. Raises ValueError where it has none, or where that is too short."""
     if not hasattr(tokenizer, "max_length") or length < 3:
         reason = "at least 3" if length < 3 else f"{type(tokenizer).__name__} has no max_length"
-        raise ValueError(f"data.parts.text_length: got {length}; {reason}")
+        raise ValueError(f"{option}: got {length}; {reason}")
     shorter = copy.copy(tokenizer)
     shorter.max_length = length
     return shorter

@@ -117,8 +117,9 @@ def check_fits(model: ImageTextModel, data: TrainingData) -> None:
             f"data.tokenizer.max_length: a long caption has {tokens.shape[1]} tokens, the text tower model.text has"
             f" {model.text.positions} positions; set data.tokenizer.max_length to at most that"
         )
-    if model.image is not None:
-        model.image.check_size(data.images.size)
+    if model.image is not None and "image" in data.kinds:
+        for size in data.picture_sizes:
+            model.image.check_size(size)
 
 
 def _listed(names: Iterable[str]) -> str:

@@ -199,3 +199,13 @@ def test_two_stages_of_two_parts_go_on_where_they_were(shards: Path, pairs: Path
     assert read_checkpoint(broken / "2" / "checkpoints" / "last.ckpt")["global_step"] == 3
     assert main([*command, f"--trainer.default_root_dir={broken}", "--ckpt_path=last"]) == 0
     assert same(weights(whole / "2"), weights(broken / "2"))
+
+
+def test_a_part_of_pictures_that_the_tower_cannot_read_is_one_line(
+    shards: Path, pairs: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    of_parts = json.loads(parts(shards, pairs))
+    of_parts["pictures"]["images"] = {"class_path": "datamodules.ImagePipeline", "init_args": {"size": 48}}
+    assert fit_parts(shards, tmp_path, json.dumps(of_parts)) == 1
+    last = capsys.readouterr().err.strip().splitlines()[-1]
+    assert "48" in last and "model.image.image_size" in last

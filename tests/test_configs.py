@@ -23,7 +23,7 @@ WORDS = {
 
 @pytest.fixture(scope="module")
 def material(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Shards of pictures, shards of features, a vocabulary of words and a tokenizer of transformers."""
+    """Shards of pictures, features and text pairs, a vocabulary, a dictionary and a tokenizer of transformers."""
     from PIL import Image
     from tokenizers import Tokenizer, models, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast
@@ -32,18 +32,27 @@ def material(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     folder = tmp_path_factory.mktemp("material")
     generator = np.random.default_rng(0)
-    for kind in ("pictures", "features"):
+    for kind in ("pictures", "features", "pairs"):
         (folder / kind).mkdir()
         with TarWriter(str(folder / kind / "shard-000000.tar")) as shard:
             for index in range(10):
                 captions = {language: words.split()[index] for language, words in WORDS.items()}
-                file = io.BytesIO()
-                if kind == "pictures":
-                    Image.fromarray(generator.integers(0, 255, (32, 32, 3), dtype=np.uint8)).save(file, format="PNG")
-                else:
-                    np.save(file, generator.standard_normal(8).astype(np.float32))
                 record = {"id": f"s{index}", "captions": captions, "labels": {"relation": index % 4}}
-                shard.write(encoded_sample(index, record, file.getvalue(), "npy" if kind == "features" else None))
+                file, image = io.BytesIO(), None
+                if kind == "pictures":
+                    record["fields"] = {language: ["reference"] for language in WORDS}
+                    Image.fromarray(generator.integers(0, 255, (32, 32, 3), dtype=np.uint8)).save(file, format="PNG")
+                    image = file.getvalue()
+                elif kind == "features":
+                    np.save(file, generator.standard_normal(8).astype(np.float32))
+                    image = file.getvalue()
+                else:
+                    record = {"id": f"p{index}", "query": captions["en"], "positive": {"de": captions["de"]}}
+                    record["negatives"] = {"de": WORDS["de"].split()[:index]}
+                suffix, further = ("npy", {"audio.npy": image}) if kind == "features" else (None, None)
+                shard.write(encoded_sample(index, record, image, suffix, further))
+    rows = zip(*(words.split() for words in WORDS.values()), strict=True)
+    (folder / "words.tsv").write_text("\n".join("\t".join(row) for row in [WORDS, *rows]), encoding="utf-8")
     WordTokenizer.build(str(folder / "features"), folder / "words.json", minimum_count=1)
     trained = Tokenizer(models.WordLevel(unk_token="<unk>"))
     trained.pre_tokenizer = pre_tokenizers.Whitespace()
@@ -56,14 +65,23 @@ def material(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+SMALL = {
+    "image_size": 32,
+    "size": 32,
+    "dims": [4, 8, 16, 32],
+    "captions_per_image": 2,
+    "batch_size": 4,
+    "micro_batch": 2,
+}
+
+
 def shrink(config: dict, material: Path, run: Path) -> dict:
     """The same config with towers of a few thousand parameters, on the material, for one step on a CPU."""
     model, data = config["model"]["init_args"], config["data"]["init_args"]
     features = model["image"]["class_path"].endswith("FeatureTower")
     if features:
-        model["image"]["init_args"]["width"] = 8
-        model["text"]["init_args"] |= {"vocabulary_size": 100, "width": 16, "embedding": 8}
-        data["tokenizer"]["init_args"]["vocabulary"] = str(material / "words.json")
+        for tower in (model["image"], *model.get("modalities", {}).values()):
+            tower["init_args"]["width"] = 8
     else:
         image = model["image"]["init_args"]
         image.pop("pretrained", None)
@@ -72,28 +90,48 @@ def shrink(config: dict, material: Path, run: Path) -> dict:
             "image_size": 32,
             "options": {"patch_size": 16, "embed_dim": 32, "depth": 1, "num_heads": 2},
         }
-        data["images"]["init_args"]["size"] = 32
+    if model["text"]["class_path"].endswith("WordGRU"):
+        model["text"]["init_args"] |= {"vocabulary_size": 100, "width": 16, "embedding": 8}
+        data["tokenizer"]["init_args"]["vocabulary"] = str(material / "words.json")
     if model["text"]["class_path"].endswith("TransformersTower"):
         tiny = {"vocab_size": 100, "hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
         text = model["text"]["init_args"]
         text.pop("pretrained")
-        text["config"] = {"model_type": "xlm-roberta", "intermediate_size": 32, **tiny}
+        text["config"] = {"model_type": "xlm-roberta", "intermediate_size": 32, "max_position_embeddings": 514, **tiny}
         data["tokenizer"]["init_args"]["name_or_folder"] = str(material / "tokenizer")
-    if model.get("micro_batch"):
-        model["micro_batch"] = 2
-    shards = str(material / ("features" if features else "pictures"))
+    model["dimension"] = min(model["dimension"], 32)
     for stage in config.get("stages", []):
         stage["trainer"] = {}
         stage.get("model", {"init_args": {}})["init_args"].pop("pretrained", None)
-    for part in (data, *(stage["data"]["init_args"] for stage in config.get("stages", []))):
-        part |= {"train": shards, "val": shards, "batch_size": 4}
-        part |= {name: ["en"] for name in part if name.endswith("_languages")}
-        part["captions_per_image"] = min(part.get("captions_per_image", 1), 2)
+    make_small(config)
+    shards = str(material / ("features" if features else "pictures"))
+    for own in (data, *(stage["data"]["init_args"] for stage in config.get("stages", []) if "data" in stage)):
+        own |= {name: ["en"] for name in own if name.endswith("_languages")} | {"val": shards}
+        own.get("text", {"init_args": {}})["init_args"] |= {"dictionaries": [str(material / "words.tsv")]}
+        for name, part in own.get("parts", {}).items():
+            part["train"] = shards if name == "pictures" else str(material / "pairs")
+        if "parts" in own:
+            continue
+        if isinstance(own.get("train"), list):
+            for source in own["train"]:
+                source["shards"] = shards
+                source.get("text", {"init_args": {}})["init_args"] |= {"dictionaries": [str(material / "words.tsv")]}
+        elif not any("parts" in stage.get("data", {}).get("init_args", {}) for stage in config.get("stages", [])):
+            own |= {"train": shards, "batch_size": 4}
     data |= {"workers": 0} | ({"languages": ["en", "de"]} if "languages" in data else {})
     config["trainer"] |= {"default_root_dir": str(run), "max_steps": 1, "accelerator": "cpu", "val_check_interval": 1}
     config["trainer"] |= {"enable_progress_bar": False, "enable_model_summary": False}
     config["trainer"].pop("max_epochs", None)
     return config
+
+
+def make_small(options: object) -> None:
+    """Sizes that stand anywhere in a config, as in SMALL where they are larger."""
+    for name, value in list(options.items() if isinstance(options, dict) else ()):
+        if isinstance(value, int | list) and name in SMALL:
+            options[name] = min(value, SMALL[name]) if isinstance(value, int) else SMALL[name]
+    for value in options.values() if isinstance(options, dict) else options if isinstance(options, list) else ():
+        make_small(value)
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)

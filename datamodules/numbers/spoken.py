@@ -1,7 +1,7 @@
 """Three modalities from the numbers corpus, of which it takes two to know the third.
 
 After Symile-M3 (Saporta et al., NeurIPS 2024): a text says w numbers, one a language; the "audio" tells a language and
-nothing else; the picture shows the number that is said in that language.
+nothing else; the picture shows the number that is said in that language. Both are features, as they are there.
 """
 
 from __future__ import annotations
@@ -11,20 +11,22 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
+from PIL import Image
 
 from datamodules.numbers.corpus import (
+    DIGIT,
     RENDERINGS,
     SAMPLES_PER_SHARD,
     SPLITS,
     check_languages,
+    digits_row,
     numbers_of,
-    picture,
-    png,
     words,
 )
 from datamodules.shards.encoding import encoded_sample
 from datamodules.shards.writing import write_shards
 
+GREY = (24, 8)  # columns and rows of a picture's features
 NOISE = 0.1  # standard deviation of the audio's features
 TEXT_LANGUAGE = "mul"  # several
 
@@ -40,9 +42,9 @@ def pack_spoken(
 ) -> dict:
     """Writes a split's texts, audio and pictures as shards; returns what shards.json says.
 
-    The w samples of a text follow one another, each with its own picture and the audio of one language:
-    <key>.audio.npy, float32 [w], a one-hot vector with noise. All numbers of the split come once in each rendering, but
-    for those that w does not divide.
+    The w samples of a text follow one another, each with a picture and the audio of one language: <key>.npy, float32
+    [192], the three digits in 8 x 24 grey values, and <key>.audio.npy, float32 [w], a one-hot vector with noise. All
+    numbers of the split come once in each rendering, but for those that w does not divide.
 
     Args:
         out: Folder for the shards.
@@ -84,12 +86,19 @@ def _samples(task: dict) -> Iterator[dict]:
                 "spoken": languages[slot],
                 "captions": {TEXT_LANGUAGE: text},
             }
-            page = picture(str(number), split, (SPLITS.index(split), number, rendering))
-            yield encoded_sample(place, record, png(page), files={"audio.npy": _audio(slot, len(languages), place)})
+            random = np.random.RandomState(np.array((SPLITS.index(split), number, rendering), np.uint32))
+            sound = np.eye(len(languages))[slot] + NOISE * random.standard_normal(len(languages))
+            image = _features(digits_row(str(number), split, random))
+            yield encoded_sample(place, record, _npy(image), "npy", {"audio.npy": _npy(sound)})
             place += 1
 
 
-def _audio(slot: int, languages: int, place: int) -> bytes:
-    random, file = np.random.RandomState(place), io.BytesIO()
-    np.save(file, (np.eye(languages)[slot] + NOISE * random.standard_normal(languages)).astype(np.float32))
+def _features(row: np.ndarray) -> np.ndarray:
+    small = Image.fromarray(row[:, 1 : 1 + 3 * (DIGIT + 1)]).resize(GREY, Image.Resampling.BOX)
+    return 1 - np.asarray(small, np.float32).ravel() / 255
+
+
+def _npy(features: np.ndarray) -> bytes:
+    file = io.BytesIO()
+    np.save(file, features.astype(np.float32))
     return file.getvalue()

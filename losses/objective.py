@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from losses.embeddings import Embeddings, FieldEmbeddings
+from losses.engine.distributed import default_group, gather
 
 ALL_FIELDS = "fields"  # in `needs`: every further input that the samples bring
 UNIT_TOLERANCE = 0.02  # bfloat16 rows of unit length are this close to it
@@ -116,9 +117,18 @@ def field_of(embeddings: Embeddings, name: str) -> FieldEmbeddings:
 
 
 def distractors_of(embeddings: Embeddings, name: str | None) -> dict[str, Tensor | None]:
-    """A field as the arguments `distractors` and `distractors_present` of a loss; none for None."""
-    field = None if name is None else field_of(embeddings, name)
-    return {} if field is None else {"distractors": field.rows, "distractors_present": field.present}
+    """A field as the arguments `distractors` and `distractors_present` of a loss; none for None.
+
+    One that has the id of any caption of the batch is left out: it is somebody's own, and a negative of the others.
+    """
+    if name is None:
+        return {}
+    field = field_of(embeddings, name)
+    present = field.present
+    if field.ids is not None and embeddings.text_ids is not None:
+        nobodys = ~torch.isin(field.ids, gather(embeddings.text_ids, default_group()))
+        present = nobodys if present is None else present & nobodys
+    return {"distractors": field.rows, "distractors_present": present}
 
 
 def slots_of(embeddings: Embeddings, name: str) -> FieldEmbeddings:

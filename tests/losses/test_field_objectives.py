@@ -72,6 +72,15 @@ def test_each_is_its_function(batch: losses.Embeddings) -> None:
         torch.testing.assert_close(objective.double()(batch), value, msg=str(objective), rtol=1e-6, atol=1e-6)
 
 
+def test_a_distractor_that_is_a_caption_is_none(batch: losses.Embeddings) -> None:
+    assert batch.text_ids is not None
+    distracted, ids = losses.OneToKLoss(distractors="negatives"), torch.full((B, N), 99)
+    batch.fields["negatives"].ids = ids
+    assert distracted(batch) > (alone := losses.OneToKLoss()(batch))
+    ids[:] = batch.text_ids[-1, 0]
+    assert distracted(batch) == alone
+
+
 @pytest.mark.parametrize(
     ("objective", "function"),
     [

@@ -22,7 +22,7 @@ class Letters:
 
     scale = 10.0
 
-    def encode_text(self, captions: list[str], language: str | None = None) -> np.ndarray:
+    def encode_text(self, captions: list[str], language: str | None = None, role: str | None = None) -> np.ndarray:
         return np.eye(3, dtype=np.float32)[["abc".index(caption[-1]) for caption in captions]]
 
 

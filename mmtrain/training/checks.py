@@ -117,6 +117,10 @@ def check_fits(model: ImageTextModel, data: TrainingData) -> None:
             f"data.tokenizer.max_length: a long caption has {tokens.shape[1]} tokens, the text tower model.text has"
             f" {model.text.positions} positions; set data.tokenizer.max_length to at most that"
         )
+    brings = frozenset().union(*data.brings.values())
+    for name in model.modalities:
+        if name not in brings:
+            raise ValueError(f"model.modalities.{name}: data.fields has no {name}; the data bring {_listed(brings)}")
     if model.image is not None and "image" in data.kinds:
         for size in data.picture_sizes:
             model.image.check_size(size)

@@ -187,5 +187,23 @@ def test_a_run_that_needs_all_three_leaves_the_others_out(
     assert "8 samples without a caption" in caplog.text and "8 samples without a picture" in caplog.text
 
 
+@pytest.mark.parametrize(
+    ("fields", "says"),
+    [
+        ("{}", "model.modalities.audio: data.fields has no audio; the data bring image, texts"),
+        (
+            "{audio: {class_path: datamodules.Features, init_args: {key: video}}}",
+            "data.train: no sample holds all that is needed",
+        ),
+    ],
+)
+def test_a_modality_that_nobody_has_is_one_line(
+    heard: Path, tmp_path: Path, capsys: pytest.CaptureFixture, fields: str, says: str
+) -> None:
+    assert fit_heard(heard, tmp_path, fields) == 1
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if "error" in line]
+    assert says in line
+
+
 def test_symile_says_that_it_multiplies() -> None:
     assert losses.SymileLoss().composition == "product" and losses.ClipLoss().composition == "sum"

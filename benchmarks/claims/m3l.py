@@ -27,7 +27,7 @@ from mmtrain.evaluation import retrieval_metrics
 from mmtrain.towers import TextTower
 
 ENCODER, ENCODER_RATE, ENCODER_SEED = Schedule(steps=300, batch=64), 8e-3, 200
-SCHEDULE, RATES = Schedule(steps=500, batch=64), (1e-3, 4e-3, 16e-3)
+SCHEDULE, RATES = Schedule(steps=500, batch=64), (2.5e-4, 1e-3, 4e-3)
 OBJECTIVES: dict[str, Callable[[], Objective]] = {"M3L": M3lLoss, "PATR": PatrLoss, "CLIP": OneToKLoss}
 OTHER, APART = "R@10, image from others", "distance of texts"
 

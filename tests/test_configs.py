@@ -3,6 +3,7 @@
 import io
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -38,19 +39,17 @@ def material(tmp_path_factory: pytest.TempPathFactory) -> Path:
             for index in range(10):
                 captions = {language: words.split()[index] for language, words in WORDS.items()}
                 record = {"id": f"s{index}", "captions": captions, "labels": {"relation": index % 4}}
-                file, image = io.BytesIO(), None
+                file, suffix, further = io.BytesIO(), None, None
                 if kind == "pictures":
                     record["fields"] = {language: ["reference"] for language in WORDS}
                     Image.fromarray(generator.integers(0, 255, (32, 32, 3), dtype=np.uint8)).save(file, format="PNG")
-                    image = file.getvalue()
                 elif kind == "features":
                     np.save(file, generator.standard_normal(8).astype(np.float32))
-                    image = file.getvalue()
+                    suffix, further = "npy", {"audio.npy": file.getvalue()}
                 else:
                     record = {"id": f"p{index}", "query": captions["en"], "positive": {"de": captions["de"]}}
                     record["negatives"] = {"de": WORDS["de"].split()[:index]}
-                suffix, further = ("npy", {"audio.npy": image}) if kind == "features" else (None, None)
-                shard.write(encoded_sample(index, record, image, suffix, further))
+                shard.write(encoded_sample(index, record, file.getvalue() or None, suffix, further))
     rows = zip(*(words.split() for words in WORDS.values()), strict=True)
     (folder / "words.tsv").write_text("\n".join("\t".join(row) for row in [WORDS, *rows]), encoding="utf-8")
     WordTokenizer.build(str(folder / "features"), folder / "words.json", minimum_count=1)
@@ -65,14 +64,9 @@ def material(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-SMALL = {
-    "image_size": 32,
-    "size": 32,
-    "dims": [4, 8, 16, 32],
-    "captions_per_image": 2,
-    "batch_size": 4,
-    "micro_batch": 2,
-}
+# sizes that stand anywhere in a config
+SMALL = {"image_size": 32, "size": 32, "captions_per_image": 2, "batch_size": 4, "micro_batch": 2}
+DIMS = [4, 8, 16, 32]
 
 
 def shrink(config: dict, material: Path, run: Path) -> dict:
@@ -125,11 +119,13 @@ def shrink(config: dict, material: Path, run: Path) -> dict:
     return config
 
 
-def make_small(options: object) -> None:
-    """Sizes that stand anywhere in a config, as in SMALL where they are larger."""
-    for name, value in list(options.items() if isinstance(options, dict) else ()):
-        if isinstance(value, int | list) and name in SMALL:
-            options[name] = min(value, SMALL[name]) if isinstance(value, int) else SMALL[name]
+def make_small(options: Any) -> None:
+    """Sizes as in SMALL where they are larger, and prefixes that a small space has."""
+    for name, value in options.items() if isinstance(options, dict) else ():
+        if name in SMALL and isinstance(value, int):
+            options[name] = min(value, SMALL[name])
+        elif name == "dims":
+            options[name] = DIMS
     for value in options.values() if isinstance(options, dict) else options if isinstance(options, list) else ():
         make_small(value)
 

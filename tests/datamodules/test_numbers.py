@@ -167,11 +167,11 @@ def test_text_and_audio_together_name_the_picture(tmp_path):
         assert (english["spoken"], latvian["spoken"]) == ("en", "lv")
         text = f"{words('en')[english['number']]}, {words('lv')[latvian['number']]}"
         assert english["captions"] == latvian["captions"] == {"mul": text}
+    features = {"npy": [], "audio.npy": []}
     with tarfile.open(tmp_path / "shard-000000.tar") as shard:
-        features = {name.partition(".")[2]: [] for name in shard.getnames() if name.endswith(".npy")}
-        for each in shard:
-            if each.name.endswith(".npy"):
-                features[each.name.partition(".")[2]].append(np.load(io.BytesIO(shard.extractfile(each).read())))
+        for name in shard.getnames():
+            if name.endswith(".npy"):
+                features[name.partition(".")[2]].append(np.load(io.BytesIO(shard.extractfile(name).read())))
     assert np.stack(features["audio.npy"]).argmax(1).tolist() == [0, 1] * 50
     ink = np.stack(features["npy"]).reshape(100, 8, 3, 8).sum((1, 3)) > 0
     assert ink.sum(1).tolist() == [len(str(record["number"])) for record in found]

@@ -50,8 +50,7 @@ ATTEMPTS = 16  # samples tried for one place in a batch before the data counts a
 class Draw(NamedTuple):
     """Sample `sample` (among the usable ones) of shard `shard` at `position`; shard -1 is padding.
 
-    With a `language`, the sample is drawn for its caption in it, which comes whatever else is drawn. `part` is the
-    number of the part of the step that it belongs to.
+    With a `language`, its caption in it comes whatever else is drawn. `part` is the number of its part of the step.
     """
 
     position: int
@@ -62,8 +61,7 @@ class Draw(NamedTuple):
     part: int = 0
 
 
-SCORES = frozenset({"score", "scores"})
-PADDING = Draw(-1, -1, -1)
+SCORES, PADDING = frozenset({"score", "scores"}), Draw(-1, -1, -1)
 
 
 class ShardDataset(Dataset):
@@ -72,17 +70,16 @@ class ShardDataset(Dataset):
     Args:
         sources: Sources that were surveyed; draws number the shards through all of them.
         languages: Languages in the order of their indices.
-        captions_per_image: K captions of K different languages in training; None takes all captions (evaluation).
-            When K is the number of languages, slot k is language k; otherwise captions fill slots as they are drawn.
+        captions_per_image: K captions of K different languages in training, slot k being language k where K is their
+            number; None takes all captions (evaluation).
         views_per_image: V, rows in turn of each sample in training, each with a crop and a draw of its own.
         drawing: Which K languages of a sample are drawn.
         streams: How many streams draw from the shards at once, each from another shard: so many stay indexed.
         label_names: For tasks labelled by strings, the strings in the order of their indices.
         seed: Of everything random about a sample.
-        needs: What a batch holds: "image", "texts", names of fields. Without "image" pictures are not decoded, without
-            "texts" there is no caption slot.
+        needs: What a batch holds: "image", "texts", "score", "scores", names of fields; the rest is not read.
         fields: Readers of further inputs by name.
-        lacking: What of "image" and "texts" a sample may lack.
+        lacking: What of `needs` a sample may lack.
     """
 
     def __init__(
@@ -150,8 +147,8 @@ class ShardDataset(Dataset):
         """One batch. Broken samples are replaced in training, and are padding (row -1) in evaluation."""
         skipped: list[Skip] = []
         loaded = [row for draw in draws for row in self._load(draw, skipped)]
-        slots = self.captions_per_image or max([1, *(len(item.texts) for item in loaded if item)])
-        slots = slots if "texts" in self.needs else 0
+        most = self.captions_per_image or max([1, *(len(item.texts) for item in loaded if item)])
+        slots = most if "texts" in self.needs else 0
         try:
             batch = self._collator(loaded, slots)
         except Exception as error:
@@ -199,8 +196,7 @@ class ShardDataset(Dataset):
         index = self._source(place)
         source = self.sources[index]
         try:
-            members = self._reader.read(path, number, self._suffixes, self._names)
-            sample = read_sample(*members, self.reading.text_language)
+            sample = self._sample(path, number)
             if "texts" in self.needs - self._lacking and not sample.captions and sample.image is not None:
                 raise BrokenSample("no caption")
             views = self._views(sample, source.images, rngs)
@@ -215,6 +211,9 @@ class ShardDataset(Dataset):
             Loaded(sample, view, own, row, index, self._values(sample, source, rng), scores)
             for view, own, rng in zip(views, texts, rngs or NOTHING_DRAWN, strict=True)
         ]
+
+    def _sample(self, path: str, number: int) -> Sample:
+        return read_sample(*self._reader.read(path, number, self._suffixes, self._names), self.reading.text_language)
 
     def _views(self, sample: Sample, images: ImagePipeline, rngs: Sequence[random.Random]) -> Sequence[Tensor | None]:
         """The picture or features of each row; None where the run reads neither."""
@@ -231,7 +230,7 @@ class ShardDataset(Dataset):
         allowed = self._index if source.languages is None else self._index.keys() & source.languages
         values = {name: reader.read(sample, allowed, source.images, rng) for name, reader in self.fields.items()}
         for name, each in values.items():
-            if not each and self.fields[name].required:
+            if not each and self.fields[name].required and name not in self._lacking:
                 raise BrokenSample(f"missing {self.fields[name].key}")
             if any(isinstance(one.content, Tensor) and one.content.shape != self._field_shapes[name] for one in each):
                 raise BrokenSample("features of another size")
@@ -301,17 +300,20 @@ class ShardDataset(Dataset):
         """Shape of one value of a field; of texts it is not known before."""
         if reader.kind != "features":
             return () if reader.kind == "text" else (getattr(reader, "images", None) or self.sources[0].images).shape
-        for path, number in self._first_places():
+        for place in self._first_places(reader.key):
             with contextlib.suppress(BrokenSample):
-                members = self._reader.read(path, number, self._suffixes, self._names)
-                sample = read_sample(*members, self.reading.text_language)
+                sample = self._sample(*place)
                 for value in reader.read(sample, self._index, self.sources[0].images, None):
                     return tuple(value.content.shape) if isinstance(value.content, Tensor) else ()
+        if self.captions_per_image is not None:
+            raise ValueError(f"data.fields: no sample holds {reader.key!r}; leave the field out, or pack it")
         return ()
 
-    def _first_places(self) -> Iterator[tuple[str, int]]:
+    def _first_places(self, key: str | None = None) -> Iterator[tuple[str, int]]:
+        """The first samples of each shard; all samples of those shards that hold a field."""
         for number, shard in enumerate(self.shards):
-            for sample in range(min(len(shard), PROBED)):
+            count = min(len(shard), PROBED) if key is None else len(shard) if shard.holds[key] else 0
+            for sample in range(count):
                 with contextlib.suppress(BrokenSample):
                     yield self._place(Draw(0, number, sample))
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from datamodules.images import ImagePipeline
 from datamodules.reading.dataset import SCORES
-from datamodules.reading.fields import FieldReader
+from datamodules.reading.fields import Crops, FieldReader, Pictures
 from datamodules.reading.parts import Part, Prompting, Reads, brought, held, readers_of, shortened
 from datamodules.reading.splits import Splits
 from datamodules.shards.survey import CAPTIONED
@@ -84,7 +85,9 @@ class Layout:
     def picture_sizes(self, images: ImagePipeline) -> set[int]:
         """The sizes that parts with pictures bring; that of `images` where none does."""
         read = [self.parts[name] for name, split in self._trained() if "image" in self.needs[split]]
-        return {(part.images or images).size for part in read} or {images.size}
+        readers = [reader for _, split in self._trained() for reader in self.readers[split].values()]
+        own = {reader.images.size for reader in readers if isinstance(reader, Crops | Pictures) and reader.images}
+        return own | {(part.images or images).size for part in read} or {images.size}
 
     def trained_part(self, split: str) -> str | None:
         """The part whose training shards a split is; None for validation and test."""
@@ -110,7 +113,7 @@ class Layout:
             "reading": splits.reading,
             "needs": self.needs[split],
             "fields": self.readers[split],
-            "lacking": self._lacking & CAPTIONED if split.endswith("train") else frozenset(),
+            "lacking": self._lacking if split.endswith("train") else frozenset(),
         }
 
     def choose(self, new: Sequence[str], splits: Splits, module: object) -> None:
@@ -119,29 +122,34 @@ class Layout:
         self._lacking = module.lacking if isinstance(module, Reads) else frozenset()
         self._prompts = module.prompts if isinstance(module, Prompting) else {}
         for name, part in self.parts.items():
-            brings = None
-            if name and train_of(name) in new:
-                brings = brought(splits.holds(train_of(name)), part.fields or (), part.negatives)
+            fields = part.fields or {}
+            brings = brought(splits.holds(train_of(name)), fields, part.negatives) if name else None
             read = module.reads(name, brings) if isinstance(module, Reads) else brings or CAPTIONED
-            reads[name] = read - {ALL_FIELDS} | (part.fields or {}).keys() if ALL_FIELDS in read else read
-        pictured = next((name for name, read in reads.items() if "image" in read), None)
+            reads[name] = read - {ALL_FIELDS} | fields.keys() if ALL_FIELDS in read else read
+            if part.negatives and "negatives" not in reads[name]:
+                raise ValueError(
+                    f"data.parts.{name}.negatives: {part.negatives}, but no objective reads negatives; name them there,"
+                    " as losses.InfoNceLoss does"
+                )
+        pictured = next((name for name, read in reads.items() if "image" in read or not name), None)
         if pictured is not None:
             self._read_as |= {"val": pictured, "test": pictured}
         for split in new:
-            part = self.part_of(split)
+            part, trains = self.part_of(split), split.endswith("train")
             read = reads[self._read_as[split]] if split in self._read_as else CAPTIONED
-            if not split.endswith("train"):
-                read = _measured(read)
-            self.readers[split] = readers_of(read, part.fields or {}, part.negatives)
+            read = read if trains else _measured(read)
+            readers = readers_of(read, part.fields or {}, part.negatives)
+            self.readers[split] = readers if trains else {name: readers[name] for name in readers if name in read}
             self.needs[split] = read
             # what may be missing in training is measured on whole samples
-            whole = held(read, self.readers[split])
-            trains = split.endswith("train")
-            splits.needs[split] = whole - self._lacking if trains else whole | self._lacking & read
-            splits.parts[split] = part
+            keys = {readers[name].key if name in readers else name for name in self._lacking & read}
+            whole = held(read, readers)
+            splits.needs[split] = whole - keys if trains else whole | keys
+            # data.val and data.test are in all languages of the run
+            splits.parts[split] = replace(part, languages=None) if split in ("val", "test") else part
 
 
 def _measured(read: frozenset[str]) -> frozenset[str]:
     """What a batch holds for retrieval: queries and positives, or pictures and captions beside the fields."""
     read = read - {"negatives"} - SCORES
-    return read - CAPTIONED if "query" in read else read | CAPTIONED
+    return read - CAPTIONED if {"query", "positive"} <= read else read | CAPTIONED

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from datamodules.account import Counts, SkipAccount
 from datamodules.captions.rewriting import TextTransform
@@ -70,6 +70,8 @@ class Splits:
         assert spec is not None
         if part.languages is not None and isinstance(spec, str):
             spec = [Source(shards, weight, part.languages) for shards, weight in weighted_parts(spec, f"data.{name}")]
+        elif part.languages is not None and not isinstance(spec, str):
+            spec = [replace(source, languages=source.languages or part.languages) for source in spec]
         # in the test split an image without a caption in the chosen languages stays: captions are ranked against all
         return survey_sources(
             spec,

@@ -51,14 +51,10 @@ class Training:
     def __post_init__(self) -> None:
         for name, part in self.parts.items():
             part.check(name)
-        caps = {f"language_caps.{language}": cap for language, cap in self.language_caps.items()}
-        least = {
-            "shuffle_window": self.shuffle_window,
-            "epoch_samples": 1 if self.epoch_samples is None else self.epoch_samples,
-            **caps,
-        }
-        for option, value in least.items():
-            check_least(f"data.{option}", value, 1)
+        counts = {"shuffle_window": self.shuffle_window, "epoch_samples": self.epoch_samples}
+        counts |= {f"language_caps.{language}": cap for language, cap in self.language_caps.items()}
+        for option, value in counts.items():
+            check_least(f"data.{option}", 1 if value is None else value, 1)
         check_least("data.seed", self.seed, 0)
         if self.language_alpha is not None and not 0 <= self.language_alpha <= 1:
             raise ValueError(f"data.language_alpha: {self.language_alpha}; 0 (all languages alike) to 1 (data)")
@@ -203,6 +199,8 @@ class Training:
             shards = [shard for dataset in self.datasets.values() for shard in dataset.shards]
             if any(is_remote(shard.shard) for shard in shards):
                 self._prefetch = Prefetch(shards, self.dataset.reading)
+            for each in self._streams.values() if self._repeated else ():  # the first samples, wherever the run was
+                each.progress = Progress()
             batches = TrainingBatches(
                 list(self._streams.values()),
                 self.cursor,
@@ -272,6 +270,8 @@ class Training:
             "seed": self.seed,
             "shuffle_window": self.shuffle_window,
         }
+        if "" not in self.parts:
+            data["parts"] = ",".join(self.datasets)
         options: dict[str, object] = {}
         for name, dataset in self.datasets.items():
             prefix, part = f"{name}: " if name else "", self.parts[name]

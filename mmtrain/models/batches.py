@@ -97,6 +97,8 @@ def _with_tokens(
         raise ValueError("tokens: another library's model gives no token features; a run or export of ours does")
     if batch.images is None or not present.shape[1]:
         raise ValueError("tokens: an objective that reads tokens needs pictures and captions")
+    if missing := {"image", "text"} & set(network.missing):
+        raise ValueError(f"model.missing: {', '.join(sorted(missing))}, but an objective reads the tokens of both")
     captions = _Captions(batch, present, languages, True)
     image, text, image_features, text_features = network.tokens(
         batch.images, captions.tokens, captions.mask, captions.languages
@@ -117,6 +119,9 @@ def _field(network: Network, name: str, field: Field, languages: Tensor | None) 
     """A field by the modality of its name, else by the tower of its kind; absent values are rows of zeros."""
     rows = field.present.flatten().nonzero()[:, 0]
     inputs = rows if len(rows) or not torch.is_grad_enabled() else rows.new_zeros(1)  # as for captions
+    if not len(inputs):  # of padding alone
+        rows = torch.zeros(*field.present.shape, network.dimension, device=field.present.device)
+        return FieldEmbeddings(rows, field.present, field.ids)
     values = field.values.flatten(0, 1)[inputs]
     if isinstance(network, ImageTextModel) and name in network.modalities:
         encoded = network.encode_modality(name, values)

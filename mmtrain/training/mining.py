@@ -18,6 +18,7 @@ from mmtrain.embedding.collected import Embedded
 from mmtrain.evaluation.ranking.tiles import Similarity
 from mmtrain.models.image_text import ImageTextModel
 from mmtrain.search.mining import nearest_wrong
+from mmtrain.training.checks import COMMON
 from mmtrain.training.data import WholeData, training_data
 from mmtrain.training.waiting import told_by_first
 from mmtrain.training.whole_split import embedded_whole
@@ -94,6 +95,8 @@ class Neighbours:
 def mined_data(trainer: pl.Trainer) -> MinedData:
     """The trainer's data module. Raises ValueError, one line, for one whose samples cannot be read by number."""
     data = training_data(trainer)
+    if isinstance(data, MinedData) and (data.brings.keys() != {""} or data.brings[""] - COMMON):
+        raise ValueError("model.mining: it joins pictures with captions alone; leave data.parts and data.fields out")
     if not isinstance(data, MinedData):
         raise ValueError(f"model.mining: {type(data).__name__} reads no sample by number; datamodules.ShardDataModule")
     return data

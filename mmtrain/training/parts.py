@@ -94,18 +94,22 @@ def check_parts(
 
 
 def rest_unread(model: ImageTextModel, kinds: frozenset[str]) -> None:
-    """Takes a tower that no part of the step reads out of the training, for other processes would wait for it.
+    """Takes what no part of the step reads out of the training, for other processes would wait for it.
 
     Args:
-        kinds: "image", "text": what the parts bring.
+        kinds: "image", "text": what the parts bring. A shared tower reads both.
     """
-    for side, tower, projection in (
-        ("image", model.image, model.image_projection),
-        ("text", None if model.shared else model.text, model.text_projection),
-    ):
-        if side not in kinds and tower is not None and projection is not None:
-            trained = [each for each in (*tower.parameters(), *projection.parameters()) if each.requires_grad]
-            for parameter in trained:
-                parameter.requires_grad_(False)
-            if trained:
-                rank_zero_info(f"model.{side}: no part of the step reads it; its weights stay as they are")
+    towers = {"image": model.image, "text": None if model.shared else model.text}
+    projections = {"image": model.image_projection, "text": model.text_projection}
+    for side in ("image", "text"):
+        if side in kinds:
+            continue
+        tower = None if side == "image" and model.shared and "text" in kinds else towers[side]
+        unread = [module for module in (tower, projections[side]) if module is not None]
+        parameters = [each for module in unread for each in module.parameters()]
+        parameters += [bank[side] for bank in (model.absent, model.observed) if side in bank]
+        trained = [each for each in parameters if each.requires_grad]
+        for parameter in trained:
+            parameter.requires_grad_(False)
+        if trained:
+            rank_zero_info(f"model.{side}: no part of the step reads it; its weights stay as they are")

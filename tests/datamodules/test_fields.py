@@ -257,3 +257,32 @@ def test_reading_draws_from_the_rng_alone():
         for seed in (1, 1, 2)
     }
     assert len(draws) == 2
+
+
+def test_an_optional_field_may_begin_late(reading, plain_shards):
+    samples = [sample(n) for n in range(12)]
+    for each in samples[:8]:
+        del each["audio.npy"]
+    fields = {"audio": Features(required=False)}
+    module = reading(["image", "texts", "audio"], train=plain_shards([samples]), fields=fields, batch_size=12)
+    (batch,) = module.train_dataloader()
+    assert batch.fields["audio"].values.shape == (12, 1, 2, 3) and batch.fields["audio"].present.sum() == 4
+    assert not batch.skipped
+
+
+def test_a_field_that_nobody_has_is_one_line(reading, plain_shards):
+    with pytest.raises(ValueError, match="data.fields: no sample holds 'video'; leave the field out, or pack it"):
+        reading(
+            ["image", "texts", "video"],
+            train=plain_shards([[sample(n) for n in range(8)]]),
+            fields={"video": Features(required=False)},
+        )
+
+
+def test_validation_does_not_need_negatives(reading, plain_shards):
+    folder = plain_shards([[sample(n) for n in range(8)]])
+    bare = plain_shards([[sample_files(n) for n in range(6)]], "bare")
+    fields = {"negatives": Texts(count=2)}
+    module = reading(["image", "texts", "negatives"], train=folder, val=bare, fields=fields)
+    rows = [row for batch in module.val_dataloader() for row in batch.rows.tolist()]
+    assert sorted(row for row in rows if row >= 0) == list(range(6))

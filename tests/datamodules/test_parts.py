@@ -240,3 +240,47 @@ def test_readers_give_what_one_process_reads(folders):
     data._workers = 2
     assert read(data, 8) == alone
     data.teardown("fit")
+
+
+def test_validation_is_in_all_languages_of_the_run(folders):
+    data = module(folders, val=folders["pictures"], changed={"pictures": {"languages": ["en"]}}, languages=LANGUAGES)
+    batch = next(iter(data.val_dataloader()))
+    assert set(batch.languages.flatten().tolist()) == {data.languages.index("en"), data.languages.index("lv")}
+
+
+LANGUAGES = ["de", "en", "lv"]
+
+
+def test_languages_of_a_part_hold_for_each_of_its_sources(folders):
+    changed = {"pictures": {"train": [Source(folders["pictures"])], "languages": ["lv"]}}
+    (pictures, _) = next(
+        iter(module(folders, changed=changed, languages=["de", "lv"]).train_dataloader())
+    ).parts.values()
+    assert set(pictures.languages.flatten().tolist()) == {-1, 1}
+
+
+def test_negatives_that_nobody_reads_are_refused(folders, plain_shards):
+    negatives = str(plain_shards([[pair(n, negatives=["x"]) for n in range(8)]], "negatives"))
+
+    class Blind(Module):
+        def reads(self, part, brings):
+            return brings & {"image", "texts", "query", "positive"}
+
+    data = ShardDataModule(parts={"pairs": Part(negatives, batch_size=4, negatives=1)}, workers=0)
+    data.trainer = trainer()
+    data.trainer.lightning_module = Blind()
+    with pytest.raises(ValueError, match="data.parts.pairs.negatives: 1, but no objective reads negatives"):
+        data.setup("fit")
+
+
+def test_parts_in_another_order_are_other_data(folders):
+    state = module(folders).state_dict()
+    turned = ShardDataModule(
+        parts={"pairs": Part(folders["pairs"], batch_size=4), "pictures": Part(folders["pictures"], batch_size=2)},
+        workers=0,
+        images=ImagePipeline(size=8),
+    )
+    turned.trainer = trainer()
+    turned.load_state_dict(state)
+    with pytest.raises(ValueError, match="other data .parts was pictures,pairs, is pairs,pictures"):
+        turned.setup("fit")

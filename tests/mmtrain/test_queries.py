@@ -12,12 +12,15 @@ from PIL import Image
 
 import losses
 import mmtrain
-from datamodules import ByteTokenizer, ImagePipeline
+from datamodules import ByteTokenizer, Field, ImagePipeline
 from mmtrain.cli import main
+from mmtrain.models.batches import embed_batch
 from mmtrain.models.encoder import Encoder
 from mmtrain.models.image_text import ImageTextModel
 from mmtrain.models.run_folder import read_checkpoint
 from mmtrain.towers import ByteGRU, FeatureTower, TimmTower
+from mmtrain.training.parts import rest_unread
+from tests.mmtrain.batches import made_batch
 from tests.mmtrain.runs import column
 from tests.mmtrain.small import TINY
 
@@ -203,6 +206,27 @@ def test_a_modality_that_nobody_has_is_one_line(
     assert fit_heard(heard, tmp_path, fields) == 1
     (line,) = [line for line in capsys.readouterr().err.splitlines() if "error" in line]
     assert says in line
+
+
+def test_a_batch_of_padding_alone_is_encoded() -> None:
+    ours = encoder().model
+    tokens, mask = ByteTokenizer(32)(["", ""], ["en", "en"])
+    texts = Field("text", 0 * tokens[:, None], torch.zeros(2, 1, dtype=torch.bool), mask[:, None])
+    pictures = torch.randint(0, 255, (2, 3, 32, 32), dtype=torch.uint8)
+    with torch.inference_mode():
+        embeddings = embed_batch(ours, made_batch(pictures, fields={"query": texts}))
+    assert not embeddings.fields["query"].rows.any()
+
+
+@pytest.mark.parametrize(
+    ("kinds", "trained"),
+    [({"text"}, {"image", "text_projection"}), ({"image"}, {"image", "image_projection"})],
+)
+def test_a_shared_tower_is_trained_by_either_side(kinds: set[str], trained: set[str]) -> None:
+    options = {"patch_size": 16, "embed_dim": 32, "depth": 1, "num_heads": 2}
+    model = ImageTextModel(TimmTower("vit_tiny_patch16_224", image_size=32, options=options), "shared", 8)
+    rest_unread(model, frozenset(kinds))
+    assert {name.split(".")[0] for name, each in model.named_parameters() if each.requires_grad} == trained
 
 
 def test_symile_says_that_it_multiplies() -> None:

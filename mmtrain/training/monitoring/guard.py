@@ -98,7 +98,7 @@ class Guard(pl.Callback):
             return
         figures = {name: float(value) for name, value in trainer.callback_metrics.items()}
         captions = figures.get("space/captions_per_image", 1.0)
-        images = len(batch) * trainer.world_size
+        images = len(batch.parts[""]) * trainer.world_size if "" in batch.parts else 0  # parts' chances are not known
         for name, objective in pl_module.named_objectives():
             ignorance = None if images < 2 else objective.chance(images, captions)
             loss = figures.get(f"train/{name}", math.nan)

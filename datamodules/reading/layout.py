@@ -126,7 +126,7 @@ class Layout:
             brings = brought(splits.holds(train_of(name)), fields, part.negatives) if name else None
             read = module.reads(name, brings) if isinstance(module, Reads) else brings or CAPTIONED
             reads[name] = read - {ALL_FIELDS} | fields.keys() if ALL_FIELDS in read else read
-            if part.negatives and "negatives" not in reads[name]:
+            if part.negatives and reads[name] and "negatives" not in reads[name]:
                 raise ValueError(
                     f"data.parts.{name}.negatives: {part.negatives}, but no objective reads negatives; name them there,"
                     " as losses.InfoNceLoss does"

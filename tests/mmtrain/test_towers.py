@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoModel, XLMRobertaConfig
 
-from datamodules import ByteTokenizer, ImagePipeline
+from datamodules import ByteTokenizer
 from mmtrain.models.image_text import ImageTextModel
 from mmtrain.models.loading import fill
 from mmtrain.models.spec import build, spec_of
@@ -264,7 +264,10 @@ def test_the_longest_text_of_a_tower(config: dict, longest: int | None) -> None:
 def test_towers_that_cannot_read_the_data_are_one_line(image: dict, text: dict | None, says: str) -> None:
     tower = TransformersTower(config=text) if text else ByteGRU(width=32)
     model = ImageTextModel(TimmTower("vit_tiny_patch16_224", **image), tower, dimension=8)
-    data = SimpleNamespace(tokenizer=ByteTokenizer(), images=ImagePipeline(size=32), languages=["en", "lv"])
+    data = SimpleNamespace(
+        tokenizer=ByteTokenizer(), languages=["en", "lv"], picture_sizes={32}, kinds={"image", "text"}
+    )
+    data.brings = {"": frozenset({"image", "texts"})}
     with pytest.raises(ValueError, match=says) as error:
         check_fits(model, data)
     assert "\n" not in str(error.value)

@@ -15,13 +15,13 @@ from datamodules.captions.rewriting import TextTransform
 from datamodules.images import ImagePipeline
 from datamodules.reading.dataset import SCORES, Draw, ShardDataset
 from datamodules.reading.fields import FieldReader, Texts
+from datamodules.shards.samples import PAIR_TEXTS
 from datamodules.shards.survey import CAPTIONED, ShardSurvey
 from datamodules.stream.mixture import Source
 from datamodules.stream.order import Interleave, PassOrder
 from datamodules.stream.streams import Stream
 from datamodules.tokenizers.tokenizer import Tokenizer
 
-PAIR = ("query", "positive", "negatives")  # of a record of text pairs
 OF_THE_RUN = frozenset({"labels"})  # what a sample may lack
 Mixing = Literal["samples", "batches"]
 
@@ -112,7 +112,7 @@ class Prompting(Protocol):
 
 def readers_of(needs: Iterable[str], fields: Mapping[str, FieldReader], negatives: int) -> dict[str, FieldReader]:
     """The fields' readers, and those of a pair's texts that need no word in a config."""
-    implied = {name: Texts(count=negatives if name == "negatives" and negatives else 1) for name in PAIR}
+    implied = {name: Texts(count=negatives if name == "negatives" and negatives else 1) for name in PAIR_TEXTS}
     readers = {name: reader for name, reader in (implied | dict(fields)).items() if name in needs or name in fields}
     for name, reader in readers.items():
         reader.key = reader.key or name
@@ -122,7 +122,11 @@ def readers_of(needs: Iterable[str], fields: Mapping[str, FieldReader], negative
 def held(needs: Iterable[str], readers: Mapping[str, FieldReader]) -> frozenset[str]:
     """What a sample must hold of what is needed; texts of other keys than a pair's show when they are read."""
     names = {readers[name].key if name in readers else name for name in needs}
-    lax = {each.key for each in readers.values() if not each.required or (each.kind == "text" and each.key not in PAIR)}
+    lax = {
+        each.key
+        for each in readers.values()
+        if not each.required or (each.kind == "text" and each.key not in PAIR_TEXTS)
+    }
     return frozenset(names - lax - OF_THE_RUN)
 
 

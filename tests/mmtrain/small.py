@@ -1,7 +1,11 @@
 """`mmtrain fit` with towers small enough for a test."""
 
 import os
+import subprocess
+import sys
 from pathlib import Path
+
+import pytest
 
 from mmtrain.cli import main
 
@@ -37,3 +41,22 @@ def arguments(shards: Path, run: Path, *options: str) -> list[str]:
 
 def fit(shards: Path, run: Path, *options: str) -> int:
     return main(arguments(shards, run, *options))
+
+
+def in_two_processes(command: list[str], monkeypatch: pytest.MonkeyPatch) -> str:
+    """Runs a command that must succeed as torchrun does, twice at once: process 1 is this one. What process 0 said."""
+    launched = {"TORCHELASTIC_RUN_ID": "test", "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}  # what torchrun sets
+    first = subprocess.Popen(
+        [sys.executable, "-m", "mmtrain.cli", *command],
+        env=ENVIRONMENT | launched | {"RANK": "0", "LOCAL_RANK": "0"},
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    for name, value in (launched | {"RANK": "1", "LOCAL_RANK": "1"}).items():
+        monkeypatch.setenv(name, value)
+    assert main(command) == 0
+    said, _ = first.communicate(timeout=300)
+    assert first.returncode == 0, said
+    return said

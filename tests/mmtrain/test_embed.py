@@ -14,7 +14,7 @@ import mmtrain
 from mmtrain.cli import main
 from tests.mmtrain.indexes import model
 from tests.mmtrain.mixed import members, mixed, picture, rows_in, whole
-from tests.mmtrain.small import ENVIRONMENT, ROOT, fit
+from tests.mmtrain.small import ENVIRONMENT, ROOT, fit, in_two_processes
 
 __all__ = ["mixed", "model"]
 
@@ -117,20 +117,8 @@ def test_two_processes_write_what_one_writes(
     model: Path, mixed: Path, written: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     arguments = ["embed", str(model), "--data", str(mixed), "--out", str(tmp_path / "shared"), *SIZES]
-    launched = {"TORCHELASTIC_RUN_ID": "test", "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}
-    first = subprocess.Popen(
-        [sys.executable, "-m", "mmtrain.cli", *arguments],
-        env=ENVIRONMENT | launched | {"RANK": "0", "LOCAL_RANK": "0"},
-        cwd=ROOT,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
-    for name, value in (launched | {"RANK": "1", "LOCAL_RANK": "1"}).items():
-        monkeypatch.setenv(name, value)
-    assert main(arguments) == 0  # the second is this one
-    said, _ = first.communicate(timeout=300)
-    assert first.returncode == 0 and "2 left out (2 broken image)" in said, said
+    said = in_two_processes(arguments, monkeypatch)
+    assert "2 left out (2 broken image)" in said, said
     assert whole(tmp_path / "shared") == whole(written)
     assert [path.name for path in tmp_path.iterdir()] == ["shared"]
 

@@ -27,7 +27,7 @@ from mmtrain.search.items import ItemWriter
 from mmtrain.search.kinds import build_index, describe_kind
 from mmtrain.search.recall import Queries, recall_lost
 from tests.mmtrain.indexes import SIZES, built, contents, model
-from tests.mmtrain.small import ENVIRONMENT, ROOT
+from tests.mmtrain.small import ENVIRONMENT, ROOT, in_two_processes
 
 __all__ = ["built", "model"]
 
@@ -54,21 +54,9 @@ def test_two_processes_make_what_one_makes(
     built: Path, model: Path, shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
 ) -> None:
     arguments = ["index", str(model), "--data", str(shards), "--out", str(tmp_path / "shared"), *SIZES]
-    launched = {"TORCHELASTIC_RUN_ID": "test", "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}  # what torchrun sets
-    first = subprocess.Popen(
-        [sys.executable, "-m", "mmtrain.cli", *arguments],
-        env=ENVIRONMENT | launched | {"RANK": "0", "LOCAL_RANK": "0"},
-        cwd=ROOT,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
-    for name, value in (launched | {"RANK": "1", "LOCAL_RANK": "1"}).items():
-        monkeypatch.setenv(name, value)
-    assert main(arguments) == 0  # the second is this one
+    said = in_two_processes(arguments, monkeypatch)
     assert "pictures" not in capsys.readouterr().out
-    said, _ = first.communicate(timeout=300)
-    assert first.returncode == 0 and "32 pictures" in said, said
+    assert "32 pictures" in said, said
     assert contents(tmp_path / "shared") == contents(built)
     assert [path.name for path in tmp_path.iterdir()] == ["shared"]
 

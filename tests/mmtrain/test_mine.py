@@ -2,8 +2,6 @@
 
 import json
 import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +15,7 @@ from mmtrain.evaluation.ranking.nearest import flat_search
 from mmtrain.search.mining import nearest_allowed
 from tests.mmtrain.indexes import model
 from tests.mmtrain.mixed import members, mixed, rows_in, whole
-from tests.mmtrain.small import ENVIRONMENT, ROOT, fit
+from tests.mmtrain.small import fit, in_two_processes
 
 __all__ = ["mixed", "model"]
 
@@ -242,20 +240,7 @@ def test_two_processes_mine_what_one_mines(
     options = ["--questions", str(tmp_path / "questions.jsonl"), "--pool", "20"] if kind == "pool" else []
     arguments = ["mine", str(model), "--data", str(numbers), *SIZES, *options, "--out"]
     assert main([*arguments, str(tmp_path / "one")]) == 0
-    launched = {"TORCHELASTIC_RUN_ID": "test", "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}
-    first = subprocess.Popen(
-        [sys.executable, "-m", "mmtrain.cli", *arguments, str(tmp_path / "two")],
-        env=ENVIRONMENT | launched | {"RANK": "0", "LOCAL_RANK": "0"},
-        cwd=ROOT,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
-    for name, value in (launched | {"RANK": "1", "LOCAL_RANK": "1"}).items():
-        monkeypatch.setenv(name, value)
-    assert main([*arguments, str(tmp_path / "two")]) == 0
-    said, _ = first.communicate(timeout=300)
-    assert first.returncode == 0, said
+    in_two_processes([*arguments, str(tmp_path / "two")], monkeypatch)
     assert whole(tmp_path / "two") == whole(tmp_path / "one")
     assert sorted(os.listdir(tmp_path)) == ["one", "questions.jsonl", "two"]
 

@@ -7,7 +7,7 @@ FAISS := $(shell nvidia-smi >/dev/null 2>&1 && echo gpu || echo cpu)
 RUN := runs/quickstart
 LANGUAGES := [cs,da,de,en,es,fi,fr,hu,id,it,ja,lt,lv,nl,pl,tr]
 
-.PHONY: quickstart test test-system lint clean
+.PHONY: quickstart test test-system docs clean
 
 $(VENV)/installed: pyproject.toml constraints.txt
 	test -d $(VENV) || $(PYTHON) -m venv $(VENV)
@@ -15,7 +15,7 @@ $(VENV)/installed: pyproject.toml constraints.txt
 	touch $@
 
 $(VENV)/installed-dev: $(VENV)/installed
-	$(BIN)/pip install --quiet --constraint constraints.txt --editable ".[dev,export]"
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable ".[dev]"
 	touch $@
 
 quickstart: $(VENV)/installed
@@ -34,5 +34,9 @@ test: $(VENV)/installed-dev
 test-system: $(VENV)/installed-dev
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m system -n 2 --dist loadfile
 
+docs: $(VENV)/installed-dev
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable ".[docs]"
+	$(BIN)/mkdocs build --strict
+
 clean:
-	rm -rf runs build *.egg-info
+	rm -rf runs build site *.egg-info

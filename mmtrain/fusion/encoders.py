@@ -23,7 +23,8 @@ class Fusion(nn.Module):
 
     Args:
         width: W; 768 in the paper of `ConcatFusion` and `TextToImageAttention`.
-        image_width, text_width: The towers' widths where the fusion stands alone.
+        image_width: The image tower's width, where the fusion stands alone.
+        text_width: The text tower's, likewise.
 
     Attributes:
         reads_rows: Whether the features are the pair's rows in the shared space, without tokens.
@@ -88,7 +89,8 @@ class CrossAttentionFusion(Fusion):
         layers: Transformer layers, each with self-attention, cross-attention and an MLP, normalised before each.
         heads: Attention heads; they divide W.
         dropout: In all of them.
-        image_width, text_width: The towers' widths where the fusion stands alone.
+        image_width: The image tower's width, where the fusion stands alone.
+        text_width: The text tower's, likewise.
     """
 
     def __init__(

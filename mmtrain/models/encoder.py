@@ -123,7 +123,9 @@ class Encoder:
             captions: Text; anything beyond the tokenizer's limit is cut.
             language: Their language, where the tokenizer or tower needs it (words of one language).
             role: "query" or "passage" puts the model's prompt before each, where it has one.
-            dim, batch_size, progress: As for images.
+            dim: As for images.
+            batch_size: As for images.
+            progress: As for images.
 
         Raises:
             ValueError: for captions that are no strings, a language that the model needs and does not know, another
@@ -157,7 +159,8 @@ class Encoder:
             text: A text.
             images: Pictures, or features as the image tower reads them.
             features: Of further modalities, by name: [F] or [P, F].
-            language, role: Of the text, as for `encode_text`.
+            language: Of the text, as for `encode_text`.
+            role: Of the text, likewise.
             adapter: A name among the model's adapters.
 
         Raises:

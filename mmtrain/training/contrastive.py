@@ -39,7 +39,8 @@ class ContrastiveModule(pl.LightningModule):
         dimension: Width of the shared space.
         projection: From each tower into the space: linear, mlp or none.
         modalities: Further towers by the name of the field that they read.
-        missing, layer_norm: As of `mmtrain.ImageTextModel`: inputs that a sample may lack, layer-normed rows.
+        missing: Inputs that a sample may lack, as of `mmtrain.ImageTextModel`.
+        layer_norm: Layer-normed rows, as there.
         prompts: What stands before texts of a role, e.g. {query: "query: ", passage: "passage: "}, kept with the model.
         learning_rate: Peak of the learning rate.
         weight_decay: Decay; gains, biases and the temperature have none.
@@ -53,8 +54,7 @@ class ContrastiveModule(pl.LightningModule):
         tower_rate: Learning rate of towers and projections, as a multiple of learning_rate; 0 keeps the space.
         pretrained: MODEL whose weights training starts from, where name and shape fit; position embeddings are resized,
             and the log says what was loaded and what was not. Towers have a `pretrained` of their own.
-        lora: Ranks of low-rank adapters by tower, e.g. {text: 16}: that tower is frozen, the adapters are trained, and
-            whatever loads the checkpoint gets them merged. See `mmtrain.models.lora`.
+        lora: Ranks of low-rank adapters by tower, as {text: 16}; the tower is frozen. See `mmtrain.models.lora`.
         micro_batch: Encode images and captions in parts of this many, recomputing each part in the backward pass: the
             gradients of the whole batch in the memory of one part (objectives on tokens keep the towers' last
             features of all). Batch normalisation would see the parts, so towers that have it are refused.

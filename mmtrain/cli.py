@@ -6,6 +6,7 @@ Exit codes: 0 success, 1 failure, 2 wrong usage. Every failure is one line; --de
 import sys
 from argparse import Namespace
 from collections.abc import Callable
+from importlib.metadata import version
 from typing import Any
 
 from mmtrain.commands.average import average
@@ -78,6 +79,8 @@ def parse(arguments: list[str]) -> Namespace:
     """The options of any verb but fit and submit, which are only named here."""
     top = OneLineParser(prog="mmtrain", description="One image, many languages, one space.")
     top.add_argument("--debug", action="store_true", help="show tracebacks")
+    programs = ("mmtrain", "torch", "pytorch-lightning") if "--version" in arguments else ()
+    top.add_argument("--version", action="version", version=", ".join(f"{name} {version(name)}" for name in programs))
     verbs = top.add_subparsers(dest="verb", metavar="VERB", required=True, parser_class=OneLineParser)
     verbs.add_parser("fit", help="train a model: fit --config FILE [--any.option value ...]", add_help=False)
     verbs.add_parser("submit", help="run a verb under SLURM: submit [SLURM options] -- VERB ...", add_help=False)

@@ -3,6 +3,7 @@
 import hashlib
 import json
 from collections.abc import Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -17,6 +18,7 @@ from torch.utils.data import DataLoader
 from datamodules.batch import Batch, Skip
 from datamodules.files import whole_file
 from datamodules.reading.loaders import make_loader
+from datamodules.shards.progress import with_progress
 from mmtrain.display.messages import first_line
 from mmtrain.display.thumbnails import thumbnail
 from mmtrain.embedding.collected import columns, joined, real_samples
@@ -101,15 +103,15 @@ class EmbeddingParts:
             yield from _tensors(self.division.path(number), "image_ids")["image_ids"].tolist()
 
     def _make(self, numbers: Sequence[int], workers: int, processes: Processes) -> None:
-        from rich.progress import track
-
         if not numbers:
             return
         draws = ([self.dataset.at(row) for row in rows] for number in numbers for rows in self._batches(number))
-        loader = iter(make_loader(DataLoader, self.dataset, draws, workers))
+        batches = make_loader(DataLoader, self.dataset, draws, workers)
+        total = sum(len(rows) for number in numbers for rows in self._batches(number))
+        loader = with_progress(batches, "embedding", total, "samples", len, quiet=processes.rank > 0)
         indices = language_indices(self.encoder, self.shards.languages)
-        with torch.inference_mode():
-            for number in track(numbers, description="embedding", transient=True, disable=processes.rank > 0):
+        with torch.inference_mode(), closing(loader):
+            for number in numbers:
                 encoded = [self._encode(next(loader), indices) for _ in self._batches(number)]
                 if not self.division.folder.exists():  # process 0 made the rest itself and is done
                     return

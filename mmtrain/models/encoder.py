@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from datamodules.images import ImagePipeline
+from datamodules.shards.progress import with_progress
 from datamodules.tokenizers import Tokenizer
 from datamodules.tokenizers.tokenizer import Prompted
 from losses import asymmetric_similarity
@@ -94,7 +95,7 @@ class Encoder:
             images: PIL images of any size and mode, uint8 [N, H, W, 3] pixels, or float features [N, F] or [N, P, F].
             dim: Keep the first so many dimensions and normalise again (Matryoshka).
             batch_size: Images encoded at once.
-            progress: Show a bar.
+            progress: Show how far it is.
 
         Raises:
             ValueError: for another kind of input, or a dim beyond the model's.
@@ -202,11 +203,14 @@ class Encoder:
         width = self.model.dimension
         if dim is not None and not 1 <= dim <= width:
             raise ValueError(f"dim: got {dim}, the rows of {self.source} have {width}; 1 to {width}")
-        starts: Any = range(0, len(items), batch_size)
-        if progress:
-            from rich.progress import track
-
-            starts = track(starts, description="encoding", transient=True)
+        starts = with_progress(
+            range(0, len(items), batch_size),
+            "encoding",
+            len(items),
+            "items",
+            lambda start: min(batch_size, len(items) - start),
+            quiet=not progress,
+        )
         mixed = self.dtype != torch.float32
         with torch.inference_mode(), torch.autocast(self.device.type, self.dtype, enabled=mixed):
             parts = [encode(items[start : start + batch_size]).float()[:, :dim] for start in starts]

@@ -43,7 +43,7 @@ def patr_loss(image: Tensor, text: Tensor, other: Tensor, margin: float = 0.2) -
     What Aggarwal and Kale (2020) compare `m3l_loss` with; the formula is recalled.
 
     Args:
-        image, text, other: as in `m3l_loss`.
+        image, text, other: float [B, D], unit rows, as in `m3l_loss`.
         margin: the distance that the other text should have.
 
     Raises:
@@ -116,6 +116,7 @@ class _Triplets(Objective):
         self.needs = frozenset({image, text})
 
     def of_triplets(self, image: Tensor, text: Tensor, other: Tensor) -> Tensor:
+        """The mean loss, 0-d, of images, their texts and other texts [n, D]."""
         raise NotImplementedError
 
     def forward(self, embeddings: Embeddings) -> Tensor:

@@ -197,7 +197,7 @@ class ImagePipeline:
             return self.view(central(opaque(ImageOps.exif_transpose(image))))
 
     def view(self, image: Image.Image) -> Tensor:
-        """The evaluation view of an upright RGB image."""
+        """The evaluation view uint8 [3, size, size] of an upright RGB image."""
         functional = resizing()
         method = functional.InterpolationMode(self.interpolation)
         if self.resize == "squash":

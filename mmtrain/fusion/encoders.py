@@ -62,9 +62,11 @@ class Fusion(nn.Module):
         raise NotImplementedError
 
     def forward(self, image: Tensor, image_tokens: Tensor, text: Tensor, text_tokens: Tensor, mask: Tensor) -> Tensor:
+        """One vector a pair, [N, W]; shapes as above."""
         raise NotImplementedError
 
     def tokens(self, image: Tensor, image_tokens: Tensor, text: Tensor, text_tokens: Tensor, mask: Tensor) -> Tensor:
+        """Vectors [N, 1 + L, W] of the pooled text and of each of its tokens."""
         raise NotImplementedError
 
     def image_side(self, image: Tensor) -> tuple[Tensor, ...]:
@@ -140,7 +142,7 @@ class CrossAttentionFusion(Fusion):
         return tuple(_keys_values(block.multihead_attn, rows) for block in self.blocks)
 
     def text_side(self, text: Tensor, mask: Tensor) -> tuple[Tensor, ...]:
-        """The tokens after the first self-attention, which has seen no picture yet."""
+        """The tokens [n, 1 + L, W] after the first self-attention, which has seen no picture yet, and their mask."""
         return self._read(self.blocks[0], self.text_in(text), mask), mask
 
     def meet(self, image: Sequence[Tensor], text: Sequence[Tensor]) -> Tensor:

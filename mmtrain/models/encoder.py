@@ -61,9 +61,11 @@ class Encoder:
 
     @property
     def device(self) -> torch.device:
+        """Where the networks compute."""
         return next((parameter.device for parameter in self.model.parameters()), torch.device("cpu"))
 
     def to(self, device: str | torch.device) -> "Encoder":
+        """Moves the networks to a device; returns the encoder itself."""
         self.model.to(device)
         if self.head is not None:
             self.head.to(device)
@@ -171,7 +173,11 @@ class Encoder:
         return self.encode_queries([{**query, "adapter": adapter}])[0]
 
     def encode_queries(self, queries: Sequence[Mapping[str, Any]]) -> np.ndarray:
-        """Queries as float32 [N, D]; each is the arguments of `encode_query`, by name."""
+        """Queries as float32 [N, D]; each is the arguments of `encode_query`, by name.
+
+        Raises:
+            ValueError: as `encode_query`, with the number of the query.
+        """
         from mmtrain.models.queries import query_rows
 
         return query_rows(self, queries)
@@ -183,7 +189,11 @@ class Encoder:
         return asymmetric_similarity(torch.from_numpy(images), torch.from_numpy(texts)).numpy()
 
     def pixels(self, images: Any) -> Tensor:
-        """What the image tower takes: pixels uint8 [N, 3, H, W], or precomputed features [N, F] or [N, P, F]."""
+        """What the image tower takes: pixels uint8 [N, 3, H, W], or precomputed features float32 [N, F] or [N, P, F].
+
+        Raises:
+            ValueError: for pixels where it reads features, and the reverse, or another shape.
+        """
         if isinstance(images, Tensor):
             images = images.cpu().numpy()
         if self.images is None:

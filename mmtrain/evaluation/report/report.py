@@ -46,8 +46,8 @@ def write_report(
     """Writes the report of `retrieval_metrics` as one HTML file.
 
     run says what was measured (model, data, date, command, ...) and is shown as it is. examples, score_histogram and
-    similarity come from `report_parts`; curves is a metrics.csv or {name: (x, y)}; language_names maps codes to names;
-    relations holds the tables of `relation_metrics` by task and system, and relation what
+    similarity [K, K] come from `report_parts`; curves is a metrics.csv or {name: (x, y)}; language_names maps codes to
+    names; relations holds the tables of `relation_metrics` by task and system, and relation what
     `mmtrain.evaluation.measuring.relation.relation_results` returns, where a head was trained.
     """
     examples = examples or Examples([], [], np.empty((0, 0)), {})

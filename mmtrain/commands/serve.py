@@ -21,7 +21,7 @@ def serve(
     host: Annotated[str, "ADDRESS"] = "127.0.0.1",
     port: int = 8000,
     token: Annotated[str, "TOKEN"] | None = None,
-    names: list[str] | None = None,
+    names: Annotated[list[str], "[a.org,b.org]"] | None = None,
     model: Model | None = None,
     device: Device | None = None,
     trust: Trust | None = None,
@@ -41,7 +41,7 @@ def serve(
         ValueError: when the target cannot be loaded, the port is taken, or a token is missing.
     """
     try:
-        import multipart  # noqa: F401
+        import python_multipart  # noqa: F401  # forms are read with it
         import uvicorn
 
         from mmtrain.serving.app import make_app
@@ -50,6 +50,8 @@ def serve(
     from mmtrain.serving.guard import Guard, Protocol
     from mmtrain.serving.service import open_service
 
+    if not 0 <= port < 2**16:
+        raise UsageError(f"--port: got {port}, expected 0 to 65535")
     token = token or os.environ.get(TOKEN) or None
     if token is not None and (len(token) < SHORTEST_TOKEN or not token.isascii() or not token.isprintable()):
         raise UsageError(f"--token: at least {SHORTEST_TOKEN} characters of ASCII, such as openssl rand -hex 24 gives")
@@ -86,7 +88,7 @@ def _listening(host: str, port: int, token: str | None) -> socket.socket:
         family, kind, protocol, _, address = socket.getaddrinfo(
             host or "-", port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
         )[0]
-    except (OSError, OverflowError, UnicodeError) as error:
+    except (OSError, UnicodeError) as error:
         raise ValueError(f"--host, --port: {host} {port} is no place to listen ({error})") from error
     if token is None and not ipaddress.ip_address(str(address[0]).partition("%")[0]).is_loopback:
         raise UsageError(f"--host: {host} is reached by other machines, which needs --token (or {TOKEN})")

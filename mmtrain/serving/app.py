@@ -79,8 +79,10 @@ def make_app(service: Service) -> FastAPI:
     @app.exception_handler(RequestValidationError)
     async def malformed(request: Request, error: RequestValidationError) -> Response:
         first = error.errors()[0]
-        place = ".".join(str(part) for part in first["loc"] if part not in ("body", "query"))
-        return _refused(422, f"{place or 'body'}: {first['msg']}")
+        if first["type"] == "json_invalid":
+            return _refused(422, "body: no JSON")
+        place = next((part for part in first["loc"][1:] if isinstance(part, str)), "body")
+        return _refused(422, f"{place}: {first['msg']}")
 
     @app.exception_handler(AnyHTTPException)
     async def http(request: Request, error: AnyHTTPException) -> Response:
@@ -109,7 +111,7 @@ def _add_search(app: FastAPI, service: Service, do: Callable[..., Any]) -> None:
 
     async def as_answer(fields: dict[str, Any]) -> dict[str, Any]:
         query, _, results = await found(fields)
-        asked = {"text": query.text, "language": query.language}
+        asked = {"text": query.text, "language": query.language, "image": query.image is not None}
         answers = [
             answer | {"picture": _address(result)} for answer, result in zip(as_json(results), results, strict=True)
         ]

@@ -89,7 +89,8 @@ class Guard:
         host = headers.get("host", "")
         if not self._is_ours(host):
             raise Refused(403, "this server is not reached under that host")
-        if method not in ("GET", "HEAD") and headers.get("origin", "").partition("://")[2] not in ("", host):
+        origin = headers.get("origin")
+        if method not in ("GET", "HEAD") and origin is not None and origin.partition("://")[2] != host:
             raise Refused(403, "pages of other sites may not ask")
         if self.token is not None and not hmac.compare_digest(_shown(headers), self.token.encode()):
             raise Refused(401, "the server wants its token: Authorization: Bearer TOKEN")

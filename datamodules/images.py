@@ -224,6 +224,28 @@ def central(image: Image.Image) -> Image.Image:
     return image if image.size == (width, height) else image.crop((left, top, left + width, top + height))
 
 
+def preview(image: Image.Image, content: bytes, side: int) -> bytes:
+    """A JPEG of the whole picture, upright, at most `side` pixels on the longer side and never enlarged.
+
+    Args:
+        image: The picture, opened.
+        content: What it was opened from; a JPEG that is small enough, upright and without EXIF is kept as it is.
+        side: Pixels.
+
+    Raises:
+        BrokenImage: when it cannot be decoded.
+    """
+    small = max(image.size) <= side and len(content) <= side**2
+    if image.format == "JPEG" and small and image.mode in ("RGB", "L") and "exif" not in image.info:
+        return content
+    file = io.BytesIO()
+    with _decoding():
+        upright = opaque(ImageOps.exif_transpose(image))
+        upright.thumbnail((side, side))
+        upright.save(file, "JPEG", quality=85)
+    return file.getvalue()
+
+
 def opaque(image: Image.Image) -> Image.Image:
     """The image as RGB; palettes are resolved, transparency is laid on white, as a page would show it, and levels of
     more than 8 bits are scaled.

@@ -19,6 +19,7 @@ from mmtrain.commands.inspect import inspect
 from mmtrain.commands.mine import mine
 from mmtrain.commands.push import push
 from mmtrain.commands.search import search
+from mmtrain.commands.serve import serve
 from mmtrain.commands.usage import OneLineParser, UsageError, add_command, add_verb
 from mmtrain.display.messages import line_of, say
 
@@ -32,6 +33,7 @@ VERBS: dict[str, tuple[Callable[..., Any], str]] = {
     "embed": (embed, "write the rows of shards as shards"),
     "mine": (mine, "write shards again with hard negatives, or the items that are near to questions"),
     "search": (search, "find pictures by a text in any language, or by a picture"),
+    "serve": (serve, "answer over HTTP: a page to search with, /search, /v1/embeddings"),
     "inspect": (inspect, "say what is in shards or a checkpoint, and what is broken"),
 }
 

@@ -19,7 +19,7 @@ PACKAGES: dict[str, set[str]] = {
 FLOORS = [
     {"cli"},
     {"commands", "loggers", "phases"},
-    {"training", "export"},
+    {"training", "export", "serving"},
     {"search"},
     {"objectives"},
     {"evaluation"},

@@ -12,6 +12,7 @@ from PIL import Image, ImageOps
 
 from datamodules.files import write_whole
 from datamodules.images import opaque, opened
+from mmtrain.display.languages import language_name
 
 RIGHT_TO_LEFT = re.compile("ar|arc|azb|ckb|dv|fa|glk|he|iw|khw|lrc|mzn|pnb|prs|ps|sd|syr|ug|ur|yi", re.IGNORECASE)
 RIGHT_TO_LEFT_SCRIPT = re.compile("Adlm|Arab|Hebr|Mand|Mend|Nkoo|Rohg|Samr|Syrc|Thaa", re.IGNORECASE)
@@ -20,11 +21,16 @@ RIGHT_TO_LEFT_SCRIPT = re.compile("Adlm|Arab|Hebr|Mand|Mend|Nkoo|Rohg|Samr|Syrc|
 def write_page(
     path: Path | str, template: Path, *, filters: Mapping[str, Callable[..., str]] | None = None, **values: Any
 ) -> None:
-    """Renders a template into one HTML file, whole or not at all.
+    """Renders a template into one HTML file, whole or not at all. The arguments are those of `page`."""
+    write_whole(path, page(template, filters=filters, **values), errors="replace")  # half surrogates
+
+
+def page(template: Path, *, filters: Mapping[str, Callable[..., str]] | None = None, **values: Any) -> str:
+    """A template as HTML.
 
     Args:
         template: Extends page.html.jinja of this folder, which has the head and the common style.
-        filters: Of the template, beside `direction`.
+        filters: Of the template, beside `direction` and `language`.
         values: Of the template; `title` among them.
     """
     environment = Environment(
@@ -33,8 +39,8 @@ def write_page(
         undefined=StrictUndefined,
         trim_blocks=True,
     )
-    environment.filters |= {"direction": direction, **(filters or {})}
-    write_whole(path, environment.get_template(template.name).render(values), errors="replace")  # half surrogates
+    environment.filters |= {"direction": direction, "language": language_name, **(filters or {})}
+    return environment.get_template(template.name).render(values)
 
 
 def picture_uri(content: bytes | Image.Image, side: int) -> str:

@@ -38,7 +38,7 @@ class Part:
     text_rows: np.ndarray  # int64 [m]
     text_languages: np.ndarray  # int64 [m], index into the split's languages
     texts: np.ndarray  # float32 [m, D]
-    thumbnails: list[bytes]  # n
+    thumbnails: list[bytes]  # n JPEGs of the whole pictures, or of the name of what has none
     ids: list[str]  # n
     captions: list[list[tuple[int, str]]]  # n lists of (language index, caption), embedded or not
     skipped: list[Skip]
@@ -73,7 +73,7 @@ class EmbeddingParts:
         content = [
             fingerprint,
             shards.languages,
-            [batch_size, self.part_size, text_every],
+            [batch_size, self.part_size, text_every, shards.preview_side],
             [[shard.shard, len(shard), file_stamp(shard.shard)] for shard in self.dataset.shards],
         ]
         identity = hashlib.sha256(json.dumps(content).encode()).hexdigest()[:16]
@@ -150,7 +150,7 @@ def _write(path: Path, encoded: Sequence[tuple[Batch, dict[str, np.ndarray]]]) -
         assert batch.images is not None
         for i in real_samples(batch):
             slots = batch.present[i].nonzero()[:, 0].tolist()
-            thumbnails.append(thumbnail(batch.images[i], batch.ids[i]))
+            thumbnails.append(batch.previews[i] or thumbnail(batch.images[i], batch.ids[i]))
             ids.append(batch.ids[i])
             captions.append([(int(batch.languages[i, slot]), batch.captions[i][slot]) for slot in slots])
         skipped += batch.skipped

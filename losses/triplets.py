@@ -43,7 +43,9 @@ def patr_loss(image: Tensor, text: Tensor, other: Tensor, margin: float = 0.2) -
     What Aggarwal and Kale (2020) compare `m3l_loss` with; the formula is recalled.
 
     Args:
-        image, text, other: float [B, D], unit rows, as in `m3l_loss`.
+        image: float [B, D], unit rows, as in `m3l_loss`.
+        text: float [B, D], likewise.
+        other: float [B, D], likewise.
         margin: the distance that the other text should have.
 
     Raises:
@@ -162,7 +164,9 @@ class PatrLoss(_Triplets):
     """`patr_loss` with the nearest wrong text of the batch as the other one.
 
     Args:
-        image, text, alike: As in `M3lLoss`.
+        image: As in `M3lLoss`.
+        text: As in `M3lLoss`.
+        alike: As in `M3lLoss`.
         margin: The distance that the other text should have.
     """
 

@@ -18,7 +18,7 @@ PACKAGES: dict[str, set[str]] = {
 # From the top: a room imports rooms of lower floors only, and of its own floor none but itself.
 FLOORS = [
     {"cli"},
-    {"commands", "loggers", "phases"},
+    {"commands", "loggers", "mteb", "phases"},
     {"training", "export", "serving"},
     {"search"},
     {"objectives"},

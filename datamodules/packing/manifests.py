@@ -10,9 +10,7 @@ from pathlib import Path, PurePosixPath
 from datamodules.packing.rows import Row
 from datamodules.packing.texts import lines, open_text
 from datamodules.shards.encoding import BadRow, convert
-from datamodules.shards.samples import FEATURE_SUFFIX, PAIR_TEXTS, BrokenSample, read_scores, read_texts
-
-TAKEN = frozenset(("image", "texts", "score", "scores", *PAIR_TEXTS))  # names of what is no further file
+from datamodules.shards.samples import FEATURE_SUFFIX, PAIR_TEXTS, TAKEN, BrokenSample, read_scores, read_texts
 
 
 def read_jsonl(source: str | Path) -> Iterator[Row | BadRow]:

@@ -28,6 +28,8 @@ TEXT_FILES = frozenset(("json", "txt"))
 SUFFIXES = IMAGES | TEXT_FILES
 FURTHER = re.compile(rf"([a-z_]+)(?:\.{FEATURE_SUFFIX}|(?:[1-9]\d*)?\.(?:{'|'.join(IMAGE_SUFFIXES)}))")
 PAIR_TEXTS = ("query", "positive", "negatives")  # texts of a record beside its captions
+COMMON = frozenset(("image", "texts", "labels", "score", "scores"))  # what a sample may hold beside its fields
+TAKEN = COMMON | set(PAIR_TEXTS)  # names of what is no further file
 UNSEEN = frozenset(("Cc", "Cf", "Mn", "Me", "Zs", "Zl", "Zp"))  # controls, formats, marks, spaces
 FILLERS = frozenset("\u115f\u1160\u2800\u3164\uffa0")  # letters and symbols that show nothing
 NPY_HEADERS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
@@ -140,7 +142,7 @@ def read_scores(record: Mapping[str, Any], key: str = "scores") -> list[float]:
 def further_name(suffix: str) -> str | None:
     """The name of a further file by what follows the key, "photo" of "photo1.jpg"; None for any other file."""
     match = FURTHER.fullmatch(suffix)
-    return match and match[1]
+    return match[1] if match and match[1] not in TAKEN else None
 
 
 def holds(record: Mapping[str, Any], captions: Mapping[str, object], files: Collection[str]) -> frozenset[str]:

@@ -27,6 +27,9 @@ class Fusion(nn.Module):
 
     Attributes:
         reads_rows: Whether the features are the pair's rows in the shared space, without tokens.
+
+    Raises:
+        ValueError: for a width below 1.
     """
 
     reads_rows = False
@@ -91,6 +94,9 @@ class CrossAttentionFusion(Fusion):
         heads: Attention heads; they divide W.
         dropout: In all of them.
         image_width, text_width: The towers' widths where the fusion stands alone.
+
+    Raises:
+        ValueError: for no layer, or heads that do not divide W.
     """
 
     def __init__(

@@ -88,6 +88,9 @@ class ImagePipeline:
         max_pixels: Images whose header says more than this are refused before decoding; at most Pillow's own limit
             of 178,956,970.
         transform: A torchvision v2 transform on uint8 [3, size, size], training only, seeded by the sample.
+
+    Raises:
+        ValueError: for an option out of range.
     """
 
     def __init__(

@@ -41,6 +41,7 @@ class ShardDataModule(LightningDataModule):
     Training is one endless stream, pass after pass over all samples; each sample comes once a pass, in an order that
     depends on seed and position alone, not on the number of readers or ranks. A broken sample is counted and another
     takes its place. Fewer shards than readers is no problem: any reader reads any sample.
+    Raises ValueError, one line, for options out of range, or that do not go together.
 
     Args:
         train: What to train on: shards, that is a folder, a tar, a brace pattern, or several joined with `::`, each

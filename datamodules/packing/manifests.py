@@ -18,6 +18,9 @@ def read_jsonl(source: str | Path) -> Iterator[Row | BadRow]:
 
     "pictures" are {name: path or [path, ...]}, "features" {name: path of a .npy}; a name is of a to z and _. Image and
     captions may be missing. Other keys, "split" among them, travel in the record.
+
+    Raises:
+        ValueError: for a file that cannot be read; a row that is none is a BadRow.
     """
 
     def row(number: int, record: dict) -> Row:

@@ -50,6 +50,9 @@ class FieldReader(ABC):
         count: n, values a sample has at most.
         key: Under which name a sample holds it; where none is given, the field's own name once it has one.
         required: Whether a sample without it is left out; else the value is absent.
+
+    Raises:
+        ValueError: for a count below 1.
     """
 
     kind: Literal["image", "features", "text"]

@@ -38,6 +38,9 @@ class WordTokenizer(Tokenizer):
     Args:
         vocabulary: The JSON file that `WordTokenizer.build` wrote.
         max_length: Longest row including start and end; longer captions are cut.
+
+    Raises:
+        ValueError: for a max_length below 3, or a file that `build` did not write.
     """
 
     PADDING, UNKNOWN, START, END, FIRST_WORD = 0, 1, 2, 3, 4

@@ -28,6 +28,9 @@ class Fusion(nn.Module):
 
     Attributes:
         reads_rows: Whether the features are the pair's rows in the shared space, without tokens.
+
+    Raises:
+        ValueError: for a width below 1.
     """
 
     reads_rows = False
@@ -93,6 +96,9 @@ class CrossAttentionFusion(Fusion):
         dropout: In all of them.
         image_width: The image tower's width, where the fusion stands alone.
         text_width: The text tower's, likewise.
+
+    Raises:
+        ValueError: for no layer, or heads that do not divide W.
     """
 
     def __init__(

@@ -97,6 +97,9 @@ class MatchingHead(nn.Module):
     Args:
         fusion: The fusion encoder.
         scale: Where the gain starts; None for a head that sees no cosine.
+
+    Raises:
+        ValueError: for a scale that is not positive.
     """
 
     def __init__(self, fusion: Fusion, scale: float | None = None) -> None:

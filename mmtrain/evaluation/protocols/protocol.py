@@ -87,6 +87,9 @@ class Protocol:
 
         options are those of `rank_retrieval`. The protocol's name and variant, whether all of the test set was there,
         and what the figures are comparable with are written into "protocol".
+
+        Raises:
+            ValueError: for text_to_text of a protocol with pools, or none of its languages.
         """
         languages = self.chosen_languages(options.pop("languages", None) or np.unique(language_of_text).tolist())
         columns = (images, texts, image_of_text, language_of_text)

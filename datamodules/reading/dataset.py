@@ -15,27 +15,25 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
-import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
 from datamodules.batch import Batch, Skip
 from datamodules.captions.drawing import Drawing, Uniform, by_field
-from datamodules.images import BrokenImage, ImagePipeline, ImageTooLarge, preview
+from datamodules.images import ImagePipeline
 from datamodules.reading.collating import Collator, Loaded
 from datamodules.reading.fields import FieldReader, Value
+from datamodules.reading.views import sample_views
 from datamodules.shards.index_cache import IndexCache
 from datamodules.shards.locations import Reading
 from datamodules.shards.reader import ShardReader
 from datamodules.shards.records import PROBED, features_shape
 from datamodules.shards.remote import local_path
 from datamodules.shards.samples import (
-    FEATURE_SUFFIX,
     SUFFIXES,
     TEXT_FILES,
     BrokenSample,
     Sample,
-    read_features,
     read_sample,
     read_scores,
 )
@@ -223,7 +221,7 @@ class ShardDataset(Dataset):
         """The picture or features of each row, None where the run reads neither, and the sample's preview."""
         if "image" not in self.needs or (sample.image is None and "image" in self._lacking):
             return [None] * max(1, len(rngs)), b""
-        views, small = _views(sample, images, rngs, self._preview_side)
+        views, small = sample_views(sample, images, rngs, self._preview_side)
         if views[0].shape != self._shape:
             mixed = (views[0].ndim == 3) != (len(self._shape) == 3)  # features are a row or tokens
             raise BrokenSample("pictures and features mixed" if mixed else "features of another size")
@@ -320,18 +318,3 @@ class ShardDataset(Dataset):
             for sample in range(count):
                 with contextlib.suppress(BrokenSample):
                     yield self._place(Draw(0, number, sample))
-
-
-def _views(
-    sample: Sample, images: ImagePipeline, rngs: Sequence[random.Random], side: int | None
-) -> tuple[list[Tensor], bytes]:
-    if sample.image is None:
-        raise BrokenSample("missing image")
-    if sample.suffix == FEATURE_SUFFIX:
-        return [torch.from_numpy(read_features(sample.image))] * max(1, len(rngs)), b""
-    try:
-        image = images.open(sample.image)
-        views = images.views(image, rngs) if rngs else [images.evaluate(image)]
-        return views, b"" if side is None else preview(image, sample.image, side)
-    except (ImageTooLarge, BrokenImage) as error:
-        raise BrokenSample(error.cause) from None

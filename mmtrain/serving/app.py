@@ -118,7 +118,8 @@ def _add_search(app: FastAPI, service: Service, do: Callable[..., Any]) -> None:
         return {"query": {name: value for name, value in asked.items() if value}, "results": answers}
 
     async def as_page(fields: dict[str, Any]) -> HTMLResponse:
-        query, image, results, error = Query(), None, [], None
+        query, image, error = Query(), None, None
+        results: list[Result] = []
         if fields.get("text") or fields.get("image"):
             try:
                 query, content, results = await found(fields)
@@ -130,8 +131,8 @@ def _add_search(app: FastAPI, service: Service, do: Callable[..., Any]) -> None:
         values = page_values(results, description, first, lambda item: f"/pictures/{item.number}")
         served = {"languages": languages, "error": error, "longest": LONGEST_TEXT}
         title = query.name or "Search pictures"
-        content = page(TEMPLATE, title=title, query=query, image=image, served=served, **values)
-        return HTMLResponse(content.encode("utf-8", "replace"), 200 if error is None else 400)
+        shown = page(TEMPLATE, title=title, query=query, image=image, served=served, **values)
+        return HTMLResponse(shown.encode("utf-8", "replace"), 200 if error is None else 400)
 
     @app.get("/search")
     async def search(request: Request) -> dict[str, Any]:

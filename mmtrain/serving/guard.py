@@ -116,7 +116,7 @@ class _Answer:
             page = any(name == b"content-type" and value.startswith(b"text/html") for name, value in message["headers"])
             headers = HEADERS | {"Content-Security-Policy": PAGE if page else NO_PAGE}
             own = [(name.lower().encode(), value.encode()) for name, value in headers.items()]
-            message = message | {"headers": [*message["headers"], *own]}
+            message = {**message, "headers": [*message["headers"], *own]}
         await self._send(message)
 
     async def refuse(self, status: int, message: str) -> None:
@@ -170,7 +170,7 @@ def _given(body: bytes, receive: Receive) -> Receive:
 class Protocol(H11Protocol):
     """HTTP/1.1 that closes a connection on which no whole head of a request comes in time."""
 
-    def connection_made(self, transport: asyncio.Transport) -> None:
+    def connection_made(self, transport: Any) -> None:
         super().connection_made(transport)
         self.loop.call_later(HEAD_SECONDS, self._close_unless_asked, None)
 

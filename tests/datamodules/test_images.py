@@ -212,3 +212,25 @@ def test_a_picture_without_memory_is_a_broken_one(monkeypatch):
 def test_settings_that_cannot_be_are_one_line(wrong):
     with pytest.raises(ValueError, match=f"images.{next(iter(wrong))}"):
         ImagePipeline(**wrong)
+
+
+def test_a_preview_is_whole_upright_and_never_enlarged() -> None:
+    def encoded(size: tuple[int, int], kind: str, mode: str = "RGB", **options: object) -> bytes:
+        file = io.BytesIO()
+        Image.new(mode, size, "green").save(file, kind, **options)
+        return file.getvalue()
+
+    def seen(content: bytes, side: int = 64) -> tuple[tuple[int, int], bytes]:
+        made = preview(ImagePipeline().open(content), content, side)
+        return Image.open(io.BytesIO(made)).size, made
+
+    small, turned = encoded((40, 20), "JPEG"), Image.Exif()
+    turned[0x0112] = 6
+    assert seen(small) == ((40, 20), small)
+    assert seen(encoded((200, 100), "JPEG"))[0] == (64, 32)
+    size, upright = seen(encoded((40, 20), "JPEG", exif=turned))
+    assert size == (20, 40) and b"Exif" not in upright
+    assert seen(encoded((40, 20), "PNG", "RGBA"))[0] == (40, 20)
+    assert seen(encoded((40, 20), "JPEG", "CMYK"))[0] == (40, 20)
+    with pytest.raises(BrokenImage):
+        seen(encoded((400, 200), "PNG")[:-40])

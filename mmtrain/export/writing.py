@@ -13,7 +13,7 @@ from mmtrain.models.card import model_card
 from mmtrain.models.encoder import Encoder
 
 # Each is a module here with a WRITER, imported on use, since it needs its library.
-FORMATS = ("safetensors", "onnx", "open_clip", "transformers")
+FORMATS = ("safetensors", "onnx", "open_clip", "transformers", "sentence_transformers", "transformers_js")
 CARD = "README.md"
 
 
@@ -36,6 +36,8 @@ def write(
     if int8 is not None and writer.write_int8 is None:
         raise ValueError(f"--int8: only onnx has it, not {format}")
     target, network = Path(out), encoder.model
+    if format != "safetensors" and (others := list(getattr(network, "modalities", {}))):
+        say(f"{', '.join(others)}: {format} holds pictures and texts alone; safetensors holds further modalities too")
     size = sum(tensor.nbytes for tensor in (*network.parameters(), *network.buffers()))
     with room_for(target, size), whole_folder(target, check_target) as folder:
         writer.write(encoder, folder)

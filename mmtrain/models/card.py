@@ -25,21 +25,43 @@ What goes in and comes out is in preprocessing.json, "inputs".""",
     model, tokenizer = AutoModel.from_pretrained("FOLDER"), AutoTokenizer.from_pretrained("FOLDER")
     pictures = AutoImageProcessor.from_pretrained("FOLDER")
     # then model.get_image_features and model.get_text_features, whose rows are not normalised yet""",
+    "sentence_transformers": """    from sentence_transformers import SentenceTransformer
+    model = SentenceTransformer("FOLDER")
+    texts = model.encode_query(["..."])  # encode_document for texts that are found
+    pictures = model.encode([picture.convert("RGB")])
+    scores = model.similarity(texts, pictures)
+
+Rows are of unit length. Pictures are PIL images, turned upright before (PIL.ImageOps.exif_transpose) and RGB.""",
+    "transformers_js": """    const tokenizer = await AutoTokenizer.from_pretrained("FOLDER");
+    const processor = await AutoImageProcessor.from_pretrained("FOLDER");
+    // dtype: fp32 is exact; fp16, q8
+    const text = await CLIPTextModelWithProjection.from_pretrained("FOLDER", { dtype: "fp32" });
+    const vision = await CLIPVisionModelWithProjection.from_pretrained("FOLDER", { dtype: "fp32" });
+    const { text_embeds } = await text(tokenizer(["..."], { padding: {padding}, truncation: true }));
+    const { image_embeds } = await vision(await processor(await RawImage.read("picture.jpg")));
+
+Rows are of unit length. pixel_values are bytes / 255: the graph normalises them. transformers.js resizes pictures in
+another way than Pillow, with which the model was trained; give it pictures of the right size for the exact rows.""",
 }
-LIBRARY = {"safetensors": "mmtrain", "onnx": "onnx", "open_clip": "open_clip", "transformers": "transformers"}
+LIBRARY = {
+    "safetensors": "mmtrain",
+    "sentence_transformers": "sentence-transformers",
+    "transformers_js": "transformers.js",
+}  # others are called by their format's name
 
 
 def model_card(encoder: Encoder, model: str, format: str) -> str:
     """A YAML header, what the model is, how to use it, and the figures of the run's report where there is one."""
     header: dict[str, str | list[str]] = {
-        "library_name": LIBRARY[format],
+        "library_name": LIBRARY.get(format, format),
         "pipeline_tag": "feature-extraction" if encoder.images is None else "zero-shot-image-classification",
         "language": encoder.languages or ["multilingual"],
         "tags": ["image-text-retrieval", "multilingual"],
     }
     parameters = sum(parameter.numel() for parameter in encoder.model.parameters())
     image, text = (type(getattr(encoder.model, side)).__name__ for side in ("image", "text"))
-    use = USE[format].replace("{language}", (encoder.languages or ["en"])[0])
+    padding = '"max_length"' if getattr(encoder.tokenizer, "attend_padding", False) else "true"
+    use = USE[format].replace("{language}", (encoder.languages or ["en"])[0]).replace("{padding}", padding)
     if format == "onnx":
         use += "\n" + "".join(f"\n- {name}: {what}" for name, what in in_words(encoder).items())
     return f"""---

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from datamodules.files import write_whole
 from datamodules.shards.locations import Reading, expand
-from datamodules.shards.reader import index_shard
+from datamodules.shards.reader import open_shard
 from datamodules.shards.records import read_records
 from datamodules.shards.remote import local_path
 from datamodules.shards.samples import PAIR_TEXTS, BrokenSample, read_texts
@@ -106,7 +106,7 @@ class WordTokenizer(Tokenizer):
         for name in (name for source in expand(shards) for name in source.shards):
             try:
                 path = local_path(name, Reading())
-                shard = ShardSurvey(path, len(index_shard(path)))
+                shard = ShardSurvey(path, len(open_shard(path)))
             except BrokenSample:
                 continue
             except OSError as error:

@@ -84,6 +84,7 @@ class ImageTextModel(Network):
         self.observed = nn.ParameterDict({name: nn.Parameter(torch.zeros(dimension)) for name in missing})
         self.set_prompts(prompts or {})
         self.micro_batch: int | None = None
+        self.divided = False  # whether the processes hold a part of each block's weights (FSDP2)
         self.lora: dict[str, int] = {}
         if lora:
             self.add_lora(lora)

@@ -111,12 +111,13 @@ def check_fits(model: ImageTextModel, data: TrainingData) -> None:
             f"data.tokenizer has {ids} token ids, the text tower knows {known}: set model.text.vocabulary_size or take"
             " the tower's own tokenizer"
         )
-    for option, tokenizer in data.tokenizers.items() if model.text.positions is not None else ():
+    positions = model.text.positions
+    for option, tokenizer in data.tokenizers.items():
         tokens, _ = tokenizer([LONG] * len(data.languages), data.languages)
-        if tokens.shape[1] > model.text.positions:
+        if positions is not None and tokens.shape[1] > positions:
             raise ValueError(
                 f"{option}: a long text has {tokens.shape[1]} tokens, the text tower model.text has"
-                f" {model.text.positions} positions; set it to at most that"
+                f" {positions} positions; set it to at most that"
             )
     brings = frozenset().union(*data.brings.values())
     for name in model.modalities:

@@ -8,6 +8,7 @@ from pathlib import Path
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 PROBE = """<script>
 addEventListener("load", () => {
+  document.querySelectorAll("details").forEach(each => each.open = true);
   const pictures = [...document.images];
   const shown = pictures.filter(p => p.complete && p.naturalWidth > 0 && p.getBoundingClientRect().width > 0);
   const wide = document.documentElement.scrollWidth > innerWidth;

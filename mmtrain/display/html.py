@@ -1,6 +1,7 @@
 """HTML pages that open offline, on a phone and on paper, and load nothing from elsewhere."""
 
 import base64
+import functools
 import io
 import re
 from collections.abc import Callable, Mapping
@@ -33,14 +34,23 @@ def page(template: Path, *, filters: Mapping[str, Callable[..., str]] | None = N
         filters: Of the template, beside `direction` and `language`.
         values: Of the template; `title` among them.
     """
+    environment = _environment(template.parent)
+    environment.filters |= filters or {}
+    return environment.get_template(template.name).render(values)
+
+
+@functools.cache
+def _environment(folder: Path) -> Environment:
+    """Of the templates in a folder, each of which is compiled once."""
     environment = Environment(
-        loader=FileSystemLoader([template.parent, Path(__file__).parent]),
+        loader=FileSystemLoader([folder, Path(__file__).parent]),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
+        auto_reload=False,
     )
-    environment.filters |= {"direction": direction, "language": language_name, **(filters or {})}
-    return environment.get_template(template.name).render(values)
+    environment.filters |= {"direction": direction, "language": language_name}
+    return environment
 
 
 def picture_uri(content: bytes | Image.Image, side: int) -> str:

@@ -1,10 +1,12 @@
 """Figures as tables for a terminal."""
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from mmtrain.display.messages import say
 from mmtrain.display.tables import print_table
+from mmtrain.evaluation.metrics.bootstrap import DRAWS
 from mmtrain.evaluation.ranking.protocol_statement import unequal_pools
 from mmtrain.evaluation.ranking.ranks import DIRECTIONS, Direction
 
@@ -118,7 +120,7 @@ def print_compared(result: Mapping[str, Any], direction: Direction, k: int) -> N
                 gain = result["against_first"][number - 1][direction][language]
                 low, high = gain["ci95"]
                 cells.append(f"{gain['difference']:+.1f} ({low:+.1f} to {high:+.1f})")
-                cells.append(f"{gain['p']:.3f}" + ("*" if gain["p"] < 0.05 else " "))
+                cells.append(shown_p(gain["p"]) + ("*" if gain["p"] < 0.05 else " "))
         rows.append(cells)
     print_table(title, columns, rows)
 
@@ -132,6 +134,12 @@ def _print_directions(title: str, results: Mapping[str, Any], headings: Mapping[
         for language in results[DIRECTIONS[0]]
     ]
     print_table(title, ("language", *columns), rows)
+
+
+def shown_p(p: float) -> str:
+    """A p of the paired bootstrap; the bound where it is the least that its draws can give."""
+    least = 2 / (DRAWS + 1)
+    return f"{p:.3f}" if p > least else f"< {math.ceil(1000 * least) / 1000:.3f}"
 
 
 def letter(number: int) -> str:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -60,7 +60,7 @@ class Columns:
         captions: Column of texts in no or in several languages.
         languages: Language -> column of captions.
         labels: Task -> column; "" for one that holds tasks itself.
-        classes: Task -> the names of its classes, where the table says them.
+        classes: Task -> the names of its classes, [] where the table does not say them.
         texts: Role of a record's own key -> columns: id, query, negatives, score and so on.
         files: Name of a further picture or of features -> column.
         features: Those of image and files that hold numbers.
@@ -128,7 +128,9 @@ class Columns:
         """A class in words where they are known; -1 is none."""
         names = self.classes.get(task)
         value = int(value) if isinstance(value, bool) else value
-        return value if names is None or value is None else names[value] if 0 <= value < len(names) else None
+        if not names or not isinstance(value, int):
+            return value
+        return names[value] if 0 <= value < len(names) else None
 
 
 def texts_in(value: Any) -> Any:
@@ -217,7 +219,7 @@ def choose_columns(schema: pyarrow.Schema, named: Mapping[str, str], file: str) 
     if not (files or columns.spoken):
         example = f"{file}[image=COLUMN,captions.en=COLUMN]"
         raise ValueError(f"{file}: no column is known by its name ({', '.join(kinds)}); {_usual()}; or as in {example}")
-    columns.classes = {task: names for task, name in columns.labels.items() if (names := _classes(schema, name))}
+    columns.classes = {task: _classes(schema, name) for task, name in columns.labels.items()}
     return columns
 
 
@@ -272,7 +274,7 @@ def kind_of(kind: pyarrow.DataType) -> str:
     return "other"
 
 
-def _classes(schema: pyarrow.Schema, column: str) -> Sequence[str]:
+def _classes(schema: pyarrow.Schema, column: str) -> list[str]:
     """The names of a column's classes, as `datamodules`' writers and Hugging Face's `datasets` leave them in a file."""
     try:
         facts = json.loads((schema.metadata or {})[b"huggingface"])["info"]["features"][column]

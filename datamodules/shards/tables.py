@@ -148,7 +148,7 @@ class TableShard:
         self._opened: ParquetTable | ArrowTable | None = None
         table = self._table()
         self.truncated = table.truncated
-        self.faults = [TRUNCATED] if table.truncated else []
+        self.faults: Sequence[str] = [TRUNCATED] if table.truncated else []
         self.columns = choose_columns(table.schema, named_columns(named), self._file)
         self.described = self.columns.described()
         self._starts = table.starts

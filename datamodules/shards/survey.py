@@ -217,7 +217,7 @@ def _found(path: str, text_language: str, cache: IndexCache) -> Content:
             of_sample.append(UNREADABLE)
             continue
         suffixes = shard.suffixes(sample)
-        for task, value in labels_in(record).items():
+        for task, value in record.get("labels", {}).items():
             labels.setdefault(task, Counter())[json.dumps(value)] += 1
         alike = (*suffixes, "", *captions) if members and record.keys().isdisjoint(PAIRED) else ()
         if alike in plain and sample + 1 < len(shard):

@@ -55,6 +55,7 @@ CAPTIONS = {
         {"en": ["a cat"], "pt-BR": ["um gato"]},
     ),
     "columns called by language": ({"en": "a cat", "fil": "pusa"}, {"en": ["a cat"], "fil": ["pusa"]}),
+    "a row a language": ({"caption": "a cat", "language": "en"}, {"en": ["a cat"]}),
     "a struct": ({"captions": {"en": "a cat", "lv": None}}, {"en": ["a cat"]}),
     "a struct of lists": ({"translation": {"en": ["a cat", "one cat"]}}, {"en": ["a cat", "one cat"]}),
     "pairs": (

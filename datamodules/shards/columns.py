@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
+
+from datamodules.shards.samples import PAIR_TEXTS
 
 if TYPE_CHECKING:
     import pyarrow
@@ -23,7 +25,7 @@ USUAL = {
     "id": ("id", "key", "__key__", "image_id"),
     "image_id": ("image_id",),
     "labels": ("labels", "label"),
-    "language": ("language",),
+    "language": ("language", "lang", "locale"),
     "query": ("query", "anchor"),
     "positive": ("positive",),
     "negatives": ("negatives", "negative"),
@@ -47,88 +49,81 @@ KINDS = {  # role -> what a column of it may hold
     "negatives": TEXTS,
 }
 BY_LANGUAGE = re.compile(rf"((?:{'|'.join(USUAL['captions'])})[_.-])?(([a-z]{{2,3}})(?:[-_][A-Za-z]{{2,4}})?)")
-LANGUAGE, TEXT = ("language", "lang", "locale"), ("text", "caption", "translation", "raw", "sentence")
+IDS = ("id", "image_id")
+LANGUAGE, TEXT = USUAL["language"], ("text", "caption", "translation", "raw", "sentence")
 NAMED = re.compile(r"captions\.[A-Za-z]{2,3}([-_][A-Za-z0-9]+)*|labels\..+|[a-z_]+")
 
 
-@dataclass
+@dataclass(frozen=True)
 class Columns:
     """Which column of a table is what.
 
     Attributes:
-        image: None without one.
-        captions: Column of texts in no or in several languages.
-        languages: Language -> column of captions.
-        labels: Task -> column; "" for one that holds tasks itself.
-        classes: Task -> the names of its classes, where the table says them.
-        texts: Role of a record's own key -> columns: id, query, negatives, score and so on.
-        files: Name of a further picture or of features -> column.
-        features: Those of image and files that hold numbers.
-        others: Columns that travel in the record.
+        roles: Role -> columns, several of negatives alone.
+        features: Those columns of pictures and further files that hold numbers.
+        classes: Column of labels -> the names of its classes, [] where the table does not say them.
+        others: Columns that travel in the record under their own names.
         unread: All else.
     """
 
-    image: str | None = None
-    captions: str | None = None
-    languages: dict[str, str] = field(default_factory=dict)
-    labels: dict[str, str] = field(default_factory=dict)
-    classes: dict[str, list[str]] = field(default_factory=dict)
-    texts: dict[str, list[str]] = field(default_factory=dict)
-    files: dict[str, str] = field(default_factory=dict)
-    features: frozenset[str] = frozenset()
-    others: list[str] = field(default_factory=list)
-    unread: list[str] = field(default_factory=list)
+    roles: dict[str, list[str]]
+    features: frozenset[str]
+    classes: dict[str, list[str]]
+    others: list[str]
+    unread: list[str]
+
+    @property
+    def files(self) -> dict[str, str]:
+        """The columns of pictures and features, by "image" or the name of a further one."""
+        return {role: names[0] for role, names in self.roles.items() if _of_file(role)}
 
     @property
     def spoken(self) -> list[str]:
-        """The columns of texts and labels: all that says what a sample holds, but its files."""
-        texts = [name for role, names in self.texts.items() if role not in ("id", "image_id") for name in names]
-        return list(dict.fromkeys([*self._captions(), *self.labels.values(), *texts]))
+        """The columns that say, beside the files, what a sample holds: texts, scores, labels."""
+        return self._columns(lambda role: not _of_file(role) and role not in IDS)
 
     @property
     def written(self) -> list[str]:
         """The columns that make a record."""
-        return list(
-            dict.fromkeys([*self.spoken, *(name for names in self.texts.values() for name in names), *self.others])
-        )
+        return [*self._columns(lambda role: not _of_file(role)), *self.others]
 
-    def _captions(self) -> list[str]:
-        return [*([] if self.captions is None else [self.captions]), *self.languages.values()]
+    def _columns(self, chosen: Callable[[str], bool]) -> list[str]:
+        return list(dict.fromkeys(name for role, names in self.roles.items() if chosen(role) for name in names))
 
     def described(self) -> str:
         """For a line: which column is what, and which are not read."""
-        roles = {"image": self.image, "captions": self.captions}
-        roles |= {f"captions.{language}": name for language, name in self.languages.items()}
-        roles |= {f"labels.{task}".rstrip("."): name for task, name in self.labels.items()}
-        roles |= {role: ", ".join(names) for role, names in self.texts.items()} | dict(self.files)
-        read = ", ".join(f"{role}={name}" for role, name in roles.items() if name is not None)
-        return f"columns: {read}" + (f"; not read: {', '.join(self.unread)}" if self.unread else "")
+        read = ", ".join(f"{role}={'+'.join(names)}" for role, names in self.roles.items())
+        return read + (f"; not read: {', '.join(self.unread)}" if self.unread else "")
 
     def record(self, row: Mapping[str, Any]) -> dict[str, Any]:
-        """The record of a sample, as its JSON would be, from the columns that were read."""
-        record = {name: row[name] for name in self.others if name in row}
-        for role, names in self.texts.items():
-            values = [row[name] for name in names if row.get(name) is not None]
-            if values:
-                record[role] = values[0] if len(names) == 1 else [text for each in values for text in _listed(each)]
-                record[role] = str(record[role]) if role in ("id", "image_id") else record[role]
-                record[role] = texts_in(record[role]) if role in ("query", "positive", "negatives") else record[role]
-        captions = {language: row[name] for language, name in self.languages.items()}
-        if self.captions is not None:
-            found = texts_in(row[self.captions])
-            captions |= found if isinstance(found, dict) else {}
-            record |= {} if isinstance(found, dict) else {"caption": found}
-        record |= {"captions": captions} if captions else {}
+        """The record of a sample, as its JSON would be. Only roles whose columns are in the row are in it."""
+        record: dict[str, Any] = {name: row[name] for name in self.others if name in row}
+        captions: dict[str, Any] = {}
         labels: dict[str, Any] = {}
-        for task, name in self.labels.items():
-            labels |= (row[name] or {}) if task == "" else {task: self._label(task, row[name])}
-        return record | ({"labels": labels} if labels else {})
+        for role, names in self.roles.items():
+            values = [row[name] for name in names if row.get(name) is not None]
+            kind, _, name = role.partition(".")
+            if not values or _of_file(role):
+                continue
+            value = values[0] if len(names) == 1 else [text for each in values for text in _listed(each)]
+            if kind in ("captions", *PAIR_TEXTS):
+                value = texts_in(value)
+            if kind == "captions" and (name or isinstance(value, dict)):
+                captions |= {name: value} if name else value
+            elif kind == "labels":
+                labels |= {name: self._label(names[0], value)} if name else value
+            else:
+                record["caption" if kind == "captions" else role] = str(value) if role in IDS else value
+        if captions == {} and record.get("caption") and record.get("language"):
+            captions = {record["language"]: record.pop("caption")}
+        return record | ({"captions": captions} if captions else {}) | ({"labels": labels} if labels else {})
 
-    def _label(self, task: str, value: Any) -> Any:
+    def _label(self, column: str, value: Any) -> Any:
         """A class in words where they are known; -1 is none."""
-        names = self.classes.get(task)
-        value = int(value) if isinstance(value, bool) else value
-        return value if names is None or value is None else names[value] if 0 <= value < len(names) else None
+        names, value = self.classes[column], int(value) if isinstance(value, bool) else value
+        if not names or not isinstance(value, int):
+            return value
+        return names[value] if 0 <= value < len(names) else None
 
 
 def texts_in(value: Any) -> Any:
@@ -181,44 +176,51 @@ def choose_columns(schema: pyarrow.Schema, named: Mapping[str, str], file: str) 
             raise ValueError(f"{file}: no column {name!r} for {role}; its columns: {', '.join(kinds)}")
         if kinds[name] not in _accepted(role):
             raise ValueError(f"{file}: column {name!r} is {schema.field(name).type}; {role} takes {_shown(role)}")
-    roles = dict(named)
-    for role, names in USUAL.items():
-        if role not in roles and not any(other.startswith(f"{role}.") for other in roles):
-            fits = [name for name in names if kinds.get(name) in _accepted(role)]
-            fits = [name for name in fits if name not in named.values() or role in ("id", "image_id")]
-            roles |= {role: fits[0]} if fits else {}
-    languages = {role.removeprefix("captions."): name for role, name in roles.items() if role.startswith("captions.")}
-    if not languages and "captions" not in named:
-        languages = _languages(
-            name for name in kinds if kinds[name] in KINDS["captions."] and name not in roles.values()
-        )
-    if languages and "captions" not in named:
-        roles.pop("captions", None)  # it travels in the record
-    columns = Columns(roles.get("image"), roles.get("captions"), languages)
-    for role, name in roles.items():
-        if role == "labels":
-            columns.labels = {"": name} if kinds[name] == "object" else {name: name}
-        elif role.startswith("labels."):
-            columns.labels[role.removeprefix("labels.")] = name
-        elif role in USUAL and role not in ("image", "captions"):
-            columns.texts[role] = [name]
-        elif role not in USUAL and not role.startswith("captions."):
-            columns.files[role] = name
-    if "negatives" not in named and (more := [name for name in kinds if re.fullmatch(r"negative_?\d+", name)]):
-        columns.texts["negatives"] = [*columns.texts.get("negatives", ()), *more]
-    files = [name for name in (columns.image, *columns.files.values()) if name is not None]
-    columns.features = frozenset(name for name in files if kinds[name] == "features")
-    used = {*files, *columns.written}
-    reserved = {"caption", *USUAL}  # under these names a record says something else
-    for each in schema:
-        if each.name not in used:
-            travels = each.name not in reserved and kinds[each.name] not in ("bytes", "picture", "features")
-            (columns.others if travels and "binary" not in str(each.type) else columns.unread).append(each.name)
-    if not (files or columns.spoken):
+    roles = _usual(kinds, named) | {role: [name] for role, name in named.items()}
+    read = {name for names in roles.values() for name in names}
+    if all(role in IDS for role in roles):
+        known = "; ".join(f"{role}: {', '.join(USUAL[role])}" for role in ("image", "captions", "query"))
         example = f"{file}[image=COLUMN,captions.en=COLUMN]"
-        raise ValueError(f"{file}: no column is known by its name ({', '.join(kinds)}); {_usual()}; or as in {example}")
-    columns.classes = {task: names for task, name in columns.labels.items() if (names := _classes(schema, name))}
-    return columns
+        raise ValueError(f"{file}: no column is known by its name ({', '.join(kinds)}); {known}; or as in {example}")
+    travel = [  # under the name of a role a record says something else, and bytes are no JSON
+        each.name
+        for each in schema
+        if each.name not in read | {"caption", *USUAL}
+        and kinds[each.name] not in ("bytes", "picture", "features")
+        and "binary" not in str(each.type)
+    ]
+    return Columns(
+        roles,
+        frozenset(name for role, (name, *_) in roles.items() if _of_file(role) and kinds[name] == "features"),
+        {names[0]: _classes(schema, names[0]) for role, names in roles.items() if role.startswith("labels.")},
+        travel,
+        [name for name in kinds if name not in read and name not in travel],
+    )
+
+
+def _usual(kinds: Mapping[str, str], named: Mapping[str, str]) -> dict[str, list[str]]:
+    """The columns known by their names, of roles that nobody named."""
+    taken, kinds_named = set(named.values()), {role.partition(".")[0] for role in named}
+    roles: dict[str, list[str]] = {}
+    for role, names in USUAL.items():
+        fits = [name for name in names if kinds.get(name) in _accepted(role) and (role in IDS or name not in taken)]
+        if fits and role not in kinds_named:
+            roles[role] = fits[:1]
+            taken |= set() if role in IDS else {fits[0]}
+    if "captions" not in kinds_named:
+        texts = [name for name, kind in kinds.items() if kind in _accepted("captions.") and name not in taken]
+        if languages := _languages(texts):
+            roles.pop("captions", None)  # it travels in the record
+            roles |= {f"captions.{language}": [name] for language, name in languages.items()}
+    if (label := roles.get("labels")) and kinds[label[0]] != "object":
+        roles[f"labels.{label[0]}"] = roles.pop("labels")
+    if "negatives" not in named and (more := [name for name in kinds if re.fullmatch(r"negative_?\d+", name)]):
+        roles["negatives"] = [*roles.get("negatives", ()), *more]
+    return roles
+
+
+def _of_file(role: str) -> bool:
+    return role == "image" or ("." not in role and role not in USUAL)
 
 
 def _languages(names: Iterable[str]) -> dict[str, str]:
@@ -241,10 +243,6 @@ def _shown(role: str) -> str:
     words = {"whole": "whole numbers", "object": "an object of them by language", "texts": "lists of texts"}
     words |= {"text": "text", "bytes": "bytes", "picture": "{bytes, path}", "features": "lists of floats"}
     return ", ".join(sorted(words.get(kind, f"{kind}s") for kind in _accepted(role)))
-
-
-def _usual() -> str:
-    return "; ".join(f"{role}: {', '.join(USUAL[role])}" for role in ("image", "captions", "query"))
 
 
 def kind_of(kind: pyarrow.DataType) -> str:
@@ -272,7 +270,7 @@ def kind_of(kind: pyarrow.DataType) -> str:
     return "other"
 
 
-def _classes(schema: pyarrow.Schema, column: str) -> Sequence[str]:
+def _classes(schema: pyarrow.Schema, column: str) -> list[str]:
     """The names of a column's classes, as `datamodules`' writers and Hugging Face's `datasets` leave them in a file."""
     try:
         facts = json.loads((schema.metadata or {})[b"huggingface"])["info"]["features"][column]

@@ -57,7 +57,7 @@ class IndexCache:
         try:
             stat = os.stat(file)
             # taken before reading, so that a file that changes meanwhile is read again
-            stamp = {"format": FORMAT, "bytes": stat.st_size, "mtime_ns": stat.st_mtime_ns}
+            stamp: dict[str, int | str] = {"format": FORMAT, "bytes": stat.st_size, "mtime_ns": stat.st_mtime_ns}
             if stat.st_size < FEWEST_BYTES or time.time_ns() - stat.st_mtime_ns < SETTLED_NS:
                 return find()
             stamp["ends"] = _ends(file)
@@ -84,7 +84,7 @@ def write_content(target: Path, stamp: Mapping[str, int | str], content: Content
     """Writes a content and what it is of, whole or not at all."""
     facts = np.frombuffer(json.dumps([stamp, content.facts]).encode(), np.uint8)
     with whole_file(target) as unfinished, unfinished.open("wb") as file:
-        np.savez(file, **{FACTS: facts}, **content.arrays)
+        np.savez(file, allow_pickle=False, **{FACTS: facts}, **content.arrays)
 
 
 def read_content(target: Path, stamp: Mapping[str, int | str]) -> Content | None:

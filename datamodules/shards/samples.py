@@ -224,6 +224,8 @@ def _finite(value: object) -> bool:
 
 def blank(text: str) -> bool:
     """Whether it shows nothing."""
+    if text[:1].isalnum() and text[0] not in FILLERS:  # nearly always, and sooner found out
+        return False
     return all(character in FILLERS or unicodedata.category(character) in UNSEEN for character in text)
 
 

@@ -15,6 +15,7 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -216,7 +217,7 @@ def _found(path: str, text_language: str, cache: IndexCache) -> Content:
             of_sample.append(UNREADABLE)
             continue
         suffixes = shard.suffixes(sample)
-        for task, value in labels_in(record).items():
+        for task, value in record.get("labels", {}).items():
             labels.setdefault(task, Counter())[json.dumps(value)] += 1
         alike = (*suffixes, "", *captions) if members and record.keys().isdisjoint(PAIRED) else ()
         if alike in plain and sample + 1 < len(shard):
@@ -230,7 +231,7 @@ def _found(path: str, text_language: str, cache: IndexCache) -> Content:
         if alike and not half:
             plain[alike] = of_sample[-1]
     reader.close()
-    facts = {"kinds": [dict(kind) for kind in kinds], "labels": labels}
+    facts: dict[str, Any] = {"kinds": [dict(kind) for kind in kinds], "labels": labels}
     facts |= {"truncated": shard.truncated, "faults": list(shard.faults), "columns": shard.described}
     return Content({"of_sample": np.frombuffer(of_sample, np.int32)}, facts)
 

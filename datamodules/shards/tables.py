@@ -29,6 +29,7 @@ from datamodules.shards.samples import FEATURE_SUFFIX, BrokenSample
 AT_ONCE = 1000  # rows that become Python objects together
 ROOM = 256 << 20  # bytes of row groups that a process keeps
 SIGNS = {b"\x89PNG": "png", b"RIFF": "webp", b"\x93NUM": FEATURE_SUFFIX}  # how files begin that are no JPEG
+ENCODER = json.JSONEncoder(ensure_ascii=False, default=str)
 MAGIC = b"ARROW1"  # of the arrow files that are no stream
 ERRORS = (pa.ArrowException, OSError, ValueError)  # a damaged file may raise
 
@@ -148,9 +149,13 @@ class TableShard:
         self._opened: ParquetTable | ArrowTable | None = None
         table = self._table()
         self.truncated = table.truncated
-        self.faults = [TRUNCATED] if table.truncated else []
+        self.faults: Sequence[str] = [TRUNCATED] if table.truncated else []
         self.columns = choose_columns(table.schema, named_columns(named), self._file)
         self.described = self.columns.described()
+        self._files: dict[str, str] = {}  # suffix -> column; of a picture "jpg", until its bytes tell
+        for name, column in self.columns.files.items():
+            ending = FEATURE_SUFFIX if column in self.columns.features else "jpg"
+            self._files[ending if name == "image" else f"{name}.{ending}"] = column
         self._starts = table.starts
         self._there: dict[tuple[int, str], np.ndarray | None] = {}  # rows with a file; None for all
 
@@ -161,9 +166,8 @@ class TableShard:
         return f"{Path(self._file).stem.replace('.', '_')}-{sample:09d}"
 
     def suffixes(self, sample: int) -> list[str]:
-        suffixes = {column: suffix for suffix, column in self._files().items()}
         group, row = self._place(sample)
-        return ["json", *(suffix for column, suffix in suffixes.items() if self._has(group, row, column))]
+        return ["json", *(suffix for suffix, column in self._files.items() if self._has(group, row, column))]
 
     def read(self, sample: int, wanted: Callable[[str], bool]) -> dict[str, bytes]:
         group, row = self._place(sample)
@@ -173,7 +177,7 @@ class TableShard:
                 table = self._table().group(group, self.columns.written)
                 (values,) = table.slice(row, 1).to_pylist() if self.columns.written else [{}]
                 files["json"] = _json(self.columns.record(values))
-            for suffix, column in self._files().items():
+            for suffix, column in self._files.items():
                 if wanted(suffix):
                     value = self._table().group(group, [column]).column(column)[row].as_py()
                     content = self._content(value)
@@ -209,15 +213,6 @@ class TableShard:
         """Row group and row in it."""
         group = bisect_right(self._starts, sample) - 1
         return group, sample - self._starts[group]
-
-    def _files(self) -> dict[str, str]:
-        """Suffix -> column; of a picture "jpg", until its bytes tell."""
-        columns = self.columns
-        named = {f"{name}.": column for name, column in columns.files.items()}
-        named |= {"": columns.image} if columns.image is not None else {}
-        return {
-            f"{name}{FEATURE_SUFFIX if column in columns.features else 'jpg'}": column for name, column in named.items()
-        }
 
     def _has(self, group: int, row: int, column: str) -> bool:
         key = group, column
@@ -271,7 +266,7 @@ def _renamed(suffix: str, content: bytes) -> str:
 
 
 def _json(record: dict) -> bytes:
-    return json.dumps(record, ensure_ascii=False, default=str).encode(errors="replace")
+    return ENCODER.encode(record).encode(errors="replace")
 
 
 def _decoded(batch: pa.RecordBatch) -> dict | None:

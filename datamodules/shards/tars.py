@@ -6,12 +6,10 @@ take hundreds of megabytes in every reading process.
 
 from __future__ import annotations
 
-import dataclasses
 import os
 import re
 from array import array
 from collections.abc import Callable, Iterator, Sequence, Set
-from dataclasses import dataclass
 from itertools import groupby
 from operator import itemgetter
 
@@ -30,31 +28,26 @@ LARGEST = 1 << 62  # bytes of a file; a damaged header may claim more
 DOTTED = "file names with further dots, a key ends at the first; rename them"
 
 
-@dataclass(slots=True)
 class TarIndex:
-    """Where the samples of one tar lie.
+    """Where the samples of one tar lie: N samples of M files in all.
 
     Attributes:
-        key_bytes: uint8, the keys one behind the other; sample i's ends at key_ends[i], int64 [N].
-        member_ends: int64 [N], how many files sample i and those before it have.
-        set_of: int32 [N], of each sample the number among `sets`.
-        offsets: int64 [M], of the bytes.
-        sizes: int64 [M], of the bytes.
+        content: As it is kept. Its arrays are "key_bytes", uint8, the keys one behind the other; "key_ends", int64 [N],
+            where each ends; "member_ends", int64 [N], how many files a sample and those before it have; "set_of",
+            int32 [N], the number of its set; "offsets" and "sizes", int64 [M], of the files' bytes.
         sets: What follows the key in the names of a sample's files, in order, for each set of files that occurs.
         faults: Causes, once for each damage or loss that the headers show.
     """
 
-    key_bytes: np.ndarray
-    key_ends: np.ndarray
-    member_ends: np.ndarray
-    set_of: np.ndarray
-    offsets: np.ndarray
-    sizes: np.ndarray
-    sets: list[list[str]]
-    faults: list[str]
+    def __init__(self, content: Content) -> None:
+        self.content, self.sets, self.faults = content, content.facts["sets"], content.facts["faults"]
+        names = ("key_bytes", "key_ends", "member_ends", "set_of", "offsets", "sizes")
+        self._bytes, self._key_ends, self._ends, self._set_of, self._offsets, self._sizes = map(
+            content.arrays.__getitem__, names
+        )
 
     def __len__(self) -> int:
-        return len(self.key_ends)
+        return len(self._key_ends)
 
     @property
     def keys(self) -> list[str]:
@@ -66,15 +59,15 @@ class TarIndex:
         return TRUNCATED in self.faults
 
     def key(self, sample: int) -> str:
-        return self.key_bytes[_span(self.key_ends, sample)].tobytes().decode()
+        return self._bytes[_span(self._key_ends, sample)].tobytes().decode()
 
     def members(self, sample: int) -> list[tuple[str, int, int]]:
         """Suffix, offset and size of each file of a sample."""
-        files = _span(self.member_ends, sample)
-        return list(zip(self.suffixes(sample), self.offsets[files].tolist(), self.sizes[files].tolist(), strict=True))
+        files = _span(self._ends, sample)
+        return list(zip(self.suffixes(sample), self._offsets[files].tolist(), self._sizes[files].tolist(), strict=True))
 
     def suffixes(self, sample: int) -> list[str]:
-        return self.sets[self.set_of[sample]]
+        return self.sets[self._set_of[sample]]
 
 
 class TarShard:
@@ -87,9 +80,9 @@ class TarShard:
         if cache is None:
             self.index = index_shard(path)
         else:
-            found = cache.found(path, "index", lambda: _content(index_shard(path)))
-            self.index = TarIndex(**found.arrays, **found.facts)
-        self.faults, self.truncated = self.index.faults, self.index.truncated
+            self.index = TarIndex(cache.found(path, "index", lambda: index_shard(path).content))
+        self.truncated = self.index.truncated
+        self.faults: Sequence[str] = self.index.faults
 
     def __len__(self) -> int:
         return len(self.index)
@@ -170,12 +163,6 @@ def _runs(members: Sequence[tuple[str, int, int]]) -> list[list[tuple[str, int, 
     return runs
 
 
-def _content(index: TarIndex) -> Content:
-    fields = {field.name: getattr(index, field.name) for field in dataclasses.fields(index)}
-    facts = {name: fields.pop(name) for name in ("sets", "faults")}
-    return Content(fields, facts)
-
-
 def _span(ends: np.ndarray, number: int) -> slice:
     return slice(int(ends[number - 1]) if number else 0, int(ends[number]))
 
@@ -214,10 +201,9 @@ def index_shard(path: str | os.PathLike[str]) -> TarIndex:
     if not keys and faults:
         raise BrokenSample(f"{packed} file; unpack it" if packed else "unreadable shard")
     faults += [f"{len(linked)} links, not files; tar with -h"] * len(linked)
-    arrays = (keys, key_ends, member_ends, set_of, offsets, sizes)
-    kinds = (np.uint8, np.int64, np.int64, np.int32, np.int64, np.int64)
-    columns = (np.frombuffer(*each) for each in zip(arrays, kinds, strict=True))
-    return TarIndex(*columns, list(map(list, sets)), faults)
+    numbers = {"key_ends": key_ends, "member_ends": member_ends, "set_of": set_of, "offsets": offsets, "sizes": sizes}
+    arrays = {"key_bytes": np.frombuffer(keys, np.uint8)} | {name: np.asarray(each) for name, each in numbers.items()}
+    return TarIndex(Content(arrays, {"sets": list(map(list, sets)), "faults": faults}))
 
 
 def _files(descriptor: int, faults: list[str], linked: set[str]) -> Iterator[tuple[str, str, int, int]]:

@@ -3,7 +3,7 @@
 import os
 
 import pytest
-from tiny_shards import png_bytes, sample_files, write_tar
+from tiny_shards import aged, png_bytes, sample_files, write_tar
 
 import datamodules.shards.survey
 from datamodules.shards.index_cache import IndexCache
@@ -22,12 +22,6 @@ def shard(path, samples=120, **options):
     files["0005"] = {"png": picture, "txt": b"a text"}
     files["0006"] = {"png": picture}
     return aged(write_tar(path, files))
-
-
-def aged(path, seconds=60):
-    stat = path.stat()
-    os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns - seconds * 10**9))
-    return path
 
 
 @pytest.fixture

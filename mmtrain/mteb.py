@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from mmtrain.models.encoder import Encoder
 from mmtrain.models.fingerprint import fingerprint
@@ -26,10 +25,8 @@ from mmtrain.models.loading import load
 if TYPE_CHECKING:
     from mteb import TaskMetadata
     from mteb.models import ModelMeta
-    from mteb.types import BatchedInput, PromptType
+    from mteb.types import Array, BatchedInput, PromptType
     from torch.utils.data import DataLoader
-
-    Rows = np.ndarray | Tensor
 
 ROLES = {"query": "query", "document": "passage"}  # PromptType's names, and ours
 
@@ -92,8 +89,7 @@ def _fields(encoder: Encoder, folder: Path) -> dict[str, Any]:
     if (folder / META).is_file():
         fields = read_meta(folder)
     else:
-        base = base_models(encoder.source)
-        fields = model_meta(encoder, revision=fingerprint(encoder), base_model=base[0] if base else None)
+        fields = model_meta(encoder, fingerprint(encoder), base_models(encoder.source))
     return {name: value for name, value in fields.items() if name != "name" or value}
 
 
@@ -150,13 +146,13 @@ class MtebEncoder:
         rows = rows[:, : self.dim]
         return rows / np.linalg.norm(rows, axis=1, keepdims=True).clip(1e-12)
 
-    def similarity(self, embeddings1: "Rows", embeddings2: "Rows") -> Tensor:
+    def similarity(self, embeddings1: "Array", embeddings2: "Array") -> "Array":
         """The cosines [N, M] of rows [N, D] and [M, D]."""
         from mteb.similarity_functions import cos_sim
 
         return cos_sim(embeddings1, embeddings2)
 
-    def similarity_pairwise(self, embeddings1: "Rows", embeddings2: "Rows") -> Tensor:
+    def similarity_pairwise(self, embeddings1: "Array", embeddings2: "Array") -> "Array":
         """The cosines [N] of rows [N, D] and [N, D], each with its own."""
         from mteb.similarity_functions import pairwise_cos_sim
 
@@ -171,12 +167,12 @@ class MtebEncoder:
 
     def _rows(self, batch: Mapping[str, Any], language: str | None, role: str | None) -> np.ndarray:
         texts, images = batch.get("text"), batch.get("image")
-        if images is None and texts is None:
+        if texts is None and images is None:
             raise ValueError(f"mmtrain.mteb: got {', '.join(batch) or 'nothing'}, expected text or image")
+        if texts is None:
+            return self.encoder.encode_image(images or [])
         if images is None:
             return self.encoder.encode_text(list(texts), language, role=role)
-        if texts is None:
-            return self.encoder.encode_image(images)
         return self.encoder.encode_queries(
             [
                 {

@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -71,7 +71,7 @@ def read_meta(folder: Path) -> dict[str, Any]:
     return fields
 
 
-def model_meta(encoder: Encoder, *, revision: str, base_model: str | None = None, format: str = "") -> dict[str, Any]:
+def model_meta(encoder: Encoder, revision: str, bases: Sequence[str], format: str = "") -> dict[str, Any]:
     """The fields of `mteb.models.ModelMeta` as JSON has them; null is what only the model's owner can say.
 
     Languages that have no ISO code are left out. `mteb.models.ModelMeta.model_validate_json_resolved` reads it.
@@ -79,7 +79,7 @@ def model_meta(encoder: Encoder, *, revision: str, base_model: str | None = None
     Args:
         encoder: The model.
         revision: Tells its weights from others, such as `mmtrain.models.fingerprint`.
-        base_model: The hub name of what its training started from.
+        bases: Hub names of what its training started from; there is room for the first.
         format: Of the export that the fields are written into.
     """
     parameters = sum(parameter.numel() for parameter in encoder.model.parameters())
@@ -108,6 +108,6 @@ def model_meta(encoder: Encoder, *, revision: str, base_model: str | None = None
         "similarity_fn_name": "cosine" if encoder.metric == "cosine" else None,
         "use_instructions": bool(encoder.model.prompts),
         "training_datasets": None,
-        "adapted_from": base_model,
+        "adapted_from": bases[0] if bases else None,
         "modalities": ["text"] if encoder.images is None else ["image", "text"],
     }

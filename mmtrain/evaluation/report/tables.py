@@ -21,6 +21,20 @@ def print_retrieval(metrics: Mapping[str, Any], recall_at: Sequence[int]) -> Non
         say(line)
 
 
+def print_shorter(shorter: Sequence[Mapping[str, Any]], recall_at: Sequence[int]) -> None:
+    """Recall by width and precision of the rows."""
+    cells = [(direction, f"R@{k}") for direction in DIRECTIONS for k in recall_at]
+    columns = [f"{direction.replace('_', ' ')}\n{name}" for direction, name in cells]
+    rows = [
+        [f"{each['width']}", each["precision"], f"{each['bytes']:,}"]
+        + [f"{each[direction]['mean'][name]:.1f}" for direction, name in cells]
+        + [f"{each['mean_recall']:.1f}"]
+        for each in shorter
+    ]
+    title = "shorter rows, recall in percent, mean of the languages"
+    print_table(title, ("width", "precision", "bytes a row", *columns, "mean recall"), rows, left=("precision",))
+
+
 def print_protocol(protocol: Mapping[str, Any]) -> None:
     """The published protocol and the published figures to compare with."""
     say(f"protocol {protocol['name']}/{protocol['variant']}, {protocol['captions']} captions, {protocol['figures']}")

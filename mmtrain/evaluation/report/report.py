@@ -45,7 +45,7 @@ def write_report(
     """Writes the report of `retrieval_metrics` as one HTML file.
 
     run says what was measured (model, data, date, command, ...) and is shown as it is. examples, score_histogram and
-    similarity [K, K] come from `report_parts`; curves is a metrics.csv, or {name: (samples seen, values)} as it has them;
+    similarity [K, K] come from `report_parts`; curves is a metrics.csv or {name: (samples seen, values)};
     relations holds the tables of `relation_metrics` by task and system, and relation what
     `mmtrain.evaluation.measuring.relation.relation_results` returns, where a head was trained.
     """

@@ -14,7 +14,7 @@ from datamodules.batch import Batch, Field, text_id
 from datamodules.reading.choices import class_of
 from datamodules.reading.fields import FieldReader, Value, field_of
 from datamodules.shards.samples import Sample
-from datamodules.tokenizers.tokenizer import Tokenizer, tokenizer_of
+from datamodules.tokenizers.tokenizer import Tokenizer, role_of
 
 
 class Loaded(NamedTuple):
@@ -41,6 +41,7 @@ class Collator:
         field_shapes: Of one value of each field.
         scores: Which scores are read: "score", "scores".
         pictured: Whether every sample has a picture.
+        prompts: What stands before texts of a role, for each source.
     """
 
     tokenizer: Tokenizer
@@ -52,6 +53,7 @@ class Collator:
     field_shapes: Mapping[str, tuple[int, ...]]
     scores: Sequence[str]
     pictured: bool = True
+    prompts: Sequence[Mapping[str, str]] = ()
 
     def __post_init__(self) -> None:
         self._index = {language: i for i, language in enumerate(self.languages)}
@@ -69,10 +71,15 @@ class Collator:
                     text_ids[b][k] = text_id(text[1])
         present = torch.tensor(languages, dtype=torch.int64).view(size, slots) >= 0
         # without any caption, an empty one says what tokens look like
-        texts = [text for item in loaded if item for text in item.texts if text] or [(-1, "")]
-        ids, mask = self.tokenizer(
-            [caption for _, caption in texts], [self.languages[i] if i >= 0 else "und" for i, _ in texts]
-        )
+        texts = [
+            (self.languages[text[0]], self._prompt(item, "texts") + text[1])
+            for item in loaded
+            if item
+            for text in item.texts
+            if text
+        ]
+        names, written = zip(*(texts or [("und", "")]), strict=True)
+        ids, mask = self.tokenizer(list(written), list(names))
         tokens = ids.new_zeros(size, slots, *ids.shape[1:])
         token_mask = mask.new_zeros(size, slots, mask.shape[1])
         if present.any():
@@ -104,9 +111,12 @@ class Collator:
 
     def _field(self, name: str, loaded: Sequence[Loaded | None]) -> Field:
         rows = [item.values[name] if item else [] for item in loaded]
-        return field_of(
-            self.fields[name], rows, self.field_shapes[name], tokenizer_of(self.tokenizer, name), self._index
-        )
+        prompts = [self._prompt(item, name) if item else "" for item in loaded]
+        return field_of(self.fields[name], rows, self.field_shapes[name], self.tokenizer, self._index, prompts)
+
+    def _prompt(self, item: Loaded, name: str) -> str:
+        """What stands before the texts of this name."""
+        return self.prompts[item.source].get(role_of(name), "") if self.prompts else ""
 
     def _label(self, item: Loaded | None, task: str) -> int:
         return class_of(item.sample.labels.get(task) if item else None, self.label_names.get(task))

@@ -133,6 +133,7 @@ class ShardDataset(Dataset):
             field_shapes=self._field_shapes,
             scores=sorted(SCORES & needs),
             pictured="image" not in lacking,
+            prompts=[source.prompts or {} for source in sources],
         )
 
     def __len__(self) -> int:

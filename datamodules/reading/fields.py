@@ -186,6 +186,7 @@ def field_of(
     shape: Sequence[int] | None,
     tokenizer: Tokenizer,
     languages: Mapping[str, int],
+    prompts: Sequence[str] = (),
 ) -> Field:
     """The values of B samples as a Field.
 
@@ -193,6 +194,7 @@ def field_of(
         rows: Of each sample its values, fewer than `reader.count` where it has fewer.
         shape: Of one value that is no text.
         languages: Index of each language.
+        prompts: What stands before the texts of each sample; default: nothing.
     """
     B, n = len(rows), reader.count
     present = torch.tensor([[slot < len(row) for slot in range(n)] for row in rows]).view(B, n)
@@ -204,8 +206,12 @@ def field_of(
         if values:
             full[present] = torch.stack([value for value in values if isinstance(value, Tensor)])
         return Field(reader.kind, full, present, ids=ids)
+    before = [prompt for row, prompt in zip(rows, prompts or [""] * B, strict=True) for _ in row] or [""]
     texts = [value for value in values if isinstance(value, Text)] or [Text("und", "")]  # one says what tokens are
-    rows_of_ids, mask = tokenizer([each.prefix + each.text for each in texts], [each.language for each in texts])
+    rows_of_ids, mask = tokenizer(
+        [prompt + each.prefix + each.text for prompt, each in zip(before, texts, strict=True)],
+        [each.language for each in texts],
+    )
     tokens = rows_of_ids.new_zeros(B, n, *rows_of_ids.shape[1:])
     token_mask = mask.new_zeros(B, n, mask.shape[1])
     indices = torch.full((B, n), -1)

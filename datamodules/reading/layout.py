@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -13,7 +13,7 @@ from datamodules.reading.parts import Part, Prompting, Reads, brought, held, rea
 from datamodules.reading.splits import Splits
 from datamodules.shards.survey import CAPTIONED
 from datamodules.stream.mixture import Source
-from datamodules.tokenizers.tokenizer import Prompted, Tokenizer
+from datamodules.tokenizers.tokenizer import Tokenizer
 
 ALL_FIELDS = "fields"  # an objective reads every field there is
 STAGES = {"fit": ("train", "val"), "validate": ("val",), "test": ("test",), "predict": ()}
@@ -52,7 +52,6 @@ class Layout:
         self.needs: dict[str, frozenset[str]] = {}
         self.readers: dict[str, dict[str, FieldReader]] = {}
         self._lacking: frozenset[str] = frozenset()
-        self._prompts: Mapping[str, str] = {}
         self._read_as = {split: name for name in parts for split in (train_of(name), val_of(name))}
 
     def splits(self, kinds: Sequence[str]) -> list[str]:
@@ -109,7 +108,7 @@ class Layout:
         tokenizer = own.get(f"data.parts.{self._read_as.get(split)}.text_length", tokenizer)
         return {
             "languages": splits.languages,
-            "tokenizer": Prompted(tokenizer, self._prompts) if self._prompts else tokenizer,
+            "tokenizer": tokenizer,
             "label_names": splits.label_names,
             "tasks": splits.tasks,
             "reading": splits.reading,
@@ -122,7 +121,7 @@ class Layout:
         """Settles what the batches of splits that are new hold, by what the objectives of the module read."""
         reads: dict[str, frozenset[str]] = {}
         self._lacking = module.lacking if isinstance(module, Reads) else frozenset()
-        self._prompts = module.prompts if isinstance(module, Prompting) else {}
+        splits.prompts = module.prompts if isinstance(module, Prompting) else {}
         for name, part in self.parts.items():
             fields = part.fields or {}
             brings = brought(splits.holds(train_of(name)), fields, part.negatives) if name else None
@@ -147,8 +146,8 @@ class Layout:
             keys = {readers[name].key if name in readers else name for name in self._lacking & read}
             whole = held(read, readers)
             splits.needs[split] = whole - keys if trains else whole | keys
-            # data.val and data.test are in all languages of the run
-            splits.parts[split] = replace(part, languages=None) if split in ("val", "test") else part
+            # data.val and data.test are in all languages of the run, behind the prompts that stay with the model
+            splits.parts[split] = replace(part, languages=None, prompts=None) if split in ("val", "test") else part
 
 
 def _measured(read: frozenset[str]) -> frozenset[str]:

@@ -21,7 +21,7 @@ from datamodules.stream.identity import inform
 from datamodules.stream.mixture import Source, SurveyedSource
 from datamodules.stream.order import Interleave, PassOrder
 from datamodules.stream.streams import Stream
-from datamodules.tokenizers.tokenizer import Tokenizer
+from datamodules.tokenizers.tokenizer import Tokenizer, check_prompts
 
 OF_THE_RUN = frozenset({"labels"})  # what a sample may lack
 Mixing = Literal["samples", "batches"]
@@ -43,6 +43,8 @@ class Part:
         images: Its way from encoded images to pixels, of a size of its own; default: data.images.
         text: Its rewriting of captions; default: data.text.
         text_length: The tokenizer's max_length for this part.
+        prompts: What stands before its texts in training, by their role, such as {query: "translate: "}; default:
+            model.prompts, which alone stay with the model.
         negatives: Read so many of a pair's negatives.
         fields: Readers of further inputs by name.
         mixing: "samples" mixes its sources sample by sample, "batches" takes each global batch from one source;
@@ -63,6 +65,7 @@ class Part:
     fields: dict[str, FieldReader] | None = None
     mixing: Mixing | None = None
     val: str | None = None
+    prompts: dict[str, str] | None = None
 
     def check(self, name: str) -> None:
         """Raises ValueError, one line, for an option out of range; `name` is the part's, "" for the only one."""
@@ -74,6 +77,7 @@ class Part:
         check_least(f"{where}.views_per_image", self.views_per_image, 1)
         check_least(f"{where}.batch_size", self.batch_size, 1)
         check_least(f"{where}.negatives", self.negatives, 0)
+        check_prompts(self.prompts or {}, f"{where}.prompts")
 
     def say_unread(
         self,
@@ -148,7 +152,7 @@ class Reads(Protocol):
 
 @runtime_checkable
 class Prompting(Protocol):
-    """A training module that wants prompts before its texts, see `datamodules.tokenizers.tokenizer.Prompted`."""
+    """A training module that wants prompts before its texts, by their role, query or passage."""
 
     @property
     def prompts(self) -> Mapping[str, str]: ...

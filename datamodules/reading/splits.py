@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from datamodules.account import Counts, SkipAccount
@@ -28,7 +28,8 @@ class Splits:
         account: Gets what is lost already.
         images: Encoded images to pixels, where a source has no way of its own.
         text: Rewriting of the training split's captions, where a source has none of its own.
-        parts: For splits of a part of the step, the part, whose languages, images and text come before the run's.
+        parts: For splits of a part of the step, the part; its languages, images, text, prompts come before the run's.
+        prompts: What stands before texts of a role.
     """
 
     specs: dict[str, list[Source] | str | None]
@@ -39,6 +40,7 @@ class Splits:
     text: TextTransform
     reading: Reading
     parts: dict[str, Part] = field(default_factory=dict)
+    prompts: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.languages: list[str] = list(self.chosen or [])
@@ -81,6 +83,7 @@ class Splits:
             languages=None if name == "test" else self.chosen,
             reading=self.reading,
             needs=needs,
+            prompts={**self.prompts, **(part.prompts or {})},
         )
 
     def _survey(self, name: str) -> list[SurveyedSource]:

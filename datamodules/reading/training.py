@@ -287,6 +287,7 @@ class Training:
             options[f"{prefix}objectives"] = described([source.objectives for source in dataset.sources])
             options[f"{prefix}caption_fields"] = described([source.caption_fields for source in dataset.sources])
             options[f"{prefix}fields"] = described(dataset.fields)
+            options[f"{prefix}prompts"] = described([source.prompts for source in dataset.sources])
         return {"data": data, "options": options}
 
     def state_dict(self) -> dict:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,6 +12,7 @@ from datamodules.captions.rewriting import TextTransform
 from datamodules.images import ImagePipeline
 from datamodules.shards.locations import Reading, expand, file_of
 from datamodules.shards.survey import CAPTIONED, ShardSurvey, survey
+from datamodules.tokenizers.tokenizer import check_prompts
 
 SHOWN = 20
 
@@ -32,6 +33,8 @@ class Source:
         name: In the log and the account; default: the folder's name.
         caption_fields: How often a caption of each of WIT's fields is drawn beside the others of its language, such as
             {reference: 4, attribution: 2}; of other fields, or of none, it weighs 1. Default: all alike.
+        prompts: What stands before its texts in training, by their role, such as {query: "translate: "}; default: the
+            part's, else model.prompts, which alone stay with the model.
     """
 
     shards: str
@@ -42,6 +45,7 @@ class Source:
     objectives: list[str] | None = None
     name: str | None = None
     caption_fields: dict[str, float] | None = None
+    prompts: dict[str, str] | None = None
 
 
 @dataclass
@@ -56,6 +60,7 @@ class SurveyedSource:
     languages: list[str] | None = None  # None: all that the run uses
     objectives: list[str] | None = None  # None: all
     caption_fields: dict[str, float] | None = None  # weights of WIT's fields; None: all alike
+    prompts: Mapping[str, str] | None = None  # before its texts, by role
 
     def __len__(self) -> int:
         return sum(len(shard) for shard in self.shards)
@@ -82,6 +87,7 @@ def survey_sources(
     languages: list[str] | None,
     reading: Reading,
     needs: frozenset[str] = CAPTIONED,
+    prompts: Mapping[str, str] | None = None,
 ) -> list[SurveyedSource]:
     """Reads the shards of SHARDS, or of a list of sources; samples that lack one of `needs` are left out.
 
@@ -112,6 +118,7 @@ def survey_sources(
             source.languages,
             source.objectives,
             source.caption_fields,
+            {**(prompts or {}), **(source.prompts or {})},
         )
         captions = result._all_captions()
         for language in source.languages or ():
@@ -132,6 +139,7 @@ def _check(source: Source, where: str, images: ImagePipeline, languages: list[st
         raise ValueError(
             f"{where}: images.size is {source.images.size}, data.images.size is {images.size}; one size for all"
         )
+    check_prompts(source.prompts or {}, f"{where}: prompts")
     for field in ("languages", "objectives"):
         names = getattr(source, field)
         if names is not None and (not names or len(set(names)) < len(names)):

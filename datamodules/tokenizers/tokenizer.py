@@ -64,16 +64,19 @@ class Prompted(Tokenizer):
         self.tokenizer.save(folder)
 
 
+ROLES = ("query", "passage")
+
+
+def check_prompts(prompts: Mapping[str, str], option: str) -> None:
+    """Raises ValueError for anything but texts of the known roles."""
+    for role, text in prompts.items():
+        if role not in ROLES or not isinstance(text, str):
+            raise ValueError(f"{option}: got {role}: {text!r}, expected a text for {' and '.join(ROLES)}")
+
+
 def role_of(name: str) -> str:
     """The role of a sample's texts: positives and negatives are found, captions, queries and all others search."""
     return "passage" if name in ("positive", "negatives") else "query"
-
-
-def tokenizer_of(tokenizer: Tokenizer, name: str) -> Tokenizer:
-    """The tokenizer of a sample's texts of this name."""
-    if not isinstance(tokenizer, Prompted):
-        return tokenizer
-    return Prompted(tokenizer.tokenizer, tokenizer.prompts, role_of(name))
 
 
 class ByteTokenizer(Tokenizer):

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-from mmtrain.commands.usage import Device, File, Folder, Model, Trust, UsageError
+from mmtrain.commands.usage import Device, File, Files, Folder, Model, Trust, UsageError
 from mmtrain.display.messages import say
 
 if TYPE_CHECKING:
@@ -15,7 +15,7 @@ def search(
     index: Folder,
     text: str | None = None,
     *,
-    image: File | None = None,
+    image: Files | None = None,
     features: Mapping[str, str | Path] | None = None,
     language: Annotated[str, "L"] | None = None,
     k: int = 10,
@@ -30,7 +30,8 @@ def search(
     Args:
         index: What mmtrain index wrote.
         text: A text in any language.
-        image: A picture; features as .npy where the model reads those. Beside a text, both are asked for together.
+        image: A picture; features as .npy where the model reads those. It may come several times and beside a text: all
+            are asked for together, added, or multiplied by a model that does so.
         features: Files of further modalities by name, as in [audio=sound.npy], each .npy.
         language: Of the text, for models that read each language by itself; its captions are shown first.
         k: Pictures to find; default 10.
@@ -45,14 +46,14 @@ def search(
     from mmtrain.search.queries import find, open_model, query_row
     from mmtrain.search.results import Query, print_json, print_results, write_results
 
-    if text is None and image is None and not features:
+    if text is None and not image and not features:
         raise UsageError('search: give a text, as in search DIR "text", --image FILE, or both')
     if k < 1:
         raise UsageError(f"-k: got {k}, expected a whole number from 1")
     pictures = SearchIndex(index)
-    encoder = open_model(pictures, model, device, text_only=image is None and not features, trust=trust)
+    encoder = open_model(pictures, model, device, text_only=not image and not features, trust=trust)
     sounds = {name: Path(file) for name, file in (features or {}).items()}
-    query = Query(text, language, None if image is None else Path(image), sounds)
+    query = Query(text, language, tuple(image or ()), sounds)
     row = query_row(encoder, query)
     first = [*filter(None, [language]), *encoder.languages]
     results = find(pictures, row, k)

@@ -20,6 +20,7 @@ Model = Annotated[str, "MODEL", "MODEL: a run folder, a checkpoint, an exported 
 Shards = Annotated[str, "SHARDS", "SHARDS: a folder, a tar, a brace pattern, or several joined with ::"]
 Folder = Annotated[str, "DIR"]
 File = Annotated[str, "FILE"]
+Files = Annotated[Sequence[Path], "FILE"]  # one each time that the option is given
 BatchSize = Annotated[int, "N", "samples that go through the model together"]
 Workers = Annotated[int, "N", "reading processes"]
 Trust = Annotated[
@@ -32,6 +33,7 @@ READERS: dict[Any, tuple[Callable[[str], Any], str]] = {
     int: (int, "N"),
     float: (float, "X"),
     str | Path: (str, "PATH"),
+    Sequence[Path]: (Path, "FILE"),
     list[str]: (values.items, "[en,lv]"),
     Sequence[str]: (values.items, "[a,b]"),
     tuple[int, ...]: (values.integers, "1,5,10"),
@@ -142,6 +144,8 @@ def _settings(hint: Any, text: str | None) -> dict[str, Any]:
         return settings | {"action": "store_true"}
     if get_origin(hint) is Literal:
         return settings | {"choices": get_args(hint)}
+    if hint == Sequence[Path]:
+        settings["action"] = "append"
     reader, usual = READERS.get(hint, (str, None))
     return settings | {"type": reader, "metavar": metavar or usual}
 

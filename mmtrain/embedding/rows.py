@@ -12,13 +12,12 @@ from torch import Tensor
 from datamodules.reading.whole import WholeSample, WholeSamples
 from datamodules.shards.encoding import BadRow
 from datamodules.shards.samples import IMAGES
-from datamodules.tokenizers.tokenizer import role_of
+from datamodules.tokenizers.tokenizer import ROLES, role_of
 from mmtrain.embedding.rewriting import RewrittenShards, Sizes
 from mmtrain.embedding.splits import language_indices
 from mmtrain.models.encoder import Encoder
 from mmtrain.models.fingerprint import fingerprint
 from mmtrain.models.image_text import ImageTextModel
-from mmtrain.models.network import ROLES
 from mmtrain.towers import FeatureTower
 
 DESCRIPTION = "embedding.json"  # beside shards of rows

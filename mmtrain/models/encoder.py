@@ -12,10 +12,10 @@ from torch.nn import functional
 from datamodules.images import ImagePipeline
 from datamodules.shards.progress import with_progress
 from datamodules.tokenizers import Tokenizer
-from datamodules.tokenizers.tokenizer import Prompted
+from datamodules.tokenizers.tokenizer import ROLES, Prompted
 from losses import asymmetric_similarity
 from mmtrain.fusion import MatchingHead, RelationHead
-from mmtrain.models.network import ROLES, Network
+from mmtrain.models.network import Network
 
 if TYPE_CHECKING:
     from mmtrain.evaluation.ranking.tiles import Similarity

@@ -5,7 +5,7 @@ from types import MappingProxyType
 
 from torch import Tensor, nn
 
-ROLES = ("query", "passage")
+from datamodules.tokenizers.tokenizer import check_prompts
 
 
 class Network(nn.Module):
@@ -23,9 +23,7 @@ class Network(nn.Module):
 
     def set_prompts(self, prompts: Mapping[str, str]) -> None:
         """Raises ValueError for anything but texts of the known roles."""
-        for role, text in prompts.items():
-            if role not in ROLES or not isinstance(text, str):
-                raise ValueError(f"model.prompts: got {role}: {text!r}, expected a text for {' and '.join(ROLES)}")
+        check_prompts(prompts, "model.prompts")
         self.prompts = dict(prompts)
 
     def encode_image(self, images: Tensor) -> Tensor:

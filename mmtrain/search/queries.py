@@ -67,7 +67,7 @@ def query_row(encoder: Encoder, query: Query) -> np.ndarray:
     Raises ValueError for an input that cannot be read, or is none of the model's.
     """
     rows = [] if query.text is None else [text_row(encoder, query.text, query.language)]
-    rows += [] if query.image is None else [image_row(encoder, query.image)]
+    rows += [image_row(encoder, file) for file in query.images]
     for name, file in query.features.items():
         try:
             values = np.load(file, allow_pickle=False)

@@ -26,18 +26,17 @@ class Result:
 
 @dataclass(frozen=True)
 class Query:
-    """A text, the file of an image, files of further modalities by name, or several of them."""
+    """A text, files of images, files of further modalities by name, or several of them."""
 
     text: str | None = None
     language: str | None = None
-    image: Path | None = None
+    images: tuple[Path, ...] = ()
     features: dict[str, Path] = field(default_factory=dict)
 
     @property
     def name(self) -> str:
         """In a line."""
-        files = [file for file in (self.image, *self.features.values()) if file is not None]
-        return " + ".join([*filter(None, [self.text]), *map(str, files)])
+        return " + ".join([*filter(None, [self.text]), *map(str, (*self.images, *self.features.values()))])
 
 
 def print_json(query: Query, results: list[Result]) -> None:
@@ -45,8 +44,9 @@ def print_json(query: Query, results: list[Result]) -> None:
     fields: dict[str, object] = {
         "text": query.text,
         "language": query.language,
-        "image": query.image and str(query.image),
     }
+    if files := list(map(str, query.images)):
+        fields["image"] = files[0] if len(files) == 1 else files
     if query.features:
         fields["features"] = {name: str(file) for name, file in query.features.items()}
     fields = {name: value for name, value in fields.items() if value is not None}
@@ -82,15 +82,13 @@ def write_results(
     """Writes one HTML file, whole or not at all; `description` is index.json of the index."""
     from mmtrain.display.html import data_uri, picture_uri, write_page
 
-    image = None
-    if query.image is not None and query.image.suffix != ".npy":
-        image = picture_uri(query.image.read_bytes(), QUERY_SIDE)
+    images = [None if file.suffix == ".npy" else picture_uri(file.read_bytes(), QUERY_SIDE) for file in query.images]
 
     def picture(item: Item) -> str:
         return data_uri(item.thumbnail, "image/jpeg")
 
     values = page_values(results, description, first, picture)
-    write_page(path, TEMPLATE, title=query.name, query=query, image=image, **values)
+    write_page(path, TEMPLATE, title=query.name, query=query, images=images, **values)
 
 
 def page_values(

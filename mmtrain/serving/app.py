@@ -106,24 +106,25 @@ def _add_search(app: FastAPI, service: Service, do: Callable[..., Any]) -> None:
             k = int(fields.get("k") or 10)
         except ValueError:
             raise BadRequest(f"k: got {fields['k'][:20]!r}, expected a whole number") from None
-        query = Query(text, language, None if image is None else Path("picture"))
+        query = Query(text, language, () if image is None else (Path("picture"),))
         return query, image, await do(service.search, text, language, image, k)
 
     async def as_answer(fields: dict[str, Any]) -> dict[str, Any]:
         query, _, results = await found(fields)
-        asked = {"text": query.text, "language": query.language, "image": query.image is not None}
+        asked = {"text": query.text, "language": query.language, "image": bool(query.images)}
         answers = [
             answer | {"picture": _address(result)} for answer, result in zip(as_json(results), results, strict=True)
         ]
         return {"query": {name: value for name, value in asked.items() if value}, "results": answers}
 
     async def as_page(fields: dict[str, Any]) -> HTMLResponse:
-        query, image, error = Query(), None, None
+        query, error = Query(), None
+        images: list[str] = []
         results: list[Result] = []
         if fields.get("text") or fields.get("image"):
             try:
                 query, content, results = await found(fields)
-                image = None if content is None else await do(picture_uri, content, QUERY_SIDE)
+                images = [] if content is None else [await do(picture_uri, content, QUERY_SIDE)]
             except BadRequest as refused:
                 error = str(refused)
         description = index.description | {"model": service.name}
@@ -131,7 +132,7 @@ def _add_search(app: FastAPI, service: Service, do: Callable[..., Any]) -> None:
         values = page_values(results, description, first, lambda item: f"/pictures/{item.number}")
         served = {"languages": languages, "error": error, "longest": LONGEST_TEXT}
         title = query.name or "Search pictures"
-        shown = page(TEMPLATE, title=title, query=query, image=image, served=served, **values)
+        shown = page(TEMPLATE, title=title, query=query, images=images, served=served, **values)
         return HTMLResponse(shown.encode("utf-8", "replace"), 200 if error is None else 400)
 
     @app.get("/search")

@@ -75,6 +75,21 @@ def test_a_text_and_a_picture_ask_together(index: Path, model: Path, shards: Pat
     assert [result["id"] for result in found["results"]] == [f"c{number}" for number in np.argsort(-scores)[:3]]
 
 
+def test_several_pictures_ask_together(index: Path, model: Path, shards: Path, tmp_path: Path, capsys) -> None:
+    page, files = tmp_path / "found.html", [shards.parent / "7.png", tmp_path / "a, b.png"]
+    files[1].write_bytes((shards.parent / "8.png").read_bytes())
+    arguments = [word for file in files for word in ("--image", str(file))]
+    assert main(["search", str(index), *arguments, "-k", "3", "--json", "--html", str(page)]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["query"] == {"image": [str(file) for file in files]}
+    encoder = mmtrain.load(model)
+    row = encoder.encode_query(images=[encoder.images.open(file.read_bytes()) for file in files])
+    pictures = [encoder.images.open((shards.parent / f"{number}.png").read_bytes()) for number in range(32)]
+    scores = encoder.encode_image(pictures) @ row
+    assert [result["id"] for result in found["results"]] == [f"c{number}" for number in np.argsort(-scores)[:3]]
+    assert page.read_text().count("<img ") == 5
+
+
 def test_a_picture_taken_upright_is_shown_upright(index: Path, tmp_path: Path) -> None:
     picture = Image.new("RGB", (60, 30), "red")
     exif = picture.getexif()

@@ -81,7 +81,7 @@ def model(
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"]))
-        raise ValueError(f"mmtrain.mteb: {where} is {first['input']!r}: {first['msg']}") from error
+        raise ValueError(f"mmtrain.mteb: {where}: got {repr(first['input'])[:100]}: {first['msg']}") from error
 
 
 def _fields(encoder: Encoder, folder: Path) -> dict[str, Any]:

@@ -135,6 +135,7 @@ def test_roles_languages_and_gaps_in_what_mteb_hands_over(folder: Path, pictures
     rows = model.encode([mixed], **options, show_progress_bar=False)
     assert rows[1] == pytest.approx(ours.encode_image(pictures[1:2])[0], abs=1e-6)
     assert rows[2:] == pytest.approx(ours.encode_text(["b", ""]), abs=1e-6)
+    assert model.encode([], **options, show_progress_bar=False).shape == (0, 24)
     for batch, said in (({"audio": [1]}, "got audio"), ({}, "got nothing")):
         with pytest.raises(ValueError, match=said):
             model.encode([batch], **options)

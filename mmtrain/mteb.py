@@ -81,7 +81,7 @@ def model(
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"]))
-        raise ValueError(f"mmtrain.mteb: {where} is {first['input']!r}: {first['msg']}") from error
+        raise ValueError(f"mmtrain.mteb: {where}: got {repr(first['input'])[:100]}: {first['msg']}") from error
 
 
 def _fields(encoder: Encoder, folder: Path) -> dict[str, Any]:
@@ -134,13 +134,14 @@ class MtebEncoder:
 
         if options.get("precision") not in (None, "float32"):
             raise ValueError(
-                f"precision: got {options['precision']!r}, the rows are float32; mteb's CompressionWrapper"
+                f"precision: got {options['precision']!r}, rows are float32; use mteb's CompressionWrapper"
             )
         language = self._language(task_metadata, hf_subset)
         role = None if prompt_type is None else ROLES[prompt_type.value]
         shown = bool(options.get("show_progress_bar", True))
         batches = track(inputs, description="encoding", transient=True, disable=not shown)
-        rows = np.concatenate([self._rows(batch, language, role) for batch in batches])
+        none = np.zeros((0, self.encoder.model.dimension), np.float32)
+        rows = np.concatenate([none, *(self._rows(batch, language, role) for batch in batches)])
         if self.dim is None:
             return rows
         rows = rows[:, : self.dim]

@@ -146,8 +146,8 @@ def _metrics(model: Path) -> dict[str, Any]:
 
 
 def _measured_on(protocol: Mapping[str, Any]) -> str:
-    """The published protocol, or the last part of SHARDS, whose folder is a place of this machine."""
-    if "name" in protocol:
+    """A published test set, where all of it was there, else the last part of SHARDS, whose folder is this machine's."""
+    if protocol.get("complete"):
         return f"{protocol['name']}/{protocol['variant']}"
     return str(protocol.get("data", "unnamed shards")).rstrip("/").rpartition("/")[2]
 

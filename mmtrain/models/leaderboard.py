@@ -15,8 +15,6 @@ from mmtrain.models.run_folder import checkpoint_of
 from mmtrain.models.yaml12 import read_yaml
 
 META = "model_meta.json"  # beside an export's files; mteb has a file of this name beside its results
-
-
 HUB_NAME = re.compile(r"(?:hf:|open_clip:hf[-_]hub:)?([\w-][\w.-]*/[\w-][\w.-]*|[\w-]+)(?:@\w+)?")
 
 

@@ -74,6 +74,12 @@ def test_a_card_without_figures_or_languages(tmp_path: Path) -> None:
     assert data.language == ["multilingual"] and data.eval_results is None and "model_name" not in data.to_dict()
 
 
+def test_a_part_of_a_test_set_is_not_called_by_its_name(tmp_path: Path) -> None:
+    protocol = {"name": "xm3600", "variant": "first", "complete": False, "data": "/shards/forty"}
+    out = write(encoder(), str(run(tmp_path / "run", **protocol)), tmp_path / "out")
+    assert card(out).eval_results[0].dataset_name == "forty, no" and "xm3600" not in (out / "README.md").read_text()
+
+
 @pytest.mark.parametrize("recall_at", [(3,), (2, 20)])
 def test_other_recalls_than_usual_are_shown(recall_at: tuple[int, ...], tmp_path: Path) -> None:
     out = write(encoder(), str(run(tmp_path / "run", recall_at=recall_at, shorter=False)), tmp_path / "out")
@@ -82,7 +88,7 @@ def test_other_recalls_than_usual_are_shown(recall_at: tuple[int, ...], tmp_path
 
 
 def test_push_adds_what_its_owner_says(tmp_path: Path, capsys) -> None:
-    protocol = {"name": "xm3600", "variant": "first"}
+    protocol = {"name": "xm3600", "variant": "first", "complete": True}
     out = write(encoder(), str(run(tmp_path / "run", **protocol)), tmp_path / "out")
     for _ in range(2):  # a second push changes nothing
         sent = prepare(out, "me/model", "mit", datasets=["me/a", "you/b.c"], measured_on="us/xm-3600")

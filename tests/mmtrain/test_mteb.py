@@ -19,9 +19,12 @@ import mmtrain.mteb
 from datamodules import ByteTokenizer, ImagePipeline
 from mmtrain.evaluation import retrieval_metrics
 from mmtrain.export import safetensors_folder
+from mmtrain.export.hub import prepare
+from mmtrain.export.writing import write
 from mmtrain.models.encoder import Encoder
 from mmtrain.models.image_text import ImageTextModel
 from mmtrain.models.language_codes import ISO, fitting_language, iso_languages
+from mmtrain.models.leaderboard import META
 from mmtrain.towers import ByteGRU, FeatureTower, TimmTower
 
 CAPTIONS = {  # subset -> language of mteb, captions
@@ -132,6 +135,7 @@ def test_roles_languages_and_gaps_in_what_mteb_hands_over(folder: Path, pictures
     rows = model.encode([mixed], **options, show_progress_bar=False)
     assert rows[1] == pytest.approx(ours.encode_image(pictures[1:2])[0], abs=1e-6)
     assert rows[2:] == pytest.approx(ours.encode_text(["b", ""]), abs=1e-6)
+    assert model.encode([], **options, show_progress_bar=False).shape == (0, 24)
     for batch, said in (({"audio": [1]}, "got audio"), ({}, "got nothing")):
         with pytest.raises(ValueError, match=said):
             model.encode([batch], **options)
@@ -152,12 +156,26 @@ def test_what_mteb_knows_about_a_model(folder: Path) -> None:
     assert ModelMeta.model_validate_json_resolved(json.dumps(meta.to_dict(), default=str)).name == meta.name
 
 
+def test_the_file_in_an_export_is_read_by_mteb_and_by_us(folder: Path, tmp_path: Path, capsys) -> None:
+    out = write(mmtrain.load(folder), str(folder), tmp_path / "out")
+    assert mmtrain.mteb.model(out).mteb_model_meta.name == "local/out"
+    prepare(out, "me/model", "mit")
+    theirs = ModelMeta.model_validate_json_resolved((out / META).read_text())
+    assert theirs == mmtrain.mteb.model(out).mteb_model_meta
+    assert (theirs.name, theirs.license) == ("me/model", "mit")
+    assert mmtrain.mteb.model(out, "abc", name="you/other").mteb_model_meta.revision == "abc"
+    for text, said in (("{", "no JSON"), ("[]", "no JSON object"), ('{"colour": 1}', "revision: got .*required")):
+        (out / META).write_text(text)
+        with pytest.raises(ValueError, match=said):
+            mmtrain.mteb.model(out)
+
+
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        ({"name": "noslash"}, "name is 'noslash'"),
+        ({"name": "noslash"}, "name: got 'noslash'"),
         ({"license": "a licence of my own"}, "license"),
-        ({"colour": "red"}, "colour is 'red'"),
+        ({"colour": "red"}, "colour: got 'red'"),
         ({"languages": ["en"]}, "languages"),
         ({"dim": 25}, "dim: got 25"),
         ({"dim": 0}, "dim: got 0"),

@@ -44,8 +44,8 @@ def measure_shorter(
     """Recall at every width and precision, behind that of the rows as they are; "shorter" of metrics.json.
 
     Each entry has "width", "precision", "bytes" a row, "mean_recall", and by direction and language the recalls in
-    percent. Ranks are exact and ties count against the model, as in the rest of the report. Memory is that of one more
-    copy of the rows. No widths stands for the whole rows, no precisions for float32.
+    percent. Ranks are exact and ties count against the model, as in the rest of the report. Memory stays linear in the
+    rows. No widths stands for the whole rows, no precisions for float32.
 
     Args:
         metrics: The figures of the rows as they are.

@@ -65,8 +65,8 @@ def check(encoder: Encoder) -> Dual:
 
 def vision_config(image: TimmTower) -> TimmWrapperConfig:
     """What transformers builds the tower's network from."""
-    settings: dict[str, Any] = {"hidden_size": image.width, "num_features": image.width}
-    config = TimmWrapperConfig(architecture=image.name, num_labels=0, **settings)
+    settings: dict[str, Any] = {"num_labels": 0, "hidden_size": image.width, "num_features": image.width}
+    config = TimmWrapperConfig(architecture=image.name, **settings)
     config.model_args = dict(image.options) | ({"img_size": image.image_size} if image.image_size else {})
     return config
 

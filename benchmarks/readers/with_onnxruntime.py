@@ -18,6 +18,7 @@ def tokenized(texts: list[str]) -> dict[str, np.ndarray]:
         from tokenizers import Tokenizer
 
         tokenizer, ids = Tokenizer.from_file(str(file)), settings["tokenizer"]["init_args"]
+        tokenizer.no_padding()
         tokenizer.enable_truncation(ids["max_length"])
         rows = [encoded.ids for encoded in tokenizer.encode_batch(texts)]
     else:

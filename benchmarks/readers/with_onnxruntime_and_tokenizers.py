@@ -2,11 +2,13 @@ import json
 
 import numpy as np
 import onnxruntime
+from PIL import Image
 from probes import FOLDER, captions, parts, pictures, save, square
 from tokenizers import Tokenizer
 
 settings = json.loads((FOLDER / "preprocessor_config.json").read_text(encoding="utf-8"))
 graphs = {side: onnxruntime.InferenceSession(FOLDER / "onnx" / f"{side}_model.onnx") for side in ("vision", "text")}
+method = Image.Resampling[settings["interpolation"].upper()]
 tokenizer = Tokenizer.from_file(str(FOLDER / "tokenizer.json"))
 
 
@@ -18,7 +20,7 @@ def tokenized(texts: list[str]) -> dict[str, np.ndarray]:
 
 image, text = [], []
 for part in parts(pictures):
-    pixels = [square(picture, settings["crop_size"]["width"], settings["resample"]) for picture in part]
+    pixels = [square(picture, settings["crop_size"]["width"], method) for picture in part]
     values = np.stack(pixels).astype(np.float32) * np.float32(settings["rescale_factor"])
     image.append(graphs["vision"].run(["image_embeds"], {"pixel_values": values})[0])
 for part in parts(captions):

@@ -1,9 +1,5 @@
 """A network as one ONNX graph, with exact or with 8-bit weights."""
 
-import logging
-import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +12,7 @@ from torch import Tensor, nn
 
 from mmtrain.display.messages import first_line
 from mmtrain.models.image_text import ImageTextModel
+from mmtrain.towers.transformers_weights import quiet
 
 # a graph beyond two gigabytes needs its weights in a file of their own (protobuf's limit)
 LARGEST_GRAPH = 1_900_000_000
@@ -55,7 +52,7 @@ def export_graph(
         ValueError: for a network that is not one graph.
     """
     try:
-        with _quiet():
+        with quiet():
             torch.onnx.export(
                 graph.eval(),
                 inputs,
@@ -79,20 +76,8 @@ def write_8_bits(source: Path, target: Path, weights: QuantType = QuantType.QInt
     graph = onnx.load(source)
     # its shapes are those of weights that the quantiser transposes
     del graph.graph.value_info[:]
-    with _quiet():
+    with quiet():
         quantize_dynamic(graph, target, weight_type=weights)
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    level = logging.root.manager.disable
-    logging.disable(logging.WARNING)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logging.disable(level)
 
 
 def _forget_sources(message: Any) -> None:

@@ -50,7 +50,7 @@ class Modules:
 def write(encoder: Encoder, folder: Path) -> None:
     """Writes the folder. Raises ValueError for towers that the library has no modules for."""
     model, image, text, images, tokenizer = check(encoder)
-    with TemporaryDirectory() as parts, quiet():
+    with TemporaryDirectory(dir=folder.parent) as parts, quiet():
         text.network.save_pretrained(Path(parts, "text"))
         tokenizer.save(Path(parts, "text"))
         wrapper = TimmWrapperModel(vision_config(image))
@@ -110,12 +110,11 @@ def _text(folder: Path, tokenizer: TransformersTokenizer, network: nn.Module) ->
 
 
 def _image(folder: Path, image: TimmTower) -> list[nn.Module]:
-    output, name = ("pooler_output", "sentence_embedding")
-    if image.pooling != "timm":
-        output, name = ("last_hidden_state", "token_embeddings")
+    pooled = image.pooling == "timm"
+    output, name = ("pooler_output", "sentence_embedding") if pooled else ("last_hidden_state", "token_embeddings")
     parameters: Any = {"image": {"method": "forward", "method_output_name": output}}
     module = Transformer(str(folder), modality_config=parameters, module_output_name=name)
-    return [module] if image.pooling == "timm" else [module, Pooling(image.width, POOLINGS[image.pooling])]
+    return [module] if pooled else [module, Pooling(image.width, POOLINGS[image.pooling])]
 
 
 def _projection(model: ImageTextModel, side: str, projection: nn.Module | None, width: int) -> list[nn.Module]:
@@ -123,20 +122,18 @@ def _projection(model: ImageTextModel, side: str, projection: nn.Module | None, 
     observed = model.observed[side] if side in model.missing else None
     if isinstance(projection, nn.Sequential):
         first, activation, last = projection
-        return [_dense(first.weight, first.bias, activation), _dense(last.weight, _sum(last.bias, observed))]
+        assert isinstance(first, nn.Linear) and isinstance(last, nn.Linear)
+        bias = last.bias if observed is None else last.bias + observed
+        return [_dense(first.weight, first.bias, activation), _dense(last.weight, bias)]
     if isinstance(projection, nn.Identity) and observed is None:
         return []
     return [_dense(matrix(projection, width), observed)]
 
 
-def _sum(bias: Tensor, observed: Tensor | None) -> Tensor:
-    return bias if observed is None else bias + observed
-
-
 def _dense(weight: Tensor, bias: Tensor | None, activation: nn.Module | None = None) -> Dense:
     width, features = weight.shape
-    layer = Dense(features, width, bias is not None, activation, weight.clone(), None if bias is None else bias.clone())
-    return layer.requires_grad_(False)
+    values = [None if value is None else value.detach().clone() for value in (weight, bias)]
+    return Dense(features, width, bias is not None, activation, *values)
 
 
 WRITER = Writer(write, Modules)

@@ -13,6 +13,7 @@ from mmtrain.export.formats import SCALE, Dual, Writer, matrix, towers
 from mmtrain.models.encoder import Encoder
 from mmtrain.models.loading import load
 from mmtrain.towers import TimmTower
+from mmtrain.towers.transformers_weights import quiet
 
 # The model's pooler is tanh(W x). W is this number times the identity, and the projection behind it is divided by it:
 # tanh(y) is y up to y^3 / 3, so the rows are those of the token itself up to 1e-6. A power of two rounds nothing.
@@ -40,7 +41,8 @@ def write(encoder: Encoder, folder: Path) -> None:
     # where AutoImageProcessor looks for a timm model's transforms
     dual.config.image_processor_type = "TimmWrapperImageProcessor"
     dual.config.architecture, dual.config.pretrained_cfg = image.name, preprocessing(images, image)
-    dual.save_pretrained(folder)
+    with quiet():
+        dual.save_pretrained(folder)
     tokenizer.tokenizer.model_max_length = tokenizer.max_length
     tokenizer.save(folder)
 
@@ -65,8 +67,8 @@ def check(encoder: Encoder) -> Dual:
 
 def vision_config(image: TimmTower) -> TimmWrapperConfig:
     """What transformers builds the tower's network from."""
-    settings: dict[str, Any] = {"hidden_size": image.width, "num_features": image.width}
-    config = TimmWrapperConfig(architecture=image.name, num_labels=0, **settings)
+    settings: dict[str, Any] = {"num_labels": 0, "hidden_size": image.width, "num_features": image.width}
+    config = TimmWrapperConfig(architecture=image.name, **settings)
     config.model_args = dict(image.options) | ({"img_size": image.image_size} if image.image_size else {})
     return config
 

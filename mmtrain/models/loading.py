@@ -69,7 +69,7 @@ def load(
         encoder = load_onnx(path, trust=trust)
     elif (path / "open_clip_config.json").is_file():
         encoder = load_foreign(f"open_clip:{path}")
-    elif any((path / name).exists() for name in ("modules.json", "onnx")):
+    elif any((path / name).exists() for name in ("modules.json", "onnx/text_model.onnx")):
         raise ValueError(
             f"MODEL: {model} is a folder for sentence-transformers or transformers.js, which mmtrain does not read; the"
             " run, or an export of another format"

@@ -18,15 +18,20 @@ LEARNED = ("position_embeddings", "position_embedding", "embed_positions", "wpe"
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Keeps the libraries' warnings and tables to themselves: what matters in them is said in one line of ours."""
-    level = logging.root.manager.disable
+    """Keeps the libraries' warnings, tables and bars to themselves: what matters is said in one line of ours."""
+    from transformers.utils import logging as transformers_logging  # seconds to import, so only who uses it pays
+
+    level, bars = logging.root.manager.disable, transformers_logging.is_progress_bar_enabled()
     logging.disable(logging.ERROR)
+    transformers_logging.disable_progress_bar()
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
     finally:
         logging.disable(level)
+        if bars:
+            transformers_logging.enable_progress_bar()
 
 
 def from_pretrained(factory: Any, source: str, unused: tuple[str, ...] = ()) -> Any:

@@ -150,8 +150,8 @@ def _having(
         if all(name is None or shard.languages[name] in (0, shard.samples) for name in names):
             column = [name is not None and shard.languages[name] > 0 for name in names]
             return np.repeat(np.array(column)[:, None], len(shard), 1)
-        rows = [[name in captions for name in names] for _, captions in read_records(shard, reading)]
-        return np.array(rows, bool).reshape(-1, len(names)).T
+        cells = (name in captions for _, captions in read_records(shard, reading) for name in names)
+        return np.fromiter(cells, bool).reshape(-1, len(names)).T
 
     with ThreadPoolExecutor(8) as threads:
         tables = threads.map(one, zip(shards, allowed, strict=True))

@@ -17,7 +17,7 @@ from mmtrain.display.messages import one_line, say
 
 # kinds of arguments: what the help shows for the value, then its text where the command's docstring has none
 Model = Annotated[str, "MODEL", "MODEL: a run folder, a checkpoint, an exported folder, open_clip:NAME or hf:NAME"]
-Shards = Annotated[str, "SHARDS", "SHARDS: a folder, a tar, a brace pattern, or several joined with ::"]
+Shards = Annotated[str, "SHARDS", "SHARDS: a folder, a tar, a parquet file, a brace pattern, or several joined with ::"]
 Folder = Annotated[str, "DIR"]
 File = Annotated[str, "FILE"]
 Files = Annotated[Sequence[Path], "FILE"]  # one each time that the option is given

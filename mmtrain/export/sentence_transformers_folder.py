@@ -132,8 +132,8 @@ def _projection(model: ImageTextModel, side: str, projection: nn.Module | None, 
 
 def _dense(weight: Tensor, bias: Tensor | None, activation: nn.Module | None = None) -> Dense:
     width, features = weight.shape
-    values = [None if value is None else value.detach().clone() for value in (weight, bias)]
-    return Dense(features, width, bias is not None, activation, *values)
+    own_bias = None if bias is None else bias.detach().clone()
+    return Dense(features, width, bias is not None, activation, weight.detach().clone(), own_bias)
 
 
 WRITER = Writer(write, Modules)

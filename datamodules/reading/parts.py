@@ -92,7 +92,7 @@ class Part:
         Args:
             split: Its training split.
             sources: Of the split.
-            drawing, language_alpha, language_caps: The data module's.
+            drawing: The data module's; so are language_alpha and language_caps.
         """
         given = {
             "language_alpha": language_alpha is not None,

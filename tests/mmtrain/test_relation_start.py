@@ -90,7 +90,7 @@ def test_baselines_stand_beside_the_head(
     said = capsys.readouterr().out
     assert "mood, macro F1 in percent (95 %)" in said and "majority class" in said
     page = (tmp_path / "report.html").read_text(encoding="utf-8")
-    assert "linear probe" in page and page.count("Image-text relations: mood") == 1
+    assert "linear probe" in page and page.count(">Image-text relations: mood</h2>") == 1
 
 
 def test_baselines_need_posts_to_learn_from(

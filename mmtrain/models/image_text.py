@@ -145,7 +145,7 @@ class ImageTextModel(Network):
         return torch.cat(rows)[order.argsort()]
 
     def text_rows(self, tokens: Tensor, mask: Tensor, languages: Tensor | None) -> Tensor:
-        """The same in one piece, whatever the captions' lengths: what a graph can be traced from."""
+        """`encode_text`, float [N, D], in one piece whatever the captions' lengths: what a graph can be traced from."""
         return self._rows("text", self.text_projection(self.text(tokens, mask, languages)[0]))
 
     def encode_modality(self, name: str, values: Tensor) -> Tensor:

@@ -89,8 +89,10 @@ class Lines:
 
 def is_first_process() -> bool:
     """Whether this is the first of several processes, as what launched them says; or the only one."""
-    ranks = (os.environ.get(name) for name in ("RANK", "LOCAL_RANK", "SLURM_PROCID"))
-    return next((rank for rank in ranks if rank is not None), "0") == "0"
+    rank = os.environ.get("RANK")
+    if rank is not None:  # of all nodes
+        return rank == "0"
+    return all(os.environ.get(name, "0") == "0" for name in ("SLURM_PROCID", "LOCAL_RANK"))
 
 
 def _with_bar(

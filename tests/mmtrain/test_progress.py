@@ -51,7 +51,19 @@ def test_what_is_unknown_is_left_out(capsys: pytest.CaptureFixture[str]) -> None
 def test_other_processes_and_work_that_is_soon_done_say_nothing(
     name: str, value: str | None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    for rank in ("RANK", "LOCAL_RANK", "SLURM_PROCID"):  # of a training that this process did before
+        monkeypatch.delenv(rank, raising=False)
     monkeypatch.delenv(name) if value is None else monkeypatch.setenv(name, value)
+    assert len(list(with_progress("ab", "reading", 2))) == 2
+    assert capsys.readouterr().err == ""
+
+
+def test_the_rank_of_all_nodes_decides(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    for name, value in (("RANK", "0"), ("LOCAL_RANK", "0"), ("SLURM_PROCID", "1")):
+        monkeypatch.setenv(name, value)
+    assert len(list(with_progress("ab", "reading", 2))) == 2
+    assert "2 of 2 shards" in capsys.readouterr().err
+    monkeypatch.delenv("RANK")
     assert len(list(with_progress("ab", "reading", 2))) == 2
     assert capsys.readouterr().err == ""
 

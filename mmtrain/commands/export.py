@@ -13,6 +13,7 @@ def export(
     out: Folder,
     format: Literal["safetensors", "onnx", "open_clip", "transformers"] = "safetensors",
     int8: Shards | None = None,
+    with_: Literal["captioner"] | None = None,
     trust: Trust | None = None,
 ) -> Path:
     """Writes MODEL into a folder, loads what was written with the library it is for, and compares.
@@ -25,6 +26,7 @@ def export(
         out: An empty folder, or an older export.
         format: Default: safetensors, which mmtrain.load reads.
         int8: onnx: also with 8-bit weights, and the recall they cost on these shards.
+        with_: safetensors: keep the decoder that writes captions, too.
 
     Raises:
         ValueError: when `out` holds something else already, the towers cannot be written in this format, a library is
@@ -32,10 +34,17 @@ def export(
     """
     from mmtrain.export.marker import check_target
     from mmtrain.export.writing import write
+    from mmtrain.models.captions import decoder_of
     from mmtrain.models.loading import load
 
     check_target(Path(out))
     encoder = load(model, trust=trust)
+    if with_ is None:
+        encoder.decoder = None
+    elif format != "safetensors":
+        raise ValueError(f"--with: only safetensors keeps a {with_}, not {format}")
+    else:
+        decoder_of(encoder, f"--with {with_}")
     if encoder.head is not None:
         say(f"{model}: an export holds the space; the network behind it, for relations or matching, stays in the run")
     return write(encoder, model, out, format, int8=int8)

@@ -36,7 +36,8 @@ def write(
     if int8 is not None and writer.write_int8 is None:
         raise ValueError(f"--int8: only onnx has it, not {format}")
     target, network = Path(out), encoder.model
-    size = sum(tensor.nbytes for tensor in (*network.parameters(), *network.buffers()))
+    parts = [network, *([] if encoder.decoder is None else [encoder.decoder])]
+    size = sum(tensor.nbytes for part in parts for tensor in (*part.parameters(), *part.buffers()))
     with room_for(target, size), whole_folder(target, check_target) as folder:
         writer.write(encoder, folder)
         remove_paths(folder, keep="open_clip_config.json")

@@ -13,7 +13,7 @@ from datamodules.images import ImagePipeline
 from datamodules.tokenizers import Tokenizer
 from datamodules.tokenizers.tokenizer import Prompted
 from losses import asymmetric_similarity
-from mmtrain.fusion import MatchingHead, RelationHead
+from mmtrain.fusion import CaptionDecoder, MatchingHead, RelationHead
 from mmtrain.models.network import ROLES, Network
 
 if TYPE_CHECKING:
@@ -33,6 +33,7 @@ class Encoder:
         bias: What its loss added to each scaled cosine (SigLIP); None where it added nothing.
         dtype: What the networks compute in (autocast); rows are float32 in any case.
         head: The network behind the towers, for relations or matching; None where none was trained with them.
+        decoder: The network that writes captions; likewise.
     """
 
     def __init__(
@@ -47,6 +48,7 @@ class Encoder:
         dtype: torch.dtype = torch.float32,
         head: RelationHead | MatchingHead | None = None,
         bias: float | None = None,
+        decoder: CaptionDecoder | None = None,
     ) -> None:
         self.model = model.eval().requires_grad_(False)
         self.tokenizer = tokenizer
@@ -57,6 +59,7 @@ class Encoder:
         self.scale, self.bias = scale, bias
         self.dtype = dtype
         self.head = None if head is None else head.eval().requires_grad_(False)
+        self.decoder = None if decoder is None else decoder.eval().requires_grad_(False)
 
     @property
     def device(self) -> torch.device:
@@ -64,9 +67,14 @@ class Encoder:
 
     def to(self, device: str | torch.device) -> "Encoder":
         self.model.to(device)
-        if self.head is not None:
-            self.head.to(device)
+        for network in (self.head, self.decoder):
+            if network is not None:
+                network.to(device)
         return self
+
+    def autocast(self) -> torch.autocast:
+        """In which the networks compute in `dtype`."""
+        return torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32)
 
     @property
     def classes(self) -> dict[str, list[str]]:
@@ -175,6 +183,31 @@ class Encoder:
 
         return query_rows(self, queries)
 
+    def caption(
+        self,
+        images: Sequence[Image.Image] | np.ndarray | Tensor,
+        language: str | None = None,
+        *,
+        beams: int = 1,
+        longest: int = 64,
+        batch_size: int = 64,
+    ) -> list[str]:
+        """Captions that the model's decoder writes of images.
+
+        Args:
+            images: As for `encode_image`.
+            language: Of the captions; None where the decoder writes one alone.
+            beams: Captions kept at each token; 1 takes the likeliest token each time.
+            longest: Tokens of the longest caption.
+            batch_size: Images at once.
+
+        Raises:
+            ValueError: for a model without a decoder, a language that it does not write, fewer than one beam or token.
+        """
+        from mmtrain.models.captions import captions_of
+
+        return captions_of(self, images, language, beams=beams, longest=longest, batch_size=batch_size)
+
     def similarity(self, images: np.ndarray, texts: np.ndarray) -> np.ndarray:
         """Scores float32 [N, M] of images [N, D] and texts [M, D]: cosine, or asymmetric where that was trained."""
         if self.metric == "cosine":
@@ -207,8 +240,7 @@ class Encoder:
             from rich.progress import track
 
             starts = track(starts, description="encoding", transient=True)
-        mixed = self.dtype != torch.float32
-        with torch.inference_mode(), torch.autocast(self.device.type, self.dtype, enabled=mixed):
+        with torch.inference_mode(), self.autocast():
             parts = [encode(items[start : start + batch_size]).float()[:, :dim] for start in starts]
             rows = [functional.normalize(part, dim=1).cpu().numpy() for part in parts]
         return np.concatenate(rows) if rows else np.zeros((0, dim or width), dtype=np.float32)

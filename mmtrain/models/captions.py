@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from mmtrain.fusion import CaptionDecoder
+from mmtrain.fusion.decoder import contents
 
 if TYPE_CHECKING:
     from mmtrain.models.encoder import Encoder
@@ -32,7 +33,7 @@ def language_number(decoder: CaptionDecoder, language: str | None, option: str) 
 
 
 def captions_of(
-    encoder: "Encoder", images: Any, language: str | None, *, beams: int, longest: int, batch_size: int
+    encoder: "Encoder", images: Any, language: str | None, *, beams: int, longest: int | None, batch_size: int
 ) -> list[str]:
     """What `Encoder.caption` returns."""
     decoder_of(encoder, "caption")
@@ -46,7 +47,7 @@ def captions_of(
 
 
 def written(
-    encoder: "Encoder", image_tokens: Tensor, language: str | None, *, beams: int = 1, longest: int = 64
+    encoder: "Encoder", image_tokens: Tensor, language: str | None, *, beams: int = 1, longest: int | None = None
 ) -> list[str]:
     """Captions of pictures in a language, from their un-pooled tokens [N, P, Wi].
 
@@ -54,11 +55,19 @@ def written(
         ValueError: for a model without a decoder, a language that it does not write, fewer than one beam or token.
     """
     decoder = decoder_of(encoder, "caption")
-    for name, value in (("beams", beams), ("longest", longest)):
-        if value < 1:
-            raise ValueError(f"caption: {name}: got {value}, expected at least 1")
+    longest = getattr(encoder.tokenizer, "max_length", 64) if longest is None else longest
+    if beams < 1 or longest < 1:
+        raise ValueError(f"caption: beams, longest: got {beams} and {longest}, expected at least 1")
     number = language_number(decoder, language, "caption")
     languages = torch.full((len(image_tokens),), number, device=image_tokens.device)
     tokenizer = encoder.tokenizer_for("query")  # as captions are read in training
     ids = decoder.write(image_tokens, languages, beams=beams, longest=longest, without=tokenizer.special_ids)
     return [tokenizer.decode(each) for each in ids]
+
+
+def likelihoods(encoder: "Encoder", image_tokens: Tensor, texts: list[str], languages: list[str]) -> Tensor:
+    """log p of texts, each beside its picture's tokens [N, P, Wi] and in its language: [N]."""
+    decoder, tokenizer, device = decoder_of(encoder, "caption"), encoder.tokenizer_for("query"), image_tokens.device
+    tokens, mask = contents(*tokenizer(texts, languages), torch.tensor(sorted(tokenizer.special_ids)))
+    numbers = torch.tensor([language_number(decoder, language, "caption") for language in languages], device=device)
+    return decoder.log_likelihood(image_tokens, numbers, tokens.to(device), mask.to(device))

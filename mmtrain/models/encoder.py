@@ -189,7 +189,7 @@ class Encoder:
         language: str | None = None,
         *,
         beams: int = 1,
-        longest: int = 64,
+        longest: int | None = None,
         batch_size: int = 64,
     ) -> list[str]:
         """Captions that the model's decoder writes of images.
@@ -198,7 +198,7 @@ class Encoder:
             images: As for `encode_image`.
             language: Of the captions; None where the decoder writes one alone.
             beams: Captions kept at each token; 1 takes the likeliest token each time.
-            longest: Tokens of the longest caption.
+            longest: Tokens of the longest caption; None for the tokenizer's.
             batch_size: Images at once.
 
         Raises:

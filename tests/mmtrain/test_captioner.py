@@ -1,6 +1,7 @@
 """A decoder of captions: trained beside a contrast, loaded, exported, and its texts against a slow search."""
 
 import itertools
+import json
 import math
 from collections.abc import Sequence
 from dataclasses import replace
@@ -266,12 +267,41 @@ def test_a_run_writes_captions_in_its_languages(run: Path) -> None:
     assert encoder.caption([], language="en") == []
     with pytest.raises(ValueError, match=r"caption: language: got fr, the decoder writes en, lv"):
         encoder.caption(colours(), language="fr")
-    with pytest.raises(ValueError, match="caption: beams: got 0, expected at least 1"):
+    with pytest.raises(ValueError, match="caption: beams, longest: got 0 and 128, expected at least 1"):
         encoder.caption(colours(), language="en", beams=0)
 
 
+def test_evaluate_measures_what_is_written(run: Path, shards: Path, tmp_path: Path) -> None:
+    assert main(["evaluate", str(run), "--data", str(shards), "--generate", "--out", str(tmp_path)]) == 0
+    captions = json.loads((tmp_path / "metrics.json").read_text())["captions"]
+    assert captions.keys() == {"en", "lv", "mean"}
+    assert captions["lv"]["images"] == 32 and captions["lv"]["exact_match"] > 90 < captions["lv"]["chrf"]
+    page = (tmp_path / "report.html").read_text()
+    assert "Captions written by the model" in page and f"{captions['lv']['token_f1']:.1f}" in page
+
+
+def test_a_decoder_judges_answers(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    rows = []
+    for index, picture in enumerate(colours() * 4):
+        picture.save(tmp_path / f"{index}.png")
+        row = {"id": str(index), "image": f"{index}.png", "captions": {"en": "which?"}, "labels": {"hue": index % 2}}
+        rows.append(json.dumps(row))
+    (tmp_path / "rows.jsonl").write_text("\n".join(rows))
+    (tmp_path / "prompts.json").write_text('{"0": "red", "1": "blue"}')
+    shards = tmp_path / "shards"
+    assert main(["pack", "jsonl", str(tmp_path / "rows.jsonl"), "--out", str(shards), "--workers", "1"]) == 0
+    command = ["evaluate", str(run), "--data", str(shards), "--out", str(tmp_path / "report"), "--zero_shot", "hue"]
+    judged = [*command, "--zero_shot_by", "captioner", "--prompts", str(tmp_path / "prompts.json")]
+    assert main(judged) == 0
+    tables = json.loads((tmp_path / "report" / "metrics.json").read_text())["zero_shot"]
+    assert tables.keys() == {"similarity", "prompt", "captioner"} and tables["captioner"]["en"]["accuracy"] == 100
+    capsys.readouterr()
+    assert main([*command, "--zero_shot_by", "captioner"]) == 1
+    assert "--zero_shot_by: captioner judges the answers of --prompts FILE" in capsys.readouterr().err
+
+
 def test_an_export_keeps_the_decoder_where_it_is_asked_to(
-    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+    run: Path, shards: Path, tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
     before = mmtrain.load(run).caption(colours(), language="lv")
     assert main(["export", str(run), "--out", str(tmp_path / "with"), "--with", "captioner"]) == 0
@@ -281,6 +311,10 @@ def test_an_export_keeps_the_decoder_where_it_is_asked_to(
     with pytest.raises(ValueError, match=r"caption: .* has no decoder; train one with an objective mmtrain.objectives"):
         mmtrain.load(tmp_path / "without").caption(colours(), language="lv")
     capsys.readouterr()
+    assert (
+        main(["evaluate", str(tmp_path / "without"), "--data", str(shards), "--generate", "--out", str(tmp_path)]) == 1
+    )
+    assert "--generate: " in capsys.readouterr().err
     assert main(["export", str(tmp_path / "without"), "--out", str(tmp_path / "no"), "--with", "captioner"]) == 1
     assert "--with captioner: " in capsys.readouterr().err
     assert main(["export", str(run), "--out", str(tmp_path / "no"), "--with", "captioner", "--format", "onnx"]) == 1

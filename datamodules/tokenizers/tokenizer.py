@@ -207,7 +207,7 @@ class TransformersTokenizer(Tokenizer):
         return frozenset(self.tokenizer.all_special_ids)
 
     def decode(self, ids: Sequence[int]) -> str:
-        return self.tokenizer.decode(list(ids)).strip()
+        return str(self.tokenizer.decode(list(ids))).strip()
 
     def __call__(self, captions: Sequence[str], languages: Sequence[str]) -> tuple[Tensor, Tensor]:
         return self._language_tokens.encode(self._encode, captions, languages)

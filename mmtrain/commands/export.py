@@ -40,6 +40,8 @@ def export(
     check_target(Path(out))
     encoder = load(model, trust=trust)
     if with_ is None:
+        if encoder.decoder is not None:
+            say(f"{model}: the decoder of captions stays in the run; --with captioner keeps it")
         encoder.decoder = None
     elif format != "safetensors":
         raise ValueError(f"--with: only safetensors keeps a {with_}, not {format}")

@@ -37,6 +37,8 @@ def captions_of(
 ) -> list[str]:
     """What `Encoder.caption` returns."""
     decoder_of(encoder, "caption")
+    if hasattr(images, "convert"):
+        raise ValueError("caption: got one picture, expected a list of them, or an array")
     tower = encoder.model.get_submodule("image")
     found: list[str] = []
     for start in range(0, len(images), batch_size):

@@ -40,6 +40,8 @@ def model_card(encoder: Encoder, model: str, format: str) -> str:
     parameters = sum(parameter.numel() for parameter in encoder.model.parameters())
     image, text = (type(getattr(encoder.model, side)).__name__ for side in ("image", "text"))
     use = USE[format].replace("{language}", (encoder.languages or ["en"])[0])
+    if encoder.decoder is not None:
+        use += f'\n    captions = model.caption([picture], language="{encoder.decoder.languages[0]}")'
     if format == "onnx":
         use += "\n" + "".join(f"\n- {name}: {what}" for name, what in in_words(encoder).items())
     return f"""---

@@ -1,6 +1,5 @@
 """Captions written from a picture's patches: CapPa, and the decoder of SigLIP 2."""
 
-import math
 from typing import Any
 
 import torch
@@ -46,9 +45,6 @@ class Captioner(Objective):
     def prepare(self, data: Any) -> None:
         self.special = special_ids(data)
         self.decoder.build(data.tokenizer.vocabulary_size, data.languages)
-
-    def chance(self, images: int, captions: float) -> float | None:
-        return math.log(self.decoder.end + 1)
 
     def loss(self, batch: Batch, embeddings: Embeddings, model: Any) -> Tensor:
         images, present = embeddings.image_tokens, embeddings.present

@@ -88,6 +88,8 @@ class MaskedText(Objective):
             raise ValueError(f"MaskedText.mask_id: got {self._mask_id}, {name} has ids from 0 to {size - 1}")
         every = torch.arange(size)
         self.words = every[~torch.isin(every, self.special)]
+        if hasattr(self, "output") and len(self.output.weight) == size:
+            return  # a second training of the same module
         self.transform = nn.Sequential(nn.Linear(self._width, self._width), nn.GELU(), nn.LayerNorm(self._width))
         self.output = nn.Linear(self._width, size, bias=False)
         nn.init.zeros_(self.output.weight)

@@ -4,6 +4,7 @@ import re
 import unicodedata
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -36,7 +37,8 @@ def caption_metrics(
     for language, texts in written.items():
         own = references[language]
         most = max(map(len, own))
-        streams = [[each[i] if i < len(each) else None for each in own] for i in range(most)]
+        # a caption may have fewer references than another, which sacrebleu takes as None
+        streams: Any = [[each[i] if i < len(each) else None for each in own] for i in range(most)]
         base = re.split("[-_]", language.lower())[0]
         split = "char" if base in UNSPACED else {"zh": "zh"}.get(base, "13a")
         right = [_plain(text) in map(_plain, each) for text, each in zip(texts, own, strict=True)]

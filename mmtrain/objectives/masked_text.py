@@ -39,6 +39,7 @@ class MaskedText(Objective):
 
     special: Tensor
     words: Tensor
+    output: nn.Linear
 
     def __init__(
         self,

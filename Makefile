@@ -9,7 +9,7 @@ LANGUAGES := [cs,da,de,en,es,fi,fr,hu,id,it,ja,lt,lv,nl,pl,tr]
 
 .PHONY: quickstart test test-system docs clean
 
-$(VENV)/installed: pyproject.toml constraints.txt
+$(VENV)/installed: pyproject.toml setup.py constraints.txt
 	test -d $(VENV) || $(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable ".[$(FAISS)]"
 	touch $@

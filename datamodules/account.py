@@ -185,6 +185,7 @@ class SkipAccount:
         }
 
     def load_state_dict(self, state: dict) -> None:
+        """Goes on from what `state_dict` gave: the counts of all processes before a resume."""
         skipped, drawn = (
             Counter({(first, second): count for first, second, count in state[name]}) for name in ("skipped", "drawn")
         )

@@ -68,6 +68,7 @@ class Batch:
     scores      "score" float32 [B], the graded similarity of query and positive; "scores" float32 [B, 1 + n], a
                 reranker's of the positive and of each negative; NaN where there is none
     skipped     what was left out while this batch was made
+    previews    where asked for: a JPEG of each picture, b"" for padding and features
     views       V, the rows of a sample, which share its ids
     drawn       training only: (source, language) -> captions, and (source, -1) -> samples
     end         training only: the place behind this batch in the stream, in samples of all ranks
@@ -89,6 +90,7 @@ class Batch:
     scores: dict[str, Tensor] = field(default_factory=dict)
     pictured: Tensor | None = None
     skipped: list[Skip] = field(default_factory=list)
+    previews: list[bytes] = field(default_factory=list)
     views: int = 1
     drawn: Counter[tuple[int, int]] = field(default_factory=Counter)
     end: int = 0

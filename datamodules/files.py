@@ -46,6 +46,12 @@ def write_whole(path: str | Path, text: str, *, errors: str = "backslashreplace"
         unfinished.write_text(text, encoding="utf-8", errors=errors)
 
 
+def inside(folder: str | Path, name: str) -> bool:
+    """Whether a path, as data from elsewhere names it, stays in a folder."""
+    root = os.path.abspath(folder)
+    return os.path.commonpath([root, os.path.abspath(os.path.join(root, name))]) == root
+
+
 def try_writing(folder: str | Path, option: str) -> None:
     """Whether files can be written into a folder, which may be missing, is tried before hours of work.
 

@@ -88,6 +88,9 @@ class ImagePipeline:
         max_pixels: Images whose header says more than this are refused before decoding; at most Pillow's own limit
             of 178,956,970.
         transform: A torchvision v2 transform on uint8 [3, size, size], training only, seeded by the sample.
+
+    Raises:
+        ValueError: for an option out of range.
     """
 
     def __init__(
@@ -197,7 +200,7 @@ class ImagePipeline:
             return self.view(central(opaque(ImageOps.exif_transpose(image))))
 
     def view(self, image: Image.Image) -> Tensor:
-        """The evaluation view of an upright RGB image."""
+        """The evaluation view uint8 [3, size, size] of an upright RGB image."""
         functional = resizing()
         method = functional.InterpolationMode(self.interpolation)
         if self.resize == "squash":
@@ -222,6 +225,28 @@ def central(image: Image.Image) -> Image.Image:
     width, height = (min(side, LONGEST * min(image.size)) for side in image.size)
     left, top = (image.width - width) // 2, (image.height - height) // 2
     return image if image.size == (width, height) else image.crop((left, top, left + width, top + height))
+
+
+def preview(image: Image.Image, content: bytes, side: int) -> bytes:
+    """A JPEG of the whole picture, upright, at most `side` pixels on the longer side and never enlarged.
+
+    Args:
+        image: The picture, opened.
+        content: What it was opened from; a JPEG that is small enough, upright and without EXIF is kept as it is.
+        side: Pixels.
+
+    Raises:
+        BrokenImage: when it cannot be decoded.
+    """
+    small = max(image.size) <= side and len(content) <= side**2
+    if image.format == "JPEG" and small and image.mode in ("RGB", "L") and "exif" not in image.info:
+        return content
+    file = io.BytesIO()
+    with _decoding():
+        upright = opaque(ImageOps.exif_transpose(image))
+        upright.thumbnail((side, side))
+        upright.save(file, "JPEG", quality=85)
+    return file.getvalue()
 
 
 def opaque(image: Image.Image) -> Image.Image:

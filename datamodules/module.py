@@ -19,7 +19,7 @@ from datamodules.reading.dataset import ShardDataset
 from datamodules.reading.fields import FieldReader
 from datamodules.reading.layout import Layout, splits_of, train_of
 from datamodules.reading.loaders import EvaluationBatches, make_loader
-from datamodules.reading.parts import Mixing, Part
+from datamodules.reading.parts import Mixing, Part, parts_of
 from datamodules.reading.splits import Splits
 from datamodules.reading.training import Training
 from datamodules.shards.locations import Reading
@@ -41,6 +41,7 @@ class ShardDataModule(LightningDataModule):
     Training is one endless stream, pass after pass over all samples; each sample comes once a pass, in an order that
     depends on seed and position alone, not on the number of readers or ranks. A broken sample is counted and another
     takes its place. Fewer shards than readers is no problem: any reader reads any sample.
+    Raises ValueError, one line, for options out of range, or that do not go together.
 
     Args:
         train: What to train on: shards, that is a folder, a tar, a brace pattern, or several joined with `::`, each
@@ -119,8 +120,6 @@ class ShardDataModule(LightningDataModule):
             raise ValueError(f"data.max_skip_rate: {max_skip_rate} is no share; 0 to 1")
         if languages is not None and (not languages or len(set(languages)) < len(languages)):
             raise ValueError(f"data.languages: {languages} is empty or names one twice; different language codes")
-        if parts and (train is not None or fields):
-            raise ValueError(f"data.train, data.fields: with data.parts they are a part's ({', '.join(parts)})")
         # a lazy instance is of a class made on the spot, which a checkpoint could not name
         self.tokenizer = ByteTokenizer() if tokenizer is BYTES else tokenizer
         self.images = ImagePipeline() if images is PIXELS else images
@@ -130,7 +129,7 @@ class ShardDataModule(LightningDataModule):
         self._reading = Reading(text_language, cache_dir, allow_pipe, cache_gb, patience)
         self._batch_size, self._workers = batch_size, workers
         self._datasets: dict[str, ShardDataset] = {}
-        self._parts = parts or {"": Part(train, batch_size, captions_per_image, views_per_image, fields=fields)}
+        self._parts = parts_of(parts, Part(train, batch_size, captions_per_image, views_per_image, fields=fields))
         self._layout = Layout(self._parts, val, test)
         self._splits = Splits(
             self._layout.specs,
@@ -185,6 +184,11 @@ class ShardDataModule(LightningDataModule):
     def picture_sizes(self) -> set[int]:
         """The sides, in pixels, of the pictures that the training brings; those of data.images where it brings none."""
         return self._layout.picture_sizes(self.images)
+
+    @property
+    def tokenizers(self) -> dict[str, Tokenizer]:
+        """Those that make its texts token ids, each by the option that sets its length."""
+        return self._layout.tokenizers(self.tokenizer)
 
     @property
     def validated(self) -> list[str]:
@@ -323,6 +327,4 @@ class ShardDataModule(LightningDataModule):
             raise ValueError(f"data.{name}: not set up; call setup() first, with shards named{parts}")
 
     def _rank_and_world(self) -> tuple[int, int]:
-        if self.trainer is not None:
-            return self.trainer.global_rank, self.trainer.world_size
-        return rank_and_world()
+        return rank_and_world() if self.trainer is None else (self.trainer.global_rank, self.trainer.world_size)

@@ -53,6 +53,9 @@ class RelationDataModule(ShardDataModule):
         manifest: The columns of manifests.
         seed: Of the examples, the order, drawn captions and augmentation.
         options: Those of ShardDataModule.
+
+    Raises:
+        ValueError: one line, for options out of range, or languages of a split that `languages` lacks.
     """
 
     def __init__(

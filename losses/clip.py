@@ -54,6 +54,9 @@ class ClipLoss(ScaledObjective):
     Args:
         scale: Multiplier to start from.
         learnable: Whether the temperature trains.
+
+    Raises:
+        ValueError: a scale that is not positive.
     """
 
     def __init__(self, scale: float = 1 / 0.07, learnable: bool = True) -> None:

@@ -54,6 +54,9 @@ class CosentLoss(ScaledObjective):
         targets: Likewise.
         scale: Multiplier to start from.
         learnable: Whether the temperature trains.
+
+    Raises:
+        ValueError: a scale that is not positive.
     """
 
     needs = frozenset({"query", "positive", "score"})

@@ -154,6 +154,9 @@ class ListDistillationLoss(ScaledObjective):
         negatives: A field of one or more a sample.
         scale: Multiplier of the cosines to start from.
         learnable: Whether the temperature trains.
+
+    Raises:
+        ValueError: a scale that is not positive.
     """
 
     needs = frozenset({"query", "positive", "negatives", "scores"})
@@ -191,6 +194,9 @@ class ScoreDistillationLoss(ScaledObjective):
         targets: Likewise.
         scale: Multiplier to start from; the authors' 1 / 0.02.
         learnable: Whether the temperature trains.
+
+    Raises:
+        ValueError: a scale that is not positive.
     """
 
     needs = frozenset({"query", "positive", "multi"})

@@ -116,6 +116,7 @@ class Embeddings:
 
 
 def modalities_of(embeddings: Embeddings) -> Mapping[str, Tensor]:
+    """The rows [B, D] of the fields of one value, by name; the mapping cannot be changed."""
     rows = {name: each.rows[:, 0] for name, each in embeddings.fields.items() if each.rows.shape[1] == 1}
     return MappingProxyType(rows)
 

@@ -49,5 +49,9 @@ class GuideModel(nn.Module):
         """Called before the training with the languages of the data, whose numbers in this list batches hold."""
 
     def forward(self, batch: Any, name: str) -> FieldEmbeddings:
-        """The model's own rows [B, n, G] of an input of the batch: "image", "texts" or a field's name."""
+        """The model's own rows [B, n, G] of an input of the batch: "image", "texts" or a field's name.
+
+        Raises:
+            ValueError: for an input that the batch lacks.
+        """
         raise NotImplementedError(f"{type(self).__name__} must say how it reads a batch")

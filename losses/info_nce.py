@@ -185,6 +185,9 @@ class InfoNceLoss(ScaledObjective):
         negatives_of: "all" or "own".
         guide: A frozen model that tells which negatives are none, such as `mmtrain.objectives.Teacher`.
         guide_margin: How far below the own pair's score its score of a negative must stay.
+
+    Raises:
+        ValueError: a scale that is not positive, unknown negatives_of.
     """
 
     needs = frozenset({"query", "positive"})

@@ -112,6 +112,9 @@ class LateInteractionLoss(ScaledObjective):
         targets: Likewise.
         scale: Multiplier to start from.
         learnable: Whether the temperature trains.
+
+    Raises:
+        ValueError: a scale that is not positive.
     """
 
     needs = frozenset({"query", "positive", "multi"})

@@ -42,6 +42,11 @@ class Objective(nn.Module):
         self._rows_checked = False
 
     def forward(self, embeddings: Embeddings) -> Tensor:
+        """The loss of the whole batch, 0-d, from this process's part; the mean of all gradients is that of the whole.
+
+        Raises:
+            ValueError: where the embeddings lack what it needs, or have another shape.
+        """
         raise NotImplementedError(f"{type(self).__name__} must say how it turns Embeddings into a scalar")
 
     def connect(self, model: Any) -> None:
@@ -56,7 +61,7 @@ class Objective(nn.Module):
         """For objectives that read another's network: called with all of them before `connect`."""
 
     def loss(self, batch: Any, embeddings: Embeddings, model: Any) -> Tensor:
-        """What the training sums up; for objectives that read the batch or the model in place of `forward`."""
+        """What the training sums up, 0-d; for objectives that read the batch or the model in place of `forward`."""
         return self(embeddings)
 
     def after_step(self) -> None:
@@ -72,7 +77,7 @@ class Objective(nn.Module):
         return None
 
     def logged(self) -> dict[str, Tensor]:
-        """Scalars of the last forward pass that are worth logging."""
+        """Scalars (0-d) of the last forward pass that are worth logging, by name."""
         return {}
 
     def check_rows(self, embeddings: Embeddings) -> None:

@@ -121,6 +121,9 @@ class OneToKLoss(ScaledObjective):
         weighting: balanced or published.
         learnable: Whether the temperature trains.
         distractors: A field of further texts that are nobody's own, negatives of every image; None for none.
+
+    Raises:
+        ValueError: a scale that is not positive, an unknown weighting.
     """
 
     def __init__(

@@ -270,6 +270,9 @@ class PivotRankingLoss(Objective):
         parallel: Whether captions are ranked against captions of other languages too.
         negatives: sum or hardest.
         distractors: A field of further texts that are nobody's own, negatives of every image; None for none.
+
+    Raises:
+        ValueError: an unknown similarity, unknown negatives.
     """
 
     def __init__(

@@ -77,6 +77,9 @@ class SiglipLoss(ScaledObjective):
             gradient is 0 (the paper's -10 is this at B = 22,000).
         learnable: Whether temperature and bias train.
         distractors: A field of further texts that are nobody's own, negatives of every image; None for none.
+
+    Raises:
+        ValueError: a scale that is not positive.
     """
 
     def __init__(

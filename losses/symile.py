@@ -158,6 +158,9 @@ class SymileLoss(Objective):
         scale: Multiplier to start from; the authors' exp(-0.3).
         negatives: shuffled or all.
         learnable: Whether the temperature trains.
+
+    Raises:
+        ValueError: a scale that is not positive, unknown negatives.
     """
 
     needs = frozenset({"image", "texts", ALL_FIELDS})

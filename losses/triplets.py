@@ -43,9 +43,9 @@ def patr_loss(image: Tensor, text: Tensor, other: Tensor, margin: float = 0.2) -
     What Aggarwal and Kale (2020) compare `m3l_loss` with; the formula is recalled.
 
     Args:
-        image: [B, D], as in `m3l_loss`.
-        text: [B, D], likewise.
-        other: [B, D], likewise.
+        image: float [B, D], unit rows, as in `m3l_loss`.
+        text: float [B, D], likewise.
+        other: float [B, D], likewise.
         margin: the distance that the other text should have.
 
     Raises:
@@ -118,6 +118,7 @@ class _Triplets(Objective):
         self.needs = frozenset({image, text})
 
     def of_triplets(self, image: Tensor, text: Tensor, other: Tensor) -> Tensor:
+        """The mean loss, 0-d, of images, their texts and other texts [n, D]."""
         raise NotImplementedError
 
     def forward(self, embeddings: Embeddings) -> Tensor:

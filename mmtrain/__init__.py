@@ -5,9 +5,28 @@ it to say how a text relates to its picture; the command line is `mmtrain --help
 `import mmtrain` needs no torch.
 """
 
+import sys
+from importlib.util import find_spec
+from pathlib import Path
 from typing import TYPE_CHECKING
 
-from datamodules.lazy import lazy
+
+def _check_neighbours() -> None:
+    """A folder of the user's may have the name of a package that came with this one, and be found in its place."""
+    here = Path(__file__).parents[1]
+    for name in ("datamodules", "losses", "slurm"):
+        spec = find_spec(name)
+        places = [] if spec is None else [*(spec.submodule_search_locations or ()), spec.origin]
+        if places and Path(str(places[0])).resolve() != (here / name).resolve():
+            line = (
+                f"mmtrain: error: {name} is {places[0]}, not the one in {here}; rename that, or run in another folder"
+            )
+            is_command = Path(sys.argv[0]).stem in ("-m", "mmtrain")  # -m while the module is looked for
+            raise SystemExit(line) if is_command else ImportError(line)
+
+
+_check_neighbours()
+from datamodules.lazy import lazy  # noqa: E402
 
 if TYPE_CHECKING:
     from mmtrain.models.encoder import Encoder

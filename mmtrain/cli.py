@@ -6,6 +6,7 @@ Exit codes: 0 success, 1 failure, 2 wrong usage. Every failure is one line; --de
 import sys
 from argparse import Namespace
 from collections.abc import Callable
+from importlib.metadata import version
 from typing import Any
 
 from mmtrain.commands.average import average
@@ -18,6 +19,7 @@ from mmtrain.commands.inspect import inspect
 from mmtrain.commands.mine import mine
 from mmtrain.commands.push import push
 from mmtrain.commands.search import search
+from mmtrain.commands.serve import serve
 from mmtrain.commands.usage import OneLineParser, UsageError, add_command, add_verb
 from mmtrain.display.messages import line_of, say
 
@@ -31,6 +33,7 @@ VERBS: dict[str, tuple[Callable[..., Any], str]] = {
     "embed": (embed, "write the rows of shards as shards"),
     "mine": (mine, "write shards again with hard negatives, or the items that are near to questions"),
     "search": (search, "find pictures by a text in any language, or by a picture"),
+    "serve": (serve, "answer over HTTP: a page to search with, /search, /v1/embeddings"),
     "inspect": (inspect, "say what is in shards or a checkpoint, and what is broken"),
 }
 
@@ -78,6 +81,8 @@ def parse(arguments: list[str]) -> Namespace:
     """The options of any verb but fit and submit, which are only named here."""
     top = OneLineParser(prog="mmtrain", description="One image, many languages, one space.")
     top.add_argument("--debug", action="store_true", help="show tracebacks")
+    programs = ("mmtrain", "torch", "pytorch-lightning") if "--version" in arguments else ()
+    top.add_argument("--version", action="version", version=", ".join(f"{name} {version(name)}" for name in programs))
     verbs = top.add_subparsers(dest="verb", metavar="VERB", required=True, parser_class=OneLineParser)
     verbs.add_parser("fit", help="train a model: fit --config FILE [--any.option value ...]", add_help=False)
     verbs.add_parser("submit", help="run a verb under SLURM: submit [SLURM options] -- VERB ...", add_help=False)

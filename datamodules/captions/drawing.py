@@ -47,6 +47,9 @@ class Weighted(Drawing):
 
     Args:
         weights: By language; 0 is never drawn, a language without a weight weighs 1.
+
+    Raises:
+        ValueError: for a weight below 0.
     """
 
     def __init__(self, weights: dict[str, float]) -> None:

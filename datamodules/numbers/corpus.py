@@ -103,7 +103,7 @@ def pack_numbers(
         {"split": split, "languages": languages, "first": first, "places": places[first : first + samples_per_shard]}
         for first in range(0, len(places), samples_per_shard)
     ]
-    return write_shards(out, tasks, _samples, workers=workers, total=len(tasks), title=f"packing numbers ({split})")
+    return write_shards(out, tasks, _samples, workers=workers, total=len(places), title=f"packing numbers ({split})")
 
 
 def check_languages(languages: Sequence[str] | None) -> list[str]:

@@ -39,7 +39,7 @@ def pack_pairs(
         {"split": split, "source": source, "first": first, "places": places[first : first + samples_per_shard]}
         for first in range(0, len(places), samples_per_shard)
     ]
-    return write_shards(out, tasks, _samples, workers=workers, total=len(tasks), title=f"packing pairs ({split})")
+    return write_shards(out, tasks, _samples, workers=workers, total=len(places), title=f"packing pairs ({split})")
 
 
 def near(number: int, split: str) -> list[int]:

@@ -63,12 +63,12 @@ def pack_posts(
     posts = (POSTS[split] if posts is None else posts) // 8 * 8
     if posts < 8 or samples_per_shard < 1:
         raise ValueError(f"posts, samples_per_shard: {posts}, {samples_per_shard} are too few; at least 8 and 1")
-    step, posts = (4 * samples_per_shard, 4 * posts) if equal else (samples_per_shard, posts)  # a quarter are equal
+    step, last = (4 * samples_per_shard, 4 * posts) if equal else (samples_per_shard, posts)  # a quarter are equal
     tasks = [
-        {"split": split, "languages": languages, "equal": equal, "first": first, "end": min(first + step, posts)}
-        for first in range(0, posts, step)
+        {"split": split, "languages": languages, "equal": equal, "first": first, "end": min(first + step, last)}
+        for first in range(0, last, step)
     ]
-    return write_shards(out, tasks, _samples, workers=workers, total=len(tasks), title=f"packing posts ({split})")
+    return write_shards(out, tasks, _samples, workers=workers, total=posts, title=f"packing posts ({split})")
 
 
 def post(split: str, number: int) -> tuple[list[int], list[int], int]:

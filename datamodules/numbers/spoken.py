@@ -71,7 +71,7 @@ def pack_spoken(
         {"split": split, "languages": languages, "first": first * w, "groups": groups[first : first + texts]}
         for first in range(0, len(groups), texts)
     ]
-    return write_shards(out, tasks, _samples, workers=workers, total=len(tasks), title=f"packing spoken ({split})")
+    return write_shards(out, tasks, _samples, workers=workers, total=len(groups) * w, title=f"packing spoken ({split})")
 
 
 def _samples(task: dict) -> Iterator[dict]:

@@ -10,9 +10,7 @@ from pathlib import Path, PurePosixPath
 from datamodules.packing.rows import Row
 from datamodules.packing.texts import lines, open_text
 from datamodules.shards.encoding import BadRow, convert
-from datamodules.shards.samples import FEATURE_SUFFIX, PAIR_TEXTS, BrokenSample, read_scores, read_texts
-
-TAKEN = frozenset(("image", "texts", "score", "scores", *PAIR_TEXTS))  # names of what is no further file
+from datamodules.shards.samples import FEATURE_SUFFIX, PAIR_TEXTS, TAKEN, BrokenSample, read_scores, read_texts
 
 
 def read_jsonl(source: str | Path) -> Iterator[Row | BadRow]:
@@ -20,6 +18,9 @@ def read_jsonl(source: str | Path) -> Iterator[Row | BadRow]:
 
     "pictures" are {name: path or [path, ...]}, "features" {name: path of a .npy}; a name is of a to z and _. Image and
     captions may be missing. Other keys, "split" among them, travel in the record.
+
+    Raises:
+        ValueError: for a file that cannot be read; a row that is none is a BadRow.
     """
 
     def row(number: int, record: dict) -> Row:

@@ -13,7 +13,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Annotated, Any, Literal
 
-from datamodules.files import one_at_a_time, whole_folder
+from datamodules.files import inside, one_at_a_time, whole_folder
 from datamodules.packing.proper_nouns import without_proper_nouns
 from datamodules.packing.reencoding import reencoded
 from datamodules.packing.row import Row
@@ -188,7 +188,7 @@ def _usable(
     needed = [images] if complete or images else []
     for places in (*needed, *((path,) for path in files.values())):
         if _found(folder, places) is None:
-            outside = [name for name in places if not _inside(folder, name)]
+            outside = [name for name in places if not inside(folder, name)]
             cause = "image outside the folder of images" if outside else "missing image"
             raise BadRow(cause, where, next(iter(outside or places), ""))
     image = _found(folder, images)
@@ -198,13 +198,7 @@ def _usable(
 def _found(folder: Path, images: Iterable[object]) -> str | None:
     """The first of these images that is there."""
     # isfile, because names out of web addresses may be longer than a file's name can be: not there, not an error
-    return next((n for n in images if isinstance(n, str) and _inside(folder, n) and os.path.isfile(folder / n)), None)
-
-
-def _inside(folder: Path, name: str) -> bool:
-    """Whether a row's path stays in the folder of the images, which a manifest from elsewhere could lead out of."""
-    root = os.path.abspath(folder)
-    return os.path.commonpath([root, os.path.abspath(os.path.join(root, name))]) == root
+    return next((n for n in images if isinstance(n, str) and inside(folder, n) and os.path.isfile(folder / n)), None)
 
 
 def _without_duplicates(rows: Iterable[Row | BadRow], folder: Path) -> Iterator[Row | BadRow]:

@@ -27,6 +27,7 @@ class Loaded(NamedTuple):
     source: int
     values: dict[str, list[Value]]
     scores: dict[str, list[float]]
+    preview: bytes = b""
 
 
 @dataclass
@@ -94,6 +95,7 @@ class Collator:
             pictured=None
             if self.pictured
             else torch.tensor([item is not None and item.view is not None for item in loaded]),
+            previews=[item.preview if item else b"" for item in loaded],
         )
 
     def _images(self, loaded: Sequence[Loaded | None], shape: tuple[int, ...]) -> Tensor:

@@ -15,27 +15,25 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
-import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
 from datamodules.batch import Batch, Skip
 from datamodules.captions.drawing import Drawing, Uniform, by_field
-from datamodules.images import BrokenImage, ImagePipeline, ImageTooLarge
+from datamodules.images import ImagePipeline
 from datamodules.reading.collating import Collator, Loaded
 from datamodules.reading.fields import FieldReader, Value
+from datamodules.reading.views import sample_views
 from datamodules.shards.index_cache import IndexCache
 from datamodules.shards.locations import Reading
 from datamodules.shards.reader import ShardReader
 from datamodules.shards.records import PROBED, features_shape
 from datamodules.shards.remote import local_path
 from datamodules.shards.samples import (
-    FEATURE_SUFFIX,
     SUFFIXES,
     TEXT_FILES,
     BrokenSample,
     Sample,
-    read_features,
     read_sample,
     read_scores,
 )
@@ -80,6 +78,7 @@ class ShardDataset(Dataset):
         needs: What a batch holds: "image", "texts", "score", "scores", names of fields; the rest is not read.
         fields: Readers of further inputs by name.
         lacking: What of `needs` a sample may lack.
+        preview_side: Pixels of the longer side of the previews that come with a batch of evaluation; None for none.
     """
 
     def __init__(
@@ -99,6 +98,7 @@ class ShardDataset(Dataset):
         needs: frozenset[str] = CAPTIONED,
         fields: Mapping[str, FieldReader] | None = None,
         lacking: frozenset[str] = frozenset(),
+        preview_side: int | None = None,
     ) -> None:
         self.needs, self.fields, self._lacking = needs, dict(fields or {}), lacking
         self.sources = list(sources)
@@ -107,7 +107,7 @@ class ShardDataset(Dataset):
         self.captions_per_image, self.views_per_image = captions_per_image, views_per_image
         self.label_names, self.tasks = label_names or {}, list(tasks)
         self._drawing = Uniform() if drawing is None else drawing
-        self.reading, self._seed = reading, seed
+        self.reading, self._seed, self._preview_side = reading, seed, preview_side
         largest = max(shard.samples for shard in self.shards)
         most = max(200_000, 2 * streams * largest)
         # a shard that is removed from a full cache takes its room as long as it is open
@@ -199,7 +199,7 @@ class ShardDataset(Dataset):
             sample = self._sample(path, number)
             if "texts" in self.needs - self._lacking and not sample.captions and sample.image is not None:
                 raise BrokenSample("no caption")
-            views = self._views(sample, source.images, rngs)
+            views, small = self._views(sample, source.images, rngs)
         except BrokenSample:
             if self._reader.cut(path, number):
                 raise BrokenSample("truncated shard") from None
@@ -208,22 +208,24 @@ class ShardDataset(Dataset):
         row = self._starts[place.shard] + place.sample
         scores = {name: read_scores(sample.record, name) for name in SCORES & self.needs}
         return [
-            Loaded(sample, view, own, row, index, self._values(sample, source, rng), scores)
+            Loaded(sample, view, own, row, index, self._values(sample, source, rng), scores, small)
             for view, own, rng in zip(views, texts, rngs or NOTHING_DRAWN, strict=True)
         ]
 
     def _sample(self, path: str, number: int) -> Sample:
         return read_sample(*self._reader.read(path, number, self._suffixes, self._names), self.reading.text_language)
 
-    def _views(self, sample: Sample, images: ImagePipeline, rngs: Sequence[random.Random]) -> Sequence[Tensor | None]:
-        """The picture or features of each row; None where the run reads neither."""
+    def _views(
+        self, sample: Sample, images: ImagePipeline, rngs: Sequence[random.Random]
+    ) -> tuple[Sequence[Tensor | None], bytes]:
+        """The picture or features of each row, None where the run reads neither, and the sample's preview."""
         if "image" not in self.needs or (sample.image is None and "image" in self._lacking):
-            return [None] * max(1, len(rngs))
-        views = _views(sample, images, rngs)
+            return [None] * max(1, len(rngs)), b""
+        views, small = sample_views(sample, images, rngs, self._preview_side)
         if views[0].shape != self._shape:
             mixed = (views[0].ndim == 3) != (len(self._shape) == 3)  # features are a row or tokens
             raise BrokenSample("pictures and features mixed" if mixed else "features of another size")
-        return views
+        return views, small
 
     def _values(self, sample: Sample, source: SurveyedSource, rng: random.Random | None) -> dict[str, list[Value]]:
         """The values of each field."""
@@ -316,15 +318,3 @@ class ShardDataset(Dataset):
             for sample in range(count):
                 with contextlib.suppress(BrokenSample):
                     yield self._place(Draw(0, number, sample))
-
-
-def _views(sample: Sample, images: ImagePipeline, rngs: Sequence[random.Random]) -> list[Tensor]:
-    if sample.image is None:
-        raise BrokenSample("missing image")
-    if sample.suffix == FEATURE_SUFFIX:
-        return [torch.from_numpy(read_features(sample.image))] * max(1, len(rngs))
-    try:
-        image = images.open(sample.image)
-        return images.views(image, rngs) if rngs else [images.evaluate(image)]
-    except (ImageTooLarge, BrokenImage) as error:
-        raise BrokenSample(error.cause) from None

@@ -16,7 +16,8 @@ import torch
 from torch import Tensor
 
 from datamodules.batch import Field, stable_id, text_id
-from datamodules.images import BrokenImage, ImagePipeline, ImageTooLarge
+from datamodules.images import ImagePipeline
+from datamodules.reading.views import picture_views
 from datamodules.shards.samples import FEATURE_SUFFIX, BrokenSample, Sample, read_features, read_texts
 from datamodules.tokenizers.tokenizer import Tokenizer
 
@@ -50,6 +51,9 @@ class FieldReader(ABC):
         count: n, values a sample has at most.
         key: Under which name a sample holds it; where none is given, the field's own name once it has one.
         required: Whether a sample without it is left out; else the value is absent.
+
+    Raises:
+        ValueError: for a count below 1.
     """
 
     kind: Literal["image", "features", "text"]
@@ -148,7 +152,7 @@ class Pictures(FieldReader):
         return [
             Value(view, stable_id(content))
             for content in contents
-            for view in _views(content, self.images or images, None if rng is None else [rng])
+            for view in picture_views(content, self.images or images, [] if rng is None else [rng])[0]
         ]
 
 
@@ -171,17 +175,9 @@ class Crops(FieldReader):
     ) -> list[Value]:
         if sample.image is None or sample.suffix == FEATURE_SUFFIX:
             raise BrokenSample("missing image")
-        rngs = None if rng is None else [random.Random(f"{rng.random()}/{n}") for n in range(self.count)]
-        views = _views(sample.image, self.images or images, rngs)
+        rngs = [] if rng is None else [random.Random(f"{rng.random()}/{n}") for n in range(self.count)]
+        views, _ = picture_views(sample.image, self.images or images, rngs)
         return [Value(view, sample.image_id) for view in views * (1 if rngs else self.count)]
-
-
-def _views(content: bytes, images: ImagePipeline, rngs: Sequence[random.Random] | None) -> list[Tensor]:
-    try:
-        image = images.open(content)
-        return [images.evaluate(image)] if rngs is None else images.views(image, rngs)
-    except (ImageTooLarge, BrokenImage) as error:
-        raise BrokenSample(error.cause) from None
 
 
 def field_of(

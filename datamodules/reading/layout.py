@@ -89,6 +89,12 @@ class Layout:
         own = {reader.images.size for reader in readers if isinstance(reader, Crops | Pictures) and reader.images}
         return own | {(part.images or images).size for part in read} or {images.size}
 
+    def tokenizers(self, tokenizer: Tokenizer) -> dict[str, Tokenizer]:
+        """That of the run and those of parts with a text length of their own, each by the option of its length."""
+        lengths = {f"data.parts.{name}.text_length": part.text_length for name, part in self.parts.items()}
+        own = {name: shortened(tokenizer, length, name) for name, length in lengths.items() if length is not None}
+        return {"data.tokenizer.max_length": tokenizer, **own}
+
     def trained_part(self, split: str) -> str | None:
         """The part whose training shards a split is; None for validation and test."""
         return next((name for name in self.parts if train_of(name) == split), None)
@@ -99,12 +105,8 @@ class Layout:
 
     def dataset_options(self, split: str, splits: Splits, tokenizer: Tokenizer) -> dict[str, Any]:
         """The arguments of the split's ShardDataset that all of them have."""
-        length = self.part_of(split).text_length
-        tokenizer = (
-            tokenizer
-            if length is None
-            else shortened(tokenizer, length, f"data.parts.{self._read_as[split]}.text_length")
-        )
+        own = self.tokenizers(tokenizer)
+        tokenizer = own.get(f"data.parts.{self._read_as.get(split)}.text_length", tokenizer)
         return {
             "languages": splits.languages,
             "tokenizer": Prompted(tokenizer, self._prompts) if self._prompts else tokenizer,

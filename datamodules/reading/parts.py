@@ -4,20 +4,21 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal, Protocol, runtime_checkable
 
 from torch.utils.data import Dataset
 
 from datamodules.batch import Batch, Batches
-from datamodules.captions.drawing import Drawing
-from datamodules.captions.rewriting import TextTransform
+from datamodules.captions.drawing import Drawing, Uniform
+from datamodules.captions.rewriting import AsWritten, TextTransform
 from datamodules.images import ImagePipeline
 from datamodules.reading.dataset import SCORES, Draw, ShardDataset
-from datamodules.reading.fields import FieldReader, Texts
-from datamodules.shards.samples import PAIR_TEXTS
+from datamodules.reading.fields import Features, FieldReader, Pictures, Texts
+from datamodules.shards.samples import COMMON, PAIR_TEXTS, TAKEN
 from datamodules.shards.survey import CAPTIONED, ShardSurvey
-from datamodules.stream.mixture import Source
+from datamodules.stream.identity import inform
+from datamodules.stream.mixture import Source, SurveyedSource
 from datamodules.stream.order import Interleave, PassOrder
 from datamodules.stream.streams import Stream
 from datamodules.tokenizers.tokenizer import Tokenizer
@@ -35,7 +36,7 @@ class Part:
     Args:
         train: Its shards, or a list of `datamodules.Source`.
         batch_size: Its samples in a batch of one process.
-        captions_per_image: K, as of the data module.
+        captions_per_image: K, as of the data module; default: data.captions_per_image.
         views_per_image: V, as of the data module.
         languages: Languages read; default: all that the run uses.
         drawing: Which K languages of a sample; default: data.drawing.
@@ -51,7 +52,7 @@ class Part:
 
     train: list[Source] | str | None = None
     batch_size: int = 64
-    captions_per_image: int | Literal["all"] = 1
+    captions_per_image: int | Literal["all"] | None = None
     views_per_image: int = 1
     languages: list[str] | None = None
     drawing: Drawing | None = None
@@ -68,11 +69,54 @@ class Part:
         where = f"data.parts.{name}" if name else "data"
         if name and not self.train:
             raise ValueError(f"{where}.train: no shards are named; a folder, a tar or a brace pattern")
-        captions = 1 if self.captions_per_image == "all" else self.captions_per_image
-        check_least(f"{where}.captions_per_image", captions, 1)
+        if isinstance(self.captions_per_image, int):
+            check_least(f"{where}.captions_per_image", self.captions_per_image, 1)
         check_least(f"{where}.views_per_image", self.views_per_image, 1)
         check_least(f"{where}.batch_size", self.batch_size, 1)
         check_least(f"{where}.negatives", self.negatives, 0)
+
+    def say_unread(
+        self,
+        split: str,
+        sources: Iterable[SurveyedSource],
+        drawing: Drawing,
+        language_alpha: float | None,
+        language_caps: Mapping[str, int],
+    ) -> None:
+        """Says which options of captions were given and have no effect, where its samples are read without captions.
+
+        Args:
+            split: Its training split.
+            sources: Of the split.
+            drawing, language_alpha, language_caps: The data module's.
+        """
+        given = {
+            "language_alpha": language_alpha is not None,
+            "language_caps": language_caps,
+            "drawing": not isinstance(self.drawing or drawing, Uniform),
+            "text": any(not isinstance(source.text, AsWritten) for source in sources),
+            "caption_fields": any(source.caption_fields for source in sources),
+        }
+        if unread := [name for name, value in given.items() if value]:
+            inform(f"{split}: its samples are read without captions; {', '.join(unread)} have no effect there")
+
+
+def parts_of(parts: Mapping[str, Part] | None, run: Part) -> dict[str, Part]:
+    """The parts by name; where there are none, what the data module says of the run is the only one, "".
+
+    Raises:
+        ValueError: for what the data module says beside parts, which have it themselves.
+    """
+    if not parts:
+        return {"": run}
+    if run.train is not None or run.fields or run.views_per_image != 1:
+        names = ", ".join(parts)
+        raise ValueError(f"data.train, data.fields, data.views_per_image: with data.parts they are a part's ({names})")
+    count = run.captions_per_image
+    return {
+        name: replace(part, captions_per_image=count) if part.captions_per_image is None else part
+        for name, part in parts.items()
+    }
 
 
 def check_least(option: str, value: float, least: int) -> None:
@@ -111,11 +155,19 @@ class Prompting(Protocol):
 
 
 def readers_of(needs: Iterable[str], fields: Mapping[str, FieldReader], negatives: int) -> dict[str, FieldReader]:
-    """The fields' readers, and those of a pair's texts that need no word in a config."""
+    """The fields' readers, and those of a pair's texts that need no word in a config.
+
+    Raises:
+        ValueError: for a field named like what samples have beside fields, or that reads from such a name.
+    """
     implied = {name: Texts(count=negatives if name == "negatives" and negatives else 1) for name in PAIR_TEXTS}
     readers = {name: reader for name, reader in (implied | dict(fields)).items() if name in needs or name in fields}
     for name, reader in readers.items():
         reader.key = reader.key or name
+        taken = COMMON if isinstance(reader, Texts) else TAKEN if isinstance(reader, Features | Pictures) else ()
+        if name in COMMON or reader.key in taken:
+            what = "its name" if name in COMMON else f"its key {reader.key}"
+            raise ValueError(f"data.fields.{name}: {what} stands for what samples have beside fields; another name")
     return readers
 
 

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from datamodules.shards.cache_room import Holds
-from datamodules.shards.locations import Reading, is_remote
+from datamodules.shards.locations import Reading, file_of, is_remote
 from datamodules.shards.remote import cached_path, local_path
 from datamodules.shards.survey import ShardSurvey
 
@@ -55,7 +55,7 @@ class Prefetch:
                 if self._wanted is not wanted or (place >= len(now) and self._full()):
                     break
                 with contextlib.suppress(OSError):
-                    self._holds.take(Path(local_path(shard.shard, self._reading, shard.checksum)))
+                    self._holds.take(Path(file_of(local_path(shard.shard, self._reading, shard.checksum))))
             with self._news:
                 if self._wanted is wanted:
                     self._news.wait()

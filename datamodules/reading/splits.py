@@ -92,6 +92,8 @@ class Splits:
         self.account.add_survey(shards, lost)
         for (place, cause), count in lost.items():
             inform(f"{name}: {place}: {cause} ({count})")
+        for columns in dict.fromkeys(shard.columns for shard in shards if shard.columns):
+            inform(f"{name}: columns {columns}")
         for shard in shards:
             if not shard.samples and not shard.lost:
                 inform(f"{name}: {shard.name} is empty")

@@ -113,14 +113,13 @@ class Training:
                 raise ValueError(f"data.{field}: source {source.name} names objectives; with data.parts, model.on does")
             sharing = [other.languages or languages for other in sources if other.text is source.text]
             source.text.check(list(dict.fromkeys(name for names in sharing for name in names)))
-        slots = len(languages) if part.captions_per_image == "all" else part.captions_per_image
-        count = min(slots, len(languages))
+        slots = part.captions_per_image if isinstance(part.captions_per_image, int) else len(languages)
+        count, drawing = min(slots, len(languages)), part.drawing or self.drawing
         if slots > count and "texts" in needs:
-            inform(
-                f"train: captions_per_image is {slots}, but there are only {count} languages; so many slots are made"
-            )
-        drawing = part.drawing or self.drawing
+            inform(f"train: captions_per_image is {slots}, but there are only {count} languages; so many slots it is")
         drawing.check(languages, count)
+        if "texts" not in needs:
+            part.say_unread(field, sources, drawing, self.language_alpha, self.language_caps)
         mixing = self.mixing_of(part)
         by_language = (self.language_alpha, self.language_caps) if "texts" in needs else (None, {})
         streams = streams_of(sources, languages, *by_language, reading, apart=mixing == "batches")

@@ -17,7 +17,7 @@ from weakref import WeakSet
 from datamodules.files import one_at_a_time
 from datamodules.shards.locations import Reading
 
-OURS = re.compile(r"[0-9a-f]{16}-.*")
+OURS = re.compile(r"[0-9a-f]{16}-.*\.(tar|parquet|arrow)", re.DOTALL)
 
 
 class Holds:
@@ -89,7 +89,7 @@ def make_room(new: Path, reading: Reading) -> None:
     if reading.cache_gb is None:
         return
     with one_at_a_time(new.parent / "room"):
-        stats = {path: path.stat() for path in new.parent.glob("*.tar") if OURS.fullmatch(path.name)}
+        stats = {path: path.stat() for path in new.parent.iterdir() if OURS.fullmatch(path.name)}
         over = sum(stat.st_size for stat in stats.values()) - reading.cache_gb * 1e9
         for path in sorted(stats.keys() - {new}, key=lambda path: stats[path].st_atime_ns):
             if over > 0 and _removed(path):

@@ -9,8 +9,11 @@ from __future__ import annotations
 import os
 import re
 import tarfile
+import zlib
 from collections.abc import Iterator
 from typing import NamedTuple
+
+from datamodules.shards.near import NearReads
 
 BLOCK = tarfile.BLOCKSIZE
 CHUNK = 1 << 20
@@ -21,6 +24,9 @@ RECORD = re.compile(rb"(\d{1,7}) ([^=]+)=")  # how one of a pax header begins
 LINK = -1
 DAMAGED = "damaged bytes in the shard"
 TRUNCATED = "truncated shard"
+# the header of a plain file with a short name of ASCII: name, size, checksum; all else goes through tarfile
+PLAIN = re.compile(rb"(?s)(?=([\x20-\x7e]{1,99})\0).{124}([0-7]{11})[\0 ].{12}([0-7]{6})[\0 ]{2}0.{100}ustar.{83}\0")
+ADLER = 65_521  # the lower half of an Adler-32 is 1 and the sum of the bytes, modulo this
 PACKED = {b"\x1f\x8b": "gzip", b"BZh": "bzip2", b"\xfd7zXZ": "xz", b"\x28\xb5\x2f\xfd": "zstd", b"PK\x03\x04": "zip"}
 
 
@@ -32,19 +38,28 @@ class Member(NamedTuple):
     size: int
 
 
-def tar_members(descriptor: int, faults: list[str]) -> Iterator[Member]:
+def tar_members(
+    descriptor: int, faults: list[str], places: dict[str, tuple[int, int]] | None = None
+) -> Iterator[Member]:
     """The files of a tar in order; a hard link lies where the earlier file of its name does.
 
     Names that are not UTF-8 have backslashes for the other bytes. What is wrong is added to `faults`, once for each
     damage: foreign bytes between members are passed over, a file whose end is not there comes last. Several tars, one
-    behind the other, are read as one. Raises OSError.
+    behind the other, are read as one. `places` gets those of the files by name. Raises OSError.
     """
-    size = os.fstat(descriptor).st_size
-    places: dict[str, tuple[int, int]] = {}
+    size, read = os.fstat(descriptor).st_size, NearReads(descriptor)
     extended: dict[str, str] = {}
     name, at, start = "", 0, 0  # of the last file, of the next header, of the tar that it is in
     while True:
-        header = _header(descriptor, at)
+        block = read(at, BLOCK)
+        if not extended and places is None and (plain := PLAIN.match(block)) and _adds_up(block, int(plain[3], 8)):
+            length = int(plain[2], 8)
+            if at + BLOCK + length <= size:
+                name = plain[1].decode()
+                yield Member(name, at + BLOCK, length)
+                at += BLOCK + -(-length // BLOCK) * BLOCK
+                continue
+        header = _parsed(block)
         if header is None:
             following = _next_header(descriptor, at)
             if following is None:
@@ -69,12 +84,17 @@ def tar_members(descriptor: int, faults: list[str]) -> Iterator[Member]:
         else:
             name = extended.get("GNU.sparse.name") or extended.get("path") or header.name
             if header.isreg():
-                places[name] = offset, length
+                if places is not None:
+                    places[name] = offset, length
                 yield Member(name, offset, length)
             elif header.issym():
                 yield Member(name, offset, LINK)
-            elif header.islnk() and (place := places.get(extended.get("linkpath") or header.linkname)):
-                yield Member(name, *place)
+            elif header.islnk():
+                if places is None:  # a million names are kept only where one is asked for
+                    places = {}
+                    any(member.offset > at for member in tar_members(descriptor, [], places))
+                if place := places.get(extended.get("linkpath") or header.linkname):
+                    yield Member(name, *place)
             extended = {}
         if offset + length > size:
             faults.append(TRUNCATED)
@@ -89,8 +109,18 @@ def packed_by(descriptor: int) -> str | None:
 
 
 def _header(descriptor: int, at: int) -> tarfile.TarInfo | None:
+    return _parsed(os.pread(descriptor, BLOCK, at))
+
+
+def _adds_up(block: bytes, checksum: int) -> bool:
+    """Whether a header has its checksum: the sum of its bytes, with spaces in the checksum's own place."""
+    total = (zlib.adler32(block) & 0xFFFF) - 1 - sum(block[148:156]) + 8 * ord(" ")
+    return (total - checksum) % ADLER == 0
+
+
+def _parsed(block: bytes) -> tarfile.TarInfo | None:
     try:
-        header = tarfile.TarInfo.frombuf(os.pread(descriptor, BLOCK, at), "utf-8", "backslashreplace")
+        header = tarfile.TarInfo.frombuf(block, "utf-8", "backslashreplace")
     except (tarfile.HeaderError, ValueError):
         return None
     return header if header.size >= 0 else None

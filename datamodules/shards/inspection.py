@@ -17,7 +17,7 @@ from PIL import Image
 
 from datamodules.batch import stable_id
 from datamodules.images import BrokenImage, ImagePipeline, ImageTooLarge
-from datamodules.shards.locations import Reading, expand
+from datamodules.shards.locations import Reading, expand, file_of
 from datamodules.shards.progress import with_progress
 from datamodules.shards.reader import ShardReader
 from datamodules.shards.records import PROBED, features_shape
@@ -128,6 +128,7 @@ class _Tally:
         self.sizes: Counter[tuple[int, int]] = Counter()
         self.labels: dict[str, Counter[str]] = {}
         self.image_ids: Counter[int] = Counter()
+        self.columns: Counter[str] = Counter()
         self.broken: Counter[str] = Counter()
         self.listed: list[Broken] = []
         self.examples: dict[str, list[Place]] = {}
@@ -205,6 +206,7 @@ class _Tally:
             "labels": {task: dict(sorted(counts.items())) for task, counts in sorted(self.labels.items())},
             "image sizes": self._sizes(),
             "image formats": dict(self.formats.most_common()),
+            "columns": "; ".join(self.columns),
             "duplicate images": sum(count - 1 for count in self.image_ids.values()),
             "files passed over": dict(self.passed_over.most_common()),
             "broken": dict(self.broken.most_common()),
@@ -247,14 +249,16 @@ def _tally(shard: str, examples: str, entry: dict | None, shape: tuple[int, ...]
     except (BrokenSample, OSError) as error:
         tally.fault(shard, error.cause if isinstance(error, BrokenSample) else "missing shard", "", promised or 1)
         return tally
-    tally.bytes, tally.samples = Path(path).stat().st_size, len(index)
+    tally.columns.update([index.described] if index.described else [])
+    tally.bytes, tally.samples = Path(file_of(path)).stat().st_size, len(index)
     if promised > len(index):
         cause = "truncated shard" if index.truncated else "missing from the shard"
         tally.fault(shard, cause, f"{promised - len(index)} samples", promised - len(index))
     elif not entry:
         for cause, count in Counter(index.faults).items():
             tally.fault(shard, cause, "" if count == 1 else f"{count} times", count)
-    for number, key in enumerate(index.keys):
+    for number in range(len(index)):
+        key = index.key(number)
         suffixes = reader.suffixes(path, number)
         names = list(map(further_name, suffixes))
         tally.passed_over.update(s for s, name in zip(suffixes, names, strict=True) if not name and s not in SUFFIXES)

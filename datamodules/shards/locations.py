@@ -1,4 +1,4 @@
-"""What a user calls SHARDS, resolved to files: folders, tars, brace patterns, `::` lists with weights, remote ones."""
+"""What a user calls SHARDS, as files: folders, tars, tables, brace patterns, `::` lists with weights, remote ones."""
 
 from __future__ import annotations
 
@@ -7,18 +7,26 @@ import os
 import re
 from collections import Counter
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 
 from braceexpand import braceexpand
 
-from datamodules.shards.servers import FILE_QUERY, PATIENCE, Patience, shown, tars_in
+from datamodules.shards.columns import named_columns
+from datamodules.shards.folders import tables_in, tables_of_split
+from datamodules.shards.servers import FILE_QUERY, PATIENCE, Patience, files_in, shown
 
 LISTING = "shards.json"
 BLOCK = 512  # bytes of a tar's header, and the least of a file in it
 WEIGHTED = re.compile(r"(\d+(?:\.\d*)?|\.\d+)@(.+)", re.DOTALL)
 REMOTE = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
-VISIBLE_TAR = re.compile(r"(^|/)[^./][^/]*\.tar$")  # file managers leave ._x.tar beside x.tar
-ACCEPTED = "a folder of .tar files, a .tar, a brace pattern like train-{000..009}.tar, or several joined with ::"
+TABLES = (".parquet", ".arrow")
+VISIBLE = re.compile(r"(^|/)[^./][^/]*\.(tar|parquet|arrow)$")  # file managers leave ._x.tar beside x.tar
+WITH_COLUMNS = re.compile(r"(.+?)\[([^\[\]]*=[^\[\]]*)\]", re.DOTALL)
+ACCEPTED = (
+    "a folder of .tar, .parquet or .arrow files, one such file, a brace pattern like train-{000..009}.tar, or several "
+    "joined with ::"
+)
 
 
 @dataclass(frozen=True)
@@ -62,9 +70,10 @@ def expand(
     """The lists of shards that SHARDS names.
 
     `::` joins several. `WEIGHT@` before a part, as in `0.7@en/::0.3@lv/{00..09}.tar`, sets its share of the samples
-    drawn; where some parts have a weight, the others weigh 1. Without weights all parts are one source. A name that
-    begins with `file://` is local; other `scheme://` names are read by fsspec into the cache folder; `pipe:COMMAND`
-    runs a command, only with allow_pipe. Raises ValueError, one line, for anything that names no shards.
+    drawn; where some parts have a weight, the others weigh 1. Without weights all parts are one source. Behind a part
+    of tables, [ROLE=COLUMN,...] says what their columns are (see `columns`); it stays behind each of the shards. A name
+    that begins with `file://` is local; other `scheme://` names are read by fsspec into the cache folder;
+    `pipe:COMMAND` runs a command, only with allow_pipe. Raises ValueError, one line, for anything that names no shards.
     """
     if not isinstance(spec, str) or not spec.strip():
         raise ValueError(f"{field}: {spec!r} names no shards; {ACCEPTED}")
@@ -94,47 +103,92 @@ def weighted_parts(spec: str, field: str) -> list[tuple[str, float | None]]:
 
 
 def _shards(part: str, field: str, allow_pipe: bool, patience: Patience) -> list[str]:
+    part, columns = split_columns(part)
+    try:
+        named_columns(columns)
+        shards = _files(part, allow_pipe, patience)
+        if any(map(is_table, shards)) and find_spec("pyarrow") is None:
+            raise ValueError(f"{part}: parquet and arrow files need pyarrow: pip install 'mmtrain[documents]'")
+    except ValueError as error:
+        raise ValueError(f"{field}: {error}") from None
+    if not columns:
+        return shards
+    if other := next((shard for shard in shards if not is_table(shard)), None):
+        raise ValueError(f"{field}: [{columns}] says what columns are, and {other} is no .parquet or .arrow file")
+    return [with_columns(shard, columns) for shard in shards]
+
+
+def _files(part: str, allow_pipe: bool, patience: Patience) -> list[str]:
     if part.startswith("pipe:"):
         if not allow_pipe:
-            raise ValueError(f"{field}: {part!r} would run a command; switch that on with allow_pipe, or give files")
+            raise ValueError(f"{part!r} would run a command; switch that on with allow_pipe, or give files")
         return [part]
     if part.startswith("file://"):
         part = part.removeprefix("file://")
     try:
         names = list(braceexpand(part))
     except ValueError:
-        raise ValueError(f"{field}: {part!r} is no brace pattern; {ACCEPTED}") from None
+        raise ValueError(f"{part!r} is no brace pattern; {ACCEPTED}") from None
     if REMOTE.match(part):
-        return [shard for name in names for shard in _remote(name, field, patience)]
+        return [shard for name in names for shard in _remote(name, patience)]
     shards = []
     for name in names:
         path = Path(name).expanduser()
         if path.is_dir():
-            # a shard that only the listing names stays in the list, so that it is reported as missing
-            listed = {str(path / name) for name in read_listing(path / LISTING) or {}}
-            tars = sorted({str(tar) for tar in path.glob("[!.]*.tar")} | listed)
-            if not tars:
-                raise ValueError(f"{field}: folder {name} holds no .tar; {ACCEPTED}")
-            shards += tars
+            found = in_folder(path)
+            if not found:
+                raise ValueError(f"folder {name} holds no .tar, .parquet or .arrow; {ACCEPTED}")
+            shards += found
         elif path.exists():
             shards.append(str(path))
+        elif tables := tables_of_split(path):
+            shards += map(str, tables)
         else:
             missing = sum(not Path(other).expanduser().exists() for other in names)
             which = f" ({missing} of the {len(names)} files of {part} are missing)" if len(names) > 1 else ""
-            raise ValueError(f"{field}: {name} does not exist{which}; {ACCEPTED}")
+            raise ValueError(f"{name} does not exist{which}; {ACCEPTED}")
     return shards
 
 
-def _remote(name: str, field: str, patience: Patience) -> list[str]:
-    if FILE_QUERY.sub(r"\1", name).endswith(".tar"):
+def in_folder(folder: Path) -> list[str]:
+    """The shards of a folder: its tars, else its tables. Raises ValueError where these are of several splits."""
+    # a shard that only the listing names stays in the list, so that it is reported as missing
+    listed = {str(folder / name) for name in read_listing(folder / LISTING) or {}}
+    tars = sorted({str(tar) for tar in folder.glob("[!.]*.tar")} | listed)
+    return tars or list(map(str, tables_in(folder)))
+
+
+def _remote(name: str, patience: Patience) -> list[str]:
+    if FILE_QUERY.sub(r"\1", name).endswith((".tar", *TABLES)):
         return [name]
     try:
-        tars = [tar for tar in tars_in(name, patience) if VISIBLE_TAR.search(tar)]
+        files = [file for file in files_in(name, patience) if VISIBLE.search(file)]
     except OSError as error:
-        raise ValueError(f"{field}: a folder cannot be listed: {error}; {ACCEPTED}") from None
-    if not tars:
-        raise ValueError(f"{field}: {shown(name)} holds no .tar; {ACCEPTED}")
-    return tars
+        raise ValueError(f"a folder cannot be listed: {error}; {ACCEPTED}") from None
+    if not files:
+        raise ValueError(f"{shown(name)} holds no .tar or .parquet; {ACCEPTED}")
+    return [file for file in files if file.endswith(".tar")] or files
+
+
+def split_columns(shard: str) -> tuple[str, str]:
+    """A shard's file or address, and what is said of its columns, "" for nothing."""
+    match = WITH_COLUMNS.fullmatch(shard)
+    return (match[1], match[2]) if match else (shard, "")
+
+
+def with_columns(file: str, columns: str) -> str:
+    """A shard by its file and what is said of its columns."""
+    return f"{file}[{columns}]" if columns else file
+
+
+def file_of(shard: str) -> str:
+    """A shard's file or address."""
+    return split_columns(shard)[0]
+
+
+def is_table(shard: str) -> bool:
+    """Whether it is a parquet or arrow file, not a tar."""
+    return FILE_QUERY.sub(r"\1", file_of(shard)).endswith(TABLES)
 
 
 def default_cache() -> Path:

@@ -1,134 +1,90 @@
-"""Tar shards read by index: headers once, for where every member lies, then each member with one pread.
+"""Samples of shards by number, whatever kind of file they lie in.
 
 Any reader can read any sample by its number: there may be fewer shards than readers, and resuming re-reads nothing.
 """
 
 from __future__ import annotations
 
-import os
-import re
+from bisect import bisect_left
 from collections import OrderedDict
-from collections.abc import Iterator, Set
-from dataclasses import asdict, dataclass, field
-from itertools import groupby
-from operator import itemgetter
-from pathlib import Path
+from collections.abc import Callable, Iterator, Sequence
+from itertools import chain, repeat
+from typing import Protocol
 
-from webdataset.tariterators import base_plus_ext
-
-from datamodules.shards.headers import LINK, TRUNCATED, packed_by, tar_members
 from datamodules.shards.index_cache import IndexCache
-from datamodules.shards.samples import IMAGES, SUFFIXES, BrokenSample, further_name
-
-# what file managers leave beside files
-COMPANION = re.compile(r"(^|/)(__MACOSX/|(\.[^/]*|Thumbs\.db|desktop\.ini)$)", re.IGNORECASE)
-APART = "files of one key lie apart; tar --sort=name"
-DOTTED = "file names with further dots, a key ends at the first; rename them"
+from datamodules.shards.locations import is_table
+from datamodules.shards.samples import BrokenSample, further_name
+from datamodules.shards.tars import TarShard
 
 
-@dataclass(slots=True)
-class ShardIndex:
-    """The samples of one tar: for sample i its key and, for each suffix, offset and size of the bytes."""
+class Shard(Protocol):
+    """A file of samples.
 
-    keys: list[str] = field(default_factory=list)
-    members: list[tuple[tuple[str, int, int], ...]] = field(default_factory=list)
-    faults: list[str] = field(default_factory=list)  # causes, once for each damage or loss that the headers show
-
-    def __len__(self) -> int:
-        return len(self.keys)
-
-    @property
-    def truncated(self) -> bool:
-        """Whether the file ends inside a member or without the tar's end mark."""
-        return TRUNCATED in self.faults
-
-
-def index_shard(path: str | Path) -> ShardIndex:
-    """Reads the headers of a tar, never its payload, and groups the files into samples by webdataset's keys.
-
-    What file managers leave beside files is passed over. What is lost does not raise but is listed in `faults`: damage
-    and a truncated end, two files of one name, symbolic links, files of one sample that others stand between, names
-    that make many samples one. Raises BrokenSample for a file that is missing or no tar.
+    Attributes:
+        faults: Causes, once for each damage or loss that is seen without reading samples.
+        truncated: Whether its end was cut off.
+        described: For a line: which of its columns is what; "" for a tar.
     """
-    index = ShardIndex()
-    linked: set[str] = set()
-    halves: dict[str, set[str]] = {}  # suffixes of samples without an image, or with nothing else
-    try:
-        with open(path, "rb") as file:
-            for key, group in groupby(_files(file.fileno(), index.faults, linked), itemgetter(0)):
-                files: dict[str, tuple[int, int]] = {}
-                for _, suffix, offset, size in group:
-                    if suffix in files:
-                        index.faults.append("two files of one name")
-                    else:
-                        files[suffix] = offset, size
-                index.keys.append(key)
-                index.members.append(tuple((suffix, *place) for suffix, place in files.items()))
-                index.faults += _misnamed(key, files.keys(), halves)
-            packed = None if index.keys else packed_by(file.fileno())
-    except OSError as error:
-        raise BrokenSample("missing shard" if isinstance(error, FileNotFoundError) else "unreadable shard") from None
-    if not index.keys and index.faults:
-        raise BrokenSample(f"{packed} file; unpack it" if packed else "unreadable shard")
-    index.faults += [f"{len(linked)} links, not files; tar with -h"] * len(linked)
-    return index
+
+    faults: Sequence[str]
+    truncated: bool
+    described: str
+
+    def __len__(self) -> int: ...
+
+    def key(self, sample: int) -> str:
+        """What the sample is called in the account of skips, and in shards that are made of it."""
+
+    def suffixes(self, sample: int) -> list[str]:
+        """What follows the key in the names of the sample's files."""
+
+    def read(self, sample: int, wanted: Callable[[str], bool]) -> dict[str, bytes]:
+        """The wanted files of a sample by suffix. Raises BrokenSample."""
+
+    def texts(self, samples: Sequence[int]) -> Iterator[dict[str, bytes] | BrokenSample]:
+        """JSON and text of each of these samples, in rising order, or what is wrong with it."""
+
+    def close(self) -> None:
+        """Gives back what it has open; it is opened again when something is read."""
 
 
-def _files(descriptor: int, faults: list[str], linked: set[str]) -> Iterator[tuple[str, str, int, int]]:
-    """Key, suffix, offset and size of each file that has a key; keys of symbolic links are added to `linked`."""
-    for name, offset, size in tar_members(descriptor, faults):
-        key, suffix = base_plus_ext(name)
-        if key is None or COMPANION.search(name):
-            continue
-        if size == LINK:
-            linked.add(key)
-        else:
-            yield key, suffix.lower(), offset, size
+def open_shard(path: str, cache: IndexCache | None = None) -> Shard:
+    """The shard that `local_path` names. Raises BrokenSample when it is missing or no shard."""
+    if is_table(path):
+        from datamodules.shards.tables import TableShard
 
-
-def _misnamed(key: str, suffixes: Set[str], halves: dict[str, set[str]]) -> list[str]:
-    """The faults of names that a sample without an image, or with nothing else, shows."""
-    if suffixes & IMAGES and suffixes - IMAGES:
-        return []
-    apart = suffixes.isdisjoint(halves.get(key, suffixes))
-    halves[key] = halves.get(key, set()) | suffixes
-    named = not suffixes.isdisjoint(SUFFIXES)  # the files of my.cat.jpg are none of a sample "my"
-    inner = [suffix for suffix in suffixes if "." in suffix and suffix.rpartition(".")[2] in IMAGES]
-    wrong = sum(not (named and further_name(suffix)) for suffix in inner)
-    return [APART] * apart + [DOTTED] * (0 if suffixes & IMAGES else wrong)
+        return TableShard(path)
+    return TarShard(path, cache)
 
 
 class ShardReader:
     """Reads samples by (path, number), keeping the latest indexes and open files.
 
     Args:
-        samples: Indexes are kept up to this many samples in total (some 200 bytes each).
+        samples: Indexes are kept up to this many samples in total (some 70 bytes each).
         files: At most this many files stay open.
         cache: Where indexes are kept between runs; default: nowhere.
     """
 
     def __init__(self, samples: int = 200_000, files: int = 64, cache: IndexCache | None = None) -> None:
         self._most_samples, self._most_files, self._cache = samples, files, cache
-        self._indexes: OrderedDict[str, ShardIndex] = OrderedDict()
+        self._shards: OrderedDict[str, Shard] = OrderedDict()
         self._samples_indexed = 0
-        self._files: OrderedDict[str, int] = OrderedDict()
+        self._open: OrderedDict[str, Shard] = OrderedDict()
 
-    def index(self, path: str) -> ShardIndex:
-        """The shard's index. Raises BrokenSample when the file is missing or no tar."""
-        if path in self._indexes:
-            self._indexes.move_to_end(path)
-            return self._indexes[path]
-        index = self._indexes[path] = self._index(path)
-        self._samples_indexed += len(index)
-        while self._samples_indexed > self._most_samples and len(self._indexes) > 1:
-            self._samples_indexed -= len(self._indexes.popitem(last=False)[1])
-        return index
-
-    def _index(self, path: str) -> ShardIndex:
-        if self._cache is None:
-            return index_shard(path)
-        fields = self._cache.found(path, "index", lambda: asdict(index_shard(path)))
-        return ShardIndex(**fields | {"members": [tuple(map(tuple, sample)) for sample in fields["members"]]})
+    def index(self, path: str) -> Shard:
+        """The shard. Raises BrokenSample when the file is missing or no shard."""
+        path = str(path)
+        if path in self._shards:
+            self._shards.move_to_end(path)
+            return self._shards[path]
+        shard = self._shards[path] = open_shard(path, self._cache)
+        self._samples_indexed += len(shard)
+        while self._samples_indexed > self._most_samples and len(self._shards) > 1:
+            oldest, other = self._shards.popitem(last=False)
+            self._samples_indexed -= len(other)
+            self._open.pop(oldest, other).close()
+        return shard
 
     def read(
         self, path: str, sample: int, suffixes: frozenset[str] | None = None, names: frozenset[str] = frozenset()
@@ -138,53 +94,49 @@ class ShardReader:
 
         Raises BrokenSample when the sample is not there (any more) or its bytes end early.
         """
-        index = self.index(path)
-        if sample >= len(index):
+        shard = self._opened(path)
+        if sample >= len(shard):
             raise BrokenSample("missing from the shard")
-        members = {}
-        for suffix, offset, size in index.members[sample]:
-            if suffixes is None or suffix in suffixes or (names and further_name(suffix) in names):
-                members[suffix] = self._bytes(path, offset, size)
-        return index.keys[sample], members
+
+        def wanted(suffix: str) -> bool:
+            return suffixes is None or suffix in suffixes or (bool(names) and further_name(suffix) in names)
+
+        return shard.key(sample), shard.read(sample, wanted)
+
+    def texts(self, path: str, samples: Sequence[int] | None = None) -> Iterator[dict[str, bytes] | BrokenSample]:
+        """JSON and text of all samples in order, or of these in rising order; what is wrong with one in its place.
+
+        Raises BrokenSample when the file is missing or no shard.
+        """
+        shard = self._opened(path)
+        samples = range(len(shard)) if samples is None else samples
+        there = bisect_left(samples, len(shard))
+        return chain(shard.texts(samples[:there]), repeat(BrokenSample("missing from the shard"), len(samples) - there))
 
     def suffixes(self, path: str, sample: int) -> list[str]:
         """What follows the key in the names of a sample's files. The sample must be there."""
-        return [suffix for suffix, *_ in self.index(path).members[sample]]
+        return self.index(path).suffixes(sample)
 
     def cut(self, path: str, sample: int) -> bool:
         """Whether this is the last sample of a truncated shard, so that what it lacks was cut off."""
-        index = self._indexes.get(path)
-        return index is not None and index.truncated and sample == len(index) - 1
+        shard = self._shards.get(path)
+        return shard is not None and shard.truncated and sample == len(shard) - 1
 
     def key(self, path: str, sample: int) -> str:
         """The key for the account of skips; the number where the shard cannot say."""
-        index = self._indexes.get(path)
-        return index.keys[sample] if index is not None and sample < len(index) else f"#{sample}"
+        shard = self._shards.get(path)
+        return shard.key(sample) if shard is not None and sample < len(shard) else f"#{sample}"
 
     def close(self) -> None:
-        while self._files:
-            os.close(self._files.popitem()[1])
-        self._indexes.clear()
+        for shard in self._shards.values():
+            shard.close()
+        self._open.clear()
+        self._shards.clear()
         self._samples_indexed = 0
 
-    def _bytes(self, path: str, offset: int, size: int) -> bytes:
-        # pread leaves no position behind, so forked readers may share what was opened before the fork
-        try:
-            if path in self._files:
-                self._files.move_to_end(path)
-            else:
-                self._files[path] = os.open(path, os.O_RDONLY)
-                if len(self._files) > self._most_files:
-                    os.close(self._files.popitem(last=False)[1])
-            descriptor, parts = self._files[path], []
-            if offset + size > os.fstat(descriptor).st_size:
-                raise BrokenSample(TRUNCATED)
-            # the system reads at most 2 GiB at once
-            while size > 0 and (part := os.pread(descriptor, size, offset)):
-                parts.append(part)
-                offset, size = offset + len(part), size - len(part)
-        except FileNotFoundError:
-            raise BrokenSample("missing shard") from None
-        except OSError:
-            raise BrokenSample("unreadable shard") from None
-        return parts[0] if len(parts) == 1 else b"".join(parts)
+    def _opened(self, path: str) -> Shard:
+        shard = self._open[str(path)] = self.index(path)
+        self._open.move_to_end(str(path))
+        if len(self._open) > self._most_files:
+            self._open.popitem(last=False)[1].close()
+        return shard

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections import Counter
 from collections.abc import Iterable, Iterator
+from itertools import chain, islice, repeat
 
 from datamodules.shards.locations import Reading
 from datamodules.shards.reader import ShardReader
@@ -12,7 +13,6 @@ from datamodules.shards.remote import local_path
 from datamodules.shards.samples import (
     FEATURE_SUFFIX,
     SUFFIXES,
-    TEXT_FILES,
     BrokenSample,
     read_features,
     read_record,
@@ -50,14 +50,12 @@ def read_records(shard: ShardSurvey, reading: Reading) -> Iterator[tuple[dict, d
     Both are empty where they cannot be read: such a sample is counted when it is drawn.
     """
     reader, numbers = ShardReader(), range(shard.samples) if shard.usable is None else shard.usable.tolist()
-    try:
-        path = local_path(shard.shard, reading, shard.checksum)
-    except OSError:
-        path = None
-    for number in numbers:
+    found: Iterator[dict[str, bytes] | BrokenSample] = iter(())
+    with contextlib.suppress(OSError, BrokenSample):
+        found = reader.texts(local_path(shard.shard, reading, shard.checksum), numbers)
+    for members in islice(chain(found, repeat(BrokenSample("missing shard"))), len(numbers)):
         try:
-            members = {} if path is None else reader.read(path, number, TEXT_FILES)[1]
-            yield read_record(members, reading.text_language)
+            yield ({}, {}) if isinstance(members, BrokenSample) else read_record(members, reading.text_language)
         except BrokenSample:
             yield {}, {}
     reader.close()

@@ -20,10 +20,11 @@ import fsspec
 
 from datamodules.files import one_at_a_time, whole_file, write_whole
 from datamodules.shards.cache_room import Holds, make_room
-from datamodules.shards.locations import LISTING, Reading, is_remote
-from datamodules.shards.reader import index_shard
+from datamodules.shards.index_cache import Content, read_content, write_content
+from datamodules.shards.locations import LISTING, Reading, file_of, is_remote, is_table, split_columns, with_columns
 from datamodules.shards.samples import BrokenSample
 from datamodules.shards.servers import FILE_QUERY, Changed, file_system, reason_of, shown, tried
+from datamodules.shards.tars import index_shard
 
 FORGIVEN_SECONDS = 300  # a shard that could not be fetched is not asked for again so soon
 VERSION = ("etag", "last-modified", "lastmodified", "mtime", "size")  # what file systems say of a file, in any case
@@ -33,8 +34,8 @@ def local_path(shard: str, reading: Reading, checksum: str | None = None, *, ane
     """The shard as a file here: itself, or a copy in the cache, fetched when it is not there.
 
     Args:
-        shard: A file's name, an address, or `pipe:COMMAND`.
-        checksum: What shards.json says of its bytes; without one the end of the tar is looked at.
+        shard: A file's name, an address, or `pipe:COMMAND`; what is said of its columns stays behind it.
+        checksum: What shards.json says of its bytes; without one the end of the file is looked at.
         anew: At the start of a run: a copy of what has changed on the server is fetched again. Later it is refused.
 
     Raises:
@@ -42,6 +43,7 @@ def local_path(shard: str, reading: Reading, checksum: str | None = None, *, ane
     """
     if not is_remote(shard):
         return shard
+    shard, columns = split_columns(shard)
     target = cached_path(shard, reading)
     if anew and target.exists() and not _current(shard, target, reading, checksum):
         warnings.warn(f"{shown(shard)} has changed since it was fetched: it is fetched again", stacklevel=2)
@@ -57,14 +59,16 @@ def local_path(shard: str, reading: Reading, checksum: str | None = None, *, ane
         except OSError as error:
             _FAILED[shard] = time.monotonic(), str(error)
             raise
-    return str(target)
+    return with_columns(str(target), columns)
 
 
 _HOLDS = Holds(4)  # the shards that this process read last
 _FAILED: dict[str, tuple[float, str]] = {}  # when and why
 
 
-def remembered(shard: str, reading: Reading, checksum: str | None, kind: str, find: Callable[[str], dict]) -> dict:
+def remembered(
+    shard: str, reading: Reading, checksum: str | None, kind: str, find: Callable[[str], Content]
+) -> Content:
     """What `find` says of the shard's file, at the start of a run. Where the cache has a limit it is kept, so that a
     shard that made room for others is not fetched again to be counted.
 
@@ -72,19 +76,21 @@ def remembered(shard: str, reading: Reading, checksum: str | None, kind: str, fi
     """
     target = cached_path(shard, reading)
     note = target.with_name(f"{target.name}.{hashlib.sha256(kind.encode()).hexdigest()[:8]}")
-    facts, noted = _facts_of(target), _read(note)
-    same = facts and noted.get("checksum") == facts["checksum"]
-    if same and not target.exists() and _current(shard, target, reading, checksum):
-        return noted["found"]
+    facts = _facts_of(target)
+    if facts and not target.exists() and _current(file_of(shard), target, reading, checksum):
+        noted = read_content(note, {"checksum": facts["checksum"]})
+        if noted is not None:
+            return noted
     found = find(local_path(shard, reading, checksum, anew=True))
     if is_remote(shard) and reading.cache_gb is not None:
-        write_whole(note, json.dumps({"checksum": _facts_of(target)["checksum"], "found": found}))
+        write_content(note, {"checksum": _facts_of(target)["checksum"]}, found)
     return found
 
 
 def cached_path(shard: str, reading: Reading) -> Path:
     """Where a remote shard lies in the cache, once it is fetched."""
     # a signature in an address changes from day to day
+    shard = file_of(shard)
     name = "pipe.tar" if shard.startswith("pipe:") else shown(shard).rsplit("/", 1)[-1][-100:]
     key = shard if shard.startswith("pipe:") else FILE_QUERY.sub(r"\1", shard)
     return reading.cache_folder / f"{hashlib.sha256(os.fsencode(key)).hexdigest()[:16]}-{name}"
@@ -127,6 +133,7 @@ def _fetch(shard: str, target: Path, reading: Reading, checksum: str | None, ane
 
 def listing_path(shard: str, reading: Reading, *, anew: bool = False) -> str | None:
     """The path of the shards.json beside a shard, None where there is none. Raises OSError when nobody can say."""
+    shard = file_of(shard)
     if shard.startswith("pipe:"):
         return None
     if not is_remote(shard):
@@ -144,12 +151,16 @@ def _check(path: Path, shard: str, facts: dict, checksum: str | None) -> None:
     try:
         if shard.endswith(LISTING):
             json.loads(path.read_bytes())
+        elif is_table(shard):
+            from datamodules.shards.tables import open_table
+
+            open_table(path)
         else:
             truncated = index_shard(path).truncated
     except (ValueError, BrokenSample):
         with path.open("rb") as file:
             begin = file.read(30).decode(errors="replace")
-        kind = "JSON" if shard.endswith(LISTING) else "tar"
+        kind = "JSON" if shard.endswith(LISTING) else "parquet or arrow" if is_table(shard) else "tar"
         raise OSError(f"it is no {kind} (it begins with {begin!r})") from None
     size = path.stat().st_size
     if size != int(facts["version"].get("size", size)):

@@ -12,7 +12,9 @@ from typing import TypeVar
 import fsspec
 
 T = TypeVar("T")
-FILE_QUERY = re.compile(r"(\.(?:tar|json))[?#].*", re.DOTALL)  # a signature, which changes from day to day
+FILE_QUERY = re.compile(
+    r"(\.(?:tar|json|parquet|arrow))[?#].*", re.DOTALL
+)  # a signature, which changes from day to day
 
 
 @dataclass(frozen=True)
@@ -99,12 +101,12 @@ def file_system(address: str, patience: Patience) -> tuple[fsspec.AbstractFileSy
     return fsspec.core.url_to_fs(address, **options)
 
 
-def tars_in(address: str, patience: Patience) -> list[str]:
-    """The addresses of the tars in a folder. Raises OSError with the reason."""
+def files_in(address: str, patience: Patience) -> list[str]:
+    """The addresses of what is in a folder, sorted. Raises OSError with the reason."""
 
     def listed() -> list[str]:
         files, root = file_system(address, patience)
-        tars = sorted(path for path in files.ls(root, detail=False) if path.endswith(".tar"))
-        return [path if "://" in path else files.unstrip_protocol(path) for path in tars]
+        paths = sorted(files.ls(root, detail=False))
+        return [path if "://" in path else files.unstrip_protocol(path) for path in paths]
 
     return tried(listed, address, patience)

@@ -9,22 +9,23 @@ from __future__ import annotations
 
 import json
 import os
+from array import array
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from datamodules.shards.index_cache import IndexCache
-from datamodules.shards.locations import Reading, held_by, is_remote, read_listing
+from datamodules.shards.index_cache import Content, IndexCache
+from datamodules.shards.locations import Reading, file_of, held_by, is_remote, read_listing
 from datamodules.shards.progress import with_progress
 from datamodules.shards.reader import ShardReader
 from datamodules.shards.remote import listing_path, remembered
 from datamodules.shards.samples import (
     PAIR_TEXTS,
-    TEXT_FILES,
     BrokenSample,
     languages_held,
     read_labels,
@@ -34,6 +35,7 @@ from datamodules.shards.servers import FILE_QUERY, shown
 
 CAPTIONED = frozenset(("image", "texts"))  # what a contrast of images and captions needs of a sample
 TEXTS = frozenset(("texts", *PAIR_TEXTS))
+PAIRED = frozenset((*PAIR_TEXTS, "score", "scores"))  # what a record may hold beside captions
 UNREADABLE = -1
 NAMES = {"image": "a picture", "texts": "a caption in a chosen language"}
 
@@ -50,6 +52,7 @@ class ShardSurvey:
     lost: Counter[str] = field(default_factory=Counter)  # cause -> missing samples, 1 where the number is unknown
     lacking: Counter[str] = field(default_factory=Counter)  # need -> samples left out because they lack it
     holds: Counter[str] = field(default_factory=Counter)  # what a sample may hold -> samples
+    columns: str = ""  # for a line: which column of a table is what
     checksum: str | None = None  # of a remote shard, where shards.json says it
 
     def __len__(self) -> int:
@@ -106,7 +109,7 @@ def listed(shards: Sequence[str], reading: Reading) -> dict[str, dict]:
     entries: dict[str, dict] = {}
     folders: dict[str, dict[str, dict]] = {}
     for shard in shards:
-        folder, _, name = FILE_QUERY.sub(r"\1", shard).rpartition("/")
+        folder, _, name = FILE_QUERY.sub(r"\1", file_of(shard)).rpartition("/")
         if folder not in folders:
             path = listing_path(shard, reading, anew=True)
             folders[folder] = (read_listing(path) if path else None) or {}
@@ -133,21 +136,21 @@ def survey_shard(
     text, cache = reading.text_language, IndexCache(reading.cache_dir)
     kind = f"what samples hold, .txt is {text}"
 
-    def find(path: str) -> dict:
+    def find(path: str) -> Content:
         return cache.found(path, kind, lambda: _found(path, text, cache))
 
     try:
         found = remembered(shard, reading, checksum, kind, find)
     except BrokenSample as error:
         return ShardSurvey(shard, lost=Counter({error.cause: promised or 1}))
-    of_sample = np.array(found["of_sample"], np.int32)
-    result = ShardSurvey(shard, len(of_sample), labels=_labels_of(found), checksum=checksum)
+    of_sample, facts = found.arrays["of_sample"], found.facts
+    result = ShardSurvey(shard, len(of_sample), labels=_labels_of(facts), columns=facts["columns"], checksum=checksum)
     if promised is None:
-        result.lost.update(found["faults"])
+        result.lost.update(facts["faults"])
     elif promised > len(of_sample):
-        result.lost["truncated shard" if found["truncated"] else "missing from the shard"] = promised - len(of_sample)
+        result.lost["truncated shard" if facts["truncated"] else "missing from the shard"] = promised - len(of_sample)
     usable = of_sample == UNREADABLE  # damage, to be counted when drawn
-    for number, held in enumerate(found["kinds"]):
+    for number, held in enumerate(facts["kinds"]):
         having = of_sample == number
         count = int(having.sum())
         result.holds.update(dict.fromkeys(held, count))
@@ -192,44 +195,51 @@ def _first_lacking(
     return None
 
 
-def _found(path: str, text_language: str, cache: IndexCache) -> dict:
-    """What headers and JSON of a shard say, whatever is needed and chosen, as an object for JSON.
+def _found(path: str, text_language: str, cache: IndexCache) -> Content:
+    """What a shard's headers and records say, whatever is needed and chosen.
 
-    "kinds" lists what samples hold, each thing with the languages that it is in, "of_sample" the number of each
-    sample's kind or UNREADABLE, "labels" task -> value as JSON -> count, "truncated" and "faults" are the index's.
+    "of_sample" is int32 [N], the number of each sample's kind or UNREADABLE. The facts are "kinds", which lists what
+    samples hold, each thing with the languages that it is in, "labels" task -> value as JSON -> count, and "truncated"
+    and "faults" of the shard.
     """
     reader = ShardReader(cache=cache)
-    index = reader.index(path)
+    shard = reader.index(path)
     kinds: dict[tuple, int] = {}
-    of_sample: list[int] = []
+    plain: dict[tuple, int] = {}  # by suffixes and languages, of samples with captions alone
+    of_sample = array("i")
     labels: dict[str, Counter[str]] = {}
-    for sample in range(len(index)):
+    for sample, members in enumerate(reader.texts(path)):
         try:
-            members = reader.read(path, sample, TEXT_FILES)[1]
+            if isinstance(members, BrokenSample):
+                raise members
             record, captions = read_record(members, text_language)
         except BrokenSample:
             of_sample.append(UNREADABLE)
             continue
-        held = languages_held(record, captions, reader.suffixes(path, sample), text_language)
+        suffixes = shard.suffixes(sample)
+        for task, value in record.get("labels", {}).items():
+            labels.setdefault(task, Counter())[json.dumps(value)] += 1
+        alike = (*suffixes, "", *captions) if members and record.keys().isdisjoint(PAIRED) else ()
+        if alike in plain and sample + 1 < len(shard):
+            of_sample.append(plain[alike])
+            continue
+        held = languages_held(record, captions, suffixes, text_language)
         # neither JSON nor text is half a sample, and so is what the end of the file cut off
         half = not members or ("image" not in held and reader.cut(path, sample))
         kind = tuple((what, tuple(languages)) for what, languages in sorted(held.items()))
         of_sample.append(UNREADABLE if half else kinds.setdefault(kind, len(kinds)))
-        for task, value in labels_in(record).items():
-            labels.setdefault(task, Counter())[json.dumps(value)] += 1
+        if alike and not half:
+            plain[alike] = of_sample[-1]
     reader.close()
-    return {
-        "kinds": [dict(kind) for kind in kinds],
-        "of_sample": of_sample,
-        "labels": labels,
-        "truncated": index.truncated,
-        "faults": index.faults,
-    }
+    facts: dict[str, Any] = {"kinds": [dict(kind) for kind in kinds], "labels": labels}
+    facts |= {"truncated": shard.truncated, "faults": list(shard.faults), "columns": shard.described}
+    return Content({"of_sample": np.frombuffer(of_sample, np.int32)}, facts)
 
 
 def _fits(shard: str, entry: dict) -> bool:
     # a remote shard is fetched when it is first read; until then its listing is what there is
-    return is_remote(shard) or (Path(shard).exists() and os.path.getsize(shard) == entry["bytes"])
+    file = file_of(shard)
+    return is_remote(shard) or (Path(file).exists() and os.path.getsize(file) == entry["bytes"])
 
 
 def _labels_of(entry: dict) -> dict[str, Counter[int | str]]:

@@ -49,7 +49,7 @@ def write_shards(
         make: task -> its samples in order, as `encoded_sample` makes them, and BadRows that are counted instead.
         files: task -> the files it reads, None for none; where one was changed since, the shard is made anew.
         workers: Processes; the shards are the same for any number.
-        total: How many tasks, for the progress bar.
+        total: How many samples, for the progress bar; None where nobody knows.
 
     A shard that is already there with the checksum and the task that shards.json names is not written again. A run
     that fails takes its shards back, unless it is the disk that failed: they are kept for the next run, as after a
@@ -79,7 +79,7 @@ def _write_into(
     results = _results(pool, out, tasks, make, files, finished, 2 * workers)
     try:
         with begin_journal(out, finished.values()) as journal:
-            for number, entry in with_progress(results, title, total):
+            for number, entry in with_progress(results, title, total, "samples", lambda done: done[1]["samples"]):
                 entries[number] = entry
                 if entry["name"] not in finished:
                     note(journal, entry)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from datamodules.captions.rewriting import TextTransform
 from datamodules.images import ImagePipeline
-from datamodules.shards.locations import Reading, expand
+from datamodules.shards.locations import Reading, expand, file_of
 from datamodules.shards.survey import CAPTIONED, ShardSurvey, survey
 
 SHOWN = 20
@@ -149,7 +149,8 @@ def _unweighted(shards: str, field: str, reading: Reading) -> list[str]:
 
 
 def _folder(shard: str) -> str:
-    return "pipe" if shard.startswith("pipe:") else Path(shard).parent.name or Path(shard).stem
+    path = Path(file_of(shard))
+    return "pipe" if shard.startswith("pipe:") else path.parent.name or path.stem
 
 
 def _unused_name(name: str, used: set[str]) -> str:

@@ -99,6 +99,9 @@ class ByteTokenizer(Tokenizer):
 
     Args:
         max_length: Longest row including start and end; a caption is cut between characters.
+
+    Raises:
+        ValueError: for a max_length below 3.
     """
 
     PADDING, START, END, FIRST_BYTE = 0, 1, 2, 3
@@ -156,6 +159,9 @@ class TransformersTokenizer(Tokenizer):
         padding: "longest" pads to the batch's longest row, "max_length" always to max_length.
         attend_padding: Padding counts as text in the mask; needs padding "max_length".
         language_codes: The tokenizer's own code for languages that it does not have under their name, e.g. {da: en_XX}.
+
+    Raises:
+        ValueError: for options that do not go together, a tokenizer that cannot be loaded or has no padding token.
     """
 
     def __init__(

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from datamodules.files import write_whole
 from datamodules.shards.locations import Reading, expand
-from datamodules.shards.reader import index_shard
+from datamodules.shards.reader import open_shard
 from datamodules.shards.records import read_records
 from datamodules.shards.remote import local_path
 from datamodules.shards.samples import PAIR_TEXTS, BrokenSample, read_texts
@@ -38,6 +38,9 @@ class WordTokenizer(Tokenizer):
     Args:
         vocabulary: The JSON file that `WordTokenizer.build` wrote.
         max_length: Longest row including start and end; longer captions are cut.
+
+    Raises:
+        ValueError: for a max_length below 3, or a file that `build` did not write.
     """
 
     PADDING, UNKNOWN, START, END, FIRST_WORD = 0, 1, 2, 3, 4
@@ -116,7 +119,7 @@ class WordTokenizer(Tokenizer):
         for name in (name for source in expand(shards) for name in source.shards):
             try:
                 path = local_path(name, Reading())
-                shard = ShardSurvey(path, len(index_shard(path)))
+                shard = ShardSurvey(path, len(open_shard(path)))
             except BrokenSample:
                 continue
             except OSError as error:

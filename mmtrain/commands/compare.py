@@ -141,9 +141,10 @@ def _print(result: dict[str, Any], k: int) -> None:
 def _write(folder: Path, result: dict[str, Any], k: int) -> None:
     """compare.json and compare.html."""
     from mmtrain.display.html import write_page
+    from mmtrain.evaluation.ranking.protocol_statement import in_words, unequal_pools
     from mmtrain.evaluation.ranking.ranks import DIRECTIONS
     from mmtrain.evaluation.report.report import TEMPLATES, TITLES, write_metrics
-    from mmtrain.evaluation.report.tables import letter
+    from mmtrain.evaluation.report.tables import letter, shown_p
 
     write_metrics(folder / "compare.json", result)
     gains = result["against_first"]
@@ -151,12 +152,16 @@ def _write(folder: Path, result: dict[str, Any], k: int) -> None:
         abs(end) for against in gains for way in DIRECTIONS for gain in against[way].values() for end in gain["ci95"]
     )
     models = enumerate(zip(result["models"], result["metrics"], strict=True))
+    protocol = result["metrics"][0]["protocol"]
     write_page(
         folder / "compare.html",
         TEMPLATES / "compare.html.jinja",
         title="Models side by side",
         models=[(letter(number), model, metrics) for number, (model, metrics) in models],
-        protocol=result["metrics"][0]["protocol"],
+        filters={"p": shown_p},
+        protocol=protocol,
+        sentences=in_words(protocol),
+        unequal=unequal_pools(protocol),
         languages=result["languages"],
         left_out=result["left_out"],
         directions=TITLES,

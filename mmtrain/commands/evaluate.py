@@ -25,6 +25,8 @@ def evaluate(
     recall_at: tuple[int, ...] | None = None,
     text_to_text: list[tuple[str, str]] | None = None,
     rerank: Annotated[int, "K"] | None = None,
+    dims: Annotated[tuple[int, ...], "32,64,128"] | None = None,
+    precision: Annotated[list[str], "float32,int8,binary"] | None = None,
     zero_shot: Annotated[str, "TASK"] | None = None,
     zero_shot_by: Literal["similarity", "captioner"] = "similarity",
     prompts: File | None = None,
@@ -58,6 +60,8 @@ def evaluate(
         recall_at: Ranks to report; default: 1,5,10, or those of the protocol.
         text_to_text: Caption retrieval between languages.
         rerank: Sort the best K again by the model's matching head.
+        dims: Recall of the first so many dimensions of the rows too, normalised again.
+        precision: Recall of rows in so many bits a number too, float32, int8 and binary, at each of --dims.
         zero_shot: A task that the shards label, by similarity alone.
         zero_shot_by: For --zero_shot: "captioner" also asks how likely the model's decoder takes each prompt to be.
         prompts: For --zero_shot: JSON {class: "... {text} ..."}.
@@ -81,8 +85,9 @@ def evaluate(
     if classes is not None or sts:
         if classes is not None and sts:
             raise UsageError("--sts: not allowed with argument --classes")
-        retrieval = {"protocol": protocol, "captions": captions, "text_to_text": text_to_text, "rerank": rerank}
-        for name, value in (retrieval | {"zero_shot": zero_shot, "baselines": baselines, "generate": generate}).items():
+        retrieval: dict[str, Any] = {"protocol": protocol, "captions": captions, "text_to_text": text_to_text}
+        retrieval |= {"rerank": rerank, "dims": dims, "precision": precision, "generate": generate}
+        for name, value in (retrieval | {"zero_shot": zero_shot, "baselines": baselines}).items():
             if value:
                 raise ValueError(f"--{name}: says nothing about {'--sts' if sts else '--classes'}; without it")
         if classes is None:
@@ -117,12 +122,15 @@ def evaluate(
     from mmtrain.evaluation.measuring.relation_zero_shot import class_templates, read_prompts, zero_shot_results
     from mmtrain.evaluation.measuring.reranking import checked_head, reads_tokens, rerank_retrieval
     from mmtrain.evaluation.measuring.retrieval import measure_split, report_values, skipped
+    from mmtrain.evaluation.measuring.shorter import check_shorter, measure_shorter
     from mmtrain.fusion import RelationHead
     from mmtrain.models.loading import load
 
     encoder = load(model, device=device or default_device(), trust=trust)
     if rerank is not None:
         checked_head(encoder)
+    shorter = (dims or (), precision or ())
+    check_shorter(encoder, *shorter, similarity or encoder.metric)
     class_prompts = None if prompts is None else read_prompts(prompts)
     names = dict(encoder.classes)
     if class_prompts is not None and zero_shot not in names:
@@ -146,7 +154,11 @@ def evaluate(
 
     ranking: dict[str, Any] = {"similarity": similarity or encoder.metric, "text_to_text": text_to_text or ()}
     ranking |= {"recall_at": recall_at} if recall_at else {}
-    ranks, metrics = measure_split(encoder, shards, split, published, captions=captions or "all", **ranking)
+    ranking["captions"] = captions or "all"
+    ranks, metrics = measure_split(encoder, shards, split, published, **ranking)
+    if any(shorter):
+        ranking["text_to_text"] = ()
+        metrics["shorter"] = measure_shorter(encoder, shards, split, metrics, published, *shorter, **ranking)
     relation = None if predicted is None else relation_results(predicted, split, shards, thumbnails)
     relations = {}
     if relation is not None:
@@ -251,9 +263,12 @@ def _print(metrics: dict[str, Any], recall_at: Sequence[int], relations: dict[st
         print_relation,
         print_reranked,
         print_retrieval,
+        print_shorter,
     )
 
     print_retrieval(metrics, recall_at)
+    if "shorter" in metrics:
+        print_shorter(metrics["shorter"], recall_at)
     if "name" in metrics["protocol"]:
         print_protocol(metrics["protocol"])
     for task, systems in relations.items():

@@ -11,7 +11,9 @@ def export(
     model: Model,
     *,
     out: Folder,
-    format: Literal["safetensors", "onnx", "open_clip", "transformers"] = "safetensors",
+    format: Literal[
+        "safetensors", "onnx", "open_clip", "transformers", "sentence_transformers", "transformers_js"
+    ] = "safetensors",
     int8: Shards | None = None,
     with_: Literal["captioner"] | None = None,
     trust: Trust | None = None,

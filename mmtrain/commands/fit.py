@@ -18,6 +18,7 @@ from pytorch_lightning.utilities import rank_zero_info, rank_zero_only
 from datamodules.files import write_whole, writing_into
 from mmtrain.commands.lightning import C, Fit, Parsed, start
 from mmtrain.commands.mistakes import refused
+from mmtrain.commands.pages import with_pages
 from mmtrain.commands.stages import FINISHED, Stage, page_of, read_stages
 from mmtrain.commands.usage import UsageError
 from mmtrain.display.messages import say
@@ -35,7 +36,7 @@ def run(arguments: list[str]) -> None:
     """
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # tokenizers warn after every fork of a loader otherwise
     try:
-        if stages := read_stages(arguments):
+        if stages := read_stages(arguments := with_pages(arguments)):
             _train(stages)
         else:
             _started(Fit, arguments)
@@ -52,7 +53,7 @@ def check(arguments: list[str]) -> None:
         ValueError: for stages that cannot be.
         SystemExit: with code 2 for wrong usage.
     """
-    if stages := read_stages(arguments):
+    if stages := read_stages(arguments := with_pages(arguments)):
         _parsed(stages)
     else:
         _started(Parsed, arguments)

@@ -16,6 +16,7 @@ def index(
     languages: list[str] | None = None,
     batch_size: BatchSize = 64,
     part_size: int = 1024,
+    picture_side: int = 512,
     workers: Workers = 2,
     device: Device | None = None,
     trust: Trust | None = None,
@@ -31,6 +32,7 @@ def index(
         candidates: Pictures that an inexact index proposes, to be scored in full.
         languages: Captions to show; default: all. Samples with none are left out.
         part_size: Samples embedded between two files; a kill costs no more.
+        picture_side: Pixels of the longer side of the pictures kept to be shown; smaller ones stay as they are.
 
     Raises:
         ValueError: when `out` holds something else, nothing can be read, or there are too few pictures for the kind.
@@ -56,13 +58,17 @@ def index(
 
     target = Path(out)
     check_target(target)
-    if candidates < 1 or part_size < 1:
-        raise ValueError(f"--candidates and --part_size: got {candidates} and {part_size}, expected at least 1")
+    sizes = {"candidates": candidates, "part_size": part_size, "picture_side": picture_side}
+    for option, value in sizes.items():
+        if value < 1:
+            raise ValueError(f"--{option}: got {value}, expected at least 1")
     import_faiss()
     processes = Processes.launched()
     with parts_beside(target, processes.rank) as folder_of_parts:
         encoder = load(model, device=processes.device(device), trust=trust)
-        shards = MeasuredShards(encoder, data, languages, batch_size, workers, tokenised=False)
+        shards = MeasuredShards(
+            encoder, data, languages, batch_size, workers, tokenised=False, preview_side=picture_side
+        )
         identity = fingerprint(encoder)
         if processes.rank and is_done(target, identity, data):
             return target  # the others needed no help: this one came late

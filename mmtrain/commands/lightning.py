@@ -1,6 +1,7 @@
 """LightningCLI with this project's habits: what it parses, builds and keeps of a run."""
 
 import logging
+import sys
 import warnings
 from contextlib import nullcontext
 from pathlib import Path
@@ -8,6 +9,7 @@ from typing import Any, TypeVar
 
 from jsonargparse import SUPPRESS, Namespace
 from pytorch_lightning import Callback, LightningDataModule, LightningModule, Trainer
+from pytorch_lightning.callbacks import ProgressBar
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from pytorch_lightning.loggers.logger import Logger
 from pytorch_lightning.plugins.environments import SLURMEnvironment
@@ -26,6 +28,7 @@ from mmtrain.training.contrastive import ContrastiveModule
 from mmtrain.training.data import logging_interval, write_account
 from mmtrain.training.monitoring.guard import Guard
 from mmtrain.training.monitoring.loggers import MetricsFile, Wandb
+from mmtrain.training.monitoring.progress import ProgressLines
 from mmtrain.training.monitoring.throughput import Throughput
 from mmtrain.training.sharding import supported
 
@@ -167,6 +170,9 @@ class Fit(LightningCLI):
     def _instantiate_trainer(self, config: dict[str, Any], callbacks: list[Callback]) -> Trainer:
         if config.get("fast_dev_run") or config.get("enable_checkpointing") is False:
             callbacks = [callback for callback in callbacks if not isinstance(callback, Checkpoint)]
+        bars = config.get("enable_progress_bar") is not False and not sys.stdout.isatty()  # theirs would be lost there
+        if bars and not any(isinstance(each, ProgressBar) for each in _as_list(config.get("callbacks"))):
+            callbacks = [*callbacks, ProgressLines()]
         return super()._instantiate_trainer(config, callbacks)
 
     def _run_subcommand(self, subcommand: str) -> None:

@@ -56,7 +56,7 @@ def explained(message: str, given: Mapping[str, Any] | None = None) -> str:
         if owner:
             return f"{option}: {owner} needs {required[1]}, as in {option}.{required[1].split(',')[0]} VALUE"
         asked = required[1].replace("fit.", "--")
-        page = "--config FILE, such as configs/pretrain/tiny.yaml, has them"
+        page = "--config FILE, such as configs/pretrain/tiny.yaml or its name pretrain/tiny, has them"
         return f"the following arguments are required: {asked}; {page}"
     if config := re.search(r"Unable to load config '(.*)'", message):
         some = ", ".join([*_parameters(GROUPS.get(names[-1]))][:6])

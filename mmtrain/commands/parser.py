@@ -20,7 +20,8 @@ from mmtrain.models.yaml12 import read_yaml, yaml_text
 HELP = """\
 usage: mmtrain fit --config FILE [--any.option value ...]
 
-  --config FILE                    a page such as configs/pretrain/tiny.yaml; a later one, or an option, changes it
+  --config FILE                    a page such as configs/pretrain/tiny.yaml, or the name of one that comes with
+                                   mmtrain, such as pretrain/tiny; a later page, or an option, changes it
   --data.train, --data.val SHARDS  a folder, a tar, a brace pattern, or several joined with ::
   --data.languages [en,lv]         --data.captions_per_image K  --data.batch_size N  --data.workers N
   --model.objectives, --model.image, --model.text  --model.learning_rate X  --model.micro_batch N

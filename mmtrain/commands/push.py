@@ -11,6 +11,8 @@ def push(
     repository: Annotated[str, "OWNER/NAME"],
     *,
     licence: str,
+    datasets: Annotated[list[str], "[OWNER/NAME,...]"] | None = None,
+    measured_on: Annotated[str, "OWNER/NAME"] | None = None,
     upload: bool = False,
     private: bool = False,
 ) -> None:
@@ -20,18 +22,19 @@ def push(
         folder: What mmtrain export wrote.
         repository: OWNER/NAME on the hub.
         licence: As the hub spells it, e.g. apache-2.0.
+        datasets: The hub's datasets that the model was trained on.
+        measured_on: The hub's dataset that the card's figures are of; writes them into .eval_results too.
         upload: Send it; without this nothing leaves the machine.
         private: A new repository is private.
 
     Raises:
-        ValueError: for a folder that is no export, files that can carry code, absolute paths in what would be sent, or
-            a name that is no repository's.
+        ValueError: for a folder that is no export, files that can carry code, absolute paths in what would be sent, a
+            name that is no repository's, or a card without the figures that were measured_on something.
     """
     from mmtrain.export.hub import prepare, send
 
-    names = prepare(folder, repository, licence)
+    names = prepare(folder, repository, licence, datasets=datasets or (), measured_on=measured_on)
     if upload:
-        send(folder, names, repository, private)
-        say(f"sent to {repository}")
+        say(f"sent to {repository}, commit {send(folder, names, repository, private)}")
     else:
         say(f"{folder} is ready; --upload sends it to {repository}")

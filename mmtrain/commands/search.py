@@ -42,8 +42,8 @@ def search(
         ValueError: when there is no index, the model is another one, or the query cannot be encoded.
     """
     from mmtrain.search.index import SearchIndex
-    from mmtrain.search.queries import open_model, query_row
-    from mmtrain.search.results import Query, Result, print_json, print_results, write_results
+    from mmtrain.search.queries import find, open_model, query_row
+    from mmtrain.search.results import Query, print_json, print_results, write_results
 
     if text is None and image is None and not features:
         raise UsageError('search: give a text, as in search DIR "text", --image FILE, or both')
@@ -55,10 +55,7 @@ def search(
     query = Query(text, language, None if image is None else Path(image), sounds)
     row = query_row(encoder, query)
     first = [*filter(None, [language]), *encoder.languages]
-    scores, numbers = pictures.search(row, k)
-    valid = numbers[0] >= 0  # an index of fewer than k pictures fills up with -1
-    items = pictures.items.read(numbers[0][valid])
-    results = [Result(float(score), item) for score, item in zip(scores[0][valid], items, strict=True)]
+    results = find(pictures, row, k)
     if html is not None:
         write_results(Path(html), query, results, pictures.description, first)
     if json:

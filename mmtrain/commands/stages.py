@@ -2,13 +2,13 @@
 
 import json
 import re
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from mmtrain.commands.pages import given_pages
 from mmtrain.models.yaml12 import read_yaml
 from slurm.settings import dotted
 
@@ -62,7 +62,7 @@ def read_stages(arguments: list[str]) -> list[Stage]:
         ValueError: for stages that are no list of mappings, or that set what holds for the whole run.
     """
     found: list[Stage] = []
-    for path, behind in _pages(arguments):
+    for path, behind in given_pages(arguments):
         try:
             page = read_yaml(Path(path).read_text(encoding="utf-8"))
         except (OSError, ValueError, yaml.YAMLError):
@@ -82,14 +82,6 @@ def read_stages(arguments: list[str]) -> list[Stage]:
             words = [*arguments[:behind], "--config", json.dumps(overrides), *arguments[behind:]]
             found.append(Stage(number, overrides, words))
     return found
-
-
-def _pages(arguments: list[str]) -> Iterator[tuple[str, int]]:
-    """Each --config, and the place behind it."""
-    for place, word in enumerate(arguments):
-        name, sign, value = word.partition("=")
-        if name in ("--config", "-c") and (sign or place + 1 < len(arguments)):
-            yield (value, place + 1) if sign else (arguments[place + 1], place + 2)
 
 
 def stage_arguments(arguments: list[str]) -> list[list[str]]:

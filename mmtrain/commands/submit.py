@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from datamodules.files import write_whole
+from mmtrain.commands.pages import with_pages
 from mmtrain.commands.stages import stage_arguments
 from mmtrain.commands.usage import OneLineParser
 from mmtrain.display.messages import one_line, say
@@ -48,7 +49,8 @@ def _script(arguments: list[str], parse: Callable[[list[str]], argparse.Namespac
     options |= variable_options(os.environ) | told
     array = read_array(options, ours.sweep, command)
     if command[0] == "fit":
-        tasks = variants(command[1:], array)
+        command = with_pages(command)
+        tasks = [with_pages(words) for words in variants(command[1:], array)]
         job = training(command, options, array, [run for words in tasks for run in stage_arguments(words)])
         if site.container is None:  # an image may have classes that are not here
             from mmtrain.commands import fit  # takes torch and seconds

@@ -1,6 +1,7 @@
 """HTML pages that open offline, on a phone and on paper, and load nothing from elsewhere."""
 
 import base64
+import functools
 import io
 import re
 from collections.abc import Callable, Mapping
@@ -12,6 +13,7 @@ from PIL import Image, ImageOps
 
 from datamodules.files import write_whole
 from datamodules.images import opaque, opened
+from mmtrain.display.languages import language_name
 
 RIGHT_TO_LEFT = re.compile("ar|arc|azb|ckb|dv|fa|glk|he|iw|khw|lrc|mzn|pnb|prs|ps|sd|syr|ug|ur|yi", re.IGNORECASE)
 RIGHT_TO_LEFT_SCRIPT = re.compile("Adlm|Arab|Hebr|Mand|Mend|Nkoo|Rohg|Samr|Syrc|Thaa", re.IGNORECASE)
@@ -20,21 +22,35 @@ RIGHT_TO_LEFT_SCRIPT = re.compile("Adlm|Arab|Hebr|Mand|Mend|Nkoo|Rohg|Samr|Syrc|
 def write_page(
     path: Path | str, template: Path, *, filters: Mapping[str, Callable[..., str]] | None = None, **values: Any
 ) -> None:
-    """Renders a template into one HTML file, whole or not at all.
+    """Renders a template into one HTML file, whole or not at all. The arguments are those of `page`."""
+    write_whole(path, page(template, filters=filters, **values), errors="replace")  # half surrogates
+
+
+def page(template: Path, *, filters: Mapping[str, Callable[..., str]] | None = None, **values: Any) -> str:
+    """A template as HTML.
 
     Args:
         template: Extends page.html.jinja of this folder, which has the head and the common style.
-        filters: Of the template, beside `direction`.
+        filters: Of the template, beside `direction` and `language`.
         values: Of the template; `title` among them.
     """
+    environment = _environment(template.parent)
+    environment.filters |= filters or {}
+    return environment.get_template(template.name).render(values)
+
+
+@functools.cache
+def _environment(folder: Path) -> Environment:
+    """Of the templates in a folder, each of which is compiled once."""
     environment = Environment(
-        loader=FileSystemLoader([template.parent, Path(__file__).parent]),
+        loader=FileSystemLoader([folder, Path(__file__).parent]),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
+        auto_reload=False,
     )
-    environment.filters |= {"direction": direction, **(filters or {})}
-    write_whole(path, environment.get_template(template.name).render(values), errors="replace")  # half surrogates
+    environment.filters |= {"direction": direction, "language": language_name}
+    return environment
 
 
 def picture_uri(content: bytes | Image.Image, side: int) -> str:

@@ -1,10 +1,11 @@
 """Messages for a person: one line each."""
 
-import os
 import re
 import sys
 from collections.abc import Sequence
 from typing import Any, TextIO
+
+from datamodules.shards.progress import is_first_process
 
 SHOWN = 6
 _NOISE = re.compile(r"^(usage:|tip:|note:|-{3,}|\s*$)", re.IGNORECASE)
@@ -26,8 +27,7 @@ def say(text: Any, *, file: TextIO | None = None) -> None:
 
 def note(text: str) -> None:
     """A line on stderr, from the first of several processes."""
-    ranks = (os.environ.get(name) for name in ("RANK", "LOCAL_RANK", "SLURM_PROCID"))
-    if next((rank for rank in ranks if rank is not None), "0") == "0":
+    if is_first_process():
         say(text, file=sys.stderr)
 
 

@@ -8,7 +8,7 @@ from datamodules.shards.inspection import Inspection, Place
 from datamodules.shards.samples import FEATURE_SUFFIX, PAIR_TEXTS, Sample, read_texts
 from mmtrain.display.html import picture_uri, write_page
 
-SIDE = 224  # pixels of the longer side; shown smaller, so that they stay sharp
+SIDE = 320  # pixels of the longer side; smaller pictures are shown as they are
 OPEN_CAPTIONS = 4  # of a sample; the others unfold
 
 
@@ -44,5 +44,6 @@ def _card(place: Place, sample: Sample) -> dict[str, Any]:
             image = ImagePipeline().open(sample.image)
             picture = picture_uri(image, SIDE)
             facts = f"{image.width} x {image.height} {image.format}, {len(sample.image):,} bytes"
-    card = {"id": sample.id, "shard": place.shard, "picture": picture, "facts": facts}
+    shard = "/".join(place.shard.split("/")[-2:])  # the rest of the path is the same for most
+    card = {"id": sample.id, "shard": shard, "picture": picture, "facts": facts}
     return card | {"captions": captions, "labels": sample.labels}

@@ -10,9 +10,10 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from datamodules.batch import Batch
+from datamodules.shards.progress import with_progress
 from losses import Embeddings
 from mmtrain.display.thumbnails import thumbnail
-from mmtrain.embedding.collected import Embedded, EmbeddedSplit, real_captions
+from mmtrain.embedding.collected import Embedded, EmbeddedSplit, real_captions, real_samples
 from mmtrain.embedding.splits import MeasuredShards, language_indices
 from mmtrain.models.batches import as_queries, embed_batch
 from mmtrain.models.encoder import Encoder
@@ -44,13 +45,11 @@ def embed(
     Raises:
         ValueError: when no sample could be read.
     """
-    from rich.progress import track
-
     indices = language_indices(encoder, shards.languages).to(encoder.device)
     rows = EmbeddedSplit()
     loader = shards.loader()
     with torch.inference_mode():
-        for batch in track(loader, description="embedding", total=len(loader), transient=True):
+        for batch in with_progress(loader, "embedding", len(shards), "samples", lambda batch: len(real_samples(batch))):
             shards.count(batch)
             moved = batch.to(encoder.device)
             chosen = None if texts else torch.zeros_like(moved.present)

@@ -3,6 +3,7 @@
 import hashlib
 import json
 from collections.abc import Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -17,6 +18,8 @@ from torch.utils.data import DataLoader
 from datamodules.batch import Batch, Skip
 from datamodules.files import whole_file
 from datamodules.reading.loaders import make_loader
+from datamodules.shards.locations import file_of
+from datamodules.shards.progress import with_progress
 from mmtrain.display.messages import first_line
 from mmtrain.display.thumbnails import thumbnail
 from mmtrain.embedding.collected import columns, joined, real_samples
@@ -36,7 +39,7 @@ class Part:
     text_rows: np.ndarray  # int64 [m]
     text_languages: np.ndarray  # int64 [m], index into the split's languages
     texts: np.ndarray  # float32 [m, D]
-    thumbnails: list[bytes]  # n
+    thumbnails: list[bytes]  # n JPEGs of the whole pictures, or of the name of what has none
     ids: list[str]  # n
     captions: list[list[tuple[int, str]]]  # n lists of (language index, caption), embedded or not
     skipped: list[Skip]
@@ -71,7 +74,7 @@ class EmbeddingParts:
         content = [
             fingerprint,
             shards.languages,
-            [batch_size, self.part_size, text_every],
+            [batch_size, self.part_size, text_every, shards.preview_side],
             [[shard.shard, len(shard), file_stamp(shard.shard)] for shard in self.dataset.shards],
         ]
         identity = hashlib.sha256(json.dumps(content).encode()).hexdigest()[:16]
@@ -101,15 +104,15 @@ class EmbeddingParts:
             yield from _tensors(self.division.path(number), "image_ids")["image_ids"].tolist()
 
     def _make(self, numbers: Sequence[int], workers: int, processes: Processes) -> None:
-        from rich.progress import track
-
         if not numbers:
             return
         draws = ([self.dataset.at(row) for row in rows] for number in numbers for rows in self._batches(number))
-        loader = iter(make_loader(DataLoader, self.dataset, draws, workers))
+        batches = make_loader(DataLoader, self.dataset, draws, workers)
+        total = sum(len(rows) for number in numbers for rows in self._batches(number))
+        loader = with_progress(batches, "embedding", total, "samples", len, quiet=processes.rank > 0)
         indices = language_indices(self.encoder, self.shards.languages)
-        with torch.inference_mode():
-            for number in track(numbers, description="embedding", transient=True, disable=processes.rank > 0):
+        with torch.inference_mode(), closing(loader):
+            for number in numbers:
                 encoded = [self._encode(next(loader), indices) for _ in self._batches(number)]
                 if not self.division.folder.exists():  # process 0 made the rest itself and is done
                     return
@@ -148,7 +151,7 @@ def _write(path: Path, encoded: Sequence[tuple[Batch, dict[str, np.ndarray]]]) -
         assert batch.images is not None
         for i in real_samples(batch):
             slots = batch.present[i].nonzero()[:, 0].tolist()
-            thumbnails.append(thumbnail(batch.images[i], batch.ids[i]))
+            thumbnails.append(batch.previews[i] or thumbnail(batch.images[i], batch.ids[i]))
             ids.append(batch.ids[i])
             captions.append([(int(batch.languages[i, slot]), batch.captions[i][slot]) for slot in slots])
         skipped += batch.skipped
@@ -189,5 +192,5 @@ def _part(tensors: dict[str, np.ndarray]) -> Part:
 
 def file_stamp(shard: str) -> list[int] | None:
     """Size and time of a local shard: a mended one is another."""
-    path = Path(shard.removeprefix("file://"))
+    path = Path(file_of(shard))
     return [path.stat().st_size, path.stat().st_mtime_ns] if path.is_file() else None

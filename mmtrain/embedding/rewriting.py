@@ -4,6 +4,7 @@ import hashlib
 import json
 import re
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from datamodules.reading.whole import WholeSample, WholeSamples, runs
 from datamodules.shards.encoding import BadRow
 from datamodules.shards.journal import begin_journal, end_journal
 from datamodules.shards.locations import LISTING, read_listing
+from datamodules.shards.progress import with_progress
 from datamodules.shards.writing import write_shard
 from mmtrain.display.messages import say
 from mmtrain.embedding.division import Division
@@ -104,13 +106,14 @@ class RewrittenShards:
             workers: Reading processes.
             title: Of the progress bar.
         """
-        from rich.progress import track
 
         def make(numbers: Sequence[int]) -> None:
             batches = [rows for number in numbers for rows in self._batches(number)]
-            loader = iter(make_loader(DataLoader, self.samples, batches, workers)) if batches else iter(())
-            with torch.inference_mode():
-                for number in track(numbers, description=title, transient=True, disable=processes.rank > 0):
+            read = make_loader(DataLoader, self.samples, batches, workers) if batches else ()
+            total = sum(map(len, batches))
+            loader = with_progress(read, title, total, "samples", len, quiet=processes.rank > 0)
+            with torch.inference_mode(), closing(loader):
+                for number in numbers:
                     if not self.division.folder.exists():  # process 0 made the rest itself and is done
                         return
                     convert = begin(number)

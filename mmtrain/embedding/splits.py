@@ -49,6 +49,7 @@ class MeasuredShards:
         label_names: Classes by task, in the order in which a head was trained on them.
         labelled: Whether labels are checked and their classes counted.
         tokenised: Whether captions become tokens too; without, they are text alone.
+        preview_side: Pixels of the longer side of the previews that come with each batch; None for none.
 
     Raises:
         ValueError: one line, for shards that cannot be used.
@@ -65,8 +66,10 @@ class MeasuredShards:
         label_names: Mapping[str, Sequence[str]] | None = None,
         labelled: bool = False,
         tokenised: bool = True,
+        preview_side: int | None = None,
     ) -> None:
         self._batch_size, self._workers, self._tokenised = batch_size, workers, tokenised
+        self.preview_side = preview_side
         self._splits = Splits(
             {"test": data},
             chosen=None if languages is None else list(languages),
@@ -105,6 +108,7 @@ class MeasuredShards:
             tasks=self.tasks,
             reading=Reading(),
             fields=_readers(encoder),
+            preview_side=self.preview_side,
         )
 
     @property

@@ -3,45 +3,50 @@
 import glob
 import json
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from mmtrain.display.messages import first_line, say
 from mmtrain.export.marker import read_marker, rewrite
 from mmtrain.export.paths import first_path
-from mmtrain.models.yaml12 import read_yaml, yaml_text
+from mmtrain.models.leaderboard import META, read_meta
+from mmtrain.models.yaml12 import read_yaml
 
 PICKLES = (".bin", ".ckpt", ".dill", ".joblib", ".pickle", ".pkl", ".pt", ".pth")
 CARD = "README.md"
+RESULTS = ".eval_results/retrieval.yaml"
 
 
-def prepare(folder: str | Path, repository: str, licence: str) -> list[str]:
+def prepare(
+    folder: str | Path,
+    repository: str,
+    licence: str,
+    *,
+    datasets: Sequence[str] = (),
+    measured_on: str | None = None,
+) -> list[str]:
     """Completes the model card of an export and prints the files to send, which are those that export wrote.
 
     Args:
         repository: OWNER/NAME on the hub; open_clip's settings get it in place of the folder's path.
         licence: As the hub spells it, e.g. apache-2.0; goes into the card.
+        datasets: OWNER/NAME of the hub's datasets that the model was trained on, for the card.
+        measured_on: OWNER/NAME of the hub's dataset that the card's figures are of; they go into .eval_results too.
 
     Returns:
         The files' names.
 
     Raises:
-        ValueError: for a folder that is no export, files that can carry code, absolute paths in what would be sent, or
-            a name that is no repository's.
+        ValueError: for a folder that is no export, files that can carry code, absolute paths in what would be sent, a
+            name that is no repository's, or a card without the figures that were measured_on something.
     """
-    from huggingface_hub.errors import HFValidationError
-    from huggingface_hub.utils import validate_repo_id
-
     folder = Path(folder)
     marker = read_marker(folder)
     if marker is None:
         raise ValueError(f"push: {folder} is no export; a folder that mmtrain export wrote")
-    try:
-        validate_repo_id(repository)
-    except HFValidationError as error:
-        raise ValueError(f"push: {repository} names no repository ({first_line(error)})") from error
-    if repository.count("/") != 1:
-        raise ValueError(f"push: {repository} names no repository; OWNER/NAME")
+    for name in (repository, *datasets, *([measured_on] if measured_on is not None else [])):
+        _check_name(name)
     files = sorted(path for path in folder.rglob("*") if path.is_file())
     for path in files:
         if path.suffix.lower() in PICKLES:
@@ -58,11 +63,11 @@ def prepare(folder: str | Path, repository: str, licence: str) -> list[str]:
     for name in sent:
         if found := first_path(folder, name):
             raise ValueError(f"push: {folder / name} names a place of this machine, {found}; take it out first")
-    text = (folder / CARD).read_text(encoding="utf-8")
-    header: dict[str, Any] = {}
-    if parts := re.fullmatch("---\n(.*?)---\n(.*)", text, flags=re.DOTALL):
-        header, text = read_yaml(parts[1]) or {}, parts[2]
-    rewrite(folder, marker, CARD, f"---\n{yaml_text(header | {'license': licence})}---\n{text}")
+    _complete_card(folder, marker, repository, licence, datasets, measured_on)
+    if META in sent:
+        meta = read_meta(folder) | {"name": repository, "license": None if licence == "other" else licence}
+        rewrite(folder, marker, META, json.dumps(meta, ensure_ascii=False, indent=1) + "\n")
+    sent = sorted({*sent, *marker["files"]})
     for name in sent:
         say(f"{name}  {(folder / name).stat().st_size:,} bytes")
     others = [name for name in names if name not in sent and name != "export.json"]
@@ -71,8 +76,61 @@ def prepare(folder: str | Path, repository: str, licence: str) -> list[str]:
     return sent
 
 
-def send(folder: str | Path, names: list[str], repository: str, private: bool) -> None:
-    """Sends files of the folder with the token that the hub's library has stored.
+def _check_name(name: str) -> None:
+    from huggingface_hub.errors import HFValidationError
+    from huggingface_hub.utils import validate_repo_id
+
+    try:
+        validate_repo_id(name)
+    except HFValidationError as error:
+        raise ValueError(f"push: {name} names no repository ({first_line(error)})") from error
+    if name.count("/") != 1:
+        raise ValueError(f"push: {name} names no repository; OWNER/NAME")
+
+
+def _complete_card(
+    folder: Path,
+    marker: dict[str, Any],
+    repository: str,
+    licence: str,
+    datasets: Sequence[str],
+    measured_on: str | None,
+) -> None:
+    """Licence, data sets and names into the card's header; its figures into .eval_results."""
+    from huggingface_hub import EvalResultEntry, ModelCardData, eval_result_entries_to_yaml
+    from huggingface_hub.utils import yaml_dump
+    from yaml import YAMLError
+
+    text = (folder / CARD).read_text(encoding="utf-8")
+    header: dict[str, Any] = {}
+    try:
+        if parts := re.fullmatch("---\n(.*?\n|)---\n(.*)", text, flags=re.DOTALL):
+            header, text = read_yaml(parts[1]) or {}, parts[2]
+        card = ModelCardData(**header)
+    except (YAMLError, TypeError, ValueError) as error:
+        raise ValueError(f"push: the header of {folder / CARD} cannot be read ({first_line(error)})") from error
+    card.license = licence
+    if datasets:
+        card.datasets = list(datasets)
+    results = card.eval_results or []
+    if results:
+        card.model_name = repository.rpartition("/")[2]
+    if measured_on is not None:
+        if not results:
+            raise ValueError(f"push: {folder / CARD} has no figures; mmtrain evaluate, then export again")
+        entries = []
+        for result in results:
+            result.dataset_type = measured_on
+            task = f"{result.task_type}/{result.dataset_config}/{result.metric_type}"
+            entries.append(EvalResultEntry(dataset_id=measured_on, task_id=task, value=result.metric_value))
+        if (folder / RESULTS).exists() and RESULTS not in marker["files"]:
+            raise ValueError(f"push: {folder / RESULTS} was not written by mmtrain; move it away first")
+        rewrite(folder, marker, RESULTS, yaml_dump(eval_result_entries_to_yaml(entries), sort_keys=False))
+    rewrite(folder, marker, CARD, f"---\n{card.to_yaml(original_order=list(header))}\n---\n{text}")
+
+
+def send(folder: str | Path, names: list[str], repository: str, private: bool) -> str:
+    """Sends files of the folder with the token that the hub's library has stored; the commit, in hexadecimal.
 
     Raises ValueError when the hub refuses.
     """
@@ -83,6 +141,9 @@ def send(folder: str | Path, names: list[str], repository: str, private: bool) -
     try:
         api.create_repo(repository, private=private, exist_ok=True)
         allowed = [glob.escape(name) for name in names]
-        api.upload_folder(repo_id=repository, folder_path=folder, allow_patterns=allowed, commit_message="mmtrain push")
+        done = api.upload_folder(
+            repo_id=repository, folder_path=folder, allow_patterns=allowed, commit_message="mmtrain push"
+        )
     except (HfHubHTTPError, OSError) as error:
         raise ValueError(f"push: the hub refused ({first_line(error)})") from error
+    return done.oid

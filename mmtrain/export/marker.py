@@ -27,9 +27,10 @@ def read_marker(folder: Path) -> dict[str, Any] | None:
 
 
 def rewrite(folder: Path, marker: dict[str, Any], name: str, text: str) -> None:
-    """Gives a file of an export another text. One that a person had changed before stays known as changed."""
+    """Gives a file of an export another text, or a new file. One that a person had changed stays known as changed."""
     path, files = folder / name, marker["files"]
-    as_written = files[name] == path.stat().st_size
+    as_written = not path.exists() or files.get(name) == path.stat().st_size
+    path.parent.mkdir(exist_ok=True)
     write_whole(path, text)
     if as_written:
         files[name] = path.stat().st_size

@@ -1,25 +1,17 @@
 """Two graphs, one for images and one for captions, with their preprocessing in preprocessing.json."""
 
 import json
-import logging
-import warnings
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import onnx
-import onnxscript  # noqa: F401  the exporter needs it; without it here, it fails late
 import torch
-from google.protobuf.message import Message
-from onnxruntime.quantization import QuantType, quantize_dynamic
-from torch import Tensor, nn
-from torch.nn import functional
 
-from mmtrain.display.messages import first_line, say
+from mmtrain.display.messages import say
 from mmtrain.embedding.one_pass import embed
 from mmtrain.embedding.splits import open_split
 from mmtrain.evaluation import retrieval_metrics
 from mmtrain.export.formats import Writer, describe_preprocessing
+from mmtrain.export.graphs import ImageGraph, TextGraph, export_graph, write_8_bits
 from mmtrain.models.card import in_words
 from mmtrain.models.description import PREPROCESSING
 from mmtrain.models.encoder import Encoder
@@ -28,26 +20,6 @@ from mmtrain.models.loading import load, load_onnx
 from mmtrain.towers import WordGRU
 
 ROWS = "embeddings float32 [N, D], unit rows"
-# a graph beyond two gigabytes needs its weights in a file of their own (protobuf's limit)
-LARGEST_GRAPH = 1_900_000_000
-
-
-class ImageGraph(nn.Module):
-    def __init__(self, model: ImageTextModel) -> None:
-        super().__init__()
-        self.model = model
-
-    def forward(self, pixels: Tensor) -> Tensor:
-        return self.model.encode_image(pixels)
-
-
-class TextGraph(nn.Module):
-    def __init__(self, model: ImageTextModel) -> None:
-        super().__init__()
-        self.model = model
-
-    def forward(self, tokens: Tensor, mask: Tensor) -> Tensor:
-        return functional.normalize(self.model.text_projection(self.model.text(tokens, mask, None)[0]).float(), dim=-1)
 
 
 def write(encoder: Encoder, folder: Path) -> None:
@@ -71,58 +43,17 @@ def write(encoder: Encoder, folder: Path) -> None:
     tokens, mask = encoder.tokenizer(["two", "captions"], ["en", "en"])
     rows = torch.export.Dim("rows", min=1)
     name = "features" if encoder.images is None else "pixels"
-    _export(ImageGraph(model), (pixels,), {name: {0: rows}}, folder / "image.onnx")
+    export_graph(ImageGraph(model), (pixels,), {name: {0: rows}}, folder / "image.onnx")
     length = torch.export.Dim("length", min=1)
     # SigLIP's rows have one length only
     dynamic = {0: rows} if getattr(encoder.tokenizer, "padding", None) == "max_length" else {0: rows, 1: length}
-    _export(TextGraph(model), (tokens, mask), {"tokens": dynamic, "mask": dynamic}, folder / "text.onnx")
-
-
-def _export(graph: nn.Module, inputs: tuple[Tensor, ...], dynamic: dict, path: Path) -> None:
-    logging.disable(logging.WARNING)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            torch.onnx.export(
-                graph.eval(),
-                inputs,
-                path,
-                dynamo=True,
-                dynamic_shapes=tuple(dynamic.values()),
-                input_names=list(dynamic),
-                output_names=["embeddings"],
-                external_data=sum(value.nbytes for value in graph.parameters()) > LARGEST_GRAPH,
-                verbose=False,
-            )
-    except Exception as error:  # the exporter's own, and those of whatever a network does
-        raise ValueError(f"--format onnx: {path.stem} tower cannot be traced ({first_line(error)})") from error
-    finally:
-        logging.disable(logging.NOTSET)
-    model = onnx.load(path, load_external_data=False)
-    _forget_sources(model)
-    onnx.save(model, path)
-
-
-def _forget_sources(message: Any) -> None:
-    """Drops what the exporter notes of each node of a graph, the paths and lines of our source among it."""
-    for name in ("doc_string", "metadata_props"):
-        if name in message.DESCRIPTOR.fields_by_name:
-            message.ClearField(name)
-    for field, value in message.ListFields():
-        if field.type == field.TYPE_MESSAGE:
-            for inner in [value] if isinstance(value, Message) else value:
-                _forget_sources(inner)
+    export_graph(TextGraph(model), (tokens, mask), {"tokens": dynamic, "mask": dynamic}, folder / "text.onnx")
 
 
 def write_int8(encoder: Encoder, folder: Path, shards: str) -> None:
     """Writes graphs with 8-bit weights beside the exact ones; prints the recall of both on `shards`."""
-    logging.disable(logging.WARNING)
     for side in ("image", "text"):
-        graph = onnx.load(folder / f"{side}.onnx")
-        # its shapes are those of weights that the quantiser transposes
-        del graph.graph.value_info[:]
-        quantize_dynamic(graph, folder / f"{side}.int8.onnx", weight_type=QuantType.QInt8)
-    logging.disable(logging.NOTSET)
+        write_8_bits(folder / f"{side}.onnx", folder / f"{side}.int8.onnx")
     exact, small = (_recall(load_onnx(folder, int8=int8), encoder, shards) for int8 in (False, True))
     before, now = (sum(graph.stat().st_size for graph in folder.glob(kind)) for kind in ("*[!8].onnx", "*.int8.onnx"))
     say(f"8-bit weights: {now / 2**20:.1f} MiB, exact {before / 2**20:.1f}; R@1 on {shards}, in percent:")

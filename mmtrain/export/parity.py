@@ -1,7 +1,8 @@
 """The comparison of an export with its model: real images, and captions of many languages and scripts."""
 
 import io
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from typing import Protocol
 
 import numpy as np
 from PIL import Image
@@ -18,36 +19,55 @@ LANGUAGES: tuple[str, ...] = ("en", "lv", "de", "fr", "es", "ru", "ar", "he", "j
 ODD = ("", " ", "🙂🏽‍🚀", "العربية ١٢٣", "漢字かな交じり文", "ᠮᠣᠩᠭᠣᠯ", "e\u0301a\u0308", "word " * 500)
 
 
-def check_parity(before: Encoder, after: Encoder, cleaned: Callable[[Encoder, str], str] | None = None) -> float:
+class Encodes(Protocol):
+    """What is compared: an Encoder, or an exported folder read by the library that it is for."""
+
+    def encode_image(self, images: list[Image.Image] | np.ndarray, /) -> np.ndarray: ...
+
+    def encode_text(self, captions: list[str], language: str, /) -> np.ndarray: ...
+
+
+def check_parity(before: Encoder, after: Encodes, cleaned: Callable[[Encoder, str], str] | None = None) -> float:
     """`largest_difference`. Raises ValueError where it is above TOLERANCE, or no number, or captions differ."""
     difference = largest_difference(before, after, cleaned)
     if not difference <= TOLERANCE:
         raise ValueError(f"--out: the export differs from the model by {difference:.1e}; nothing was kept")
-    if before.decoder is not None:
+    if before.decoder is not None and isinstance(after, Encoder):
         pictures, language = images(before)[:8], before.decoder.languages[0]
         if before.caption(pictures, language) != after.caption(pictures, language):
             raise ValueError("--out: the export writes other captions than the model; nothing was kept")
     return difference
 
 
-def largest_difference(before: Encoder, after: Encoder, cleaned: Callable[[Encoder, str], str] | None = None) -> float:
+def largest_difference(before: Encoder, after: Encodes, cleaned: Callable[[Encoder, str], str] | None = None) -> float:
     """The largest difference of a coordinate of the unit rows, over all images and captions; NaN where a row has NaN.
 
     Args:
         cleaned: What the other library does to a caption before its tokenizer; captions that it changes are compared
             as changed, and their number is printed.
     """
+    return float(np.max([np.abs(ours - theirs).max() for ours, theirs in _rows(before, after, cleaned)]))
+
+
+def least_cosine(before: Encoder, after: Encodes) -> float:
+    """The least cosine of a unit row with its own in the other, over all images and captions; NaN as above."""
+    return float(np.min([np.einsum("nd,nd->n", ours, theirs).min() for ours, theirs in _rows(before, after)]))
+
+
+def _rows(
+    before: Encoder, after: Encodes, cleaned: Callable[[Encoder, str], str] | None = None
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Of the images and of each language's captions: rows [N, D] before and after."""
     inputs = images(before)
-    differences = [before.encode_image(inputs) - after.encode_image(inputs)]
+    yield before.encode_image(inputs), after.encode_image(inputs)
     changed = total = 0
     for language, texts in captions(before).items():
         ours = texts if cleaned is None else [cleaned(before, text) for text in texts]
         changed, total = changed + sum(a != b for a, b in zip(texts, ours, strict=True)), total + len(texts)
-        differences.append(before.encode_text(ours, language) - after.encode_text(texts, language))
+        yield before.encode_text(ours, language), after.encode_text(texts, language)
     if changed:
         reason = "Unicode repaired, blanks joined"
         say(f"{changed} of {total} captions are cleaned by the library ({reason}): compared so")
-    return float(np.max([np.abs(difference).max() for difference in differences]))
 
 
 def images(encoder: Encoder) -> list[Image.Image] | np.ndarray:

@@ -23,15 +23,12 @@ def write(encoder: Encoder, folder: Path) -> None:
     """Writes the folder. Raises ValueError for towers that transformers has no dual encoder for."""
     model, image, text, images, tokenizer = check(encoder)
     width = model.dimension
-    settings: dict[str, Any] = {"architecture": image.name, "num_labels": 0, "hidden_size": image.width}
-    vision = TimmWrapperConfig(**settings)
-    vision.model_args = dict(image.options) | ({"img_size": image.image_size} if image.image_size else {})
     config = VisionTextDualEncoderConfig(
-        vision_config=vision.to_dict(), text_config=text.network.config.to_dict(), projection_dim=width
+        vision_config=vision_config(image).to_dict(), text_config=text.network.config.to_dict(), projection_dim=width
     )
     dual = VisionTextDualEncoderModel(config).eval()
-    _fill(dual.vision_model.timm_model, image.network)
-    _fill(dual.text_model, text.network)
+    fill(dual.vision_model.timm_model, image.network)
+    fill(dual.text_model, text.network)
     pooler = dual.text_model.pooler
     with torch.no_grad():
         pooler.dense.weight.copy_(SMALL * torch.eye(text.width))
@@ -42,7 +39,7 @@ def write(encoder: Encoder, folder: Path) -> None:
     dual.config.logit_bias = encoder.bias  # the class has no parameter for it
     # where AutoImageProcessor looks for a timm model's transforms
     dual.config.image_processor_type = "TimmWrapperImageProcessor"
-    dual.config.architecture, dual.config.pretrained_cfg = image.name, _preprocessing(images, image)
+    dual.config.architecture, dual.config.pretrained_cfg = image.name, preprocessing(images, image)
     dual.save_pretrained(folder)
     tokenizer.tokenizer.model_max_length = tokenizer.max_length
     tokenizer.save(folder)
@@ -66,15 +63,24 @@ def check(encoder: Encoder) -> Dual:
     return model, image, text, images, tokenizer
 
 
-def _fill(theirs: nn.Module, ours: nn.Module) -> None:
+def vision_config(image: TimmTower) -> TimmWrapperConfig:
+    """What transformers builds the tower's network from."""
+    settings: dict[str, Any] = {"hidden_size": image.width, "num_features": image.width}
+    config = TimmWrapperConfig(architecture=image.name, num_labels=0, **settings)
+    config.model_args = dict(image.options) | ({"img_size": image.image_size} if image.image_size else {})
+    return config
+
+
+def fill(theirs: nn.Module, ours: nn.Module) -> None:
+    """Gives their network our weights. Raises ValueError where the two do not have the same, but for the pooler's."""
     missing, unexpected = theirs.load_state_dict(ours.state_dict(), strict=False)
     missing = [name for name in missing if not name.startswith("pooler.dense.")]
     if missing or unexpected or getattr(theirs, "pooler", True) is None:
         name = [*missing, *unexpected, "the pooler"][0]
-        raise ValueError(f"--format transformers: {type(theirs).__name__} and this tower differ in {name}")
+        raise ValueError(f"--format: {type(theirs).__name__} of transformers and this tower differ in {name}")
 
 
-def _preprocessing(images: ImagePipeline, tower: TimmTower) -> dict[str, Any]:
+def preprocessing(images: ImagePipeline, tower: TimmTower) -> dict[str, Any]:
     """timm's settings: its transforms are equal to ours; transformers' cut the centre a pixel apart at an odd side."""
     return {
         "input_size": [3, images.size, images.size],

@@ -1,6 +1,7 @@
 """A model written for other programs, without any pickle in it, and read again before it gets its name."""
 
 import importlib
+import json
 from pathlib import Path
 
 from datamodules.files import room_for, whole_folder
@@ -11,9 +12,11 @@ from mmtrain.export.parity import check_parity
 from mmtrain.export.paths import remove_paths
 from mmtrain.models.card import model_card
 from mmtrain.models.encoder import Encoder
+from mmtrain.models.fingerprint import fingerprint
+from mmtrain.models.leaderboard import META, base_models, model_meta
 
 # Each is a module here with a WRITER, imported on use, since it needs its library.
-FORMATS = ("safetensors", "onnx", "open_clip", "transformers")
+FORMATS = ("safetensors", "onnx", "open_clip", "transformers", "sentence_transformers", "transformers_js")
 CARD = "README.md"
 
 
@@ -36,12 +39,16 @@ def write(
     if int8 is not None and writer.write_int8 is None:
         raise ValueError(f"--int8: only onnx has it, not {format}")
     target, network = Path(out), encoder.model
+    if format != "safetensors" and (others := list(getattr(network, "modalities", {}))):
+        say(f"{', '.join(others)}: {format} holds pictures and texts alone; safetensors holds further modalities too")
     parts = [network, *([] if encoder.decoder is None else [encoder.decoder])]
     size = sum(tensor.nbytes for part in parts for tensor in (*part.parameters(), *part.buffers()))
     with room_for(target, size), whole_folder(target, check_target) as folder:
         writer.write(encoder, folder)
         remove_paths(folder, keep="open_clip_config.json")
         (folder / CARD).write_text(model_card(encoder, model, format), encoding="utf-8")
+        meta = model_meta(encoder, fingerprint(encoder), base_models(model), format)
+        (folder / META).write_text(json.dumps(meta, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
         difference = check_parity(encoder, writer.read(folder), writer.cleaned)
         if int8 is not None and writer.write_int8 is not None:
             writer.write_int8(encoder, folder, int8)

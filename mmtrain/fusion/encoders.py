@@ -28,6 +28,9 @@ class Fusion(nn.Module):
 
     Attributes:
         reads_rows: Whether the features are the pair's rows in the shared space, without tokens.
+
+    Raises:
+        ValueError: for a width below 1.
     """
 
     reads_rows = False
@@ -62,9 +65,11 @@ class Fusion(nn.Module):
         raise NotImplementedError
 
     def forward(self, image: Tensor, image_tokens: Tensor, text: Tensor, text_tokens: Tensor, mask: Tensor) -> Tensor:
+        """One vector a pair, [N, W]; shapes as above."""
         raise NotImplementedError
 
     def tokens(self, image: Tensor, image_tokens: Tensor, text: Tensor, text_tokens: Tensor, mask: Tensor) -> Tensor:
+        """Vectors [N, 1 + L, W] of the pooled text and of each of its tokens."""
         raise NotImplementedError
 
     def image_side(self, image: Tensor) -> tuple[Tensor, ...]:
@@ -91,6 +96,9 @@ class CrossAttentionFusion(Fusion):
         dropout: In all of them.
         image_width: The image tower's width, where the fusion stands alone.
         text_width: The text tower's, likewise.
+
+    Raises:
+        ValueError: for no layer, or heads that do not divide W.
     """
 
     def __init__(
@@ -140,7 +148,7 @@ class CrossAttentionFusion(Fusion):
         return tuple(keys_values(block.multihead_attn, rows) for block in self.blocks)
 
     def text_side(self, text: Tensor, mask: Tensor) -> tuple[Tensor, ...]:
-        """The tokens after the first self-attention, which has seen no picture yet."""
+        """The tokens [n, 1 + L, W] after the first self-attention, which has seen no picture yet, and their mask."""
         return self._read(self.blocks[0], self.text_in(text), mask), mask
 
     def meet(self, image: Sequence[Tensor], text: Sequence[Tensor]) -> Tensor:

@@ -97,6 +97,9 @@ class MatchingHead(nn.Module):
     Args:
         fusion: The fusion encoder.
         scale: Where the gain starts; None for a head that sees no cosine.
+
+    Raises:
+        ValueError: for a scale that is not positive.
     """
 
     def __init__(self, fusion: Fusion, scale: float | None = None) -> None:
@@ -113,7 +116,7 @@ class MatchingHead(nn.Module):
 
     @property
     def gain(self) -> Tensor:
-        """What the cosine is multiplied by."""
+        """What the cosine is multiplied by, 0-d."""
         return self.log_gain.exp()
 
     def connect(self, model: Any) -> None:
@@ -123,6 +126,7 @@ class MatchingHead(nn.Module):
         self.fusion.connect(*widths)
 
     def forward(self, image: Tensor, text: Tensor, mask: Tensor, cosine: Tensor | None = None) -> Tensor:
+        """Logits [N, 2] of image [N, 1 + P, Wi], text [N, 1 + L, Wt], mask [N, 1 + L], and cosines [N] with a scale."""
         return self.match(fuse(self.fusion, image, text, mask), cosine)
 
     def match(self, fused: Tensor, cosine: Tensor | None = None) -> Tensor:

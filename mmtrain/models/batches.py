@@ -4,7 +4,8 @@ from collections.abc import Collection
 from dataclasses import replace
 
 import torch
-from torch import Tensor
+from torch import Tensor, distributed
+from torch.nn import functional
 
 from datamodules.batch import Batch, Field
 from losses import Embeddings, FieldEmbeddings, TokenFeatures
@@ -64,27 +65,49 @@ def embed_batch(
     )
 
 
-class _Captions:
-    """The captions of a batch that are encoded, and where their rows go.
+def _encoded(network: Network, rows: Tensor, always: bool = False) -> Tensor:
+    """The rows that are encoded: these, and more of them where other processes wait for the tower.
 
-    In training one empty caption is encoded where there is none: DDP waits for the text tower's gradients.
+    In training, or `always`, there is one at least: DDP waits for the tower's gradients. Where the weights are divided
+    (FSDP2), each call of a block waits for all processes, so each has as many rows as the one that has the most.
     """
+    count = max(len(rows), int(always or torch.is_grad_enabled()))
+    if isinstance(network, ImageTextModel) and network.divided:
+        most = torch.tensor(count, device=rows.device)
+        distributed.all_reduce(most, distributed.ReduceOp.MAX)
+        count = int(most)
+    more = count - len(rows)
+    return functional.pad(rows, (0, more), value=int(rows[0]) if len(rows) else 0) if more else rows
 
-    def __init__(self, batch: Batch, present: Tensor, languages: Tensor | None, always: bool) -> None:
+
+def _placed(values: Tensor, rows: Tensor, shape: torch.Size) -> Tensor:
+    """The values [n, ...] of these rows as [*shape, ...], zeros elsewhere; what was encoded beyond adds nothing."""
+    empty = values.new_zeros(shape.numel(), *values.shape[1:])
+    placed = empty.index_copy(0, rows, values[: len(rows)])
+    if len(values) > len(rows):
+        placed = placed + (0 * values[len(rows) :]).sum()
+    return placed.unflatten(0, shape)
+
+
+class _Captions:
+    """The captions of a batch that are encoded, and where their rows go."""
+
+    def __init__(
+        self, network: Network, batch: Batch, present: Tensor, languages: Tensor | None, always: bool = False
+    ) -> None:
         self.shape = present.shape
         self.rows = present.flatten().nonzero()[:, 0]
-        self.inputs = self.rows if len(self.rows) or not always else self.rows.new_zeros(1)
+        self.inputs = _encoded(network, self.rows, always)
         self.tokens, self.mask = batch.tokens.flatten(0, 1)[self.inputs], batch.token_mask.flatten(0, 1)[self.inputs]
         self.languages = _own_indices(batch.languages.flatten()[self.inputs], languages)
 
     def in_slots(self, values: Tensor) -> Tensor:
         """[n, ...] of the captions -> [B, K, ...], zeros where there is none."""
-        empty = values.new_zeros(self.shape.numel(), *values.shape[1:])
-        return empty.index_copy(0, self.inputs, values if len(self.rows) else 0 * values).unflatten(0, self.shape)
+        return _placed(values, self.rows, self.shape)
 
 
 def _texts(network: Network, batch: Batch, present: Tensor, languages: Tensor | None) -> Tensor:
-    captions = _Captions(batch, present, languages, torch.is_grad_enabled())
+    captions = _Captions(network, batch, present, languages)
     if len(captions.inputs):
         return captions.in_slots(network.encode_text(captions.tokens, captions.mask, captions.languages))
     return torch.zeros(*present.shape, network.dimension, device=present.device)
@@ -99,7 +122,7 @@ def _with_tokens(
         raise ValueError("tokens: an objective that reads tokens needs pictures and captions")
     if missing := {"image", "text"} & set(network.missing):
         raise ValueError(f"model.missing: {', '.join(sorted(missing))}, but an objective reads the tokens of both")
-    captions = _Captions(batch, present, languages, True)
+    captions = _Captions(network, batch, present, languages, always=True)
     image, text, image_features, text_features = network.tokens(
         batch.images, captions.tokens, captions.mask, captions.languages
     )
@@ -118,7 +141,7 @@ def _own_indices(languages_of_texts: Tensor, languages: Tensor | None) -> Tensor
 def _field(network: Network, name: str, field: Field, languages: Tensor | None) -> FieldEmbeddings:
     """A field by the modality of its name, else by the tower of its kind; absent values are rows of zeros."""
     rows = field.present.flatten().nonzero()[:, 0]
-    inputs = rows if len(rows) or not torch.is_grad_enabled() else rows.new_zeros(1)  # as for captions
+    inputs = _encoded(network, rows)
     if not len(inputs):  # of padding alone
         rows = torch.zeros(*field.present.shape, network.dimension, device=field.present.device)
         return FieldEmbeddings(rows, field.present, field.ids)
@@ -133,8 +156,7 @@ def _field(network: Network, name: str, field: Field, languages: Tensor | None) 
         encoded = network.encode_image(values)
     else:
         raise ValueError(f"data.fields: {name} holds features; model.modalities needs a tower of that name")
-    empty = encoded.new_zeros(field.present.numel(), *encoded.shape[1:])
-    slots = empty.index_copy(0, inputs, encoded if len(rows) else 0 * encoded).unflatten(0, field.present.shape)
+    slots = _placed(encoded, rows, field.present.shape)
     if isinstance(network, ImageTextModel) and name in network.missing:
         return FieldEmbeddings(network.with_absent(name, slots, field.present), None, field.ids)
     return FieldEmbeddings(slots, field.present, field.ids)

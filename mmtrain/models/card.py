@@ -1,11 +1,17 @@
 """The README of an exported model, which hubs show as its model card."""
 
 import json
+import re
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
+
+from huggingface_hub import EvalResult, ModelCardData
 
 from datamodules import ByteTokenizer, TransformersTokenizer
 from mmtrain.models.encoder import Encoder
-from mmtrain.models.yaml12 import yaml_text
+from mmtrain.models.leaderboard import base_models
+from mmtrain.models.run_folder import folder_of
 
 USE = {
     "safetensors": """    import mmtrain
@@ -25,27 +31,60 @@ What goes in and comes out is in preprocessing.json, "inputs".""",
     model, tokenizer = AutoModel.from_pretrained("FOLDER"), AutoTokenizer.from_pretrained("FOLDER")
     pictures = AutoImageProcessor.from_pretrained("FOLDER")
     # then model.get_image_features and model.get_text_features, whose rows are not normalised yet""",
+    "sentence_transformers": """    from sentence_transformers import SentenceTransformer
+    model = SentenceTransformer("FOLDER")
+    texts = model.encode_query(["..."])  # encode_document for texts that are found
+    pictures = model.encode([picture.convert("RGB")])
+    scores = model.similarity(texts, pictures)
+
+Rows are of unit length. Pictures are PIL images, turned upright before (PIL.ImageOps.exif_transpose) and RGB.""",
+    "transformers_js": """    const tokenizer = await AutoTokenizer.from_pretrained("FOLDER");
+    const processor = await AutoImageProcessor.from_pretrained("FOLDER");
+    // dtype: fp32 is exact; fp16, q8
+    const text = await CLIPTextModelWithProjection.from_pretrained("FOLDER", { dtype: "fp32" });
+    const vision = await CLIPVisionModelWithProjection.from_pretrained("FOLDER", { dtype: "fp32" });
+    const { text_embeds } = await text(tokenizer(["..."], { padding: {padding}, truncation: true }));
+    const { image_embeds } = await vision(await processor(await RawImage.read("picture.jpg")));
+
+Rows are of unit length. pixel_values are bytes / 255: the graph normalises them. transformers.js resizes pictures in
+another way than Pillow, with which the model was trained; give it pictures of the right size for the exact rows.""",
 }
-LIBRARY = {"safetensors": "mmtrain", "onnx": "onnx", "open_clip": "open_clip", "transformers": "transformers"}
+LIBRARY = {
+    "safetensors": "mmtrain",
+    "sentence_transformers": "sentence-transformers",
+    "transformers_js": "transformers.js",
+}  # others are called by their format's name
+
+
+DIRECTIONS = ("text_to_image", "image_to_text")
 
 
 def model_card(encoder: Encoder, model: str, format: str) -> str:
     """A YAML header, what the model is, how to use it, and the figures of the run's report where there is one."""
-    header: dict[str, str | list[str]] = {
-        "library_name": LIBRARY[format],
-        "pipeline_tag": "feature-extraction" if encoder.images is None else "zero-shot-image-classification",
-        "language": encoder.languages or ["multilingual"],
-        "tags": ["image-text-retrieval", "multilingual"],
-    }
+    metrics = _metrics(Path(model))
+    codes = dict.fromkeys(re.split("[-_]", language)[0].lower() for language in encoder.languages)
+    languages = [code for code in codes if re.fullmatch("[a-z]{2,3}", code)]  # hubs take no other
+    header = ModelCardData(
+        base_model=base_models(model) or None,
+        library_name=LIBRARY.get(format, format),
+        pipeline_tag="feature-extraction" if encoder.images is None else "zero-shot-image-classification",
+        language=languages or ["multilingual"],
+        language_bcp47=encoder.languages if encoder.languages != languages else None,
+        tags=["image-text-retrieval", "multilingual"],
+        model_name=Path(model).resolve().name if metrics else None,
+        eval_results=list(_results(metrics)) if metrics else None,
+    )
     parameters = sum(parameter.numel() for parameter in encoder.model.parameters())
     image, text = (type(getattr(encoder.model, side)).__name__ for side in ("image", "text"))
-    use = USE[format].replace("{language}", (encoder.languages or ["en"])[0])
+    padding = '"max_length"' if getattr(encoder.tokenizer, "attend_padding", False) else "true"
+    use = USE[format].replace("{language}", (encoder.languages or ["en"])[0]).replace("{padding}", padding)
     if encoder.decoder is not None:
         use += f'\n    captions = model.caption([picture], language="{encoder.decoder.languages[0]}")'
     if format == "onnx":
         use += "\n" + "".join(f"\n- {name}: {what}" for name, what in in_words(encoder).items())
     return f"""---
-{yaml_text(header)}---
+{header.to_yaml(original_order=["library_name", "pipeline_tag", "language", "tags", "base_model"])}
+---
 # An image-text space{f" in {len(encoder.languages)} languages" if encoder.languages else ""}
 
 {image} and {text}, {parameters:,} parameters, rows of {encoder.model.dimension} numbers,
@@ -54,7 +93,7 @@ def model_card(encoder: Encoder, model: str, format: str) -> str:
 FOLDER is where these files lie.
 
 {use}
-{_prompts(encoder)}{_figures(Path(model))}"""
+{_prompts(encoder)}{_figures(metrics)}"""
 
 
 def in_words(encoder: Encoder) -> dict[str, str]:
@@ -102,27 +141,73 @@ def _prompts(encoder: Encoder) -> str:
     return "\nIt was trained with prompts before its texts:\n\n" + "\n".join(each) + "\n" if each else ""
 
 
-def _figures(run: Path) -> str:
-    """The table of DIR/report/metrics.json, which `mmtrain evaluate` writes into a run folder."""
-    path = run / "report" / "metrics.json"
-    if not path.is_file():
+def _metrics(model: Path) -> dict[str, Any]:
+    """What `mmtrain evaluate` wrote into a run folder, report/metrics.json; {} where there is none."""
+    path = (folder_of(model) or model) / "report" / "metrics.json"
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+
+
+def _measured_on(protocol: Mapping[str, Any]) -> str:
+    """The published protocol, or the last part of SHARDS, whose folder is a place of this machine."""
+    if "name" in protocol:
+        return f"{protocol['name']}/{protocol['variant']}"
+    return str(protocol.get("data", "unnamed shards")).rstrip("/").rpartition("/")[2]
+
+
+def _shown(protocol: Mapping[str, Any]) -> list[int]:
+    """The smallest and the largest k at which recall was measured."""
+    return sorted({min(protocol["recall_at"]), max(protocol["recall_at"])})
+
+
+def _results(metrics: Mapping[str, Any]) -> Iterator[EvalResult]:
+    """Recall in percent as the entries of a card's model-index, a task a direction, a configuration a language."""
+    data = _measured_on(metrics["protocol"])
+    for direction in DIRECTIONS:
+        for language, figures in metrics[direction].items():
+            for k in _shown(metrics["protocol"]):
+                yield EvalResult(
+                    task_type=f"{direction.replace('_', '-')}-retrieval",
+                    dataset_type=re.sub(r"[^\w.-]+", "-", data),
+                    dataset_name=f"{data}, mean of the languages" if language == "mean" else f"{data}, {language}",
+                    dataset_config=language,
+                    metric_type=f"recall_at_{k}",
+                    metric_name=f"R@{k} in percent",
+                    metric_value=round(figures[f"R@{k}"], 2),
+                )
+
+
+def _figures(metrics: Mapping[str, Any]) -> str:
+    """Recall by language, and by width and precision where that was measured."""
+    if not metrics:
         return "\nNot evaluated yet.\n"
-    metrics = json.loads(path.read_text(encoding="utf-8"))
     protocol = metrics["protocol"]
-    rows = [
-        f"| {language} | {figures['R@1']:.1f} | {figures['R@10']:.1f} |"
-        f" {metrics['image_to_text'][language]['R@1']:.1f} | {metrics['image_to_text'][language]['R@10']:.1f} |"
-        for language, figures in metrics["text_to_image"].items()
+    names = [(direction, f"R@{k}") for direction in DIRECTIONS for k in _shown(protocol)]
+    head = [f"{direction.replace('_', ' ')} {name}" for direction, name in names]
+    by_language = [
+        [language, *(f"{metrics[direction][language][name]:.1f}" for direction, name in names)]
+        for language in metrics[DIRECTIONS[0]]
     ]
-    table = "\n".join(rows)
-    data = str(protocol.get("data", "unnamed shards")).rstrip("/").rpartition("/")[2]  # a place of this machine
-    return f"""
+    text = f"""
 ## Retrieval
 
 {protocol["images"]:,} images, {protocol["texts"]:,} captions ({protocol["captions"]} of an image and language), recall
-in percent; measured on {data}.
+in percent; measured on {_measured_on(protocol)}.
 
-| language | text to image R@1 | R@10 | image to text R@1 | R@10 |
-|---|---|---|---|---|
-{table}
-"""
+{_table(["language", *head], by_language)}"""
+    if "shorter" not in metrics:
+        return text
+    shorter = [
+        [f"{each['width']}", each["precision"], f"{each['bytes']:,}"]
+        + [f"{each[direction]['mean'][name]:.1f}" for direction, name in names]
+        for each in metrics["shorter"]
+    ]
+    return f"""{text}
+## Shorter rows
+
+The first dimensions, normalised again, in fewer bits each; recall in percent, mean of the languages.
+
+{_table(["width", "precision", "bytes a row", *head], shorter)}"""
+
+
+def _table(head: list[str], rows: list[list[str]]) -> str:
+    return "".join(f"| {' | '.join(cells)} |\n" for cells in [head, ["---"] * len(head), *rows])

@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from datamodules.images import ImagePipeline
+from datamodules.shards.progress import with_progress
 from datamodules.tokenizers import Tokenizer
 from datamodules.tokenizers.tokenizer import Prompted
 from losses import asymmetric_similarity
@@ -63,9 +64,11 @@ class Encoder:
 
     @property
     def device(self) -> torch.device:
+        """Where the networks compute."""
         return next((parameter.device for parameter in self.model.parameters()), torch.device("cpu"))
 
     def to(self, device: str | torch.device) -> "Encoder":
+        """Moves the networks to a device; returns the encoder itself."""
         self.model.to(device)
         for network in (self.head, self.decoder):
             if network is not None:
@@ -102,7 +105,7 @@ class Encoder:
             images: PIL images of any size and mode, uint8 [N, H, W, 3] pixels, or float features [N, F] or [N, P, F].
             dim: Keep the first so many dimensions and normalise again (Matryoshka).
             batch_size: Images encoded at once.
-            progress: Show a bar.
+            progress: Show how far it is.
 
         Raises:
             ValueError: for another kind of input, or a dim beyond the model's.
@@ -178,7 +181,11 @@ class Encoder:
         return self.encode_queries([{**query, "adapter": adapter}])[0]
 
     def encode_queries(self, queries: Sequence[Mapping[str, Any]]) -> np.ndarray:
-        """Queries as float32 [N, D]; each is the arguments of `encode_query`, by name."""
+        """Queries as float32 [N, D]; each is the arguments of `encode_query`, by name.
+
+        Raises:
+            ValueError: as `encode_query`, with the number of the query.
+        """
         from mmtrain.models.queries import query_rows
 
         return query_rows(self, queries)
@@ -215,7 +222,11 @@ class Encoder:
         return asymmetric_similarity(torch.from_numpy(images), torch.from_numpy(texts)).numpy()
 
     def pixels(self, images: Any) -> Tensor:
-        """What the image tower takes: pixels uint8 [N, 3, H, W], or precomputed features [N, F] or [N, P, F]."""
+        """What the image tower takes: pixels uint8 [N, 3, H, W], or precomputed features float32 [N, F] or [N, P, F].
+
+        Raises:
+            ValueError: for pixels where it reads features, and the reverse, or another shape.
+        """
         if isinstance(images, Tensor):
             images = images.cpu().numpy()
         if self.images is None:
@@ -235,11 +246,14 @@ class Encoder:
         width = self.model.dimension
         if dim is not None and not 1 <= dim <= width:
             raise ValueError(f"dim: got {dim}, the rows of {self.source} have {width}; 1 to {width}")
-        starts: Any = range(0, len(items), batch_size)
-        if progress:
-            from rich.progress import track
-
-            starts = track(starts, description="encoding", transient=True)
+        starts = with_progress(
+            range(0, len(items), batch_size),
+            "encoding",
+            len(items),
+            "items",
+            lambda start: min(batch_size, len(items) - start),
+            quiet=not progress,
+        )
         with torch.inference_mode(), self.autocast():
             parts = [encode(items[start : start + batch_size]).float()[:, :dim] for start in starts]
             rows = [functional.normalize(part, dim=1).cpu().numpy() for part in parts]

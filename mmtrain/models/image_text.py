@@ -84,6 +84,7 @@ class ImageTextModel(Network):
         self.observed = nn.ParameterDict({name: nn.Parameter(torch.zeros(dimension)) for name in missing})
         self.set_prompts(prompts or {})
         self.micro_batch: int | None = None
+        self.divided = False  # whether the processes hold a part of each block's weights (FSDP2)
         self.lora: dict[str, int] = {}
         if lora:
             self.add_lora(lora)
@@ -140,8 +141,12 @@ class ImageTextModel(Network):
         rows = []
         for part in order.chunk(self.buckets if len(tokens) > self.buckets else 1):
             longest = max(int(lengths[part[-1]]), 1)
-            rows.append(self._in_parts(self._text_rows, tokens[part, :longest], mask[part, :longest], languages[part]))
+            rows.append(self._in_parts(self.text_rows, tokens[part, :longest], mask[part, :longest], languages[part]))
         return torch.cat(rows)[order.argsort()]
+
+    def text_rows(self, tokens: Tensor, mask: Tensor, languages: Tensor | None) -> Tensor:
+        """The same in one piece, whatever the captions' lengths: what a graph can be traced from."""
+        return self._rows("text", self.text_projection(self.text(tokens, mask, languages)[0]))
 
     def encode_modality(self, name: str, values: Tensor) -> Tensor:
         """values [N, ...] of a further modality -> float [N, D], unit rows."""
@@ -180,9 +185,6 @@ class ImageTextModel(Network):
         if self.image is None or self.image_projection is None:
             raise ValueError("model.image: this model was built for texts alone")
         return self._rows("image", self.image_projection(self.image(images)[0]))
-
-    def _text_rows(self, tokens: Tensor, mask: Tensor, languages: Tensor) -> Tensor:
-        return self._rows("text", self.text_projection(self.text(tokens, mask, languages)[0]))
 
     def _rows(self, name: str, projected: Tensor) -> Tensor:
         return self._unit(projected + self.observed[name] if name in self.missing else projected)

@@ -73,6 +73,11 @@ def load(
         encoder = load_onnx(path, trust=trust)
     elif (path / "open_clip_config.json").is_file():
         encoder = load_foreign(f"open_clip:{path}")
+    elif any((path / name).exists() for name in ("modules.json", "onnx")):
+        raise ValueError(
+            f"MODEL: {model} is a folder for sentence-transformers or transformers.js, which mmtrain does not read; the"
+            " run, or an export of another format"
+        )
     elif (path / "config.json").is_file():
         encoder = load_foreign(f"hf:{path}")
     elif path.is_dir() or path.is_file():

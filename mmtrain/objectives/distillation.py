@@ -63,7 +63,7 @@ class Distillation(Objective):
         self.needs = frozenset({student, self.reads})
 
     def connect(self, model: ImageTextModel) -> None:
-        """Refuses a teacher of another width where rows are compared."""
+        """Raises ValueError for a teacher of another width where rows are compared."""
         if self.teacher is not None and self.kind != "similarities" and self.teacher.dimension != model.dimension:
             raise ValueError(
                 f"teacher: rows of {self.teacher.model} are {self.teacher.dimension} wide, the space is"

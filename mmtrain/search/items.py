@@ -15,9 +15,10 @@ CREATE TABLE captions (item INTEGER NOT NULL, language TEXT NOT NULL, caption TE
 class Item:
     """One image of an index."""
 
+    number: int
     id: str
     captions: dict[str, list[str]]  # by language
-    thumbnail: bytes  # JPEG
+    thumbnail: bytes  # JPEG of the whole picture, made smaller
 
 
 class ItemWriter:
@@ -45,7 +46,9 @@ class Items:
     def __init__(self, path: Path) -> None:
         self._path = path
         try:
-            self._file = sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro&immutable=1", uri=True)
+            # any thread may read it, one at a time
+            address = f"{path.absolute().as_uri()}?mode=ro&immutable=1"
+            self._file = sqlite3.connect(address, uri=True, check_same_thread=False)
             self._file.execute("SELECT number, id, thumbnail FROM items LIMIT 1")
         except sqlite3.Error as error:
             raise ValueError(f"{path}: cannot be read ({error}); build the index again") from error
@@ -64,4 +67,4 @@ class Items:
         select = "SELECT language, caption FROM captions WHERE item = ? ORDER BY rowid"
         for language, caption in self._file.execute(select, (number,)):
             captions.setdefault(language, []).append(caption)
-        return Item(name, captions, thumbnail)
+        return Item(number, name, captions, thumbnail)

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from datamodules import TransformersTokenizer, WordTokenizer
+from datamodules.images import ImageTooLarge
 from mmtrain.display.messages import first_line, say
 from mmtrain.embedding.processes import default_device
 from mmtrain.models.encoder import Encoder
@@ -16,7 +17,7 @@ from mmtrain.models.fingerprint import fingerprint, stamp
 from mmtrain.models.loading import is_ours, load
 from mmtrain.models.queries import composed, feature_row
 from mmtrain.search.index import SearchIndex
-from mmtrain.search.results import Query
+from mmtrain.search.results import Query, Result
 
 
 def open_model(
@@ -73,11 +74,36 @@ def query_row(encoder: Encoder, query: Query) -> np.ndarray:
         except (OSError, ValueError) as error:
             raise ValueError(f"--features: {file} cannot be read ({first_line(error)}); a .npy of numbers") from error
         rows.append(feature_row(encoder, name, values)[None])
+    return row_of(encoder, rows)
+
+
+def row_of(encoder: Encoder, rows: Sequence[np.ndarray]) -> np.ndarray:
+    """The rows [1, D] of a query's inputs as one [1, D], composed as the model does where there are several."""
     return rows[0] if len(rows) == 1 else composed(encoder, [row[0] for row in rows])[None]
+
+
+def find(index: SearchIndex, row: np.ndarray, k: int) -> list[Result]:
+    """The k items nearest to a query's row [1, D], best first; fewer where the index proposes or has fewer."""
+    scores, numbers = index.search(row, k)
+    valid = numbers[0] >= 0
+    items = index.items.read(numbers[0][valid])
+    return [Result(float(score), item) for score, item in zip(scores[0][valid], items, strict=True)]
 
 
 def text_row(encoder: Encoder, text: str, language: str | None = None) -> np.ndarray:
     """A text as float32 [1, D]; a note on stderr says when the model was not trained on its language.
+
+    Raises ValueError as `check_text` does.
+    """
+    check_text(encoder, text, language)
+    languages = encoder.languages
+    if language is not None and languages and language not in languages:
+        say(f"note: the model was not trained on {language}; it was on {', '.join(languages)}", file=sys.stderr)
+    return encoder.encode_text([text], language, role="query")
+
+
+def check_text(encoder: Encoder, text: str, language: str | None) -> None:
+    """Whether the model can read a text.
 
     Raises ValueError for an empty text, one without a word that the tokenizer knows, or a language that the model needs
     and does not have.
@@ -94,27 +120,34 @@ def text_row(encoder: Encoder, text: str, language: str | None = None) -> np.nda
     if not _knows(encoder, text, language):
         where = f" in {language}" if language else ""
         raise ValueError(f"search: the model's tokenizer knows nothing of {text!r}{where}; other words")
-    if language is not None and languages and language not in languages:
-        say(f"note: the model was not trained on {language}; it was on {', '.join(languages)}", file=sys.stderr)
-    return encoder.encode_text([text], language, role="query")
 
 
 def image_row(encoder: Encoder, path: Path) -> np.ndarray:
-    """A file as float32 [1, D]: an image, or .npy features [F] or [1, F]. Raises ValueError for any other."""
+    """A file as float32 [1, D]; as `picture_row`."""
     try:
         content = path.read_bytes()
     except OSError as error:
         raise ValueError(f"--image: {path} cannot be read ({error.strerror}); a picture's file") from error
+    try:
+        return picture_row(encoder, content)
+    except ValueError as error:
+        raise ValueError(f"--image: {path} is {error}") from error
+
+
+def picture_row(encoder: Encoder, content: bytes) -> np.ndarray:
+    """A file's content as float32 [1, D]: an image, or .npy features [F] or [1, F]. Raises ValueError for any other."""
     if encoder.images is None:
         try:
             return encoder.encode_image(np.load(io.BytesIO(content), allow_pickle=False).reshape(1, -1))
         except Exception as error:  # numpy and the model raise whatever a foreign file makes them stumble over
             reason = first_line(error)
-            raise ValueError(f"--image: {path} is no .npy of features that the model reads ({reason})") from error
+            raise ValueError(f"no .npy of features that the model reads ({reason})") from error
     try:
         return encoder.encode_image([encoder.images.open(content)])
+    except ImageTooLarge as error:
+        raise ValueError(f"too large ({error})") from error
     except ValueError as error:
-        raise ValueError(f"--image: {path} is no picture that can be read; JPEG, PNG, WebP, ...") from error
+        raise ValueError("no picture that can be read; JPEG, PNG, WebP, ...") from error
 
 
 def _knows(encoder: Encoder, text: str, language: str | None) -> bool:

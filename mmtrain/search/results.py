@@ -1,18 +1,19 @@
 """A query to an index, and its results."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from mmtrain.display.messages import printable, say
 from mmtrain.display.tables import print_table
-from mmtrain.display.thumbnails import SIDE
 from mmtrain.search.items import Item
 
 SHOWN = 4  # captions of a result in the terminal
 OPEN_CAPTIONS = 3  # of a result in a page; the others unfold
+QUERY_SIDE = 320  # pixels of the longer side of the picture that asks, in a page
+TEMPLATE = Path(__file__).with_name("results.html.jinja")
 
 
 @dataclass(frozen=True)
@@ -48,12 +49,8 @@ def print_json(query: Query, results: list[Result]) -> None:
     }
     if query.features:
         fields["features"] = {name: str(file) for name, file in query.features.items()}
-    answers = [
-        {"rank": rank, "score": result.score, "id": result.item.id, "captions": result.item.captions}
-        for rank, result in enumerate(results, 1)
-    ]
     fields = {name: value for name, value in fields.items() if value is not None}
-    content = {"query": fields, "results": answers}
+    content = {"query": fields, "results": as_json(results)}
     text = json.dumps(content, ensure_ascii=False, indent=1)
     say(text if text == printable(text) else json.dumps(content, indent=1))
 
@@ -71,6 +68,14 @@ def print_results(query: Query, results: list[Result], images: int, first: Seque
     print_table(title, ("score", "id", "captions"), rows, left=("id", "captions"))
 
 
+def as_json(results: Sequence[Result]) -> list[dict[str, Any]]:
+    """[{"rank", "score", "id", "captions": {language: [...]}}]."""
+    return [
+        {"rank": rank, "score": result.score, "id": result.item.id, "captions": result.item.captions}
+        for rank, result in enumerate(results, 1)
+    ]
+
+
 def write_results(
     path: Path, query: Query, results: list[Result], description: dict[str, Any], first: Sequence[str]
 ) -> None:
@@ -79,20 +84,21 @@ def write_results(
 
     image = None
     if query.image is not None and query.image.suffix != ".npy":
-        image = picture_uri(query.image.read_bytes(), SIDE)
-    write_page(
-        path,
-        Path(__file__).with_name("results.html.jinja"),
-        title=query.name,
-        query=query,
-        image=image,
-        results=[
-            (result, data_uri(result.item.thumbnail, "image/jpeg"), ordered(result.item.captions, first))
-            for result in results
-        ],
-        index=description,
-        open_captions=OPEN_CAPTIONS,
-    )
+        image = picture_uri(query.image.read_bytes(), QUERY_SIDE)
+
+    def picture(item: Item) -> str:
+        return data_uri(item.thumbnail, "image/jpeg")
+
+    values = page_values(results, description, first, picture)
+    write_page(path, TEMPLATE, title=query.name, query=query, image=image, **values)
+
+
+def page_values(
+    results: Sequence[Result], description: dict[str, Any], first: Sequence[str], picture: Callable[[Item], str]
+) -> dict[str, Any]:
+    """What `TEMPLATE` shows of results; `picture` gives the address of an item's picture."""
+    cards = [(result, picture(result.item), ordered(result.item.captions, first)) for result in results]
+    return {"results": cards, "index": description, "open_captions": OPEN_CAPTIONS}
 
 
 def ordered(captions: dict[str, list[str]], first: Sequence[str]) -> list[tuple[str, str]]:

@@ -35,6 +35,7 @@ class Pooling(nn.Module):
             self.mlp = nn.Sequential(nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width))
 
     def forward(self, features: Tensor, mask: Tensor | None = None) -> Tensor:
+        """[N, W] of features [N, T, W] and a mask bool [N, T], None for all."""
         if self.kind == "cls":
             return features[:, 0]
         if mask is None:

@@ -98,6 +98,9 @@ class ByteGRU(TextTower):
         dropout: On embeddings and between layers.
         vocabulary_size: Token ids: 256 bytes and the tokenizer's special ones.
         frozen: Keep the weights as they are.
+
+    Raises:
+        ValueError: for an odd width.
     """
 
     def __init__(

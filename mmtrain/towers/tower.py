@@ -25,6 +25,7 @@ class Tower(nn.Module):
             self.requires_grad_(False).eval()
 
     def train(self, mode: bool = True) -> "Tower":
+        """Training mode, in which a frozen tower stays in evaluation mode."""
         return super().train(mode and not self.frozen)
 
     def blocks(self) -> dict[str, int]:
@@ -58,6 +59,11 @@ class ImageTower(Tower):
         """Raises ValueError, one line, for pictures of a size that it cannot read."""
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Pooled features [N, width] and tokens [N, P, width] of pixels uint8 [N, 3, H, W], or of features.
+
+        Raises:
+            ValueError: for features of another width.
+        """
         raise NotImplementedError
 
 
@@ -69,4 +75,14 @@ class TextTower(Tower):
     reads_by_language: bool = False  # whether it has a network for each language
 
     def forward(self, tokens: Tensor, mask: Tensor, languages: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Pooled features [N, width] and those of the tokens [N, L, width].
+
+        Args:
+            tokens: int64 [N, L]; where the mask is False, they do not matter.
+            mask: bool [N, L].
+            languages: int64 [N], the numbers of the captions' languages, for towers that read by language.
+
+        Raises:
+            ValueError: where a tower that reads by language gets none, or one that it lacks.
+        """
         raise NotImplementedError

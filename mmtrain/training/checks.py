@@ -8,6 +8,7 @@ from pytorch_lightning.utilities import rank_zero_info
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from datamodules.shards.samples import COMMON
 from losses import Objective
 from losses.objective import ALL_FIELDS, needs_of
 from mmtrain.models.image_text import ImageTextModel
@@ -15,7 +16,6 @@ from mmtrain.training.data import TrainingData
 from mmtrain.training.parts import from_data
 
 LONG = "a " * 2048  # a caption beyond every limit
-COMMON = {"image", "texts", "labels", "score", "scores"}  # of the samples, no fields
 
 
 def check_one_step_a_batch(trainer: pl.Trainer, instead: str) -> None:
@@ -111,12 +111,14 @@ def check_fits(model: ImageTextModel, data: TrainingData) -> None:
             f"data.tokenizer has {ids} token ids, the text tower knows {known}: set model.text.vocabulary_size or take"
             " the tower's own tokenizer"
         )
-    tokens, _ = data.tokenizer([LONG] * len(data.languages), data.languages)
-    if model.text.positions is not None and tokens.shape[1] > model.text.positions:
-        raise ValueError(
-            f"data.tokenizer.max_length: a long caption has {tokens.shape[1]} tokens, the text tower model.text has"
-            f" {model.text.positions} positions; set data.tokenizer.max_length to at most that"
-        )
+    positions = model.text.positions
+    for option, tokenizer in data.tokenizers.items():
+        tokens, _ = tokenizer([LONG] * len(data.languages), data.languages)
+        if positions is not None and tokens.shape[1] > positions:
+            raise ValueError(
+                f"{option}: a long text has {tokens.shape[1]} tokens, the text tower model.text has"
+                f" {positions} positions; set it to at most that"
+            )
     brings = frozenset().union(*data.brings.values())
     for name in model.modalities:
         if name not in brings:

@@ -82,6 +82,11 @@ class Clock:
         self._length: Length | None = None
         self._restored = False
 
+    @property
+    def end(self) -> int | None:
+        """Samples seen at the end of the run; None for one without an end, and before the first step."""
+        return None if self._length is None or math.isinf(self._length.total) else round(self._length.total)
+
     def factor(self, trainer: pl.Trainer, data: TrainingData, seen: int, step: int) -> float:
         """The factor of the first peak rate in a step of `step` samples after `seen` samples."""
         if self._length is None or self._restored:

@@ -152,7 +152,7 @@ class ContrastiveModule(pl.LightningModule):
         return total
 
     def losses(self, batch: Batch, embeddings: Embeddings, part: str = "") -> dict[str, Tensor]:
-        """The terms of the sum that a part of the step gives, by objective, without their weights."""
+        """The terms (0-d) of the sum that a part of the step gives, by objective, without their weights."""
         objectives = self.objectives_on(part)
         sources = {name: tuple(self._counts_for.get(name, ())) for name in objectives}
         seen = {counted: without_uncounted(counted, batch, embeddings) for counted in set(sources.values())}

@@ -14,11 +14,11 @@ from pytorch_lightning.utilities import rank_zero_info
 from torch import Tensor
 
 from datamodules.batch import Batch, text_id
+from datamodules.shards.samples import COMMON
 from mmtrain.embedding.collected import Embedded
 from mmtrain.evaluation.ranking.tiles import Similarity
 from mmtrain.models.image_text import ImageTextModel
 from mmtrain.search.mining import nearest_wrong
-from mmtrain.training.checks import COMMON
 from mmtrain.training.data import WholeData, training_data
 from mmtrain.training.waiting import told_by_first
 from mmtrain.training.whole_split import embedded_whole

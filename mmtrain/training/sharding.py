@@ -21,6 +21,7 @@ from torch.distributed.fsdp import FSDPModule, fully_shard, register_fsdp_forwar
 from torch.distributed.tensor import DTensor
 from torch.optim import Optimizer
 
+from mmtrain.models.image_text import ImageTextModel
 from mmtrain.towers import Tower
 
 NAMES = ("fsdp2", "ModelParallelStrategy")
@@ -116,6 +117,8 @@ def shard(module: pl.LightningModule, mesh: DeviceMesh) -> None:
     module.to(module.trainer.strategy.root_device)
     for tensor in (*module.parameters(), *module.buffers()):
         dist.broadcast(tensor.detach(), 0)
+    for network in [each for each in module.modules() if isinstance(each, ImageTextModel)]:
+        network.divided = True
     for tower in [each for each in module.modules() if isinstance(each, Tower)]:
         for block in _blocks(tower):
             fully_shard(block, mesh=mesh)

@@ -7,6 +7,7 @@ import pytorch_lightning as pl
 import torch
 from torch import nn
 
+from datamodules.shards.progress import with_progress
 from mmtrain.embedding.collected import Embedded, EmbeddedSplit
 from mmtrain.models.batches import embed_batch
 from mmtrain.models.image_text import ImageTextModel
@@ -22,11 +23,9 @@ def embedded_whole(model: ImageTextModel, data: WholeData, trainer: pl.Trainer, 
     Args:
         purpose: A word for a progress bar; None for no bar, as between training steps, which have one of their own.
     """
-    from rich.progress import track
-
     collected, loader = EmbeddedSplit(), data.train_samples()
     quiet = purpose is None or trainer.progress_bar_callback is None
-    batches = track(loader, description=purpose or "", total=len(loader), transient=True, disable=quiet)
+    batches = with_progress(loader, purpose or "", len(loader), "batches", quiet=quiet)
     with evaluating(model), trainer.precision_plugin.forward_context():
         for batch in batches:
             data.evaluated(batch)

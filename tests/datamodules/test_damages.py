@@ -8,8 +8,8 @@ import pytest
 
 from benchmarks.damages import damaged, good_shard
 from datamodules.shards.inspection import inspect_shards
-from datamodules.shards.reader import index_shard
 from datamodules.shards.samples import BrokenSample
+from datamodules.shards.tars import index_shard
 from tests.mmtrain.small import ENVIRONMENT, ROOT
 
 SAMPLES = 12
@@ -21,10 +21,8 @@ def whole(tmp_path_factory):
     """Where each sample of the good shard ends."""
     path = tmp_path_factory.mktemp("good") / "a.tar"
     path.write_bytes(GOOD)
-    return {
-        key: max(offset + size for _, offset, size in files)
-        for key, files in zip(index_shard(path).keys, index_shard(path).members, strict=True)
-    }
+    index = index_shard(path)
+    return {key: max(at + size for _, at, size in index.members(n)) for n, key in enumerate(index.keys)}
 
 
 @pytest.mark.timeout(60)

@@ -279,6 +279,27 @@ def test_a_field_that_nobody_has_is_one_line(reading, plain_shards):
         )
 
 
+@pytest.mark.parametrize(
+    ("fields", "says"),
+    [
+        ({"audio": Features("texts")}, "data.fields.audio: its key texts stands for"),
+        ({"photo": Pictures("image")}, "data.fields.photo: its key image"),
+        ({"query": Features()}, "data.fields.query: its key query"),
+        ({"hint": Texts("labels")}, "data.fields.hint: its key labels"),
+        ({"texts": Texts("hint")}, "data.fields.texts: its name stands for what samples have beside fields; another"),
+    ],
+)
+def test_a_field_cannot_be_called_like_what_samples_have(reading, plain_shards, fields, says):
+    with pytest.raises(ValueError, match=says):
+        reading(["image", "texts"], train=plain_shards([[sample_files(n) for n in range(4)]]), fields=fields)
+
+
+def test_a_file_named_like_captions_is_no_caption(reading, plain_shards):
+    odd = {**sample_files(9), "json": json.dumps({"id": "odd"}).encode(), "texts.npy": npy([1.0])}
+    folder = plain_shards([[*(sample_files(n) for n in range(4)), odd]])
+    assert reading(["image", "texts"], train=folder).samples("train") == 4
+
+
 def test_validation_does_not_need_negatives(reading, plain_shards):
     folder = plain_shards([[sample(n) for n in range(8)]])
     bare = plain_shards([[sample_files(n) for n in range(6)]], "bare")

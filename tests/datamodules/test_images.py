@@ -11,7 +11,7 @@ from PIL import Image
 from tiny_shards import png_bytes
 from torchvision.transforms import v2
 
-from datamodules.images import BrokenImage, ImagePipeline, ImageTooLarge, central, opened
+from datamodules.images import BrokenImage, ImagePipeline, ImageTooLarge, central, opened, preview
 
 SMALL = ImagePipeline(size=16)
 
@@ -212,3 +212,20 @@ def test_a_picture_without_memory_is_a_broken_one(monkeypatch):
 def test_settings_that_cannot_be_are_one_line(wrong):
     with pytest.raises(ValueError, match=f"images.{next(iter(wrong))}"):
         ImagePipeline(**wrong)
+
+
+def test_a_preview_is_whole_upright_and_never_enlarged():
+    def seen(content):
+        made = preview(SMALL.open(content), content, 64)
+        return Image.open(io.BytesIO(made)).size, made
+
+    small, turned = encoded(photo(40, 20), "JPEG"), Image.Exif()
+    turned[0x0112] = 6
+    assert seen(small) == ((40, 20), small)
+    assert seen(encoded(photo(200, 100), "JPEG"))[0] == (64, 32)
+    size, upright = seen(encoded(photo(40, 20), "JPEG", exif=turned))
+    assert size == (20, 40) and b"Exif" not in upright
+    assert seen(encoded(photo(40, 20).convert("RGBA")))[0] == (40, 20)
+    assert seen(encoded(photo(40, 20).convert("CMYK"), "JPEG"))[1][:2] == b"\xff\xd8"
+    with pytest.raises(BrokenImage):
+        seen(encoded(photo(400, 200))[:-4000])

@@ -1,16 +1,16 @@
 """Shards without shards.json are read through once; the next run looks up what was found."""
 
-import json
 import os
 
 import pytest
-from tiny_shards import png_bytes, sample_files, write_tar
+from tiny_shards import aged, png_bytes, sample_files, write_tar
 
 import datamodules.shards.survey
 from datamodules.shards.index_cache import IndexCache
 from datamodules.shards.locations import Reading
-from datamodules.shards.reader import ShardReader, index_shard
+from datamodules.shards.reader import ShardReader
 from datamodules.shards.survey import survey
+from datamodules.shards.tars import index_shard
 
 
 def shard(path, samples=120, **options):
@@ -22,12 +22,6 @@ def shard(path, samples=120, **options):
     files["0005"] = {"png": picture, "txt": b"a text"}
     files["0006"] = {"png": picture}
     return aged(write_tar(path, files))
-
-
-def aged(path, seconds=60):
-    stat = path.stat()
-    os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns - seconds * 10**9))
-    return path
 
 
 @pytest.fixture
@@ -91,12 +85,25 @@ def test_a_shard_that_was_just_written_is_not_kept(tmp_path):
 def test_damage_to_what_is_kept_costs_time_only(tmp_path, read):
     path, cache = str(shard(tmp_path / "a.tar")), tmp_path / "cache"
     first = survey([path], None, Reading(cache_dir=str(cache)))
-    for content in (b"", b"[]", b'{"of": 1', b'{"of": {}, "found": []}', bytes(500)):
+    whole = next((cache / "indexes").iterdir()).read_bytes()
+    middle = len(whole) // 2
+    changed = whole[:middle] + bytes([whole[middle] ^ 1]) + whole[middle + 1 :]
+    for content in (b"", b"[]", whole[:middle], changed, bytes(500)):
         for file in (cache / "indexes").iterdir():
             file.write_bytes(content)
         assert facts(survey([path], None, Reading(cache_dir=str(cache)))) == facts(first)
     assert len(read) == 6
-    assert {file.suffix for file in (cache / "indexes").iterdir()} == {".json"}
+
+
+def test_what_an_older_version_kept_makes_room(tmp_path, read):
+    path, cache = str(shard(tmp_path / "a.tar")), tmp_path / "cache"
+    survey([path], None, Reading(cache_dir=str(cache)))
+    for file in (cache / "indexes").iterdir():
+        file.with_suffix(".json").write_text('{"of": {}}')
+        file.unlink()
+    survey([path], None, Reading(cache_dir=str(cache)))
+    assert {file.suffix for file in (cache / "indexes").iterdir()} == {".npz"}
+    assert len(read) == 2
 
 
 @pytest.mark.parametrize("folder", ["file in the way", "/proc/mmtrain", "full"])
@@ -124,21 +131,35 @@ def test_a_damaged_shard_is_counted_every_time(tmp_path):
 
 def test_a_reader_takes_the_kept_index(tmp_path, monkeypatch):
     path = str(shard(tmp_path / "a.tar"))
-    plain, first = ShardReader(), ShardReader(cache=IndexCache(tmp_path / "cache"))
-    assert first.index(path) == plain.index(path)
-    monkeypatch.setattr("datamodules.shards.reader.index_shard", None)  # would be called to read the headers
+    plain = ShardReader()
+    ShardReader(cache=IndexCache(tmp_path / "cache")).index(path)
+    expected = [plain.read(path, number) for number in range(120)]
+    monkeypatch.setattr("datamodules.shards.tars.index_shard", None)  # would be called to read the headers
     later = ShardReader(cache=IndexCache(tmp_path / "cache"))
-    assert later.index(path) == plain.index(path)
-    assert later.read(path, 7) == plain.read(path, 7)
+    assert [later.read(path, number) for number in range(120)] == expected
+    assert later.index(path).faults == plain.index(path).faults
 
 
-@pytest.mark.parametrize("found", [{}, {"of_sample": "x"}, {"of_sample": [9], "languages": [], "labels": {}}])
-def test_valid_json_of_another_form_costs_time_only(tmp_path, found):
-    path, cache = str(shard(tmp_path / "a.tar")), tmp_path / "cache"
-    first = survey([path], None, Reading(cache_dir=str(cache)))
-    for file in (cache / "indexes").iterdir():
-        file.write_text(json.dumps(json.loads(file.read_text()) | {"found": found}))
-    assert facts(survey([path], None, Reading(cache_dir=str(cache)))) == facts(first)
+def test_the_index_takes_few_bytes_a_sample(tmp_path):
+    picture = png_bytes(0, (4, 4))
+    files = {f"{n:07d}": {"png": picture, "json": b"{}"} for n in range(2000)}
+    aged(write_tar(tmp_path / "a.tar", files))
+    ShardReader(cache=IndexCache(tmp_path / "cache")).index(str(tmp_path / "a.tar"))
+    (kept,) = (tmp_path / "cache" / "indexes").iterdir()
+    assert kept.stat().st_size < 70 * 2000
+
+
+def test_a_sample_is_read_at_once(tmp_path, monkeypatch):
+    files = sample_files(0) | {"photo.png": png_bytes(9), "audio.npy": bytes(200)}
+    path, reads = str(write_tar(tmp_path / "a.tar", {"0": files, "1": sample_files(1)})), []
+    reader, really = ShardReader(), os.pread
+    reader.index(path)
+    monkeypatch.setattr("os.pread", lambda *where: reads.append(where) or really(*where))
+    assert reader.read(path, 0) == ("0", files)
+    assert reader.read(path, 1)[1].keys() == {"png", "json"}
+    assert len(reads) == 2
+    assert reader.read(path, 0, frozenset(("json",)))[1].keys() == {"json"}
+    assert (len(reads), reads[-1][1]) == (3, len(files["json"]))
 
 
 def test_another_shard_of_the_same_size_and_time_is_noticed(tmp_path):

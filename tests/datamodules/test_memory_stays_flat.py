@@ -26,7 +26,7 @@ def test_a_reader_forgets_what_it_read(tmp_path):
             for sample in range(100):
                 reader.read(path, sample)
     assert peak_kib() - before < 5_000  # of 200,000 read
-    assert len(reader._indexes) == len(reader._files) == 3
+    assert len(reader._shards) == len(reader._open) == 3
 
 
 @pytest.mark.parametrize("total", [10_000_000])

@@ -7,7 +7,7 @@ import types
 import pytest
 from tiny_shards import sample_files
 
-from datamodules import Batches, ByteTokenizer, ImagePipeline, Part, ShardDataModule, Source
+from datamodules import Batches, ByteTokenizer, ImagePipeline, InOrder, Part, ShardDataModule, Source, TextTransform
 
 
 class Module:
@@ -185,7 +185,31 @@ def test_parts_have_options_of_their_own(folders, plain_shards):
     assert pictures.images.shape[-1] == 16
     assert {language for row in pictures.languages.tolist() for language in row} == {-1, data.languages.index("lv")}
     assert pairs.fields["negatives"].values.shape == (4, 2, 5)
+    lengths = {option: tokenizer.max_length for option, tokenizer in data.tokenizers.items()}
+    assert lengths == {"data.tokenizer.max_length": 32, "data.parts.pairs.text_length": 5}
     assert next(iter(data.val_dataloader())).images.shape[-1] == 16  # validated as the first part with pictures
+
+
+def test_captions_of_a_part_are_as_many_as_those_of_the_run(folders):
+    changed = {"pictures": {"captions_per_image": None}}
+    for count, slots in ((1, 1), (2, 2), ("all", 3)):
+        data = module(folders, changed=changed, captions_per_image=count)
+        assert next(iter(data.train_dataloader())).parts["pictures"].present.shape == (2, slots)
+    with pytest.raises(ValueError, match="data.parts.pictures.captions_per_image: 0 is too small"):
+        module(folders, changed=changed, captions_per_image=0)
+
+
+def test_options_of_captions_that_change_nothing_are_said(folders, caplog):
+    class Loud(TextTransform):
+        def __call__(self, caption, language, rng):
+            return caption.upper()
+
+    caplog.set_level("INFO", "datamodules")
+    module(folders)
+    assert "no effect" not in caplog.text
+    module(folders, language_alpha=0.5, text=Loud(), drawing=InOrder())
+    (line,) = (message for message in caplog.messages if "no effect" in message)
+    assert line.startswith("parts.pairs.train: ") and "; language_alpha, drawing, text have" in line
 
 
 def test_a_part_is_validated_by_itself(folders):
@@ -219,7 +243,8 @@ def test_the_state_belongs_to_the_data_of_all_parts(folders, plain_shards):
         ({"pairs": {"batch_size": 0}}, {}, "data.parts.pairs.batch_size: 0 is too small; at least 1"),
         ({"pairs": {"negatives": -1}}, {}, "data.parts.pairs.negatives: -1 is too small; at least 0"),
         ({"pairs": {"batch_size": 64}}, {}, "data.parts.pairs.train: 50 samples do not fill one global batch of 64"),
-        ({}, {"train": "x"}, "data.train, data.fields: with data.parts they are a part's .pictures, pairs."),
+        ({}, {"train": "x"}, "data.fields, data.views_per_image: with data.parts they are a part's .pictures, pairs."),
+        ({}, {"views_per_image": 2}, "data.views_per_image: with data.parts they are a part's"),
         ({"pairs": {"text_length": 1}}, {}, "text_length: got 1; at least 3"),
         ({}, {"epoch_samples": 3}, "data.epoch_samples: 3 samples do not fill one global batch of 6"),
     ],

@@ -9,7 +9,7 @@ from tiny_shards import png_bytes, sample_files, write_tar
 
 from datamodules.shards.inspection import inspect_shards
 from datamodules.shards.locations import Reading
-from datamodules.shards.reader import ShardReader, index_shard
+from datamodules.shards.reader import ShardReader
 from datamodules.shards.records import features_shape
 from datamodules.shards.samples import (
     BrokenSample,
@@ -20,6 +20,7 @@ from datamodules.shards.samples import (
     read_texts,
 )
 from datamodules.shards.survey import survey
+from datamodules.shards.tars import index_shard
 
 PAIR = frozenset(("query", "positive"))
 

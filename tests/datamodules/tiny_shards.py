@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 import tarfile
 
 import numpy as np
@@ -33,6 +34,13 @@ def write_tar(path, samples):
                 member = tarfile.TarInfo(f"{key}.{suffix}")
                 member.size = len(content)
                 tar.addfile(member, io.BytesIO(content))
+    return path
+
+
+def aged(path, seconds=60):
+    """The file as if written a minute ago: what changed just now is not kept in the index cache."""
+    stat = path.stat()
+    os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns - seconds * 10**9))
     return path
 
 

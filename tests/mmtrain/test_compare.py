@@ -6,6 +6,7 @@ import pytest
 
 from mmtrain.cli import main
 from mmtrain.commands.compare import compare
+from mmtrain.evaluation.report.tables import shown_p
 from tests.mmtrain.conftest import WORDS
 from tests.mmtrain.small import fit
 
@@ -48,7 +49,12 @@ def test_on_the_languages_that_both_know(runs, shards, tmp_path, capsys):
     shown = capsys.readouterr().out
     assert "left out, because not every model was trained on it: ar" in shown and "A = " in shown and "B - A" in shown
     page = (tmp_path / "compare.html").read_text(encoding="utf-8")
+    assert "English" in page and "Every caption of an image counts" in page
     assert "<html" in page and "://" not in page and "src=" not in page and page.count("<svg") == 6
+
+
+def test_the_least_p_is_a_bound():
+    assert [shown_p(p) for p in (2 / 1001, 4 / 1001, 1.0)] == ["< 0.002", "0.004", "1.000"]
 
 
 def test_a_model_does_not_differ_from_itself(runs, shards):

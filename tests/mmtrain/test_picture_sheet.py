@@ -105,7 +105,7 @@ def test_pictures_are_in_the_page_and_as_training_sees_them(shard: Path, tmp_pat
         name: Image.open(io.BytesIO(base64.b64decode(source.split(",", 1)[1]))).convert("RGB")
         for name, source in images.items()
     }
-    assert opened["turned"].size == (112, 224)  # 800 x 400 turned by a quarter, the longer side 224
+    assert opened["turned"].size == (160, 320)  # 800 x 400 turned by a quarter, the longer side 320
     assert min(opened['"><q>'].getpixel((4, 4))) > 250  # what is transparent lies on white
     assert "800 x 400 JPEG" in text and "features, " in text
 

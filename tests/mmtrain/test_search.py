@@ -188,6 +188,7 @@ def page(tmp_path: Path) -> Path:
         Result(
             1 - number / 10,
             Item(
+                number,
                 f"id-{number} & more",
                 {language: [f"{text} {number}"] for language, text in WORDS.items()} | {"en": ["two <b>", "captions"]},
                 thumbnail(torch.full((3, 64, 48), 40 * number, dtype=torch.uint8), ""),

@@ -70,6 +70,44 @@ def test_two_processes_with_half_of_the_weights_train_what_one_does(shards: Path
     assert main(["evaluate", str(two), "--data", str(shards), "--workers", "0", "--out", str(tmp_path / "report")]) == 0
 
 
+@pytest.fixture
+def hinted(shards: Path, tmp_path: Path) -> Path:
+    """The shards with a further text in five samples, so that many a batch of four has none."""
+    rows = [json.loads(line) for line in (shards.parent / "rows.jsonl").read_text(encoding="utf-8").splitlines()]
+    for row in rows[:5]:
+        row["hint"] = f"a hint about {row['id']}"
+    lines = "\n".join(json.dumps(row, ensure_ascii=False) for row in rows)
+    (tmp_path / "rows.jsonl").write_text(lines, encoding="utf-8")
+    command = ["pack", "jsonl", str(tmp_path / "rows.jsonl"), "--images", str(shards.parent)]
+    assert main([*command, "--out", str(tmp_path / "hinted")]) == 0
+    return tmp_path / "hinted"
+
+
+@pytest.mark.system
+def test_processes_with_other_numbers_of_texts_make_the_same_calls(hinted: Path, tmp_path: Path) -> None:
+    """Each call of a block gathers its weights from all processes, which wait for one another there."""
+    bert = {
+        "model_type": "bert",
+        "vocab_size": 300,
+        "hidden_size": 32,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+    }
+    bert |= {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
+    text = {"class_path": "mmtrain.towers.TransformersTower", "init_args": {"config": bert}}
+    hint = {"class_path": "datamodules.Texts", "init_args": {"required": False}}
+    one_to_k = {**ONE_TO_K, "init_args": {"distractors": "hint"}}
+    options = [
+        f"--model.text={json.dumps(text)}",
+        f"--data.fields={json.dumps({'hint': hint})}",
+        f"--model.objectives={json.dumps({'one_to_k': one_to_k})}",
+    ]
+    one, two = tmp_path / "one", tmp_path / "two"
+    assert fit(hinted, one, *OPTIONS, *options) == 0
+    fit_on_two(hinted, two, *options)
+    same(one, two)
+
+
 def test_lightnings_own_strategies() -> None:
     lightnings = ModelParallelStrategy(data_parallel_size=2, tensor_parallel_size=1)
     assert all(isinstance(supported(each), FullySharded) for each in ("fsdp2", "ModelParallelStrategy", lightnings))

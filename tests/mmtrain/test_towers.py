@@ -253,20 +253,24 @@ def test_the_longest_text_of_a_tower(config: dict, longest: int | None) -> None:
 
 
 @pytest.mark.parametrize(
-    ("image", "text", "says"),
+    ("image", "text", "lengths", "says"),
     [
-        ({"image_size": 48}, None, "data.images.size: .* 32 pixels.*model.image.image_size"),
-        ({"image_size": 32, "options": {"in_chans": 1}}, None, "data.images.size"),
-        ({"image_size": 32, "options": {"global_pool": ""}}, None, r"are \[1, 5, 192\].*model.image.pooling"),
-        ({"image_size": 32}, BERT, "data.tokenizer.max_length: .* 128 tokens, the text tower model.text has 64"),
+        ({"image_size": 48}, None, (128,), "data.images.size: .* 32 pixels.*model.image.image_size"),
+        ({"image_size": 32, "options": {"in_chans": 1}}, None, (128,), "data.images.size"),
+        ({"image_size": 32, "options": {"global_pool": ""}}, None, (128,), r"are \[1, 5, 192\].*model.image.pooling"),
+        ({"image_size": 32}, BERT, (128,), "text 0: .* 128 tokens, the text tower model.text has 64"),
+        ({"image_size": 32}, BERT, (64, 65), "text 1: .* 65 tokens, the text tower model.text has 64"),
     ],
 )
-def test_towers_that_cannot_read_the_data_are_one_line(image: dict, text: dict | None, says: str) -> None:
+def test_towers_that_cannot_read_the_data_are_one_line(
+    image: dict, text: dict | None, lengths: tuple[int, ...], says: str
+) -> None:
     tower = TransformersTower(config=text) if text else ByteGRU(width=32)
     model = ImageTextModel(TimmTower("vit_tiny_patch16_224", **image), tower, dimension=8)
     data = SimpleNamespace(
         tokenizer=ByteTokenizer(), languages=["en", "lv"], picture_sizes={32}, kinds={"image", "text"}
     )
+    data.tokenizers = {f"text {number}": ByteTokenizer(size) for number, size in enumerate(lengths)}
     data.brings = {"": frozenset({"image", "texts"})}
     with pytest.raises(ValueError, match=says) as error:
         check_fits(model, data)

@@ -23,15 +23,16 @@ def measure_split(
     protocol: Protocol | None = None,
     *,
     captions: Literal["all", "first"] = "all",
+    bootstrap: int = 1000,
     **options: Any,
 ) -> tuple[RetrievalRanks, dict[str, Any]]:
-    """The ranks of an embedded split and its metrics.json; options are those of `rank_retrieval`."""
+    """The ranks of an embedded split and its metrics.json; further options are those of `rank_retrieval`."""
     names = np.asarray(shards.languages)[split.language_of_text]
     columns = (split.images, split.texts, split.image_of_text, names)
     if protocol is not None:
-        return protocol.measure(*columns, split.ids, device=encoder.device, **options)
+        return protocol.measure(*columns, split.ids, device=encoder.device, bootstrap=bootstrap, **options)
     ranks = rank_retrieval(*columns, captions=captions, device=encoder.device, **options)
-    return ranks, summarise(ranks)
+    return ranks, summarise(ranks, bootstrap=bootstrap)
 
 
 def skipped(shards: MeasuredShards) -> dict[str, Any]:

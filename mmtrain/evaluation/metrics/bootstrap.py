@@ -11,6 +11,7 @@ import numpy as np
 from mmtrain.evaluation.ranking.queries import QueryRanks
 from mmtrain.evaluation.ranking.ranks import ALL_DIRECTIONS, RetrievalRanks
 
+DRAWS = 1000  # that decide about a difference
 WEIGHTS_AT_ONCE = 2**21  # counts of images in the draws that share a product
 
 
@@ -43,7 +44,7 @@ def mean_over_languages(draws: np.ndarray) -> np.ndarray:
 
 
 def paired_bootstrap(
-    first: RetrievalRanks, second: RetrievalRanks, *, k: int = 1, samples: int = 1000, seed: int = 0
+    first: RetrievalRanks, second: RetrievalRanks, *, k: int = 1, samples: int = DRAWS, seed: int = 0
 ) -> dict[str, dict[str, dict[str, float | list[float]]]]:
     """The gain of `second` over `first` in R@k on the same queries.
 

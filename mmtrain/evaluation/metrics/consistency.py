@@ -20,6 +20,9 @@ def mean_rank_variance(ranks: np.ndarray, kind: Literal["var", "std", "mad"] = "
     (ddof 0), "std" its square root, "mad" the mean absolute deviation from the mean. Images with fewer than two
     languages are left out (`consistent_rows`); NaN when all are. Nie et al. 2024 (CCRK) define "var"; their published
     figures are "std", as their code computes it.
+
+    Raises:
+        ValueError: for another kind, or ranks of another shape.
     """
     if kind not in ("var", "std", "mad"):
         raise ValueError(f"kind is {kind!r}; accepted are 'var', 'std' and 'mad'")

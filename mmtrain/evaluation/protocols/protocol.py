@@ -12,7 +12,7 @@ from scipy.sparse import csr_array
 
 from datamodules.packing import Row, digest_of, pack_once
 from datamodules.shards.encoding import BadRow
-from datamodules.shards.locations import default_cache
+from datamodules.shards.locations import TABLES, default_cache, in_folder
 from mmtrain.display.messages import say
 from mmtrain.evaluation.metrics.retrieval import summarise
 from mmtrain.evaluation.ranking.graded import rank_graded
@@ -87,6 +87,9 @@ class Protocol:
 
         options are those of `rank_retrieval`. The protocol's name and variant, whether all of the test set was there,
         and what the figures are comparable with are written into "protocol".
+
+        Raises:
+            ValueError: for text_to_text of a protocol with pools, or none of its languages.
         """
         languages = self.chosen_languages(options.pop("languages", None) or np.unique(language_of_text).tolist())
         columns = (images, texts, image_of_text, language_of_text)
@@ -128,7 +131,7 @@ class Protocol:
             ValueError: when the files cannot be read, or hold no image of the split.
         """
         source = Path(data).expanduser()
-        if not source.exists() or source.suffix == ".tar" or (source.is_dir() and any(source.glob("*.tar"))):
+        if not source.exists() or source.suffix in (".tar", *TABLES) or (source.is_dir() and in_folder(source)):
             return data
         folder = Path(images) if images else source if source.is_dir() else source.parent
         rows = list(self.read(source))

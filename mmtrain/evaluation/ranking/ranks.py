@@ -26,7 +26,7 @@ ALL_DIRECTIONS = (*DIRECTIONS, "text_to_text")
 
 @dataclass(frozen=True)
 class RetrievalRanks:
-    """Ranks by language and direction, with what was ranked and under which protocol."""
+    """Ranks of captions [M] and images [N], by language and direction, with what was ranked under which protocol."""
 
     images: int
     languages: list[str]

@@ -175,7 +175,14 @@ def report_parts(
     *,
     seed: int = 0,
 ) -> dict[str, Any]:
-    """What `write_report` shows besides the metrics, as keyword arguments for it; see `choose_examples`."""
+    """What `write_report` shows besides the metrics, as keyword arguments for it.
+
+    Args:
+        ranks: Of images [N, D] and texts [M, D], which follow.
+        captions: The M texts.
+        thumbnail: Number of an image -> its picture as a file's bytes.
+        seed: Of the examples and of the wrong pairs.
+    """
     return {
         "examples": choose_examples(ranks, image_embeddings, text_embeddings, captions, thumbnail, seed=seed),
         "score_histogram": score_histogram(ranks, image_embeddings, text_embeddings, seed=seed),

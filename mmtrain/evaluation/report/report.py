@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 
 from datamodules.files import write_whole
 from mmtrain.display.html import data_uri, picture_uri, write_page
-from mmtrain.evaluation.ranking.protocol_statement import in_words
+from mmtrain.evaluation.ranking.protocol_statement import in_words, unequal_pools
 from mmtrain.evaluation.ranking.ranks import DIRECTIONS
 from mmtrain.evaluation.report.examples import Example, Examples
 from mmtrain.evaluation.report.figures import SEQUENTIAL, Curves, report_figures
@@ -39,14 +39,13 @@ def write_report(
     score_histogram: Mapping[str, Sequence[float]] | None = None,
     similarity: np.ndarray | None = None,
     curves: Path | str | Curves | None = None,
-    language_names: Mapping[str, str] | None = None,
     relations: Mapping[str, Mapping[str, Any]] | None = None,
     relation: Any = None,
 ) -> None:
     """Writes the report of `retrieval_metrics` as one HTML file.
 
     run says what was measured (model, data, date, command, ...) and is shown as it is. examples, score_histogram and
-    similarity come from `report_parts`; curves is a metrics.csv or {name: (x, y)}; language_names maps codes to names;
+    similarity [K, K] come from `report_parts`; curves is a metrics.csv or {name: (samples seen, values)};
     relations holds the tables of `relation_metrics` by task and system, and relation what
     `mmtrain.evaluation.measuring.relation.relation_results` returns, where a head was trained.
     """
@@ -62,9 +61,9 @@ def write_report(
         directions=TITLES,
         recall_at=metrics["protocol"]["recall_at"],
         languages=[language for language in metrics["text_to_image"] if language != "mean"],
-        names=language_names or {},
         protocol=in_words(metrics["protocol"]),
-        figures=[(caption, _figure_uri(figure)) for caption, figure in figures.items()],
+        unequal=unequal_pools(metrics["protocol"]),
+        figures=[(caption, _figure_uri(figure), _pixels(figure)) for caption, figure in figures.items()],
         examples=_by_language(examples),
         rank_tables=_rank_tables(examples, metrics["rank_correlation"]["languages"]),
         rank_scale=metrics["protocol"]["images"],
@@ -102,8 +101,17 @@ def _rank_tables(examples: Examples, languages: Sequence[str]) -> list[dict[str,
 def shade(rank: int, worst: int) -> str:
     """CSS colours of a cell: white for rank 1, darker with the logarithm of the rank, up to the size of the pool."""
     depth = np.log(rank) / np.log(max(worst, 2))
-    red, green, blue, _ = (round(255 * part) for part in SEQUENTIAL(min(1.0, float(depth))))
-    return f"background:rgb({red},{green},{blue});color:{'#fff' if depth > 0.55 else '#1f2933'}"
+    colour = SEQUENTIAL(min(1.0, float(depth)))[:3]
+    # relative luminance of WCAG 2: at 0.179 black and white letters stand out alike, by 4.6
+    linear = [part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in colour]
+    light = float(np.dot(linear, [0.2126, 0.7152, 0.0722])) > 0.179
+    red, green, blue = (round(255 * part) for part in colour)
+    return f"background:rgb({red},{green},{blue});color:{'#000' if light else '#fff'}"
+
+
+def _pixels(figure: Figure) -> list[int]:
+    """Width and height of a figure in a page."""
+    return [round(96 * inches) for inches in figure.get_size_inches()]
 
 
 def _figure_uri(figure: Figure) -> str:

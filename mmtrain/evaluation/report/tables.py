@@ -1,10 +1,12 @@
 """Figures as tables for a terminal."""
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from mmtrain.display.messages import say
 from mmtrain.display.tables import print_table
+from mmtrain.evaluation.metrics.bootstrap import DRAWS
 from mmtrain.evaluation.ranking.protocol_statement import unequal_pools
 from mmtrain.evaluation.ranking.ranks import DIRECTIONS, Direction
 
@@ -17,6 +19,20 @@ def print_retrieval(metrics: Mapping[str, Any], recall_at: Sequence[int]) -> Non
     say(f"mean recall {metrics['mean_recall']:.2f} %")
     for line in unequal_pools(protocol):
         say(line)
+
+
+def print_shorter(shorter: Sequence[Mapping[str, Any]], recall_at: Sequence[int]) -> None:
+    """Recall by width and precision of the rows."""
+    cells = [(direction, f"R@{k}") for direction in DIRECTIONS for k in recall_at]
+    columns = [f"{direction.replace('_', ' ')}\n{name}" for direction, name in cells]
+    rows = [
+        [f"{each['width']}", each["precision"], f"{each['bytes']:,}"]
+        + [f"{each[direction]['mean'][name]:.1f}" for direction, name in cells]
+        + [f"{each['mean_recall']:.1f}"]
+        for each in shorter
+    ]
+    title = "shorter rows, recall in percent, mean of the languages"
+    print_table(title, ("width", "precision", "bytes a row", *columns, "mean recall"), rows, left=("precision",))
 
 
 def print_protocol(protocol: Mapping[str, Any]) -> None:
@@ -125,7 +141,7 @@ def print_compared(result: Mapping[str, Any], direction: Direction, k: int) -> N
                 gain = result["against_first"][number - 1][direction][language]
                 low, high = gain["ci95"]
                 cells.append(f"{gain['difference']:+.1f} ({low:+.1f} to {high:+.1f})")
-                cells.append(f"{gain['p']:.3f}" + ("*" if gain["p"] < 0.05 else " "))
+                cells.append(shown_p(gain["p"]) + ("*" if gain["p"] < 0.05 else " "))
         rows.append(cells)
     print_table(title, columns, rows)
 
@@ -139,6 +155,12 @@ def _print_directions(title: str, results: Mapping[str, Any], headings: Mapping[
         for language in results[DIRECTIONS[0]]
     ]
     print_table(title, ("language", *columns), rows)
+
+
+def shown_p(p: float) -> str:
+    """A p of the paired bootstrap; the bound where it is the least that its draws can give."""
+    least = 2 / (DRAWS + 1)
+    return f"{p:.3f}" if p > least else f"< {math.ceil(1000 * least) / 1000:.3f}"
 
 
 def letter(number: int) -> str:

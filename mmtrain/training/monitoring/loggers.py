@@ -38,6 +38,7 @@ class MetricsFile(Logger):
 
     @rank_zero_only
     def start_anew(self) -> None:
+        """Removes the file of an earlier run."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
         self.path.unlink(missing_ok=True)
 
@@ -154,6 +155,7 @@ class Wandb(WandbLogger):
 
     @rank_zero_only
     def log_config(self, config: dict[str, Any]) -> None:
+        """Writes the run's config, which a resumed run may change."""
         self.experiment.config.update(config, allow_val_change=True)
 
     @rank_zero_only

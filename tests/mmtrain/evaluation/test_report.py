@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from mmtrain.evaluation import rank_retrieval, report_parts, summarise, write_metrics, write_report
-from mmtrain.evaluation.report.figures import read_curves
+from mmtrain.evaluation.report.figures import read_curves, training_curves
+from mmtrain.evaluation.report.report import shade
 from mmtrain.evaluation.report.tables import print_retrieval
 from tests.chromium import CHROMIUM, PROBE, opened
 
@@ -24,7 +25,6 @@ def report(shown, tmp_path_factory) -> Path:
         title="Numbers & <script>alert(1)</script>",
         run={"model": "runs/quickstart", "data": "shards/test"},
         curves=curves,
-        language_names={"he": "Hebrew"},
         **report_parts(shown.ranks, shown.image, shown.text, shown.captions, shown.thumbnail),
     )
     return folder / "report.html"
@@ -40,15 +40,16 @@ def test_the_report_says_what_was_measured_and_how(report):
         "runs/quickstart",
     ):
         assert phrase in words
-    for heading in ("Text to image", "Image to text", "Text to text", "Do the languages agree?", "Training curves"):
-        assert heading in words
+    for heading in ("Text to image", "Image to text", "Text to text", "Do the languages agree?"):
+        assert len(re.findall(rf">{re.escape(heading)}</(?:h2|a)>", report.read_text())) == 2  # in the contents, too
+    assert "Hebrew he" in re.sub(" +", " ", words) and "Training loss; less is better" in words
 
 
 def test_nothing_in_the_report_can_leave_it(report):
     page = report.read_text()
     assert "<script" not in page
     sources = re.findall(r'(?:src|href)="([^"]*)"', page)
-    assert sources and all(source.startswith("data:") for source in sources)
+    assert sources and all(source.startswith(("data:", "#part-")) for source in sources)
     assert "url(" not in page and "@import" not in page
     assert len(page) < 5_000_000
 
@@ -98,10 +99,43 @@ def test_languages_that_are_no_unicode_no_text_or_mathematics(tmp_path, capsys):
 def test_curves_come_from_the_logger_s_csv(tmp_path):
     path = tmp_path / "metrics.csv"
     path.write_text("samples_seen,step,train/loss,once\n64,1,2.0,\n128,2,1.0,5\n")
-    assert read_curves(path) == {"train/loss": ([64.0, 128.0], [2.0, 1.0])}
+    assert read_curves(path) == ("samples seen", {"train/loss": ([64.0, 128.0], [2.0, 1.0])})
     path.write_text("loss\n1\n")
     with pytest.raises(ValueError, match="hold no clock"):
         read_curves(path)
+
+
+def test_curves_are_chosen():
+    def curve(last):
+        return [1, 2], [0, last]
+
+    names = {"train/loss": 3, "train/itc": 1, "train/itm": 2, "learning_rate": 1, "speed/samples_per_second": 9, "x": 1}
+    for k in (1, 5):
+        names |= {f"val/text_to_image/R@{k}/{name}": at for name, at in {"mean": 6, "lv": 4, "no": 3, "en": 9}.items()}
+    names |= {"val/macro_f1": 1, "val/relation/macro_f1/mean": 2, "val/relation/macro_f1/en": 2}
+    figures = training_curves({name: curve(last) for name, last in names.items()}, "samples seen")
+    lines = {
+        caption: {line.get_label(): line.get_ydata()[-1] for line in figure.axes[0].lines}
+        for caption, figure in figures.items()
+    }
+    assert lines["Training loss; less is better"] == {"loss": 3, "itc": 1, "itm": 2}
+    assert lines["Validation, text to image, R@1 in percent; more is better"] == {"mean": 6, "worst: Norwegian": 3}
+    assert [caption.split(",")[0] for caption in figures] == [
+        "Training loss; less is better", "Validation", "Validation", "Learning rate", "Speed of the training"
+    ]  # fmt: skip
+    assert {figure.axes[0].get_xlabel() for figure in figures.values()} == {"samples seen"}
+
+
+def test_letters_on_the_colours_of_ranks_can_be_read():
+    def light(colour):
+        parts = [int(part) / 255 for part in colour]
+        linear = [part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts]
+        return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2] + 0.05
+
+    for rank in range(1, 1001):
+        ground, letters = shade(rank, 1000).split(";color:")
+        ground = light(re.findall(r"\d+", ground))
+        assert max(ground / 0.05 if letters == "#000" else 1.05 / ground, 0) >= 4.5
 
 
 @pytest.mark.system

@@ -1,0 +1,142 @@
+"""What a server answers from: a model, and an index where one is searched, loaded once."""
+
+import base64
+import binascii
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from pathlib import Path
+
+import numpy as np
+
+from mmtrain.models.encoder import Encoder
+from mmtrain.models.foreign import is_foreign
+from mmtrain.search.index import DESCRIPTION, SearchIndex
+from mmtrain.search.queries import check_text, find, open_model, picture_row, row_of
+from mmtrain.search.results import Result
+
+MOST_RESULTS = 1000
+MOST_INPUTS = 256
+LONGEST_TEXT = 10_000  # characters; models cut far below
+LARGEST_PICTURE = 10 * 2**20  # bytes
+MOST_PIXELS = 50_000_000  # of a picture, which takes four bytes each while it is decoded
+PICTURE = re.compile(r"data:image/[\w.+-]+;base64,", re.IGNORECASE)
+
+
+class BadRequest(ValueError):
+    """A request that has no answer; the message is for whoever sent it and names no file."""
+
+
+@dataclass(frozen=True)
+class Service:
+    """Answers one request at a time; not for several threads at once.
+
+    Attributes:
+        encoder: The model.
+        index: What is searched; None embeds alone.
+        name: The model's name to the outside.
+    """
+
+    encoder: Encoder
+    index: SearchIndex | None
+    name: str
+
+    @property
+    def languages(self) -> list[str]:
+        """Those the model was trained on; where it does not say, those of the captions."""
+        there = [] if self.index is None else list(self.index.description["captions"])
+        return self.encoder.languages or there
+
+    def search(self, text: str | None, language: str | None, picture: bytes | None, k: int) -> list[Result]:
+        """The k nearest pictures to a text, a picture, or both, best first."""
+        assert self.index is not None
+        if not 1 <= k <= MOST_RESULTS:
+            raise BadRequest(f"k: got {k}, expected 1 to {MOST_RESULTS:,}")
+        if text is None and picture is None:
+            raise BadRequest("search: give a text, a picture, or both")
+        rows = [] if text is None else [self.encoder.encode_text([self._read(text, language)], language, role="query")]
+        rows += [] if picture is None else [self._picture(picture)]
+        return find(self.index, row_of(self.encoder, rows), k)
+
+    def embed(
+        self, inputs: Sequence[str], language: str | None, role: str | None, dimensions: int | None
+    ) -> tuple[np.ndarray, int]:
+        """Rows float32 [N, D] of texts and of pictures, which are data URLs, and how many tokens the model read."""
+        if not 1 <= len(inputs) <= MOST_INPUTS:
+            raise BadRequest(f"input: got {len(inputs):,}, expected 1 to {MOST_INPUTS}")
+        width = self.encoder.model.dimension
+        if dimensions is not None and not 1 <= dimensions <= width:
+            raise BadRequest(f"dimensions: got {dimensions}, the model's rows have {width}")
+        if role not in (None, "query", "passage"):
+            raise BadRequest(f"role: got {role!r}, expected query or passage")
+        rows, tokens = [], 0
+        for pictured, run in groupby(inputs, lambda text: PICTURE.match(text) is not None):
+            if pictured:
+                rows += [self._picture(_decoded(url)) for url in run]
+                continue
+            texts = [self._read(text, language) for text in run]
+            rows.append(self.encoder.encode_text(texts, language, role=role))
+            tokens += int(self.encoder.tokenizer_for(role)(texts, [language or ""] * len(texts))[1].sum())
+        found = np.concatenate(rows)
+        if not np.isfinite(found).all():
+            raise BadRequest("input: the model gives NaN or infinity for it")
+        if dimensions is not None:
+            found = found[:, :dimensions]
+            found /= np.linalg.norm(found, axis=1, keepdims=True).clip(min=1e-12)
+        return found, tokens
+
+    def _read(self, text: str, language: str | None) -> str:
+        """A text that the model can read."""
+        if len(text) > LONGEST_TEXT:
+            raise BadRequest(f"text: got {len(text):,} characters, at most {LONGEST_TEXT:,} are read")
+        text = text.encode("utf-8", "replace").decode()  # half a pair of surrogates is no text
+        try:
+            check_text(self.encoder, text, language)
+        except ValueError as error:
+            raise BadRequest(str(error).removeprefix("--")) from error
+        return text
+
+    def _picture(self, content: bytes) -> np.ndarray:
+        if self.encoder.images is None:
+            raise BadRequest("image: the model reads features of pictures, not pictures; a text")
+        if len(content) > LARGEST_PICTURE:
+            raise BadRequest(f"image: got {len(content):,} bytes, at most {LARGEST_PICTURE:,} are read")
+        try:
+            return picture_row(self.encoder, content)
+        except ValueError as error:
+            raise BadRequest(f"image: {error}") from error
+
+
+def open_service(target: str, *, model: str | None, device: str | None, trust: Sequence[str] | None) -> Service:
+    """The service of an index folder and the model that built it, or of a MODEL alone.
+
+    Raises:
+        ValueError: when it cannot be loaded.
+    """
+    from mmtrain.embedding.processes import default_device
+    from mmtrain.models.loading import load
+
+    if (Path(target) / DESCRIPTION).is_file():
+        index = SearchIndex(target)
+        service = Service(open_model(index, model, device, trust=trust), index, _name(index.description["model"]))
+    else:
+        if model is not None:
+            raise ValueError(f"--model: says what built an index, and {target} is none")
+        service = Service(load(target, device=device or default_device(), trust=trust), None, _name(target))
+    if (images := service.encoder.images) is not None:
+        images.max_pixels = min(images.max_pixels, MOST_PIXELS)
+    return service
+
+
+def _name(model: str) -> str:
+    """MODEL without the folders of this machine."""
+    name = model.split(":", 1)[1] if is_foreign(model) else model
+    return Path(name).name or "model"
+
+
+def _decoded(url: str) -> bytes:
+    try:
+        return base64.b64decode(url.partition(",")[2], validate=True)
+    except binascii.Error as error:
+        raise BadRequest(f"input: a data URL holds no base64 ({error})") from error

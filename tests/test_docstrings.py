@@ -1,0 +1,63 @@
+"""Every public name says what it is; where tensors go in or out, with their shapes."""
+
+import importlib
+import inspect
+import re
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+PACKAGES = (
+    *("losses", "datamodules", "datamodules.packing", "datamodules.tokenizers"),
+    *("mmtrain", "mmtrain.evaluation", "mmtrain.evaluation.protocols", "mmtrain.towers", "mmtrain.fusion"),
+    *("mmtrain.objectives", "mmtrain.phases", "mmtrain.loggers"),
+)
+SHAPE = re.compile(r"\[[\w.]|0-d|`shape`")  # [B, D], [..., W], a scalar
+
+
+def public_names(package: str) -> Iterator[tuple[str, Any]]:
+    """The names of a package's `__all__`, and the public methods and properties that their classes define."""
+    module = importlib.import_module(package)
+    for name in module.__all__:
+        each = getattr(module, name)
+        if inspect.isclass(each) or inspect.isroutine(each):
+            yield name, each
+        if inspect.isclass(each):
+            for member, value in vars(each).items():
+                method = (
+                    value.fget if isinstance(value, property) else inspect.unwrap(getattr(value, "__func__", value))
+                )
+                if inspect.isfunction(method) and not member.startswith("_") and not overrides(each, member):
+                    yield f"{name}.{member}", method
+
+
+def overrides(cls: type, member: str) -> bool:
+    """Whether a base class says what a method does, ours or a library's; torch's forward says nothing."""
+    bases = [vars(base)[member] for base in cls.__mro__[1:] if member in vars(base)]
+    return any(base.__doc__ and not getattr(base, "__module__", "").startswith("torch.") for base in bases)
+
+
+def takes_tensors(each: Any) -> bool:
+    try:
+        signature = str(inspect.signature(each))
+    except ValueError:  # of a class of C
+        return False
+    return "Tensor" in signature or "ndarray" in signature
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_every_public_name_has_a_docstring(package: str) -> None:
+    assert importlib.import_module(package).__doc__
+    names = list(public_names(package))
+    assert names
+    bare = [name for name, each in names if not (vars(each)["__doc__"] if inspect.isclass(each) else each.__doc__)]
+    assert not bare, f"{package}: no docstring: {', '.join(bare)}"
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_where_tensors_are_taken_the_docstring_has_their_shapes(package: str) -> None:
+    shapeless = [
+        name for name, each in public_names(package) if takes_tensors(each) and not SHAPE.search(each.__doc__ or "")
+    ]
+    assert not shapeless, f"{package}: no shapes: {', '.join(shapeless)}"

@@ -6,8 +6,9 @@
 Time: ours and the peer's alternate in this process, the minimum of the repetitions counts. Memory: each runs once more
 in a process of its own; what its resident set grows beyond the inputs at its peak (on CUDA: what the allocator hands
 out beyond them) counts, gradients of the inputs included. Peers: open_clip's ClipLoss from PyPI, and the dense forms of
-the 1-to-K loss (label matrices over all pairs, as CCRK's code) and of the pivot ranking loss (B x B x D in parts).
-Hard negatives of ITM are drawn beside a loop over the rows, as ALBEF's code draws them; that is time alone.
+the 1-to-K loss (label matrices over all pairs, as CCRK's code), of the pivot ranking loss (B x B x D in parts) and of
+the cross-entropy of 64 x 64 tokens over 262,144 words. Hard negatives of ITM are drawn beside a loop over the rows, as
+ALBEF's code draws them; that is time alone.
 """
 
 import argparse
@@ -56,6 +57,21 @@ def dense_pivot(image: Tensor, texts: Tensor, scale: Tensor, rows: int = 32, mar
     return hinges.masked_fill(torch.eye(len(image), dtype=torch.bool, device=image.device), 0.0).sum()
 
 
+def token_inputs(image: Tensor, texts: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Features [N, 64, D], the rows of B K words, a token for each place, and a mask of all."""
+    tokens = torch.arange(len(image), device=image.device).view(-1, 64) * 7919 % (texts.shape[0] * texts.shape[1])
+    return image.view(-1, 64, image.shape[1]), texts.flatten(0, 1), tokens, torch.ones_like(tokens, dtype=torch.bool)
+
+
+def tiled_tokens(image: Tensor, texts: Tensor, scale: Tensor) -> Tensor:
+    return losses.linear_token_loss(*token_inputs(image, texts))
+
+
+def dense_tokens(image: Tensor, texts: Tensor, scale: Tensor) -> Tensor:
+    features, weight, tokens, mask = token_inputs(image, texts)
+    return losses.token_loss(features @ weight.T, tokens, mask)
+
+
 @dataclass
 class Case:
     """One loss at one size: ours and the peer's take image [B, D], texts [B, K, D] and the scale."""
@@ -86,17 +102,23 @@ def cases(device: str, quick: bool) -> dict[str, Case]:
     def pivot(image: Tensor, texts: Tensor, scale: Tensor) -> Tensor:
         return losses.pivot_ranking_loss(image, texts)
 
-    sizes = {"clip": (16384, 1, 512), "one_to_k": (4096, 8, 512), "pivot": (1024, 1, 1024)}
+    sizes = {"clip": (16384, 1, 512), "one_to_k": (4096, 8, 512), "pivot": (1024, 1, 1024), "tokens": (4096, 64, 64)}
     if device == "cuda":
-        sizes = {"clip": (65536, 1, 1024), "one_to_k": (8192, 8, 1024), "pivot": (1024, 1, 1024)}
+        sizes = {
+            "clip": (65536, 1, 1024),
+            "one_to_k": (8192, 8, 1024),
+            "pivot": (1024, 1, 1024),
+            "tokens": (4096, 64, 768),
+        }
     if quick:
-        sizes = {"clip": (2048, 1, 512), "one_to_k": (512, 8, 512), "pivot": (256, 1, 1024)}
+        sizes = {"clip": (2048, 1, 512), "one_to_k": (512, 8, 512), "pivot": (256, 1, 1024), "tokens": (1024, 16, 64)}
     return {
         "clip": Case("clip_loss", "open_clip ClipLoss", clip, open_clip_loss, *sizes["clip"]),
         "one_to_k": Case(
             "one_to_k_loss", "dense, label matrices", losses.one_to_k_loss, dense_one_to_k, *sizes["one_to_k"]
         ),
         "pivot": Case("pivot_ranking_loss, asymmetric", "dense, in parts", pivot, dense_pivot, *sizes["pivot"]),
+        "tokens": Case("linear_token_loss of B K words", "token_loss", tiled_tokens, dense_tokens, *sizes["tokens"]),
     }
 
 
@@ -131,7 +153,7 @@ def resident_growth(work: Callable[[], object]) -> float:
 
 def extra_memory(loss: Loss, case: Case, device: str) -> float:
     """MiB beyond the inputs at the peak of one pass; to be called in a fresh process."""
-    small = Case(case.name, case.peer, case.ours, case.theirs, 8, case.K, 8)
+    small = Case(case.name, case.peer, case.ours, case.theirs, 64, case.K, 8)
     seconds(loss, small.inputs(device))  # threads and libraries are loaded before anything is measured
     inputs = case.inputs(device)
     if device == "cuda":
@@ -225,7 +247,11 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="small sizes")
     parser.add_argument("--repeats", type=int, default=3, help="repetitions of which the fastest counts")
     parser.add_argument(
-        "--case", action="append", default=[], choices=["clip", "one_to_k", "pivot", "drawing"], help="default: all"
+        "--case",
+        action="append",
+        default=[],
+        choices=["clip", "one_to_k", "pivot", "tokens", "drawing"],
+        help="default: all",
     )
     parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"], help=argparse.SUPPRESS)
     parser.add_argument("--memory_of", nargs=2, help=argparse.SUPPRESS)

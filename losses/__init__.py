@@ -23,7 +23,7 @@ from losses.pivot import PivotRankingLoss, pivot_ranking_loss
 from losses.self_distillation import self_distillation_loss
 from losses.siglip import SiglipLoss, siglip_loss
 from losses.symile import SymileLoss, symile_loss
-from losses.tokens import token_loss
+from losses.tokens import linear_token_loss, token_loss
 from losses.triplets import M3lLoss, PatrLoss, m3l_loss, patr_loss
 
 __all__ = [
@@ -57,6 +57,7 @@ __all__ = [
     "itm_loss",
     "late_interaction",
     "late_interaction_loss",
+    "linear_token_loss",
     "list_distillation_loss",
     "m3l_loss",
     "micro_batched",

@@ -1,7 +1,6 @@
 """InfoNCE between queries and targets of any kind, with negatives that come with the samples."""
 
 import math
-from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, Literal
 
@@ -212,9 +211,9 @@ class InfoNceLoss(ScaledObjective):
         self.guide, self.guide_margin = guide, guide_margin
         self.needs = frozenset({queries, targets} | ({negatives} if negatives else set()))
 
-    def prepare(self, languages: Sequence[str]) -> None:
+    def prepare(self, data: Any) -> None:
         if self.guide is not None:
-            self.guide.prepare(languages)
+            self.guide.prepare(data.languages)
 
     def loss(self, batch: Any, embeddings: Embeddings, model: Any) -> Tensor:
         return self.forward(embeddings, self._guide_rows(batch))

@@ -15,7 +15,9 @@ from losses.engine.distributed import default_group, gather, global_sum, longest
 from losses.objective import Objective, image_of, texts_of
 
 Negatives = Literal["hard", "random"]
+Positive = Literal["even", "hard"]
 SCORES_AT_ONCE = 2**24
+LEAST = 1e-5  # weight of the most similar caption among hard positives, as in CCRK's code
 
 
 @full_precision
@@ -79,12 +81,13 @@ def hard_negatives(scores: Tensor, positives: Tensor, generator: torch.Generator
 class ItmLoss(Objective):
     """`itm_loss` on pairs that a fusion network judges.
 
-    One present caption of each image is its positive, drawn evenly. "hard" adds for each image a hard negative caption
-    and for its caption a hard negative image, drawn by similarity over all processes and languages (ALBEF; CCRK's
-    MITM). "random" judges each image once, with probability one half beside another image's caption drawn evenly
-    (Sanchez Villegas et al., Findings of EACL 2024, section 3.2). Never drawn are captions of the image itself, in any
-    language, and pairs with equal ids; an image that is not `paired` with its captions is judged only beside others'.
-    An image without a valid negative contributes none, which `logged` counts.
+    One present caption of each image is its positive, drawn evenly, or "hard": in proportion to how much less probable
+    than the image's most similar caption it is (CCRK, Nie et al. 2024). "hard" negatives add for each image a hard
+    negative caption and for its caption a hard negative image, drawn by similarity over all processes and languages
+    (ALBEF; CCRK's MITM). "random" ones judge each image once, with probability one half beside another image's caption
+    drawn evenly (Sanchez Villegas et al., Findings of EACL 2024, section 3.2). Never drawn are captions of the image
+    itself, in any language, and pairs with equal ids; an image that is not `paired` with its captions is judged only
+    beside others'. An image without a valid negative contributes none, which `logged` counts.
 
     With `candidates` the positive stands among the nearest negatives of all processes, in both directions: the loss is
     the cross-entropy of a softmax over the differences of the logits, the mean over images and their captions.
@@ -96,6 +99,7 @@ class ItmLoss(Objective):
         negatives: hard or random.
         scale: Multiplier of the cosines that hard negatives are drawn by.
         candidates: So many negatives beside each positive; None judges one pair at a time.
+        positive: even or hard.
 
     Raises:
         ValueError: unknown negatives, or candidates that are none or drawn at random.
@@ -110,12 +114,15 @@ class ItmLoss(Objective):
         negatives: Negatives = "hard",
         scale: float = 1 / 0.07,
         candidates: int | None = None,
+        positive: Positive = "even",
     ) -> None:
         super().__init__()
         choice("negatives", negatives, Negatives)
+        choice("positive", positive, Positive)
         if candidates is not None and (candidates < 1 or negatives == "random"):
             raise ValueError(f"candidates: got {candidates} beside {negatives} negatives, expected at least 1, hard")
         self.fusion, self.negatives, self.scale, self.candidates = fusion, negatives, scale, candidates
+        self.positive = positive
         if getattr(fusion, "reads_rows", False):
             self.needs, self.needs_tokens = self.needs - {"tokens"}, False
         self._dropped: Tensor | None = None
@@ -193,7 +200,7 @@ class ItmLoss(Objective):
 
         own = present if embeddings.paired is None else present & embeddings.paired[:, None]
         mine = own.any(1).nonzero()[:, 0]
-        slot = hard_negatives(torch.zeros(b, K, device=own.device), ~own)[mine]
+        slot = hard_negatives(self._hardness(image_rows, texts, own), ~own)[mine]
         image = mine + rank_and_size(group)[0] * b
         caption = image * K + slot
         text = wrong(images[image], captions[filled], lambda part: fits(image[part], filled))
@@ -214,6 +221,14 @@ class ItmLoss(Objective):
             torch.cat([torch.ones_like(image), torch.zeros_like(of_image), torch.zeros_like(of_caption)]),
             (place >= 0).nonzero()[:, 0],
         )
+
+    def _hardness(self, image_rows: Tensor, texts: Tensor, own: Tensor) -> Tensor:
+        """Logits [b, K] by which an image's positive is drawn among its own captions."""
+        if self.positive == "even":
+            return torch.zeros(own.shape, device=own.device)
+        scores = self.scale * torch.einsum("bd,bkd->bk", image_rows.float(), texts.float())
+        best = scores.masked_fill(~own, -torch.inf).amax(1, keepdim=True)
+        return (1 - (scores - best).exp()).clamp(min=LEAST).log()
 
     def _negatives(self, scores: Tensor, right: Tensor) -> Tensor:
         """Columns [Q, n] of scores [Q, C]; -1 where there are no more wrong ones."""

@@ -1,6 +1,5 @@
 """Matryoshka: embeddings whose first d dimensions are embeddings too."""
 
-from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -51,8 +50,8 @@ class MatryoshkaLoss(Objective):
     def connect(self, model: Any) -> None:
         self.objective.connect(model)
 
-    def prepare(self, languages: Sequence[str]) -> None:
-        self.objective.prepare(languages)
+    def prepare(self, data: Any) -> None:
+        self.objective.prepare(data)
 
     def after_step(self) -> None:
         self.objective.after_step()

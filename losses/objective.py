@@ -1,6 +1,6 @@
 """The one form every objective has: embeddings in, a scalar out."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any, Literal, TypeVar
 
 import torch
@@ -52,8 +52,13 @@ class Objective(nn.Module):
     def connect(self, model: Any) -> None:
         """For objectives with a network of their own: called once with the model, before the optimiser is made."""
 
-    def prepare(self, languages: Sequence[str]) -> None:
-        """Called before the training with the languages of the data, whose numbers in this list batches hold."""
+    def prepare(self, data: Any) -> None:
+        """Called before the optimiser is made, with the data module: its languages, whose numbers batches hold, and its
+        tokenizer.
+        """
+
+    def meet(self, objectives: Mapping[str, "Objective"]) -> None:
+        """For objectives that read another's network: called with all of them before `connect`."""
 
     def loss(self, batch: Any, embeddings: Embeddings, model: Any) -> Tensor:
         """What the training sums up, 0-d; for objectives that read the batch or the model in place of `forward`."""

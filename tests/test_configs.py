@@ -14,6 +14,7 @@ from webdataset import TarWriter
 from datamodules.shards.encoding import encoded_sample
 from mmtrain.cli import main
 from mmtrain.models.run_folder import folder_of
+from mmtrain.models.yaml12 import read_yaml
 
 CONFIGS = sorted((Path(__file__).parents[1] / "configs").rglob("*.yaml"))
 WORDS = {
@@ -33,7 +34,7 @@ def material(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     folder = tmp_path_factory.mktemp("material")
     generator = np.random.default_rng(0)
-    for kind in ("pictures", "features", "pairs"):
+    for kind in ("pictures", "features", "texts", "pairs"):
         (folder / kind).mkdir()
         with TarWriter(str(folder / kind / "shard-000000.tar")) as shard:
             for index in range(10):
@@ -46,7 +47,7 @@ def material(tmp_path_factory: pytest.TempPathFactory) -> Path:
                 elif kind == "features":
                     np.save(file, generator.standard_normal(8).astype(np.float32))
                     suffix, further = "npy", {"audio.npy": file.getvalue()}
-                else:
+                elif kind == "pairs":
                     record = {"id": f"p{index}", "query": captions["en"], "positive": {"de": captions["de"]}}
                     record["negatives"] = {"de": WORDS["de"].split()[:index]}
                 shard.write(encoded_sample(index, record, file.getvalue() or None, suffix, further))
@@ -55,17 +56,16 @@ def material(tmp_path_factory: pytest.TempPathFactory) -> Path:
     WordTokenizer.build(str(folder / "features"), folder / "words.json", minimum_count=1)
     trained = Tokenizer(models.WordLevel(unk_token="<unk>"))
     trained.pre_tokenizer = pre_tokenizers.Whitespace()
-    special = ["<s>", "<pad>", "</s>", "<unk>"]
+    special = ["<s>", "<pad>", "</s>", "<unk>", "<mask>"]
     trained.train_from_iterator(WORDS.values(), trainers.WordLevelTrainer(special_tokens=special))
-    fast = PreTrainedTokenizerFast(
-        tokenizer_object=trained, bos_token="<s>", pad_token="<pad>", eos_token="</s>", unk_token="<unk>"
-    )
-    fast.save_pretrained(folder / "tokenizer")
+    names = dict(zip(("bos_token", "pad_token", "eos_token", "unk_token", "mask_token"), special, strict=True))
+    PreTrainedTokenizerFast(tokenizer_object=trained, **names).save_pretrained(folder / "tokenizer")
     return folder
 
 
 # sizes that stand anywhere in a config
 SMALL = {"image_size": 32, "size": 32, "captions_per_image": 2, "batch_size": 4, "micro_batch": 2}
+SMALL |= {"width": 32, "layers": 1, "heads": 2}
 DIMS = [4, 8, 16, 32]
 
 
@@ -103,7 +103,8 @@ def shrink(config: dict, material: Path, run: Path) -> dict:
         own |= {name: ["en"] for name in own if name.endswith("_languages")} | {"val": shards}
         own.get("text", {"init_args": {}})["init_args"] |= {"dictionaries": [str(material / "words.tsv")]}
         for name, part in own.get("parts", {}).items():
-            part["train"] = shards if name == "pictures" else str(material / "pairs")
+            part["train"] = shards if name == "pictures" else str(material / ("texts" if name == "texts" else "pairs"))
+            part.get("text", {"init_args": {}})["init_args"] |= {"dictionaries": [str(material / "words.tsv")]}
         if "parts" in own:
             continue
         if isinstance(own.get("train"), list):
@@ -133,7 +134,7 @@ def make_small(options: Any) -> None:
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
 def test_a_shipped_config_trains_one_step(path: Path, material: Path, tmp_path: Path) -> None:
     assert path.read_text(encoding="utf-8").startswith("#"), "a config opens with what it is and its command"
-    config = shrink(yaml.safe_load(path.read_text(encoding="utf-8")), material, tmp_path / "run")
+    config = shrink(read_yaml(path.read_text(encoding="utf-8")), material, tmp_path / "run")
     (tmp_path / "small.yaml").write_text(yaml.safe_dump(config), encoding="utf-8")
     assert main(["fit", "--config", str(tmp_path / "small.yaml"), "--debug"]) == 0
     stages = len(config.get("stages", []))

@@ -27,6 +27,15 @@ class Tokenizer(ABC):
         """The id that stands for a masked token; None where there is none."""
         return None
 
+    @property
+    def special_ids(self) -> frozenset[int]:
+        """Ids that stand for no text of a caption: padding, start, end, mask, languages."""
+        return frozenset()
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """The text of ids, none of them special. Raises ValueError where a tokenizer has no way back."""
+        raise ValueError(f"tokenizer: {type(self).__name__} has no `decode`, which makes a text of ids")
+
     @abstractmethod
     def __call__(self, captions: Sequence[str], languages: Sequence[str]) -> tuple[Tensor, Tensor]:
         """int64 [N, L] ids and bool [N, L] mask, padded on the right; `languages` names each caption's language.
@@ -55,6 +64,13 @@ class Prompted(Tokenizer):
     @property
     def mask_id(self) -> int | None:
         return self.tokenizer.mask_id
+
+    @property
+    def special_ids(self) -> frozenset[int]:
+        return self.tokenizer.special_ids
+
+    def decode(self, ids: Sequence[int]) -> str:
+        return self.tokenizer.decode(ids).removeprefix(self.prompts.get(self.role, ""))
 
     def __call__(self, captions: Sequence[str], languages: Sequence[str]) -> tuple[Tensor, Tensor]:
         prompt = self.prompts.get(self.role, "")
@@ -103,6 +119,13 @@ class ByteTokenizer(Tokenizer):
     def mask_id(self) -> int:
         """The id of padding, which no text has under a True mask; so the vocabulary stays as it is."""
         return self.PADDING
+
+    @property
+    def special_ids(self) -> frozenset[int]:
+        return frozenset(range(self.FIRST_BYTE))
+
+    def decode(self, ids: Sequence[int]) -> str:
+        return bytes(id - self.FIRST_BYTE for id in ids).decode(errors="replace")
 
     def __call__(self, captions: Sequence[str], languages: Sequence[str]) -> tuple[Tensor, Tensor]:
         return padded([self._row(caption) for caption in captions])
@@ -187,6 +210,13 @@ class TransformersTokenizer(Tokenizer):
     @property
     def mask_id(self) -> int | None:
         return self.tokenizer.mask_token_id
+
+    @property
+    def special_ids(self) -> frozenset[int]:
+        return frozenset(self.tokenizer.all_special_ids)
+
+    def decode(self, ids: Sequence[int]) -> str:
+        return str(self.tokenizer.decode(list(ids))).strip()
 
     def __call__(self, captions: Sequence[str], languages: Sequence[str]) -> tuple[Tensor, Tensor]:
         return self._language_tokens.encode(self._encode, captions, languages)

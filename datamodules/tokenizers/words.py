@@ -58,11 +58,24 @@ class WordTokenizer(Tokenizer):
                 "datamodules.WordTokenizer.build wrote"
             ) from None
         self.vocabulary, self.max_length = str(vocabulary), max_length
+        self._all = [word for of_language in self.words.values() for word in of_language]
         self._ids: dict[str, dict[str, int]] = {}
         self.vocabulary_size = self.FIRST_WORD
         for language, of_language in self.words.items():
             self._ids[language] = {word: i for i, word in enumerate(of_language, self.vocabulary_size)}
             self.vocabulary_size += len(of_language)
+
+    @property
+    def mask_id(self) -> int:
+        """The id of padding, which no text has under a True mask."""
+        return self.PADDING
+
+    @property
+    def special_ids(self) -> frozenset[int]:
+        return frozenset(range(self.FIRST_WORD))
+
+    def decode(self, ids: Sequence[int]) -> str:
+        return " ".join(self._all[id - self.FIRST_WORD] for id in ids)
 
     def __call__(self, captions: Sequence[str], languages: Sequence[str]) -> tuple[Tensor, Tensor]:
         return padded([self._row(caption, language) for caption, language in zip(captions, languages, strict=True)])

@@ -28,12 +28,15 @@ def evaluate(
     dims: Annotated[tuple[int, ...], "32,64,128"] | None = None,
     precision: Annotated[list[str], "float32,int8,binary"] | None = None,
     zero_shot: Annotated[str, "TASK"] | None = None,
+    zero_shot_by: Literal["similarity", "captioner"] = "similarity",
     prompts: File | None = None,
     baselines: bool = False,
     train: Shards | None = None,
     classes: File | None = None,
     sts: bool = False,
     templates: File | None = None,
+    generate: bool = False,
+    beams: Annotated[int, "N"] = 1,
     task: str | None = None,
     batch_size: BatchSize = 64,
     workers: Workers = 2,
@@ -60,6 +63,7 @@ def evaluate(
         dims: Recall of the first so many dimensions of the rows too, normalised again.
         precision: Recall of rows in so many bits a number too, float32, int8 and binary, at each of --dims.
         zero_shot: A task that the shards label, by similarity alone.
+        zero_shot_by: For --zero_shot: "captioner" also asks how likely the model's decoder takes each prompt to be.
         prompts: For --zero_shot: JSON {class: "... {text} ..."}.
         baselines: Tabulate chance, similarity and a linear probe of the space beside the head.
         train: For --baselines: the posts they learn from; default: those of the run's config.
@@ -68,6 +72,8 @@ def evaluate(
         sts: Correlate the similarity of sentences instead: --data names TSV files with the columns sentence1,
             sentence2, score; writes sts.json.
         templates: For --classes: JSON {language: ["a photo of a {}", ...]}.
+        generate: Write captions with the model's decoder and compare them with those of the shards.
+        beams: For --generate: captions kept at each token.
         task: For --classes: which of the samples' labels; default: the only one.
 
     Raises:
@@ -80,7 +86,7 @@ def evaluate(
         if classes is not None and sts:
             raise UsageError("--sts: not allowed with argument --classes")
         retrieval: dict[str, Any] = {"protocol": protocol, "captions": captions, "text_to_text": text_to_text}
-        retrieval |= {"rerank": rerank, "dims": dims, "precision": precision}
+        retrieval |= {"rerank": rerank, "dims": dims, "precision": precision, "generate": generate}
         for name, value in (retrieval | {"zero_shot": zero_shot, "baselines": baselines}).items():
             if value:
                 raise ValueError(f"--{name}: says nothing about {'--sts' if sts else '--classes'}; without it")
@@ -101,6 +107,8 @@ def evaluate(
         raise ValueError(f"--rerank: got {rerank}, expected at least 2")
     if prompts is not None and zero_shot is None:
         raise ValueError(f"--prompts: {prompts} says classes of a task; it needs --zero_shot TASK")
+    if zero_shot_by == "captioner" and (zero_shot is None or prompts is None):
+        raise ValueError("--zero_shot_by: captioner judges the answers of --prompts FILE for --zero_shot TASK; both")
     if train is not None and not baselines:
         raise ValueError(f"--train: {train} is what baselines learn from; it needs --baselines")
 
@@ -108,9 +116,10 @@ def evaluate(
     from mmtrain.embedding.predictions import PredictedSplit
     from mmtrain.embedding.processes import default_device
     from mmtrain.embedding.splits import open_split
+    from mmtrain.evaluation.measuring.captions import Answers, WrittenCaptions
     from mmtrain.evaluation.measuring.relation import relation_results
     from mmtrain.evaluation.measuring.relation_baselines import baseline_tables, open_training_posts
-    from mmtrain.evaluation.measuring.relation_zero_shot import read_prompts, zero_shot_results
+    from mmtrain.evaluation.measuring.relation_zero_shot import class_templates, read_prompts, zero_shot_results
     from mmtrain.evaluation.measuring.reranking import checked_head, reads_tokens, rerank_retrieval
     from mmtrain.evaluation.measuring.retrieval import measure_split, report_values, skipped
     from mmtrain.evaluation.measuring.shorter import check_shorter, measure_shorter
@@ -136,8 +145,12 @@ def evaluate(
     thumbnails, features = Thumbnails(), Features()
     predicted = PredictedSplit(encoder.head) if isinstance(encoder.head, RelationHead) else None
     collected = rerank is not None and reads_tokens(encoder.head)
-    collectors: list[Collector] = [thumbnails, *([predicted] if predicted else []), *([features] if collected else [])]
-    split = embed(encoder, shards, collectors, tokens=predicted is not None or collected)
+    answers_to = [] if zero_shot is None else class_templates(shards, zero_shot, class_prompts or {})
+    answers = Answers(encoder, shards, answers_to) if zero_shot_by == "captioner" else None
+    captioned = WrittenCaptions(encoder, shards, beams) if generate else None
+    reading: list[Collector | None] = [predicted, features if collected else None, answers, captioned]
+    collectors = [each for each in reading if each is not None]
+    split = embed(encoder, shards, [thumbnails, *collectors], tokens=bool(collectors))
 
     ranking: dict[str, Any] = {"similarity": similarity or encoder.metric, "text_to_text": text_to_text or ()}
     ranking |= {"recall_at": recall_at} if recall_at else {}
@@ -152,7 +165,8 @@ def evaluate(
         metrics |= relation.metrics
         relations = dict(relation.systems)
     if zero_shot is not None:
-        metrics["zero_shot"] = zero_shot_results(encoder, shards, split, zero_shot, class_prompts)
+        judged = None if answers is None else answers.probabilities()
+        metrics["zero_shot"] = zero_shot_results(encoder, shards, split, zero_shot, answers_to, judged)
         tables = {f"zero-shot by {name}": each for name, each in metrics["zero_shot"].items()}
         relations[zero_shot] = relations.get(zero_shot, {}) | tables
     if baselines:
@@ -162,6 +176,8 @@ def evaluate(
         metrics["protocol"]["baselines"] = {"train": train, "languages": posts.languages, "skipped": skipped(posts)}
     if rerank is not None:
         metrics["rerank"] = rerank_retrieval(encoder, ranks, split, features, rerank)
+    if captioned is not None:
+        metrics["captions"] = captioned.metrics(split)
     metrics["protocol"] |= {"model": str(model), "data": data, "skipped": skipped(shards)}
     beside = metrics.get("baselines", {})
     shown = {task: relations.get(task, {}) | beside.get(task, {}) for task in relations | beside}
@@ -242,6 +258,7 @@ def _write(
 def _print(metrics: dict[str, Any], recall_at: Sequence[int], relations: dict[str, Any]) -> None:
     from mmtrain.evaluation.report.tables import (
         print_baselines,
+        print_captions,
         print_protocol,
         print_relation,
         print_reranked,
@@ -258,5 +275,7 @@ def _print(metrics: dict[str, Any], recall_at: Sequence[int], relations: dict[st
         print_relation(task, systems)
     for task, systems in metrics.get("baselines", {}).items():
         print_baselines(task, systems)
+    if "captions" in metrics:
+        print_captions(metrics["captions"])
     if "rerank" in metrics:
         print_reranked(metrics["rerank"], recall_at)

@@ -115,7 +115,8 @@ def add_arguments(
                     text = ",".join(map(str, default)) if isinstance(default, (list, tuple)) else str(default)
                     settings["help"] += f" (default: {text})"
             # both spellings, as people type them
-            spellings = {f"-{name}"} if len(name) == 1 else {f"--{name}", f"--{name.replace('_', '-')}"}
+            option = name.rstrip("_")  # `with_`, for Python has words of its own
+            spellings = {f"-{name}"} if len(name) == 1 else {f"--{option}", f"--{option.replace('_', '-')}"}
             parser.add_argument(*sorted(spellings, reverse=True), dest=name, **settings)
         elif default is parameter.empty:
             parser.add_argument(name, **settings)

@@ -28,10 +28,14 @@ class Encodes(Protocol):
 
 
 def check_parity(before: Encoder, after: Encodes, cleaned: Callable[[Encoder, str], str] | None = None) -> float:
-    """`largest_difference`. Raises ValueError where it is above TOLERANCE, or no number."""
+    """`largest_difference`. Raises ValueError where it is above TOLERANCE, or no number, or captions differ."""
     difference = largest_difference(before, after, cleaned)
     if not difference <= TOLERANCE:
         raise ValueError(f"--out: the export differs from the model by {difference:.1e}; nothing was kept")
+    if before.decoder is not None and isinstance(after, Encoder):
+        pictures, language = images(before)[:8], before.decoder.languages[0]
+        if before.caption(pictures, language) != after.caption(pictures, language):
+            raise ValueError("--out: the export writes other captions than the model; nothing was kept")
     return difference
 
 

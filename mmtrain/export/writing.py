@@ -41,7 +41,8 @@ def write(
     target, network = Path(out), encoder.model
     if format != "safetensors" and (others := list(getattr(network, "modalities", {}))):
         say(f"{', '.join(others)}: {format} holds pictures and texts alone; safetensors holds further modalities too")
-    size = sum(tensor.nbytes for tensor in (*network.parameters(), *network.buffers()))
+    parts = [network, *([] if encoder.decoder is None else [encoder.decoder])]
+    size = sum(tensor.nbytes for part in parts for tensor in (*part.parameters(), *part.buffers()))
     with room_for(target, size), whole_folder(target, check_target) as folder:
         writer.write(encoder, folder)
         remove_paths(folder, keep="open_clip_config.json")

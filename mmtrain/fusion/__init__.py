@@ -1,5 +1,6 @@
-"""Networks behind both towers: fusion encoders and the heads on them."""
+"""Networks behind the towers: fusion encoders, the heads on them, and a decoder of captions."""
 
+from mmtrain.fusion.decoder import CaptionDecoder
 from mmtrain.fusion.encoders import (
     ConcatFusion,
     CrossAttentionFusion,
@@ -12,6 +13,7 @@ from mmtrain.fusion.encoders import (
 from mmtrain.fusion.heads import MatchingHead, RelationHead
 
 __all__ = [
+    "CaptionDecoder",
     "ConcatFusion",
     "CrossAttentionFusion",
     "Fusion",

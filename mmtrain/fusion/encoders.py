@@ -145,7 +145,7 @@ class CrossAttentionFusion(Fusion):
     def image_side(self, image: Tensor) -> tuple[Tensor, ...]:
         """Of each block the keys and values [n, P, 2 W]."""
         rows = self.image_in(image[:, 1:])
-        return tuple(_keys_values(block.multihead_attn, rows) for block in self.blocks)
+        return tuple(keys_values(block.multihead_attn, rows) for block in self.blocks)
 
     def text_side(self, text: Tensor, mask: Tensor) -> tuple[Tensor, ...]:
         """The tokens [n, 1 + L, W] after the first self-attention, which has seen no picture yet, and their mask."""
@@ -156,7 +156,7 @@ class CrossAttentionFusion(Fusion):
         for block, seen in zip(self.blocks, image, strict=True):
             if block is not self.blocks[0]:
                 rows = self._read(block, rows, mask)
-            rows = rows + _attended(block.multihead_attn, block.norm2(rows), seen)
+            rows = rows + attended(block.multihead_attn, block.norm2(rows), seen)
             rows = rows + block.linear2(block.activation(block.linear1(block.norm3(rows))))
         return self.norm(rows[:, 0])
 
@@ -164,8 +164,8 @@ class CrossAttentionFusion(Fusion):
         """Self-attention; in the last block only of the pooled text, the one place that `meet` gives."""
         places = 1 if block is self.blocks[-1] else rows.shape[1]
         normed = block.norm1(rows)
-        seen = _keys_values(block.self_attn, normed)
-        return rows[:, :places] + _attended(block.self_attn, normed[:, :places], seen, mask[:, None, None, :])
+        seen = keys_values(block.self_attn, normed)
+        return rows[:, :places] + attended(block.self_attn, normed[:, :places], seen, mask[:, None, None, :])
 
 
 class ConcatFusion(Fusion):
@@ -233,13 +233,13 @@ def pair_rows(image: Tensor, text: Tensor) -> Tensor:
     return torch.cat([scale * image, scale * text, scale * (image - text).abs(), scale**2 * image * text], 1)
 
 
-def _keys_values(attention: nn.MultiheadAttention, rows: Tensor) -> Tensor:
+def keys_values(attention: nn.MultiheadAttention, rows: Tensor) -> Tensor:
     """Side by side [N, S, 2 W] of rows [N, S, W]."""
     W = attention.embed_dim
     return nn.functional.linear(rows, attention.in_proj_weight[W:], attention.in_proj_bias[W:])
 
 
-def _attended(attention: nn.MultiheadAttention, rows: Tensor, seen: Tensor, mask: Tensor | None = None) -> Tensor:
+def attended(attention: nn.MultiheadAttention, rows: Tensor, seen: Tensor, mask: Tensor | None = None) -> Tensor:
     """What rows [N, n, W] see in keys and values [N, S, 2 W] by a mask [N, 1, 1, S]: [N, n, W]."""
     W = attention.embed_dim
     projected = nn.functional.linear(rows, attention.in_proj_weight[:W], attention.in_proj_bias[:W])

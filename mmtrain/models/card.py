@@ -78,6 +78,8 @@ def model_card(encoder: Encoder, model: str, format: str) -> str:
     image, text = (type(getattr(encoder.model, side)).__name__ for side in ("image", "text"))
     padding = '"max_length"' if getattr(encoder.tokenizer, "attend_padding", False) else "true"
     use = USE[format].replace("{language}", (encoder.languages or ["en"])[0]).replace("{padding}", padding)
+    if encoder.decoder is not None:
+        use += f'\n    captions = model.caption([picture], language="{encoder.decoder.languages[0]}")'
     if format == "onnx":
         use += "\n" + "".join(f"\n- {name}: {what}" for name, what in in_words(encoder).items())
     return f"""---

@@ -10,6 +10,7 @@ from mmtrain.towers.pretrained import read_settings
 
 DESCRIPTION = "mmtrain.json"  # of an export
 WEIGHTS = "model.safetensors"
+DECODER = "decoder.safetensors"  # beside them where an export keeps its captioner
 PREPROCESSING = "preprocessing.json"  # beside ONNX graphs
 FORMAT = 2  # 1 had no number
 
@@ -36,9 +37,9 @@ def read_description(path: Path) -> dict[str, Any]:
 def upgraded(description: dict[str, Any], source: str) -> dict[str, Any]:
     """The description in the newest format.
 
-    "model" describes the networks; "head", where there is one, the network behind the towers, whose weights are those
-    of the checkpoint that begin with "head_weights". "objectives" names them in the config's order. Raises ValueError
-    when it is of a newer format than this version knows.
+    "model" describes the networks; "head" and "decoder", where there are any, networks behind the towers, whose weights
+    are those of the checkpoint that begin with "head_weights" and "decoder_weights". "objectives" names them in the
+    config's order. Raises ValueError when it is of a newer format than this version knows.
     """
     format = description.get("format", 1)
     if not isinstance(format, int) or format > FORMAT:

@@ -14,7 +14,7 @@ from datamodules.shards.progress import with_progress
 from datamodules.tokenizers import Tokenizer
 from datamodules.tokenizers.tokenizer import ROLES, Prompted
 from losses import asymmetric_similarity
-from mmtrain.fusion import MatchingHead, RelationHead
+from mmtrain.fusion import CaptionDecoder, MatchingHead, RelationHead
 from mmtrain.models.network import Network
 
 if TYPE_CHECKING:
@@ -34,6 +34,7 @@ class Encoder:
         bias: What its loss added to each scaled cosine (SigLIP); None where it added nothing.
         dtype: What the networks compute in (autocast); rows are float32 in any case.
         head: The network behind the towers, for relations or matching; None where none was trained with them.
+        decoder: The network that writes captions; likewise.
     """
 
     def __init__(
@@ -48,6 +49,7 @@ class Encoder:
         dtype: torch.dtype = torch.float32,
         head: RelationHead | MatchingHead | None = None,
         bias: float | None = None,
+        decoder: CaptionDecoder | None = None,
     ) -> None:
         self.model = model.eval().requires_grad_(False)
         self.tokenizer = tokenizer
@@ -58,6 +60,7 @@ class Encoder:
         self.scale, self.bias = scale, bias
         self.dtype = dtype
         self.head = None if head is None else head.eval().requires_grad_(False)
+        self.decoder = None if decoder is None else decoder.eval().requires_grad_(False)
 
     @property
     def device(self) -> torch.device:
@@ -67,9 +70,14 @@ class Encoder:
     def to(self, device: str | torch.device) -> "Encoder":
         """Moves the networks to a device; returns the encoder itself."""
         self.model.to(device)
-        if self.head is not None:
-            self.head.to(device)
+        for network in (self.head, self.decoder):
+            if network is not None:
+                network.to(device)
         return self
+
+    def autocast(self) -> torch.autocast:
+        """In which the networks compute in `dtype`."""
+        return torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32)
 
     @property
     def classes(self) -> dict[str, list[str]]:
@@ -182,6 +190,31 @@ class Encoder:
 
         return query_rows(self, queries)
 
+    def caption(
+        self,
+        images: Sequence[Image.Image] | np.ndarray | Tensor,
+        language: str | None = None,
+        *,
+        beams: int = 1,
+        longest: int | None = None,
+        batch_size: int = 64,
+    ) -> list[str]:
+        """Captions that the model's decoder writes of images.
+
+        Args:
+            images: As for `encode_image`.
+            language: Of the captions; None where the decoder writes one alone.
+            beams: Captions kept at each token; 1 takes the likeliest token each time.
+            longest: Tokens of the longest caption; None for the tokenizer's.
+            batch_size: Images at once.
+
+        Raises:
+            ValueError: for a model without a decoder, a language that it does not write, fewer than one beam or token.
+        """
+        from mmtrain.models.captions import captions_of
+
+        return captions_of(self, images, language, beams=beams, longest=longest, batch_size=batch_size)
+
     def similarity(self, images: np.ndarray, texts: np.ndarray) -> np.ndarray:
         """Scores float32 [N, M] of images [N, D] and texts [M, D]: cosine, or asymmetric where that was trained."""
         if self.metric == "cosine":
@@ -221,8 +254,7 @@ class Encoder:
             lambda start: min(batch_size, len(items) - start),
             quiet=not progress,
         )
-        mixed = self.dtype != torch.float32
-        with torch.inference_mode(), torch.autocast(self.device.type, self.dtype, enabled=mixed):
+        with torch.inference_mode(), self.autocast():
             parts = [encode(items[start : start + batch_size]).float()[:, :dim] for start in starts]
             rows = [functional.normalize(part, dim=1).cpu().numpy() for part in parts]
         return np.concatenate(rows) if rows else np.zeros((0, dim or width), dtype=np.float32)

@@ -162,15 +162,19 @@ class ImageTextModel(Network):
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Rows [N, D] and [M, D], and token features [N, 1+P, Wi] and [M, 1+L, Wt], the pooled feature first."""
         assert self.image is not None and self.image_projection is not None
-        image_tower, text_tower = self.image, self.text
+        image_tower = self.image
         of_images = self._in_parts(lambda part: _pooled_first(*image_tower(part)), images)
-        of_texts = self._in_parts(lambda *part: _pooled_first(*text_tower(*part)), tokens, mask, languages)
+        of_texts = self.text_tokens(tokens, mask, languages)
         return (
             self._rows("image", self.image_projection(of_images[:, 0].contiguous())),
             self._rows("text", self.text_projection(of_texts[:, 0].contiguous())),
             of_images,
             of_texts,
         )
+
+    def text_tokens(self, tokens: Tensor, mask: Tensor, languages: Tensor) -> Tensor:
+        """Token features of texts [M, 1+L, Wt], the pooled feature first."""
+        return self._in_parts(lambda *part: _pooled_first(*self.text(*part)), tokens, mask, languages)
 
     def _in_parts(self, encode: Callable[..., Tensor], *inputs: Tensor) -> Tensor:
         if self.micro_batch is None or len(inputs[0]) <= self.micro_batch:

@@ -11,8 +11,9 @@ from torch import Tensor, nn
 from datamodules.images import ImagePipeline
 from datamodules.tokenizers import Tokenizer
 from mmtrain.display.messages import first_line
-from mmtrain.fusion import MatchingHead, RelationHead
+from mmtrain.fusion import CaptionDecoder, MatchingHead, RelationHead
 from mmtrain.models.description import (
+    DECODER,
     DESCRIPTION,
     PREPROCESSING,
     WEIGHTS,
@@ -31,6 +32,8 @@ from mmtrain.models.weights import first_difference, shape_of
 
 if TYPE_CHECKING:
     from mmtrain.evaluation.ranking.tiles import Similarity
+
+NETWORKS = {"head": (RelationHead, MatchingHead), "decoder": (CaptionDecoder,)}  # of an Encoder, behind its towers
 
 
 def load(
@@ -61,10 +64,11 @@ def load(
     if is_foreign(str(model)):
         encoder = load_foreign(str(model))
     elif (path / DESCRIPTION).is_file():
-        weights = _read_weights(path)
+        weights = _read_weights(path / WEIGHTS)
         with damage_named(path / DESCRIPTION):
             description = _read_trusted(path / DESCRIPTION, trust)
-            encoder = assemble(description, weights, source=str(path / DESCRIPTION), text_only=text_only)
+            behind = {"decoder": _read_weights(path / DECODER)} if description.get("decoder") else {}
+            encoder = assemble(description, weights, behind, source=str(path / DESCRIPTION), text_only=text_only)
     elif (path / PREPROCESSING).is_file():
         encoder = load_onnx(path, trust=trust)
     elif (path / "open_clip_config.json").is_file():
@@ -82,8 +86,9 @@ def load(
         with damage_named(path):
             description, state = describe(checkpoint, str(path)), checkpoint["state_dict"]
             check_description(description, str(path), trust or ())
-            head = with_prefix(state, description["head_weights"]) if description.get("head") else {}
-            encoder = assemble(description, with_prefix(state, "model."), head, source=str(path), text_only=text_only)
+            described = [kind for kind in NETWORKS if description.get(kind)]
+            behind = {kind: with_prefix(state, description[f"{kind}_weights"]) for kind in described}
+            encoder = assemble(description, with_prefix(state, "model."), behind, source=str(path), text_only=text_only)
     else:
         raise ValueError(f"MODEL: {model} is no run folder, checkpoint or exported folder")
     encoder.source, encoder.dtype = str(model), dtype
@@ -105,12 +110,12 @@ def with_prefix(state: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
 def assemble(
     description: dict[str, Any],
     weights: dict[str, Tensor],
-    head: dict[str, Tensor] | None = None,
+    behind: dict[str, dict[str, Tensor]] | None = None,
     *,
     source: str,
     text_only: bool = False,
 ) -> Encoder:
-    """The encoder of a description that is trusted, and of its weights.
+    """The encoder of a description that is trusted, of its weights, and of those `behind` its towers.
 
     Raises ValueError when the weights do not fit the description, naming the first parameter that does not.
     """
@@ -124,11 +129,11 @@ def assemble(
     network.merge_lora()
     scale, bias = description.get("scale"), description.get("bias")
     encoder = Encoder(network, *preprocessing(description), source, scale=scale, bias=bias)
-    if head and not text_only:
-        fusion_head = build(description["head"], nn.Module)
-        assert isinstance(fusion_head, RelationHead | MatchingHead)
-        fill(fusion_head, head, source)
-        encoder.head = fusion_head.eval().requires_grad_(False)
+    for kind, state in ({} if text_only else behind or {}).items():
+        part = build(description[kind], nn.Module)
+        assert isinstance(part, NETWORKS[kind])
+        fill(part, state, source)
+        setattr(encoder, kind, part.eval().requires_grad_(False))
     return encoder
 
 
@@ -172,14 +177,14 @@ def preprocessing(description: dict[str, Any]) -> tuple[Tokenizer, ImagePipeline
     return tokenizer, images, languages, similarity
 
 
-def _read_weights(folder: Path) -> dict[str, Tensor]:
+def _read_weights(file: Path) -> dict[str, Tensor]:
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
     try:
-        return load_file(folder / WEIGHTS)
+        return load_file(file)
     except (OSError, SafetensorError) as error:
-        raise ValueError(f"{folder}: not a complete export ({first_line(error)})") from error
+        raise ValueError(f"{file.parent}: not a complete export ({first_line(error)})") from error
 
 
 def _read_trusted(path: Path, trust: Sequence[str] | None) -> dict[str, Any]:

@@ -1,7 +1,9 @@
 """Objectives with a network of their own, or that read one of the model's."""
 
+from mmtrain.objectives.captioner import Captioner
 from mmtrain.objectives.distillation import Distillation
+from mmtrain.objectives.masked_text import MaskedText
 from mmtrain.objectives.task import TaskLoss
 from mmtrain.objectives.teacher import Teacher
 
-__all__ = ["Distillation", "TaskLoss", "Teacher"]
+__all__ = ["Captioner", "Distillation", "MaskedText", "TaskLoss", "Teacher"]

@@ -1,6 +1,5 @@
 """What a teacher knows, learned by either tower."""
 
-from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -71,9 +70,9 @@ class Distillation(Objective):
                 f" {model.dimension}; set model.dimension to {self.teacher.dimension}, or kind to similarities"
             )
 
-    def prepare(self, languages: Sequence[str]) -> None:
+    def prepare(self, data: Any) -> None:
         if self.teacher is not None:
-            self.teacher.prepare(languages)
+            self.teacher.prepare(data.languages)
 
     def loss(self, batch: Batch, embeddings: Embeddings, model: Any) -> Tensor:
         self.check_rows(embeddings)

@@ -11,7 +11,6 @@ from torch import Tensor, nn
 from datamodules.batch import Batch, Batches
 from losses import Embeddings, Objective
 from losses.objective import Similarity, needs_of
-from mmtrain.fusion import MatchingHead, RelationHead
 from mmtrain.models.batches import as_queries, embed_batch
 from mmtrain.models.image_text import TRAINED, ImageTextModel, Projection
 from mmtrain.towers import ImageTower, TextTower
@@ -20,6 +19,7 @@ from mmtrain.training.clock import Clock, seed_step
 from mmtrain.training.data import TrainingData, logging_interval, training_data
 from mmtrain.training.mining import Mining, Neighbours, mined_data
 from mmtrain.training.monitoring.diagnostics import gradient_norm, step_figures
+from mmtrain.training.networks import connect, networks_of, prepare
 from mmtrain.training.optimisation import OptimizerClass, Schedule, clip_adaptively, make_optimizer, parameter_groups
 from mmtrain.training.parts import check_parts, needs_on, objectives_on, rest_unread, without_uncounted
 from mmtrain.training.sharding import shard
@@ -115,8 +115,7 @@ class ContrastiveModule(pl.LightningModule):
         if lora:
             self.model.add_lora(lora)
         self.objectives = nn.ModuleDict(objectives)
-        for objective in objectives.values():
-            objective.connect(self.model)
+        connect(objectives, self.model)
         self._unencoded = frozenset().union(*(each.unencoded for each in objectives.values()))
         self.weights = dict.fromkeys(objectives, 1.0) | (weights or {})
         self.learning_rate, self.weight_decay, self.betas = learning_rate, weight_decay, betas
@@ -238,6 +237,7 @@ class ContrastiveModule(pl.LightningModule):
             checks.check_fits(self.model, self.data)
             objectives = dict(self.named_objectives())
             check_parts(objectives, self.on, self.data.brings)
+            prepare(objectives, self.data, self._seed)
             rest_unread(self.model, self.data.kinds)
 
     def on_fit_start(self) -> None:
@@ -245,8 +245,6 @@ class ContrastiveModule(pl.LightningModule):
         checks.check_clipping(self.trainer, self.adaptive_clipping)
         checks.check_needs({part: self.objectives_on(part) for part in self.data.brings}, self.data)
         checks.check_batch_norm(self.model, self.trainer.world_size)
-        for _, objective in self.named_objectives():
-            objective.prepare(self.data.languages)
         self._counts_for = self.data.count_for(list(self.objectives))
 
     def trained_modules(self) -> dict[str, nn.Module]:
@@ -265,10 +263,9 @@ class ContrastiveModule(pl.LightningModule):
             raise ValueError("model: nothing to train; every tower is frozen and there is no projection")
         return make_optimizer(self.optimizer, groups, self.betas)
 
-    def checkpoint_head(self) -> tuple[str, RelationHead | MatchingHead] | None:
-        """The network behind the towers that a checkpoint describes, with its name in this module; None without one."""
-        heads = ((name, part) for name, part in self.objectives.named_modules() if isinstance(part, MatchingHead))
-        return next(((f"objectives.{name}", part) for name, part in heads), None)
+    def checkpoint_networks(self) -> dict[str, tuple[str, nn.Module]]:
+        """The networks behind the towers that a checkpoint describes, each with its name in this module."""
+        return networks_of(self.objectives)
 
     @property
     def similarity(self) -> Similarity:

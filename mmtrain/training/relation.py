@@ -11,7 +11,7 @@ from datamodules.batch import Batch
 from losses import Embeddings, ItmLoss, Objective, OneToKLoss
 from mmtrain.embedding.predictions import PredictedSplit
 from mmtrain.evaluation.measuring.relation import relation_figures
-from mmtrain.fusion import CrossAttentionFusion, Fusion, MatchingHead, RelationHead, fuse
+from mmtrain.fusion import CrossAttentionFusion, Fusion, RelationHead, fuse
 from mmtrain.models.batches import embed_batch
 from mmtrain.models.image_text import Projection
 from mmtrain.models.run_folder import describe
@@ -221,8 +221,8 @@ class RelationModule(ContrastiveModule):
     def trained_modules(self) -> dict[str, nn.Module]:
         return super().trained_modules() | {"head": self.head}
 
-    def checkpoint_head(self) -> tuple[str, RelationHead | MatchingHead]:
-        return "head", self.head
+    def checkpoint_networks(self) -> dict[str, tuple[str, nn.Module]]:
+        return super().checkpoint_networks() | {"head": ("head", self.head)}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         super().on_load_checkpoint(checkpoint)

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from datamodules import ByteTokenizer, TransformersTokenizer, WordTokenizer
+from datamodules.tokenizers.tokenizer import Prompted
 from datamodules.tokenizers.words import split_words
 
 
@@ -120,6 +121,23 @@ def test_a_shared_vocabulary_has_one_id_a_word(listed_shards, tmp_path):
         WordTokenizer.build(shards, tmp_path / "none.json", minimum_count=9)
 
 
+def test_ids_become_text_again_without_special_ones(folder, listed_shards, tmp_path):
+    shards = str(listed_shards(3, 2, [{"en": "in a house", "de": "in dem Haus"}] * 3))
+    words = WordTokenizer.build(shards, tmp_path / "words.json", minimum_count=1)
+    for tokenizer, text in (
+        (ByteTokenizer(), "ātrā zīme 中"),
+        (words, "in dem haus"),
+        (TransformersTokenizer(str(folder)), "one two"),
+        (Prompted(TransformersTokenizer(str(folder)), {"query": "One "}), "two One"),
+    ):
+        ids, _ = tokenizer([text], ["de"])
+        assert tokenizer.decode([id for id in ids[0].tolist() if id not in tokenizer.special_ids]).strip() == text
+        assert {int(ids[0, 0]), int(ids[0, -1])} < tokenizer.special_ids
+        assert len(tokenizer.special_ids) == (3 if isinstance(tokenizer, ByteTokenizer) else 4)
+    assert ByteTokenizer().decode([0xC4 + 3]) == "\ufffd"  # half a character
+    assert words.mask_id == words.PADDING and words.mask_id in words.special_ids
+
+
 def marks(kind, tmp_path, languages, **options):
     """The language token of one caption in each language, by a tokenizer without any words."""
     import transformers
@@ -130,6 +148,7 @@ def marks(kind, tmp_path, languages, **options):
     assert mask.sum(1).tolist() == [mask.shape[1]] * (len(languages) - 1) + [int(mask[-1].sum())]
     place = 0 if kind != "MBartTokenizer" else -1  # mBART's stands behind the text
     texts = [tokenizer.tokenizer.convert_ids_to_tokens(rows[i][mask[i]].tolist()) for i in range(len(languages))]
+    assert set(tokenizer.tokenizer.convert_tokens_to_ids([tokens[place] for tokens in texts])) <= tokenizer.special_ids
     return [tokens[place] for tokens in texts]
 
 

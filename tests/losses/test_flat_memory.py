@@ -64,3 +64,12 @@ def test_memory_is_linear_in_the_batch(loss, ids):
         loss(image, texts, torch.rand(B, K) < 0.9, numbers).backward()
     assert B * K * D <= largest.elements <= 4 * B * K * D < B * B
     assert image.grad.any() and texts.grad.any()
+
+
+def test_memory_is_linear_in_the_vocabulary():
+    words, N, L = 2048, 16, 16
+    features, weight = torch.randn(N, L, D, requires_grad=True), torch.randn(words, D, requires_grad=True)
+    tokens, mask = torch.randint(0, words, (N, L)), torch.rand(N, L) < 0.9
+    with LargestTensor() as largest:
+        losses.linear_token_loss(features, weight, tokens, mask).backward()
+    assert largest.elements == words * D < N * L * words / 8 and weight.grad.any() and features.grad.any()

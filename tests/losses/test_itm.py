@@ -130,6 +130,14 @@ def test_an_unpaired_image_and_its_captions_meet_only_others(negatives: str) -> 
     assert (text < 20).any() and (image < 20).any() == (negatives == "hard")
 
 
+class Slots(Matches):
+    """Remembers which slots it sees, whose numbers texts carry."""
+
+    def forward(self, image: Tensor, text: Tensor, mask: Tensor) -> Tensor:
+        self.slot = text[:, 2, 0].long()
+        return super().forward(image, text, mask)
+
+
 @pytest.mark.parametrize("negatives", ["hard", "random"])
 def test_any_present_caption_can_be_the_positive(negatives):
     torch.manual_seed(0)
@@ -138,11 +146,6 @@ def test_any_present_caption_can_be_the_positive(negatives):
     slots = torch.arange(4.0).view(1, 4, 1).expand(300, 4, 4)
     embeddings.text_tokens.leading = torch.cat([embeddings.text_tokens.leading[:, :, :2], slots[:, :, None]], 2)
 
-    class Slots(Matches):
-        def forward(self, image: Tensor, text: Tensor, mask: Tensor) -> Tensor:
-            self.slot = text[:, 2, 0].long()
-            return super().forward(image, text, mask)
-
     objective = losses.ItmLoss(Slots(), negatives)
     objective(embeddings)
     network = objective.fusion
@@ -150,6 +153,27 @@ def test_any_present_caption_can_be_the_positive(negatives):
     assert drawn[1] == 0 and drawn.sum() >= 100
     # a third each, within five standard deviations
     assert all(abs(drawn[k] - drawn.sum() / 3) < 5 * (drawn.sum() * 2 / 9).sqrt() for k in (0, 2, 3))
+
+
+def test_a_hard_positive_is_the_language_that_is_least_probable() -> None:
+    """Drawn in proportion to how much less probable than the best one a caption is, absent ones left out."""
+    torch.manual_seed(0)
+    N, cosines = 2000, torch.tensor([0.9, 0.3, 0.5, 0.7])
+    embeddings = batch(B=N, K=4, present=torch.tensor([True, False, True, True]).expand(N, 4))
+    embeddings.image = torch.tensor([1.0, 0.0, 0.0, 0.0]).expand(N, 4)
+    embeddings.texts = torch.stack([cosines, (1 - cosines**2).sqrt(), *torch.zeros(2, 4)], 1).expand(N, 4, 4)
+    slots = torch.arange(4.0).view(1, 4, 1).expand(N, 4, 4)
+    embeddings.text_tokens.leading = torch.cat([embeddings.text_tokens.leading[:, :, :2], slots[:, :, None]], 2)
+    objective = losses.ItmLoss(Slots(), scale=5.0, positive="hard")
+    objective(embeddings)
+    drawn = objective.fusion.slot[:N].bincount(minlength=4) / N
+    weights = (5 * cosines[0]).exp() - (5 * cosines).exp()
+    right = weights.masked_fill(torch.tensor([False, True, False, False]), 0.0)
+    assert drawn.tolist() == pytest.approx((right / right.sum()).tolist(), abs=0.05)
+    alone = batch(present=torch.tensor([True, False, False]).expand(5, 3))
+    assert torch.isfinite(objective.fusion.gain) and torch.isfinite(losses.ItmLoss(Matches(), positive="hard")(alone))
+    with pytest.raises(ValueError, match="positive: got 'best', expected one of even, hard"):
+        losses.ItmLoss(Matches(), positive="best")
 
 
 def test_missing_tokens_are_named():

@@ -7,6 +7,7 @@ import torch
 from torch.nn import functional
 
 import losses
+from losses.engine import tiles
 
 B, D = 6, 5
 
@@ -119,6 +120,21 @@ def test_tokens_weigh_by_example():
     ]
     same(losses.token_loss(logits, tokens, mask), sum(examples) / 2, logits)
     assert losses.token_loss(logits, tokens, torch.zeros(3, 4, dtype=torch.bool)).item() == 0
+
+
+@pytest.mark.parametrize("size", [1.0, 300.0])  # of the logits; the larger ones take the engine's slow way
+def test_a_loss_whose_logits_come_in_tiles_is_the_plain_one(monkeypatch, size):
+    monkeypatch.setattr(tiles, "CPU_TILE", (4, 3))
+    features = torch.randn(3, 4, 5, dtype=torch.float64, requires_grad=True)
+    weight = (size * torch.randn(7, 5, dtype=torch.float64)).requires_grad_()
+    tokens, mask = torch.randint(0, 7, (3, 4)), torch.tensor([[1, 1, 0, 0], [0, 0, 0, 0], [1, 0, 1, 1]]).bool()
+    tokens[0, 2] = -100
+    right = losses.token_loss(features @ weight.T, tokens, mask)
+    same(losses.linear_token_loss(features, weight, tokens, mask), right, features, weight)
+    nothing = losses.linear_token_loss(features, weight, tokens, torch.zeros_like(mask))
+    assert nothing.item() == 0 and not any(each.any() for each in torch.autograd.grad(nothing, (features, weight)))
+    with pytest.raises(ValueError, match=r"weight: got shape \[7, 4\], expected \[V, 5\]"):
+        losses.linear_token_loss(features, weight[:, :4], tokens, mask)
 
 
 def test_triplets():

@@ -134,6 +134,9 @@ def contrastive_cases() -> dict[str, Callable]:
             *(t, b.present, torch.stack([i, t[:, 0]], 1), torch.ones(len(i), 2, dtype=torch.bool), s), group=g
         ),
         "tokens": lambda i, t, b, s, z, g: losses.token_loss(s * t, b.text_ids % D, b.present, g),
+        "tokens of a layer": lambda i, t, b, s, z, g: losses.linear_token_loss(
+            s * t, torch.eye(D + 1, D, dtype=t.dtype), b.text_ids % D, b.present, g
+        ),
         "gather, einsum": lambda i, t, b, s, z, g: gathered(i, t, s, g, lambda x, y: torch.einsum("id,jd->ji", x, y)),
         "gather, permute": lambda i, t, b, s, z, g: gathered(i, t, s, g, lambda x, y: x.T @ y.cos()),
         "gather, diagonal": lambda i, t, b, s, z, g: gathered(i, t, s, g, lambda x, y: torch.diagonal(x @ y.T)),

@@ -3,6 +3,7 @@
 import json
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -68,7 +69,7 @@ def test_each_caption_learns_its_own_row(features: str) -> None:
 def test_captions_learn_the_row_of_the_one_in_the_teachers_language(features: str) -> None:
     batch = batch_of(torch.randn(B, 7))
     objective = Distillation(features, language="en", kind="mse")
-    objective.prepare(["en", "lv", "de"])
+    objective.prepare(SimpleNamespace(languages=["en", "lv", "de"]))
     embeddings, rows = students(batch), mmtrain.load(features).encode_text([row[0] for row in WORDS])
     alone = [
         ((embeddings.texts[i, k] - torch.from_numpy(rows[i])) ** 2).sum()
@@ -79,7 +80,7 @@ def test_captions_learn_the_row_of_the_one_in_the_teachers_language(features: st
     assert len(alone) == 9
     torch.testing.assert_close(objective.loss(batch, embeddings, None), torch.stack(alone).mean())
     with pytest.raises(ValueError, match="teacher: language: got en; the data have lv, de"):
-        objective.prepare(["lv", "de"])
+        objective.prepare(SimpleNamespace(languages=["lv", "de"]))
 
 
 def test_pictures_learn_what_another_size_shows(pixels: str) -> None:

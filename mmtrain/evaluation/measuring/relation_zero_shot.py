@@ -18,14 +18,11 @@ RISING = ("represented",)  # tasks whose last class is that of the most similar 
 DIRECTED = (*RISING, "adds", "relation", "represented and adds")  # of the others nobody knows; their first is taken
 
 
-def zero_shot_results(
-    encoder: Encoder, shards: MeasuredShards, split: Embedded, task: str, prompts: Mapping[str, str] | None = None
-) -> dict[str, Any]:
-    """The tables of a task without a head: {"similarity": table, "prompt": table where there are prompts}.
+def class_templates(shards: MeasuredShards, task: str, prompts: Mapping[str, str]) -> list[str]:
+    """The prompts of a task's classes, in their order.
 
     Args:
         shards: The labelled split.
-        split: Its rows.
         prompts: Class -> a text about the image in which {text} stands for the post's.
 
     Raises:
@@ -36,16 +33,37 @@ def zero_shot_results(
             f"--zero_shot: nobody labelled {task!r}; labelled are {', '.join(shards.classes) or 'no tasks'}"
         )
     classes = shards.class_names(task)
+    if prompts and (missing := [name for name in classes if name not in prompts]):
+        raise ValueError(f"--prompts: no prompt for class {missing[0]!r} of {task}; it has {', '.join(prompts)}")
+    return [prompts[name] for name in classes if prompts]
+
+
+def zero_shot_results(
+    encoder: Encoder,
+    shards: MeasuredShards,
+    split: Embedded,
+    task: str,
+    templates: Sequence[str] = (),
+    answers: np.ndarray | None = None,
+) -> dict[str, Any]:
+    """The tables of a task without a head: {"similarity": table}, with "prompt" where there are templates, and
+    "captioner" where a decoder judged them as answers.
+
+    Args:
+        shards: The labelled split.
+        split: Its rows.
+        templates: See `class_templates`.
+        answers: Probabilities of the classes [M, C], by a decoder.
+    """
+    classes = shards.class_names(task)
     languages, labels = np.asarray(shards.languages)[split.language_of_text], split.labels[task]
     results = {"similarity": by_similarity(task, split, labels, languages, classes)}
-    if prompts is not None:
-        if missing := [name for name in classes if name not in prompts]:
-            raise ValueError(f"--prompts: no prompt for class {missing[0]!r} of {task}; it has {', '.join(prompts)}")
-        images, templates = split.images[split.image_of_text], [prompts[name] for name in classes]
-        probabilities = prompt_probabilities(encoder, images, split.captions, languages, templates)
-        results["prompt"] = relation_metrics(
-            labels, probabilities, languages, groups=split.row_of_text, classes=classes
-        )
+    found = {} if answers is None else {"captioner": answers}
+    if templates:
+        images = split.images[split.image_of_text]
+        found = {"prompt": prompt_probabilities(encoder, images, split.captions, languages, templates)} | found
+    for name, probabilities in found.items():
+        results[name] = relation_metrics(labels, probabilities, languages, groups=split.row_of_text, classes=classes)
     return results
 
 

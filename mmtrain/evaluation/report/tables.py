@@ -78,6 +78,13 @@ def print_baselines(task: str, tables: Mapping[str, Mapping[str, Any]]) -> None:
     print_table(f"{task}, macro F1 in percent (95 %)", ("system", *next(iter(tables.values()))), rows)
 
 
+def print_captions(tables: Mapping[str, Mapping[str, float]]) -> None:
+    """Figures of written captions by language."""
+    names = ("exact_match", "token_f1", "bleu", "chrf")
+    rows = [[language, *(f"{each[name]:.1f}" for name in names)] for language, each in tables.items()]
+    print_table("captions written, in percent", ("language", "exact match", "token F1", "BLEU", "chrF"), rows)
+
+
 def print_reranked(results: Mapping[str, Any], recall_at: Sequence[int]) -> None:
     """Recall before and after, by language."""
     first = f"R@{recall_at[0]}"

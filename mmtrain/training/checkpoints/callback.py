@@ -130,7 +130,7 @@ class Checkpoint(LightningCheckpoint):
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
         assert isinstance(pl_module, ContrastiveModule)
-        data, head = pl_module.data, pl_module.checkpoint_head()
+        data = pl_module.data
         if self._tokenizer_files is None:
             self._tokenizer_files = carried(data.tokenizer)
         description = {
@@ -142,9 +142,8 @@ class Checkpoint(LightningCheckpoint):
             "images": None if isinstance(pl_module.model.image, FeatureTower) else spec_of(data.images),
             "objectives": list(pl_module.objectives),
         }
-        if head is not None:
-            name, network = head
-            description |= {"head": spec_of(network), "head_weights": f"{name}."}
+        for kind, (name, network) in pl_module.checkpoint_networks().items():
+            description |= {kind: spec_of(network), f"{kind}_weights": f"{name}."}
         # JSON and YAML text, and bytes as tensors: nothing in a checkpoint needs a pickle that runs code
         checkpoint["mmtrain"] = {
             "description": json.dumps(description, ensure_ascii=False),

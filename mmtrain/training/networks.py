@@ -1,0 +1,36 @@
+"""The networks that objectives bring: connected to the model, made for the data, described in checkpoints."""
+
+from collections.abc import Mapping
+
+import torch
+from torch import nn
+
+from losses import Objective
+from mmtrain.fusion import CaptionDecoder, MatchingHead
+from mmtrain.models.image_text import ImageTextModel
+from mmtrain.training.data import TrainingData
+
+
+def connect(objectives: Mapping[str, Objective], model: ImageTextModel) -> None:
+    """Tells each objective of the others and of the model."""
+    for objective in objectives.values():
+        objective.meet(objectives)
+        objective.connect(model)
+
+
+def prepare(objectives: Mapping[str, Objective], data: TrainingData, seed: int) -> None:
+    """Tells each objective of the data; the weights that it then makes depend on the seed alone."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)  # what was drawn before this differs with the number of processes
+        for objective in objectives.values():
+            objective.prepare(data)
+
+
+def networks_of(objectives: nn.Module) -> dict[str, tuple[str, nn.Module]]:
+    """The first decoder and the first head for matching among objectives, with their names in a training module."""
+    kinds: dict[str, type[nn.Module]] = {"decoder": CaptionDecoder, "head": MatchingHead}
+    found: dict[str, tuple[str, nn.Module]] = {}
+    for name, part in objectives.named_modules():
+        for kind in (kind for kind, cls in kinds.items() if isinstance(part, cls)):
+            found.setdefault(kind, (f"objectives.{name}", part))
+    return found

@@ -1,7 +1,10 @@
 """Objectives with a network of their own, or that read one of the model's."""
 
+from mmtrain.objectives.classification import Classification
 from mmtrain.objectives.distillation import Distillation
+from mmtrain.objectives.masked_patches import MaskedPatches
+from mmtrain.objectives.self_distillation import SelfDistillation
 from mmtrain.objectives.task import TaskLoss
 from mmtrain.objectives.teacher import Teacher
 
-__all__ = ["Distillation", "TaskLoss", "Teacher"]
+__all__ = ["Classification", "Distillation", "MaskedPatches", "SelfDistillation", "TaskLoss", "Teacher"]

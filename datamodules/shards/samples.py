@@ -146,7 +146,7 @@ def read_places(record: Mapping[str, Any], task: str) -> list[tuple[int, float, 
     """
     places = (record.get("places") or {}).get(task) or []
     for label, x, y in places:
-        if not (isinstance(label, int) and 0 <= label < 2**31 and 0 <= x <= 1 and 0 <= y <= 1):
+        if not (type(label) is int and 0 <= label < 2**31 and 0 <= x <= 1 and 0 <= y <= 1):
             raise BrokenSample("places are no [label, x, y]")
     return [(label, float(x), float(y)) for label, x, y in places]
 

@@ -140,7 +140,7 @@ def evaluate(
     thumbnails, features = Thumbnails(), Features()
     predicted = PredictedSplit(encoder.head) if isinstance(encoder.head, RelationHead) else None
     collected = rerank is not None and reads_tokens(encoder.head)
-    probed = None if linear is None else linear.collector(shards)
+    probed = None if linear is None else linear.collector(shards, data)
     chosen = (thumbnails, predicted, features if collected else None, probed)
     collectors: list[Collector] = [each for each in chosen if each is not None]
     split = embed(encoder, shards, collectors, tokens=predicted is not None or collected or patches)
@@ -163,7 +163,7 @@ def evaluate(
             systems |= {name: each for name, each in relations.get(task, {}).items() if name == "fine-tuned"}
         metrics["protocol"]["baselines"] = {"train": train, "languages": posts.languages, "skipped": skipped(posts)}
     if linear is not None and probed is not None:
-        metrics["probe"] = {probe: linear.figures(probed)}
+        metrics["probe"] = {probe: linear.figures(probed, data)}
         metrics["protocol"]["probe"] = {"train": linear.train, "skipped": skipped(linear.learnt)}
     if rerank is not None:
         metrics["rerank"] = rerank_retrieval(encoder, ranks, split, features, rerank)

@@ -62,8 +62,8 @@ def test_pictures_are_probed_by_their_labels(run: Path, scenes: Path, tmp_path: 
 @pytest.mark.parametrize(
     ("options", "says"),
     [
-        (["--probe", "colour"], "--probe: no sample is labelled with 'colour'; there are numbers"),
-        (["--probe", "colour", "--patches"], "--probe: no sample that can be read is labelled with 'colour'"),
+        (["--probe", "colour"], "test is labelled with 'colour'; there are numbers"),
+        (["--probe", "colour", "--patches"], "train that can be read is labelled with 'colour'"),
         (["--patches"], "--patches: it says what a probe reads; it needs --probe TASK"),
         (["--probe", "numbers", "--sts"], "--probe: says nothing about --sts"),
     ],

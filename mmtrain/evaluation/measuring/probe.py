@@ -106,24 +106,27 @@ class Probe:
             encoder, self.train, languages, batch_size, workers, labelled=not patches, label_names=label_names
         )
 
-    def collector(self, shards: MeasuredShards) -> LabelledImages | LabelledPatches:
-        """Collects what the probe is asked about, or learns from."""
+    def collector(self, shards: MeasuredShards, where: str) -> LabelledImages | LabelledPatches:
+        """Collects what the probe is asked about, or learns from; `where` names the shards."""
         if self.patches:
             return LabelledPatches(self.encoder, shards, self.task)
         if self.task not in shards.tasks:
-            raise ValueError(f"--probe: no sample is labelled with {self.task!r}; there are {', '.join(shards.tasks)}")
+            others = ", ".join(shards.tasks) or "no labels"
+            raise ValueError(f"--probe: no sample of {where} is labelled with {self.task!r}; there are {others}")
         return LabelledImages(self.task)
 
-    def figures(self, asked: LabelledImages | LabelledPatches) -> dict[str, Any]:
+    def figures(self, asked: LabelledImages | LabelledPatches, where: str) -> dict[str, Any]:
         """`probe_figures` of what a collector of the measured shards has seen, and what the rows are "of"."""
-        learnt = self.collector(self.learnt)
+        learnt = self.collector(self.learnt, self.train)
         embed(self.encoder, self.learnt, [learnt], tokens=self.patches, texts=False)
-        return {"of": "patches" if self.patches else "pictures"} | probe_figures(_rows(learnt), _rows(asked))
+        return {"of": "patches" if self.patches else "pictures"} | probe_figures(
+            _rows(learnt, self.train), _rows(asked, where)
+        )
 
 
-def _rows(collected: LabelledImages | LabelledPatches) -> LabelledRows:
+def _rows(collected: LabelledImages | LabelledPatches, where: str) -> LabelledRows:
     if not collected.labels:
-        raise ValueError(f"--probe: no sample that can be read is labelled with {collected.task!r}")
+        raise ValueError(f"--probe: no sample of {where} that can be read is labelled with {collected.task!r}")
     if isinstance(collected, LabelledImages):
         rows = np.concatenate(collected.rows)
         return LabelledRows(rows, np.array(collected.labels), np.arange(len(rows)))

@@ -10,15 +10,7 @@ from benchmarks.quotes import passages, quoted
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
-PACKAGES = [
-    "losses",
-    "datamodules",
-    "mmtrain",
-    "mmtrain.evaluation",
-    "mmtrain.towers",
-    "mmtrain.fusion",
-    "mmtrain.objectives",
-]
+PACKAGES = ["losses", "datamodules", "mmtrain", "mmtrain.evaluation", "mmtrain.towers", "mmtrain.fusion", "mmtrain.objectives"]
 LINK = re.compile(r"\]\(([^)#\s]+)(?:#[^)]*)?\)")
 
 

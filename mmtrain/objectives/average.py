@@ -104,9 +104,9 @@ class AverageTaught(Objective):
         temperatures: tuple[float, float],
     ) -> None:
         super().__init__()
-        for name, value in (("prototypes", prototypes), ("hidden", hidden), ("start", start + 1)):
-            if value < 1:
-                raise ValueError(f"{name}: got {value - (name == 'start')}, expected at least {int(name != 'start')}")
+        for name, value, least in (("prototypes", prototypes, 1), ("hidden", hidden, 1), ("start", start, 0)):
+            if value < least:
+                raise ValueError(f"{name}: got {value}, expected at least {least}")
         if not 0 <= momentum <= 1:
             raise ValueError(f"momentum: got {momentum}, expected 0 to 1")
         if not min(temperatures) > 0:
@@ -118,7 +118,7 @@ class AverageTaught(Objective):
         self.step: Tensor
         self.register_buffer("centre", torch.zeros(prototypes))
         self.register_buffer("step", torch.zeros((), dtype=torch.int64))
-        self._said: list[Tensor] = []
+        self._said: list[Tensor] = []  # the mean of what the teacher said in this step, once a part of it
 
     def connect(self, model: ImageTextModel) -> None:
         """Makes the head, and the teacher unless another objective has.
@@ -147,7 +147,6 @@ class AverageTaught(Objective):
         return self._teacher[0]
 
     def loss(self, batch: Batch, embeddings: Embeddings, model: Any) -> Tensor:
-        self._said = []
         if self.step < self.start:  # DDP waits for every parameter
             return torch.stack([0 * each.sum() for each in self.parameters() if each.requires_grad]).sum()
         group = default_group()
@@ -171,6 +170,7 @@ class AverageTaught(Objective):
                 follow(teacher, student, self.momentum)
             for mean in self._said:
                 self.centre.lerp_(mean, 1 - CENTRE_MOMENTUM)
+        self._said = []
         self.step += 1
         if self.step == self.start:
             follow(self.head, self.teacher_head, 0.0)  # its weights have decayed while nothing trained them

@@ -208,6 +208,16 @@ class ImagePipeline:
         image = functional.resize(image, [self.size], interpolation=method)
         return pixels(functional.center_crop(image, [self.size, self.size]))
 
+    def in_view(self, image: Image.Image, x: float, y: float) -> tuple[float, float]:
+        """Where a place of an upright image lies in its evaluation view, both as shares of width and height from the
+        left and the top; what is not within 0 to 1 is cut off.
+        """
+        if self.resize == "squash":
+            return x, y
+        turned = image.getexif().get(0x0112, 1) > 4
+        width, height = image.size[::-1] if turned else image.size
+        return 0.5 + (x - 0.5) * width / min(width, height), 0.5 + (y - 0.5) * height / min(width, height)
+
     def _crop(self, size: tuple[int, int], rng: random.Random) -> tuple[float, ...]:
         """left, top, width, height of a crop of random area and shape, cut to what the image holds."""
         area = size[0] * size[1] * rng.uniform(*self.scale)

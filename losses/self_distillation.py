@@ -1,11 +1,45 @@
 """A teacher that is the student's own average: DINO."""
 
+import torch
 from torch import Tensor
 
 from losses.engine.checks import full_precision, working_precision
 
 
 @full_precision
+def softened_cross_entropy(
+    student: Tensor,
+    teacher: Tensor,
+    centre: Tensor,
+    student_temperature: float = 0.1,
+    teacher_temperature: float = 0.04,
+) -> Tensor:
+    """- sum_k softmax((teacher - centre) / teacher_temperature)_k log softmax(student / student_temperature)_k
+
+    No gradient reaches teacher and centre.
+
+    Args:
+        student: float [..., K].
+        teacher: float [..., K].
+        centre: float [K].
+        student_temperature: positive.
+        teacher_temperature: positive.
+
+    Returns:
+        float [...].
+
+    Raises:
+        ValueError: a centre of another width, or a temperature that is not positive.
+    """
+    if centre.shape != student.shape[-1:]:
+        raise ValueError(f"centre: got shape {list(centre.shape)}, expected {list(student.shape[-1:])}")
+    if not (student_temperature > 0 and teacher_temperature > 0):
+        raise ValueError(f"temperatures: got {student_temperature} and {teacher_temperature}, expected positive ones")
+    student, teacher, centre = working_precision(student, teacher, centre)
+    wanted = ((teacher.detach() - centre.detach()) / teacher_temperature).softmax(-1)
+    return -(wanted * (student / student_temperature).log_softmax(-1)).sum(-1)
+
+
 def self_distillation_loss(
     student: Tensor,
     teacher: Tensor,
@@ -13,12 +47,9 @@ def self_distillation_loss(
     student_temperature: float = 0.1,
     teacher_temperature: float = 0.04,
 ) -> Tensor:
-    """The mean over images and over pairs of a teacher's view t and another view v of the student of
+    """The mean of `softened_cross_entropy` over images and over pairs of a teacher's view and another of the student.
 
-        - sum_k softmax((teacher_t - centre) / teacher_temperature)_k log softmax(student_v / student_temperature)_k
-
-    Caron et al., "Emerging Properties in Self-Supervised Vision Transformers", ICCV 2021, equation 3. No gradient
-    reaches teacher and centre.
+    Caron et al., "Emerging Properties in Self-Supervised Vision Transformers", ICCV 2021, equation 3.
 
     Args:
         student: float [V, B, K]; views v < T are the teacher's own.
@@ -37,12 +68,6 @@ def self_distillation_loss(
         raise ValueError(
             f"teacher: got shape {list(teacher.shape)}, expected [T, {B}, {K}], T from 1 to {V}, V at least 2"
         )
-    if centre.shape != (K,):
-        raise ValueError(f"centre: got shape {list(centre.shape)}, expected [{K}]")
-    if not (student_temperature > 0 and teacher_temperature > 0):
-        raise ValueError(f"temperatures: got {student_temperature} and {teacher_temperature}, expected positive ones")
-    student, teacher, centre = working_precision(student, teacher, centre)
-    wanted = ((teacher.detach() - centre.detach()) / teacher_temperature).softmax(2)
-    found = (student / student_temperature).log_softmax(2)
-    losses = [-(wanted[t] * found[v]).sum(1).mean() for t in range(len(teacher)) for v in range(V) if v != t]
-    return sum(losses[1:], losses[0]) / len(losses)
+    temperatures = student_temperature, teacher_temperature
+    pairs = [(t, v) for t in range(len(teacher)) for v in range(V) if v != t]
+    return torch.stack([softened_cross_entropy(student[v], teacher[t], centre, *temperatures) for t, v in pairs]).mean()

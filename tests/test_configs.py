@@ -66,6 +66,7 @@ def material(tmp_path_factory: pytest.TempPathFactory) -> Path:
 # sizes that stand anywhere in a config
 SMALL = {"image_size": 32, "size": 32, "captions_per_image": 2, "batch_size": 4, "micro_batch": 2}
 SMALL |= {"width": 32, "layers": 1, "heads": 2}
+SMALL |= {"prototypes": 16, "hidden": 8, "start": 0}
 DIMS = [4, 8, 16, 32]
 
 
@@ -90,9 +91,10 @@ def shrink(config: dict, material: Path, run: Path) -> dict:
     if model["text"]["class_path"].endswith("TransformersTower"):
         tiny = {"vocab_size": 100, "hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
         text = model["text"]["init_args"]
-        text.pop("pretrained")
+        text.pop("pretrained", None)
         text["config"] = {"model_type": "xlm-roberta", "intermediate_size": 32, "max_position_embeddings": 514, **tiny}
         data["tokenizer"]["init_args"]["name_or_folder"] = str(material / "tokenizer")
+    model.pop("pretrained", None)
     model["dimension"] = min(model["dimension"], 32)
     for stage in config.get("stages", []):
         stage["trainer"] = {}

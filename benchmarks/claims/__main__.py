@@ -18,7 +18,18 @@ from pathlib import Path
 
 import torch
 
-from benchmarks.claims import code_switch, general, hard_negatives, m3l, one_to_k, pairs, ranking, rare_words, symile
+from benchmarks.claims import (
+    code_switch,
+    general,
+    hard_negatives,
+    m3l,
+    one_to_k,
+    pairs,
+    patches,
+    ranking,
+    rare_words,
+    symile,
+)
 from benchmarks.claims.record import Claim, Runs
 from benchmarks.claims.tables import rows_table, systems_table
 from datamodules.files import write_whole
@@ -32,6 +43,7 @@ CLAIMS: dict[str, Claim] = {
     "m3l": m3l.CLAIM,
     "code_switch": code_switch.CLAIM,
     "rare_words": rare_words.CLAIM,
+    "patches": patches.CLAIM,
     **general.CLAIMS,
 }
 

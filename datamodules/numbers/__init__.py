@@ -1,8 +1,9 @@
-"""The embedded corpus: handwritten numbers in many languages, and posts, pairs and triples made of them."""
+"""The embedded corpus: handwritten numbers in many languages, and posts, pairs, scenes and triples made of them."""
 
 from datamodules.numbers.corpus import LANGUAGES, SPLITS, numbers_of, pack_numbers, picture, png, words
 from datamodules.numbers.pairs import pack_pairs
 from datamodules.numbers.posts import pack_posts, post
+from datamodules.numbers.scenes import pack_scenes
 from datamodules.numbers.spoken import pack_spoken
 
 __all__ = [
@@ -12,6 +13,7 @@ __all__ = [
     "pack_numbers",
     "pack_pairs",
     "pack_posts",
+    "pack_scenes",
     "pack_spoken",
     "picture",
     "png",

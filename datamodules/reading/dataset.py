@@ -193,11 +193,11 @@ class ShardDataset(Dataset):
 
     def _read(self, place: Draw, rngs: Sequence[random.Random]) -> Sequence[Loaded]:
         """A row for each `rng`; without one, as evaluation sees the sample."""
-        path, number = self._place(place)
+        path, number = self.place(place)
         index = self._source(place)
         source = self.sources[index]
         try:
-            sample = self._sample(path, number)
+            sample = self.sample(path, number)
             if "texts" in self.needs - self._lacking and not sample.captions and sample.image is not None:
                 raise BrokenSample("no caption")
             views, small = self._views(sample, source.images, rngs)
@@ -213,7 +213,7 @@ class ShardDataset(Dataset):
             for view, own, rng in zip(views, texts, rngs or NOTHING_DRAWN, strict=True)
         ]
 
-    def _sample(self, path: str, number: int) -> Sample:
+    def sample(self, path: str, number: int) -> Sample:
         return read_sample(*self._reader.read(path, number, self._suffixes, self._names), self.reading.text_language)
 
     def _views(
@@ -239,7 +239,7 @@ class ShardDataset(Dataset):
                 raise BrokenSample("features of another size")
         return values
 
-    def _place(self, place: Draw) -> tuple[str, int]:
+    def place(self, place: Draw) -> tuple[str, int]:
         shard = self.shards[place.shard]
         try:
             path = local_path(shard.shard, self.reading, shard.checksum)
@@ -250,7 +250,7 @@ class ShardDataset(Dataset):
 
     def _key(self, place: Draw) -> str:
         try:
-            return self._reader.key(*self._place(place))
+            return self._reader.key(*self.place(place))
         except BrokenSample:
             return f"#{place.sample}"
 
@@ -305,7 +305,7 @@ class ShardDataset(Dataset):
             return () if reader.kind == "text" else (getattr(reader, "images", None) or self.sources[0].images).shape
         for place in self._first_places(reader.key):
             with contextlib.suppress(BrokenSample):
-                sample = self._sample(*place)
+                sample = self.sample(*place)
                 for value in reader.read(sample, self._index, self.sources[0].images, None):
                     return tuple(value.content.shape) if isinstance(value.content, Tensor) else ()
         if self.captions_per_image is not None:
@@ -318,4 +318,4 @@ class ShardDataset(Dataset):
             count = min(len(shard), PROBED) if key is None else len(shard) if shard.holds[key] else 0
             for sample in range(count):
                 with contextlib.suppress(BrokenSample):
-                    yield self._place(Draw(0, number, sample))
+                    yield self.place(Draw(0, number, sample))

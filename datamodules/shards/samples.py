@@ -142,6 +142,20 @@ def read_scores(record: Mapping[str, Any], key: str = "scores") -> list[float]:
     return scores
 
 
+@breaking("places are no [label, x, y]")
+def read_places(record: Mapping[str, Any], task: str) -> list[tuple[int, float, float]]:
+    """(label, x, y) of what lies where in the picture: of the record's "places", {task: [[label, x, y], ...]}.
+
+    Labels are whole numbers from 0; x and y are shares of width and height, from the left and from the top. Raises
+    BrokenSample for anything else.
+    """
+    places = (record.get("places") or {}).get(task) or []
+    for label, x, y in places:
+        if not (type(label) is int and 0 <= label < 2**31 and 0 <= x <= 1 and 0 <= y <= 1):
+            raise BrokenSample("places are no [label, x, y]")
+    return [(label, float(x), float(y)) for label, x, y in places]
+
+
 def further_name(suffix: str) -> str | None:
     """The name of a further file by what follows the key, "photo" of "photo1.jpg"; None for any other file."""
     match = FURTHER.fullmatch(suffix)

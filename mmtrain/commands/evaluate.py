@@ -31,6 +31,8 @@ def evaluate(
     zero_shot_by: Literal["similarity", "captioner"] = "similarity",
     prompts: File | None = None,
     baselines: bool = False,
+    probe: Annotated[str, "TASK"] | None = None,
+    patches: bool = False,
     train: Shards | None = None,
     classes: File | None = None,
     sts: bool = False,
@@ -66,7 +68,10 @@ def evaluate(
         zero_shot_by: For --zero_shot: "captioner" also asks how likely the model's decoder takes each prompt to be.
         prompts: For --zero_shot: JSON {class: "... {text} ..."}.
         baselines: Tabulate chance, similarity and a linear probe of the space beside the head.
-        train: For --baselines: the posts they learn from; default: those of the run's config.
+        probe: A task that the shards label: logistic regression on the frozen rows of pictures.
+        patches: For --probe: on the features of patches, which the samples' JSON labels by place: "places": {task:
+            [[label, x, y], ...]}, x and y as shares of width and height.
+        train: For --baselines and --probe: what they learn from; default: the training shards of the run's config.
         classes: Classify the pictures instead, by a JSON file of class names: {language: {label: name}}, or
             Babel-ImageNet's; writes zero_shot.json.
         sts: Correlate the similarity of sentences instead: --data names TSV files with the columns sentence1,
@@ -87,7 +92,7 @@ def evaluate(
             raise UsageError("--sts: not allowed with argument --classes")
         retrieval: dict[str, Any] = {"protocol": protocol, "captions": captions, "text_to_text": text_to_text}
         retrieval |= {"rerank": rerank, "dims": dims, "precision": precision, "generate": generate}
-        for name, value in (retrieval | {"zero_shot": zero_shot, "baselines": baselines}).items():
+        for name, value in (retrieval | {"zero_shot": zero_shot, "baselines": baselines, "probe": probe}).items():
             if value:
                 raise ValueError(f"--{name}: says nothing about {'--sts' if sts else '--classes'}; without it")
         if classes is None:
@@ -109,14 +114,17 @@ def evaluate(
         raise ValueError(f"--prompts: {prompts} says classes of a task; it needs --zero_shot TASK")
     if zero_shot_by == "captioner" and (zero_shot is None or prompts is None):
         raise ValueError("--zero_shot_by: captioner judges the answers of --prompts FILE for --zero_shot TASK; both")
-    if train is not None and not baselines:
-        raise ValueError(f"--train: {train} is what baselines learn from; it needs --baselines")
+    if train is not None and not baselines and probe is None:
+        raise ValueError(f"--train: {train} is what baselines and probes learn from; it needs --baselines or --probe")
+    if patches and probe is None:
+        raise ValueError("--patches: it says what a probe reads; it needs --probe TASK")
 
     from mmtrain.embedding.one_pass import Collector, Features, Thumbnails, embed
     from mmtrain.embedding.predictions import PredictedSplit
     from mmtrain.embedding.processes import default_device
     from mmtrain.embedding.splits import open_split
     from mmtrain.evaluation.measuring.captions import Answers, WrittenCaptions
+    from mmtrain.evaluation.measuring.probe import Probe
     from mmtrain.evaluation.measuring.relation import relation_results
     from mmtrain.evaluation.measuring.relation_baselines import baseline_tables, open_training_posts
     from mmtrain.evaluation.measuring.relation_zero_shot import class_templates, read_prompts, zero_shot_results
@@ -138,8 +146,12 @@ def evaluate(
     if baselines:
         train, posts = open_training_posts(encoder, model, train, batch_size, workers, names)
         names |= posts.label_names
+    linear = None
+    if probe is not None:
+        linear = Probe(encoder, model, train, probe, patches, batch_size, workers, names)
+        names |= linear.learnt.label_names
     data = _shards(data, published, images)
-    labelled = bool(encoder.classes) or zero_shot is not None or baselines
+    labelled = bool(encoder.classes) or zero_shot is not None or baselines or (probe is not None and not patches)
     shards = open_split(encoder, data, languages, batch_size, workers, labelled=labelled, label_names=names)
 
     thumbnails, features = Thumbnails(), Features()
@@ -148,9 +160,10 @@ def evaluate(
     answers_to = [] if zero_shot is None else class_templates(shards, zero_shot, class_prompts or {})
     answers = Answers(encoder, shards, answers_to) if zero_shot_by == "captioner" else None
     captioned = WrittenCaptions(encoder, shards, beams) if generate else None
-    reading: list[Collector | None] = [predicted, features if collected else None, answers, captioned]
-    collectors = [each for each in reading if each is not None]
-    split = embed(encoder, shards, [thumbnails, *collectors], tokens=bool(collectors))
+    probed = None if linear is None else linear.collector(shards, data)
+    of_tokens: list[Collector | None] = [predicted, features if collected else None, answers, captioned]
+    collectors: list[Collector] = [each for each in (thumbnails, *of_tokens, probed) if each is not None]
+    split = embed(encoder, shards, collectors, tokens=patches or any(each is not None for each in of_tokens))
 
     ranking: dict[str, Any] = {"similarity": similarity or encoder.metric, "text_to_text": text_to_text or ()}
     ranking |= {"recall_at": recall_at} if recall_at else {}
@@ -174,6 +187,9 @@ def evaluate(
         for task, systems in metrics["baselines"].items():
             systems |= {name: each for name, each in relations.get(task, {}).items() if name == "fine-tuned"}
         metrics["protocol"]["baselines"] = {"train": train, "languages": posts.languages, "skipped": skipped(posts)}
+    if linear is not None and probed is not None:
+        metrics["probe"] = {probe: linear.figures(probed, data)}
+        metrics["protocol"]["probe"] = {"train": linear.train, "skipped": skipped(linear.learnt)}
     if rerank is not None:
         metrics["rerank"] = rerank_retrieval(encoder, ranks, split, features, rerank)
     if captioned is not None:
@@ -259,6 +275,7 @@ def _print(metrics: dict[str, Any], recall_at: Sequence[int], relations: dict[st
     from mmtrain.evaluation.report.tables import (
         print_baselines,
         print_captions,
+        print_probe,
         print_protocol,
         print_relation,
         print_reranked,
@@ -277,5 +294,7 @@ def _print(metrics: dict[str, Any], recall_at: Sequence[int], relations: dict[st
         print_baselines(task, systems)
     if "captions" in metrics:
         print_captions(metrics["captions"])
+    if "probe" in metrics:
+        print_probe(metrics["probe"])
     if "rerank" in metrics:
         print_reranked(metrics["rerank"], recall_at)

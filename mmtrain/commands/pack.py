@@ -48,6 +48,7 @@ def numbers(
     equal: bool = False,
     pairs: bool = False,
     spoken: bool = False,
+    scenes: bool = False,
     samples_per_shard: int = packing.SAMPLES_PER_SHARD,
     workers: int = WORKERS,
 ) -> None:
@@ -63,24 +64,26 @@ def numbers(
         pairs: Text pairs without pictures: the first language beside each further one, numbers of one other digit as
             negatives.
         spoken: Texts of w numbers, one a language, audio that tells the language, a picture of the number said in it.
+        scenes: Pages of two or three numbers at places that the captions name; labels by place for a probe of patches.
         samples_per_shard: Rows that make one shard.
         workers: Processes; the bytes written do not depend on it.
 
     Raises:
-        ValueError: for more than one of posts, equal, pairs and spoken, renderings of what has none, languages left out
-            where they matter, and what the packers find.
+        ValueError: for more than one of posts, equal, pairs, spoken and scenes, renderings of what has none, languages
+            left out where they matter, and what the packers find.
     """
     from datamodules.numbers.corpus import pack_numbers
     from datamodules.numbers.pairs import pack_pairs
     from datamodules.numbers.posts import pack_posts
+    from datamodules.numbers.scenes import pack_scenes
     from datamodules.numbers.spoken import pack_spoken
 
     sharding = {"samples_per_shard": samples_per_shard, "workers": workers}
-    kinds = {"posts": posts, "equal": equal, "pairs": pairs, "spoken": spoken}
+    kinds = {"posts": posts, "equal": equal, "pairs": pairs, "spoken": spoken, "scenes": scenes}
     chosen = [name for name, wanted in kinds.items() if wanted]
     if len(chosen) > 1:
         raise ValueError(f"{chosen[1]}: got --{' and --'.join(chosen)}; one of them")
-    if renderings is not None and (posts or equal or pairs):
+    if renderings is not None and chosen and not spoken:
         raise ValueError(f"renderings: {renderings} says nothing about {chosen[0]}; without --{chosen[0]}")
     if (pairs or spoken) and not languages:
         raise ValueError(f"languages: --{chosen[0]} needs two or more, as in --languages [en,lv]")
@@ -88,6 +91,8 @@ def numbers(
         _print(out, pack_pairs(out, split, languages or [], **sharding))
     elif spoken:
         _print(out, pack_spoken(out, split, languages or [], renderings=renderings, **sharding))
+    elif scenes:
+        _print(out, pack_scenes(out, split, languages, **sharding))
     elif posts or equal:
         _print(out, pack_posts(out, split, languages, equal=equal, **sharding))
     else:

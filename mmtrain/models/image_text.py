@@ -130,7 +130,7 @@ class ImageTextModel(Network):
 
     def encode_image(self, images: Tensor) -> Tensor:
         """images [N, ...] -> float [N, D], unit rows."""
-        return self._in_parts(self._image_rows, images)
+        return self.in_parts(self._image_rows, images)
 
     def encode_text(self, tokens: Tensor, mask: Tensor, languages: Tensor | None = None) -> Tensor:
         """tokens [N, L, ...], mask bool [N, L], languages int64 [N] -> float [N, D], unit rows."""
@@ -141,7 +141,7 @@ class ImageTextModel(Network):
         rows = []
         for part in order.chunk(self.buckets if len(tokens) > self.buckets else 1):
             longest = max(int(lengths[part[-1]]), 1)
-            rows.append(self._in_parts(self.text_rows, tokens[part, :longest], mask[part, :longest], languages[part]))
+            rows.append(self.in_parts(self.text_rows, tokens[part, :longest], mask[part, :longest], languages[part]))
         return torch.cat(rows)[order.argsort()]
 
     def text_rows(self, tokens: Tensor, mask: Tensor, languages: Tensor | None) -> Tensor:
@@ -151,7 +151,7 @@ class ImageTextModel(Network):
     def encode_modality(self, name: str, values: Tensor) -> Tensor:
         """values [N, ...] of a further modality -> float [N, D], unit rows."""
         tower, projection = self.modalities[name], self.modality_projections[name]
-        return self._in_parts(lambda part: self._rows(name, projection(tower(part)[0])), values)
+        return self.in_parts(lambda part: self._rows(name, projection(tower(part)[0])), values)
 
     def with_absent(self, name: str, rows: Tensor, present: Tensor) -> Tensor:
         """Rows [..., D] of an input that may be missing, with its learned row where `present` bool [...] is not."""
@@ -163,7 +163,7 @@ class ImageTextModel(Network):
         """Rows [N, D] and [M, D], and token features [N, 1+P, Wi] and [M, 1+L, Wt], the pooled feature first."""
         assert self.image is not None and self.image_projection is not None
         image_tower = self.image
-        of_images = self._in_parts(lambda part: _pooled_first(*image_tower(part)), images)
+        of_images = self.in_parts(lambda part: _pooled_first(*image_tower(part)), images)
         of_texts = self.text_tokens(tokens, mask, languages)
         return (
             self._rows("image", self.image_projection(of_images[:, 0].contiguous())),
@@ -174,9 +174,10 @@ class ImageTextModel(Network):
 
     def text_tokens(self, tokens: Tensor, mask: Tensor, languages: Tensor) -> Tensor:
         """Token features of texts [M, 1+L, Wt], the pooled feature first."""
-        return self._in_parts(lambda *part: _pooled_first(*self.text(*part)), tokens, mask, languages)
+        return self.in_parts(lambda *part: _pooled_first(*self.text(*part)), tokens, mask, languages)
 
-    def _in_parts(self, encode: Callable[..., Tensor], *inputs: Tensor) -> Tensor:
+    def in_parts(self, encode: Callable[..., Tensor], *inputs: Tensor) -> Tensor:
+        """`encode(*inputs)` [N, ...] of inputs [N, ...], in parts of `micro_batch` where there is one."""
         if self.micro_batch is None or len(inputs[0]) <= self.micro_batch:
             return encode(*inputs)
         return micro_batched(encode, *inputs, micro_batch=self.micro_batch)

@@ -66,6 +66,8 @@ class TimmTower(ImageTower):
         self.options = {name: value for name, value in options.items() if not is_refused(name, value, options=True)}
         self.width = self.network.num_features if pooling != "timm" else self.network.head_hidden_size
         self.pool = None if pooling == "timm" else Pooling(pooling, self.width)
+        if hasattr(self.network, "patch_embed"):
+            self.prefix_tokens = getattr(self.network, "num_prefix_tokens", None)
         data = resolve_model_data_config(self.network)
         # saved with the weights: a hub repository may have its own, which the architecture's name does not tell
         self.register_buffer("mean", torch.tensor(data["mean"]).view(1, -1, 1, 1))
@@ -83,6 +85,16 @@ class TimmTower(ImageTower):
         if self.training:  # times zero: DDP waits for every parameter, and checkpoints hold the model's own head too
             pooled = pooled + 0 * self.network.forward_head(features, pre_logits=True).sum()
         return pooled, tokens
+
+    def masked(self, images: Tensor, mask: Tensor, token: Tensor) -> tuple[Tensor, Tensor]:
+        def put(layer: nn.Module, inputs: Any, patches: Tensor) -> Tensor:
+            return torch.where(mask.view(*patches.shape[:-1], 1), token.to(patches.dtype), patches)
+
+        hook = self.network.patch_embed.register_forward_hook(put)
+        try:
+            return self.forward(images)  # a compiled tower would not know of the hook
+        finally:
+            hook.remove()
 
     def blocks(self) -> dict[str, int]:
         """By the model's own matcher, which counts the blocks of all stages."""

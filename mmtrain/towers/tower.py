@@ -53,7 +53,17 @@ class Tower(nn.Module):
 
 
 class ImageTower(Tower):
-    """forward(images [N, ...]) -> (pooled [N, width], tokens [N, P, width])."""
+    """forward(images [N, ...]) -> (pooled [N, width], tokens [N, P, width]).
+
+    Attributes:
+        prefix_tokens: How many tokens stand before those of the patches, a square of them; None where tokens are none.
+    """
+
+    prefix_tokens: int | None = None
+
+    def masked(self, images: Tensor, mask: Tensor, token: Tensor) -> tuple[Tensor, Tensor]:
+        """forward with `token` [width] in place of the embedded patches of `mask` bool [N, P]."""
+        raise NotImplementedError
 
     def check_size(self, size: int) -> None:
         """Raises ValueError, one line, for pictures of a size that it cannot read."""

@@ -12,6 +12,7 @@ from datamodules.shards.samples import COMMON
 from losses import Objective
 from losses.objective import ALL_FIELDS, needs_of
 from mmtrain.models.image_text import ImageTextModel
+from mmtrain.objectives.average import AverageTaught
 from mmtrain.training.data import TrainingData
 from mmtrain.training.parts import from_data
 
@@ -79,11 +80,12 @@ def check_micro_batch(model: nn.Module, size: int | None) -> None:
             raise ValueError(f"model.micro_batch: {name} normalises over the batch; use a tower without BatchNorm")
 
 
-def check_needs(objectives: Mapping[str, Mapping[str, Objective]], data: TrainingData) -> None:
-    """Refuses objectives that need what the data do not bring, and fields that no objective reads.
+def check_needs(objectives: Mapping[str, Mapping[str, Objective]], data: TrainingData, trainer: pl.Trainer) -> None:
+    """Refuses objectives that need what the data do not bring or begin behind the end, and fields that none reads.
 
     Args:
         objectives: Those that see each part of the step.
+        trainer: Whose max_steps say where the end is.
 
     Raises:
         ValueError: one line, naming both.
@@ -93,6 +95,11 @@ def check_needs(objectives: Mapping[str, Mapping[str, Objective]], data: Trainin
         for name, objective in seeing.items():
             if missing := from_data(objective) - brings - {ALL_FIELDS}:
                 raise ValueError(f"model.objectives.{name}: needs {_listed(missing)}, {where} {_listed(brings)}")
+            if isinstance(objective, AverageTaught) and 0 <= trainer.max_steps <= objective.start:
+                raise ValueError(
+                    f"model.objectives.{name}.start: got {objective.start}, expected less than the"
+                    f" {trainer.max_steps} of trainer.max_steps"
+                )
         read = frozenset().union(*(needs_of(objective) for objective in seeing.values()))
         if ALL_FIELDS not in read and (unread := brings - COMMON - read):
             field = f"data.parts.{part}.fields" if part else "data.fields"

@@ -243,7 +243,7 @@ class ContrastiveModule(pl.LightningModule):
     def on_fit_start(self) -> None:
         checks.check_one_step_a_batch(self.trainer, self.instead_of_accumulation)
         checks.check_clipping(self.trainer, self.adaptive_clipping)
-        checks.check_needs({part: self.objectives_on(part) for part in self.data.brings}, self.data)
+        checks.check_needs({part: self.objectives_on(part) for part in self.data.brings}, self.data, self.trainer)
         checks.check_batch_norm(self.model, self.trainer.world_size)
         self._counts_for = self.data.count_for(list(self.objectives))
 

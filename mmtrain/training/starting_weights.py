@@ -17,6 +17,7 @@ from mmtrain.models.run_folder import describe, read_checkpoint
 from mmtrain.models.spec import spec_of
 from mmtrain.models.tokenizer_files import alike
 from mmtrain.models.weights import first_difference, shape_of
+from mmtrain.towers import TimmTower
 from mmtrain.training.data import TrainingData
 
 # open_clip's names of timm and transformers towers, and ours (`mmtrain export --format open_clip` writes them)
@@ -36,14 +37,14 @@ def load_partially(model: ImageTextModel, name: str) -> str:
     Returns one line: what was loaded, resized, missing and left out.
 
     Args:
-        name: A run, checkpoint or export of ours, or an open_clip model of timm and transformers towers, whose
-            normalisation of pictures comes with the weights of its image tower.
+        name: A run, checkpoint or export of ours, or an open_clip model with a tower of timm, of transformers, or its
+            own vision transformer; its normalisation of pictures comes with the weights of its image tower.
 
     Raises:
         ValueError: when nothing of a tower fits.
     """
     encoder = load(name)
-    theirs = _by_our_names(encoder.model)
+    theirs = _by_our_names(encoder.model, model.image)
     ours = model.state_dict()
     fitting: dict[str, Tensor] = {}
     resized: list[str] = []
@@ -193,16 +194,29 @@ def _short(thing: Any) -> str:
     return f"{type(thing).__name__}({', '.join(f'{name}={value}' for name, value in arguments if value is not None)})"
 
 
-def _by_our_names(network: nn.Module) -> dict[str, Tensor]:
+def _by_our_names(network: nn.Module, tower: nn.Module | None) -> dict[str, Tensor]:
     if not isinstance(network, ForeignModel):
         return network.state_dict()
     renamed = {}
-    for key, value in network.model.state_dict().items():
+    state = network.model.state_dict()
+    if "visual.class_embedding" in state and isinstance(tower, TimmTower) and tower.prefix_tokens is not None:
+        state |= _by_timms_names(state, tower)
+    for key, value in state.items():
         theirs = next((prefix for prefix in OPEN_CLIP if key.startswith(prefix)), None)
         renamed[OPEN_CLIP[theirs] + key.removeprefix(theirs) if theirs else f"{key} (theirs)"] = value
     # what they make of pixels from 0 to 255 is gain * pixels + shift, what we do is (pixels / 255 - mean) / deviation
     mean, deviation = -network.shift / network.gain / 255, 1 / network.gain / 255
     return renamed | dict(zip(NORMALISATION, (mean[None], deviation[None]), strict=True))
+
+
+def _by_timms_names(state: dict[str, Tensor], tower: TimmTower) -> dict[str, Tensor]:
+    """The weights of open_clip's own vision transformer, under the names that they have where it holds one of timm."""
+    from timm.models.vision_transformer import checkpoint_filter_fn
+
+    own = checkpoint_filter_fn({**state}, tower.network)
+    projection = own.pop("head.weight", None)
+    named = {f"visual.trunk.{key}": value for key, value in own.items() if not key.startswith("head.")}
+    return named | ({} if projection is None else {"visual.head.proj.weight": projection})
 
 
 def _resize(value: Tensor, target: Tensor, tower: nn.Module | None) -> Tensor:

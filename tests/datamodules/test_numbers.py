@@ -11,7 +11,16 @@ import torch
 from PIL import Image
 from sklearn.datasets import load_digits
 
-from datamodules.numbers import LANGUAGES, numbers_of, pack_numbers, pack_pairs, pack_spoken, picture, words
+from datamodules.numbers import (
+    LANGUAGES,
+    numbers_of,
+    pack_numbers,
+    pack_pairs,
+    pack_scenes,
+    pack_spoken,
+    picture,
+    words,
+)
 from datamodules.numbers.corpus import SCANS
 from datamodules.numbers.posts import pack_posts, post
 
@@ -177,9 +186,40 @@ def test_text_and_audio_together_name_the_picture(tmp_path):
     assert ink.sum(1).tolist() == [len(str(record["number"])) for record in found]
 
 
+def test_scenes_say_which_number_is_where_and_where_each_digit_lies(tmp_path):
+    listing = pack_scenes(tmp_path, "test", scenes=40)
+    assert listing["captions"] == {"de": 40, "en": 40, "lv": 40}
+    with tarfile.open(tmp_path / "shard-000000.tar") as shard:
+        pages = {
+            name.partition(".")[0]: np.asarray(Image.open(io.BytesIO(shard.extractfile(name).read())).convert("L"))
+            for name in shard.getnames()
+            if name.endswith(".png")
+        }
+    for record, page in zip(records(tmp_path), pages.values(), strict=True):
+        named = [part.split(" ", 1) for part in record["captions"]["en"].split(", ")]
+        assert [words("en").index(word) for word, _ in named] == record["numbers"]
+        assert len(record["numbers"]) == record["labels"]["numbers"] and set(record["numbers"]) <= set(
+            numbers_of("test")
+        )
+        digits = iter(record["places"]["digit"])
+        for number, (_, place) in zip(record["numbers"], named, strict=True):
+            for written in str(number):
+                digit, x, y = next(digits)
+                assert (
+                    digit == int(written)
+                    and place == f"{'bottom' if y > 0.5 else 'top'} {'right' if x > 0.5 else 'left'}"
+                )
+                column, row = round(96 * x) - 10, round(96 * y) - 10
+                assert (page[row : row + 20, column : column + 20] < 128).sum() > 20
+                page = page.copy()
+                page[row : row + 20, column : column + 20] = 255
+        assert (page > 250).all() and next(digits, None) is None
+
+
 @pytest.mark.parametrize(
     ("pack", "wrong"),
     [
+        (pack_scenes, {"languages": ["en", "ja"]}),
         (pack_pairs, {"languages": ["en"]}),
         (pack_pairs, {"languages": ["en", "xx"]}),
         (pack_spoken, {"languages": ["en"]}),

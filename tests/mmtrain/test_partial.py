@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import save_file
 
 from datamodules import TransformersTokenizer
 from mmtrain.cli import main
@@ -96,6 +97,26 @@ def test_an_open_clip_folder_brings_its_normalisation(exported: Path) -> None:
     said = load_partially(fresh, str(exported / "open_clip"))
     assert "as they were: none; left out of it: logit_scale" in said
     picture = Image.effect_noise((160, 160), 90)
+    with torch.no_grad():
+        rows = fresh.encode_image(theirs.pixels([picture])).numpy()
+    np.testing.assert_allclose(rows, theirs.encode_image([picture]), atol=1e-5)
+
+
+def test_open_clips_own_vision_transformer_becomes_timms(tmp_path: Path) -> None:
+    open_clip = pytest.importorskip("open_clip")
+    vision = {"image_size": 32, "patch_size": 8, "width": 64, "layers": 2, "head_width": 32}
+    text = {"context_length": 8, "vocab_size": 49408, "width": 32, "heads": 2, "layers": 1}
+    settings = {"embed_dim": 24, "vision_cfg": vision, "text_cfg": text}
+    preprocessing = {"size": [32, 32], "mean": [0.5, 0.4, 0.3], "std": [0.2, 0.3, 0.4]}
+    config = {"model_cfg": settings, "preprocess_cfg": preprocessing}
+    (tmp_path / "open_clip_config.json").write_text(json.dumps(config))
+    torch.manual_seed(0)
+    save_file(open_clip.CLIP(**settings).state_dict(), tmp_path / "open_clip_model.safetensors")
+    options = {"patch_size": 8, "embed_dim": 64, "depth": 2, "num_heads": 2}
+    tower = TimmTower("vit_base_patch32_clip_224", image_size=32, options=options)
+    fresh, theirs = ImageTextModel(tower, ByteGRU(width=8), 24).eval(), load(f"open_clip:{tmp_path}")
+    load_partially(fresh, f"open_clip:{tmp_path}")
+    picture = Image.effect_noise((32, 32), 90)
     with torch.no_grad():
         rows = fresh.encode_image(theirs.pixels([picture])).numpy()
     np.testing.assert_allclose(rows, theirs.encode_image([picture]), atol=1e-5)

@@ -5,6 +5,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+import pytorch_lightning as pl
 import torch
 from torch import Tensor, nn
 
@@ -98,6 +99,9 @@ def test_a_text_tower_that_is_none_is_refused() -> None:
         ImageTextModel(FeatureTower(6), "both", 16)
 
 
+TRAINER = pl.Trainer(max_steps=5, logger=False, enable_checkpointing=False, accelerator="cpu")
+
+
 class Brings:
     """What `check_needs` asks of a data module."""
 
@@ -119,13 +123,13 @@ class Heard(losses.Objective):
 )
 def test_needs_that_do_not_meet_are_one_line(objective: losses.Objective, brought: tuple[str, ...], says: str) -> None:
     with pytest.raises(ValueError, match=says):
-        check_needs({"": {"it": objective}}, Brings(*brought))
+        check_needs({"": {"it": objective}}, Brings(*brought), TRAINER)
 
 
 def test_needs_that_meet() -> None:
-    check_needs({"": {"it": Heard()}}, Brings("audio"))
+    check_needs({"": {"it": Heard()}}, Brings("audio"), TRAINER)
     every = {"all": losses.SymileLoss(), "itm": losses.ItmLoss(nn.Identity())}
-    check_needs({"": every}, Brings("audio", "video"))
+    check_needs({"": every}, Brings("audio", "video"), TRAINER)
     assert ALL_FIELDS in losses.SymileLoss.needs
 
 

@@ -34,17 +34,27 @@ def open_training_posts(
     Raises:
         ValueError: where neither says them, or they have no labels.
     """
+    shards, languages = training_shards(model, shards, "--baselines")
+    options: dict[str, Any] = {"labelled": True, "label_names": label_names}
+    posts = open_split(encoder, shards, languages, batch_size, workers, **options)
+    if not posts.classes:
+        raise ValueError(f"--baselines: {shards} has no labels to learn from; --train SHARDS names posts that do")
+    return shards, posts
+
+
+def training_shards(model: str, shards: str | None, option: str) -> tuple[str, list[str] | None]:
+    """SHARDS, or those that the config in a model's checkpoint names, and the languages that it trained in.
+
+    Raises:
+        ValueError: where neither says them, naming the option that wants them.
+    """
     path = checkpoint_of(Path(model))
     config = read_yaml(read_checkpoint(path)["mmtrain"].get("config") or "") if path is not None else None
     data = ((config or {}).get("data") or {}).get("init_args") or {}
     shards = shards or data.get("train")
     if not isinstance(shards, str):
-        raise ValueError(f"--baselines: {model} does not name the shards it was trained on; --train SHARDS")
-    options: dict[str, Any] = {"labelled": True, "label_names": label_names}
-    posts = open_split(encoder, shards, data.get("train_languages"), batch_size, workers, **options)
-    if not posts.classes:
-        raise ValueError(f"--baselines: {shards} has no labels to learn from; --train SHARDS names posts that do")
-    return shards, posts
+        raise ValueError(f"{option}: {model} does not name the shards it was trained on; --train SHARDS")
+    return shards, data.get("train_languages")
 
 
 def baseline_tables(

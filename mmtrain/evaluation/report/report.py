@@ -71,6 +71,7 @@ def write_report(
         relations=relations or {},
         relation=relation,
         reranked=metrics.get("rerank"),
+        probed=metrics.get("probe"),
     )
 
 

@@ -85,6 +85,17 @@ def print_captions(tables: Mapping[str, Mapping[str, float]]) -> None:
     print_table("captions written, in percent", ("language", "exact match", "token F1", "BLEU", "chrF"), rows)
 
 
+def print_probe(tables: Mapping[str, Mapping[str, Any]]) -> None:
+    """What a linear probe reads in frozen rows, by task."""
+    rows = []
+    for task, each in tables.items():
+        low, high = each["accuracy_ci95"]
+        counts = [f"{each[name]:,}" for name in ("classes", "n", "train")]
+        rows.append([task, f"{each['accuracy']:.1f}", f"{low:.1f} to {high:.1f}", f"{each['majority']:.1f}", *counts])
+    columns = ("task", "accuracy", "95 %", "most frequent", "classes", "n", "learnt from")
+    print_table("linear probe, in percent", columns, rows)
+
+
 def print_reranked(results: Mapping[str, Any], recall_at: Sequence[int]) -> None:
     """Recall before and after, by language."""
     first = f"R@{recall_at[0]}"

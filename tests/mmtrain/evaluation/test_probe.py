@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from sklearn.linear_model import LogisticRegression
 
-from mmtrain.evaluation.metrics.probe import logistic_regression
+from mmtrain.evaluation.metrics.probe import LabelledRows, logistic_regression, probe_figures
 
 RANDOM = np.random.default_rng(0)
 ROWS = RANDOM.normal(size=(120, 6)).astype(np.float32)
@@ -43,3 +43,34 @@ def test_labels_beyond_the_classes_are_refused() -> None:
         logistic_regression(ROWS, LABELS, 3)
     with pytest.raises(ValueError, match="expected at least one"):
         logistic_regression(ROWS[:0], LABELS[:0], 3)
+
+
+def labelled(count: int, noise: float, seed: int) -> LabelledRows:
+    """Three classes on two axes of many, three rows a picture."""
+    random = np.random.default_rng(seed)
+    labels = np.arange(count) % 3
+    rows = random.normal(size=(count, 20))
+    rows[:, :2] = np.array([[3, 0], [0, 3], [-3, -3]])[labels] + noise * random.normal(size=(count, 2))
+    return LabelledRows(100 + 5 * rows.astype(np.float32), labels, np.arange(count) // 3)
+
+
+def test_a_probe_reads_what_is_in_the_rows_and_chooses_its_penalty_without_those_asked() -> None:
+    clean, noisy = (probe_figures(labelled(90, noise, 0), labelled(300, noise, 1)) for noise in (0.1, 3.0))
+    assert clean["accuracy"] > 98 and clean["majority"] == pytest.approx(100 / 3)
+    assert (clean["classes"], clean["n"], clean["train"]) == (3, 300, 90)
+    low, high = noisy["accuracy_ci95"]
+    assert 40 < low < noisy["accuracy"] < high < 90
+    other = probe_figures(labelled(90, 3.0, 0), labelled(300, 0.1, 2))
+    assert other["penalty"] == noisy["penalty"]
+
+
+def test_the_interval_is_over_pictures() -> None:
+    learnt, asked = labelled(60, 2.0, 0), labelled(120, 2.0, 1)
+    one_each = LabelledRows(np.repeat(asked.rows, 4, 0), np.repeat(asked.labels, 4), np.repeat(asked.pictures, 4))
+    found, repeated = probe_figures(learnt, asked), probe_figures(learnt, one_each)
+    assert found["accuracy_ci95"] == repeated["accuracy_ci95"] and repeated["n"] == 4 * found["n"]
+
+
+def test_one_picture_is_too_few() -> None:
+    with pytest.raises(ValueError, match="one labelled picture to learn from"):
+        probe_figures(labelled(3, 0.1, 0), labelled(9, 0.1, 1))

@@ -89,6 +89,15 @@ class CaptionDecoder(nn.Module):
     def forward(
         self, image_tokens: Tensor, languages: Tensor, tokens: Tensor, mask: Tensor, parallel: Tensor | None = None
     ) -> Tensor:
+        """Features float [N, 1 + L, W]: place l is what the token l is predicted from, the last one the end.
+
+        Args:
+            image_tokens: float [N, P, Wi].
+            languages: int64 [N], from 0.
+            tokens: int64 [N, L].
+            mask: bool [N, L], the tokens that there are.
+            parallel: bool [N], captions of which it sees no token; None for none.
+        """
         N, L = tokens.shape
         if parallel is None:
             parallel = tokens.new_zeros(N, dtype=torch.bool)

@@ -199,7 +199,7 @@ class Encoder:
         longest: int | None = None,
         batch_size: int = 64,
     ) -> list[str]:
-        """Captions that the model's decoder writes of images.
+        """Captions [N], a text each, that the model's decoder writes of N images.
 
         Args:
             images: As for `encode_image`.

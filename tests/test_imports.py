@@ -3,10 +3,14 @@
 import ast
 import subprocess
 import sys
+import tomllib
 from graphlib import TopologicalSorter
+from importlib import metadata
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).parents[1]
 PACKAGES: dict[str, set[str]] = {
@@ -96,6 +100,24 @@ def test_only_rooms_and_doors_stand_directly_in_mmtrain() -> None:
 def test_no_file_is_too_long(package: str) -> None:
     for file in files(package):
         assert len(file.read_text(encoding="utf-8").splitlines()) <= LONGEST, file.relative_to(ROOT)
+
+
+# spacy is asked for by name where its models are chosen; what brings it says so
+UNDECLARED = {"spacy"}
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_every_package_imported_is_declared(package: str) -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    extras = project["optional-dependencies"]
+    offered = [*project["dependencies"], *(line for extra in set(extras) - {"dev", "docs"} for line in extras[extra])]
+    declared = {canonicalize_name(Requirement(line).name) for line in [*offered, "mteb"]}  # mteb calls, we are called
+    distributions = metadata.packages_distributions()
+    for file in files(package):
+        for top in {name.split(".")[0] for name in imported(file)} - set(PACKAGES) - UNDECLARED:
+            if top not in sys.stdlib_module_names:
+                brought = {canonicalize_name(name) for name in distributions.get(top, [])}
+                assert brought & declared, f"{file.relative_to(ROOT)} imports {top}, which pyproject.toml does not name"
 
 
 HEAVY = {"torch", "pytorch_lightning", "lightning_fabric", "wandb", "matplotlib", "faiss", "transformers", "timm"}

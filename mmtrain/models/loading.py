@@ -159,7 +159,7 @@ def load_onnx(folder: Path, *, int8: bool = False, trust: Sequence[str] | None =
         parts = preprocessing(description)
         dimension, scale = int(description["dimension"]), description["scale"]
         bias = description.get("bias")
-        network = OnnxModel(folder, dimension, int8)
+        network = OnnxModel(folder, dimension, description.get("multi"), int8)
         network.set_prompts(description.get("prompts", {}))
     return Encoder(network, *parts, str(folder), scale=scale, bias=bias)
 

@@ -1,12 +1,15 @@
-"""Token rows of one item, fewer of them."""
+"""Token rows of one item: fewer of them, and in fewer bits."""
 
 from collections.abc import Iterator
+from typing import Literal
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional
 
 ROUNDS = 10  # of k-means
+Stored = Literal["float16", "int8"]
 
 
 def kept(rows: Tensor, mask: Tensor, budget: int | None = None) -> Iterator[Tensor]:
@@ -39,3 +42,16 @@ def pooled(rows: Tensor, budget: int) -> tuple[Tensor, Tensor]:
         # a cluster that lost all its rows keeps its centre
         centres = functional.normalize(means.where(means.any(1, keepdim=True), centres), dim=1)
     return centres, (rows @ centres.T).argmax(1)
+
+
+def stored(rows: np.ndarray, dtype: Stored) -> np.ndarray:
+    """Unit rows [n, d] in fewer bits: float16, or int8 with the largest coordinate of each row at 127."""
+    if dtype == "float16":
+        return rows.astype(np.float16)
+    return np.rint(rows * (127 / np.abs(rows).max(1, keepdims=True).clip(1e-12))).astype(np.int8)
+
+
+def restored(rows: np.ndarray) -> np.ndarray:
+    """Stored rows [n, d] as float32 of unit length, which is why no scale is stored."""
+    rows = rows.astype(np.float32)
+    return rows / np.linalg.norm(rows, axis=1, keepdims=True).clip(1e-12)

@@ -6,6 +6,7 @@ import json
 import os
 import unicodedata
 from abc import ABC, abstractmethod
+from bisect import bisect_right
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Literal
@@ -35,6 +36,13 @@ class Tokenizer(ABC):
     def decode(self, ids: Sequence[int]) -> str:
         """The text of ids, none of them special. Raises ValueError where a tokenizer has no way back."""
         raise ValueError(f"tokenizer: {type(self).__name__} has no `decode`, which makes a text of ids")
+
+    def spans(self, caption: str) -> list[tuple[int, int]]:
+        """The characters (start, end) of a caption, NFC without blanks around it, that each token stands for.
+
+        A token that stands for none begins and ends at the same place. Empty where a tokenizer cannot say.
+        """
+        return []
 
     @abstractmethod
     def __call__(self, captions: Sequence[str], languages: Sequence[str]) -> tuple[Tensor, Tensor]:
@@ -71,6 +79,11 @@ class Prompted(Tokenizer):
 
     def decode(self, ids: Sequence[int]) -> str:
         return self.tokenizer.decode(ids).removeprefix(self.prompts.get(self.role, ""))
+
+    def spans(self, caption: str) -> list[tuple[int, int]]:
+        prompt = self.prompts.get(self.role, "")
+        spans = self.tokenizer.spans(prompt + caption)
+        return [(max(start - len(prompt), 0), max(end - len(prompt), 0)) for start, end in spans]
 
     def __call__(self, captions: Sequence[str], languages: Sequence[str]) -> tuple[Tensor, Tensor]:
         prompt = self.prompts.get(self.role, "")
@@ -126,6 +139,12 @@ class ByteTokenizer(Tokenizer):
 
     def decode(self, ids: Sequence[int]) -> str:
         return bytes(id - self.FIRST_BYTE for id in ids).decode(errors="replace")
+
+    def spans(self, caption: str) -> list[tuple[int, int]]:
+        ends = [len(caption[:place].encode()) for place in range(len(caption) + 1)]
+        count = len(self._row(caption)) - 2
+        inner = [bisect_right(ends, byte) - 1 for byte in range(count)]
+        return [(0, 0), *((place, place + 1) for place in inner), (0, 0)]
 
     def __call__(self, captions: Sequence[str], languages: Sequence[str]) -> tuple[Tensor, Tensor]:
         return padded([self._row(caption) for caption in captions])
@@ -217,6 +236,13 @@ class TransformersTokenizer(Tokenizer):
 
     def decode(self, ids: Sequence[int]) -> str:
         return str(self.tokenizer.decode(list(ids))).strip()
+
+    def spans(self, caption: str) -> list[tuple[int, int]]:
+        if not self.tokenizer.is_fast:
+            return []
+        lower = caption.lower() if self.lowercase and len(caption.lower()) == len(caption) else caption
+        options = {"truncation": True, "max_length": self.max_length, "return_offsets_mapping": True}
+        return [(start, end) for start, end in self.tokenizer(lower, **options)["offset_mapping"]]
 
     def __call__(self, captions: Sequence[str], languages: Sequence[str]) -> tuple[Tensor, Tensor]:
         return self._language_tokens.encode(self._encode, captions, languages)

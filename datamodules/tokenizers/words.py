@@ -77,6 +77,10 @@ class WordTokenizer(Tokenizer):
     def decode(self, ids: Sequence[int]) -> str:
         return " ".join(self._all[id - self.FIRST_WORD] for id in ids)
 
+    def spans(self, caption: str) -> list[tuple[int, int]]:
+        found = list(_TOKEN.finditer(caption.lower()))[: self.max_length - 2]
+        return [(0, 0), *(each.span() for each in found), (0, 0)]
+
     def __call__(self, captions: Sequence[str], languages: Sequence[str]) -> tuple[Tensor, Tensor]:
         return padded([self._row(caption, language) for caption, language in zip(captions, languages, strict=True)])
 

@@ -12,7 +12,7 @@ def export(
     *,
     out: Folder,
     format: Literal[
-        "safetensors", "onnx", "open_clip", "transformers", "sentence_transformers", "transformers_js"
+        "safetensors", "onnx", "open_clip", "transformers", "sentence_transformers", "transformers_js", "multi_vector"
     ] = "safetensors",
     int8: Shards | None = None,
     with_: Literal["captioner"] | None = None,

@@ -13,6 +13,8 @@ def index(
     out: Folder,
     kind: Literal["flat", "ivf", "hnsw", "pq"] = "flat",
     candidates: int = 100,
+    tokens: Literal["float16", "int8"] | None = None,
+    budget: int | None = None,
     languages: list[str] | None = None,
     batch_size: BatchSize = 64,
     part_size: int = 1024,
@@ -29,7 +31,10 @@ def index(
     Args:
         out: Gets a FAISS index, ids, thumbnails and captions.
         kind: Default: flat, which is exact; what the others lose is measured, printed and written to index.json.
-        candidates: Pictures that an inexact index proposes, to be scored in full.
+        candidates: Pictures that an inexact index proposes, to be scored in full, and those that token rows rank.
+        tokens: Keep the pictures' token rows, in this type, by which a text ranks the candidates; what the type loses
+            is measured, printed and written to index.json.
+        budget: The most token rows of a picture; what is more is clustered.
         languages: Captions to show; default: all. Samples with none are left out.
         part_size: Samples embedded between two files; a kill costs no more.
         picture_side: Pixels of the longer side of the pictures kept to be shown; smaller ones stay as they are.
@@ -39,12 +44,13 @@ def index(
     """
     from datamodules.files import room_for, whole_folder
     from mmtrain.embedding.division import parts_beside
-    from mmtrain.embedding.parts import EmbeddingParts
+    from mmtrain.embedding.parts import EmbeddingParts, TokenOptions
     from mmtrain.embedding.processes import Processes
     from mmtrain.embedding.splits import MeasuredShards
     from mmtrain.evaluation.ranking.nearest import import_faiss
     from mmtrain.models.fingerprint import fingerprint, stamp
     from mmtrain.models.loading import load
+    from mmtrain.models.network import NO_HEAD
     from mmtrain.search.building import (
         MEASURED,
         check_target,
@@ -58,14 +64,18 @@ def index(
 
     target = Path(out)
     check_target(target)
-    sizes = {"candidates": candidates, "part_size": part_size, "picture_side": picture_side}
+    sizes = {"candidates": candidates, "part_size": part_size, "picture_side": picture_side, "budget": budget}
     for option, value in sizes.items():
-        if value < 1:
+        if value is not None and value < 1:
             raise ValueError(f"--{option}: got {value}, expected at least 1")
+    if budget is not None and tokens is None:
+        raise ValueError(f"--budget: got {budget} without --tokens, whose number it limits")
     import_faiss()
     processes = Processes.launched()
     with parts_beside(target, processes.rank) as folder_of_parts:
         encoder = load(model, device=processes.device(device), trust=trust)
+        if tokens is not None and encoder.model.multi_dimension is None:
+            raise ValueError(f"--tokens: {NO_HEAD}")
         shards = MeasuredShards(
             encoder, data, languages, batch_size, workers, tokenised=False, preview_side=picture_side
         )
@@ -82,7 +92,8 @@ def index(
             fingerprint=identity,
             batch_size=batch_size,
             part_size=part_size,
-            text_every=None if exact else -(-samples // MEASURED),
+            text_every=None if exact and tokens is None else -(-samples // MEASURED),
+            tokens=None if tokens is None else TokenOptions(tokens, budget),
         )
         if processes.rank == 0 and (replaced := older(target)) is not None:
             print(f"{target}: replaces the index of {replaced['data']} by {replaced['model']}")

@@ -27,6 +27,8 @@ def search(
 ) -> "list[Result]":
     """Searches an index folder, prints the nearest pictures, and returns them, best first.
 
+    Where the index has token rows, a text ranks the candidates by them, and the page shows which words found what.
+
     Args:
         index: What mmtrain index wrote.
         text: A text in any language.
@@ -43,7 +45,7 @@ def search(
         ValueError: when there is no index, the model is another one, or the query cannot be encoded.
     """
     from mmtrain.search.index import SearchIndex
-    from mmtrain.search.queries import find, open_model, query_row
+    from mmtrain.search.queries import find, open_model, query_row, text_tokens
     from mmtrain.search.results import Query, print_json, print_results, write_results
 
     if text is None and not image and not features:
@@ -56,8 +58,14 @@ def search(
     query = Query(text, language, tuple(image or ()), sounds)
     row = query_row(encoder, query)
     first = [*filter(None, [language]), *encoder.languages]
-    results = find(pictures, row, k)
+    words = text if text is not None and not image and not features else None
+    tokens = None if words is None else text_tokens(encoder, pictures, words, language)
+    results = find(pictures, row, k, tokens)
     if html is not None:
+        if words is not None and tokens is not None:
+            from mmtrain.search.heat import with_words
+
+            results = with_words(encoder, pictures, words, language, results)
         write_results(Path(html), query, results, pictures.description, first)
     if json:
         print_json(query, results)

@@ -27,6 +27,33 @@ from mmtrain.embedding.division import Division
 from mmtrain.embedding.processes import Processes
 from mmtrain.embedding.splits import MeasuredShards, language_indices
 from mmtrain.models.encoder import Encoder
+from mmtrain.models.token_rows import Stored, kept, pooled, stored
+
+
+@dataclass(frozen=True)
+class TokenOptions:
+    """Which token rows of pictures are kept.
+
+    Attributes:
+        dtype: In which they are stored.
+        budget: The most of a picture; None for all.
+    """
+
+    dtype: Stored
+    budget: int | None = None
+
+
+@dataclass(frozen=True)
+class PartTokens:
+    """Token rows of a part: n pictures, of which the sampled ones and m captions have exact rows too."""
+
+    rows: np.ndarray  # float16 or int8 [sum of counts, d]
+    counts: np.ndarray  # int64 [n]
+    clusters: np.ndarray  # int16 [n, P], the row that stands for each patch
+    exact: np.ndarray  # float32 [.., d], of sampled pictures
+    exact_counts: np.ndarray  # int64 [n], 0 for others
+    texts: np.ndarray  # float32 [.., d]
+    text_counts: np.ndarray  # int64 [m]
 
 
 @dataclass(frozen=True)
@@ -43,6 +70,7 @@ class Part:
     ids: list[str]  # n
     captions: list[list[tuple[int, str]]]  # n lists of (language index, caption), embedded or not
     skipped: list[Skip]
+    tokens: PartTokens | None = None
 
 
 class EmbeddingParts:
@@ -54,6 +82,7 @@ class EmbeddingParts:
         batch_size: Samples that go through the model together.
         part_size: Samples of a part, rounded up to whole batches.
         text_every: Captions of one in so many samples are embedded; None embeds none.
+        tokens: Token rows that are made beside the rows.
     """
 
     def __init__(
@@ -66,10 +95,12 @@ class EmbeddingParts:
         batch_size: int = 64,
         part_size: int = 1024,
         text_every: int | None = 1,
+        tokens: TokenOptions | None = None,
     ) -> None:
         self.encoder, self.shards = encoder, shards
         self.dataset = shards.dataset
         self.batch_size, self.text_every = batch_size, text_every
+        self.tokens = tokens
         self.part_size = -(-part_size // batch_size) * batch_size
         content = [
             fingerprint,
@@ -77,6 +108,8 @@ class EmbeddingParts:
             [batch_size, self.part_size, text_every, shards.preview_side],
             [[shard.shard, len(shard), file_stamp(shard.shard)] for shard in self.dataset.shards],
         ]
+        if tokens is not None:
+            content.append([tokens.dtype, tokens.budget])
         identity = hashlib.sha256(json.dumps(content).encode()).hexdigest()[:16]
         self.division = Division(folder / identity, -(-len(self.dataset) // self.part_size), ["safetensors"])
 
@@ -127,22 +160,55 @@ class EmbeddingParts:
     def _encode(self, batch: Batch, indices: Tensor) -> tuple[Batch, dict[str, np.ndarray]]:
         """Embeds the images and the chosen captions, which are tokenised here: few are, of an exact index none."""
         chosen = torch.zeros_like(batch.present)
+        sampled = torch.zeros_like(batch.rows, dtype=torch.bool)
         if self.text_every is not None:
             sampled = (batch.rows >= 0) & (batch.rows % self.text_every == 0)
             trained = (indices >= 0) | (not self.encoder.languages)  # another library's model does not say
             chosen = batch.present & sampled[:, None] & trained[batch.languages.clamp(min=0)]
         model, device = self.encoder.model, self.encoder.device
         assert batch.images is not None
-        images = model.encode_image(batch.images.to(device))
         b, k = chosen.nonzero(as_tuple=True)
-        texts = images[:0]
-        if len(b):
-            captions = [batch.captions[i][j] for i, j in zip(b.tolist(), k.tolist(), strict=True)]
-            languages = batch.languages[b, k]
-            tokenizer = self.encoder.tokenizer_for("query")
-            tokens, mask = tokenizer(captions, [self.shards.languages[i] for i in languages.tolist()])
-            texts = model.encode_text(tokens.to(device), mask.to(device), indices[languages].to(device))
-        return batch, columns(batch, images, texts, b, k)
+        languages = batch.languages[b, k]
+        captions = [batch.captions[i][j] for i, j in zip(b.tolist(), k.tolist(), strict=True)]
+        names = [self.shards.languages[i] for i in languages.tolist()]
+        inputs = [each.to(device) for each in self.encoder.tokenizer_for("query")(captions, names)] if len(b) else []
+        inputs += [indices[languages].to(device)] if inputs else []
+        pixels = batch.images.to(device)
+        if self.tokens is None:
+            images = model.encode_image(pixels)
+            texts = model.encode_text(*inputs) if inputs else images[:0]
+            return batch, columns(batch, images, texts, b, k)
+        images, *patches = (each.cpu() for each in model.encode_image_multi(pixels))
+        texts, *words = (each.cpu() for each in model.encode_text_multi(*inputs)) if inputs else (images[:0],)
+        tokens = _tokens(self.tokens, patches, words, real_samples(batch), sampled.tolist())
+        if pixels.ndim != 4:  # features lie nowhere in a picture
+            tokens["token_clusters"] = tokens["token_clusters"][:, :0]
+        return batch, columns(batch, images, texts, b, k) | tokens
+
+
+def _tokens(
+    options: TokenOptions, patches: Sequence[Tensor], words: Sequence[Tensor], real: list[int], sampled: list[bool]
+) -> dict[str, np.ndarray]:
+    """The columns of `PartTokens` of a batch, from the token rows and masks of its pictures and of its captions."""
+    rows, mask = patches
+    exact = [rows[i][mask[i]] for i in real]
+    few = [pooled(each, options.budget or len(each)) for each in exact]
+    measured = [each for each, i in zip(exact, real, strict=True) if sampled[i]]
+    texts = list(kept(*words)) if words else []
+    nothing = rows.new_zeros(0, rows.shape[2])
+
+    def flat(parts: Sequence[Tensor]) -> np.ndarray:
+        return torch.cat([nothing, *parts]).float().numpy()
+
+    return {
+        "token_rows": stored(flat([centres for centres, _ in few]), options.dtype),
+        "token_counts": np.array([len(centres) for centres, _ in few], np.int64),
+        "token_clusters": np.array([cluster.numpy() for _, cluster in few], np.int16).reshape(len(real), -1),
+        "token_exact": flat(measured),
+        "token_exact_counts": np.array([sampled[i] * len(exact[n]) for n, i in enumerate(real)], np.int64),
+        "token_texts": flat(texts),
+        "token_text_counts": np.array([len(each) for each in texts], np.int64),
+    }
 
 
 def _write(path: Path, encoded: Sequence[tuple[Batch, dict[str, np.ndarray]]]) -> None:
@@ -181,12 +247,15 @@ def _part(tensors: dict[str, np.ndarray]) -> Part:
     texts = json.loads(tensors.pop("json").tobytes().decode())
     ends = np.cumsum(tensors.pop("thumbnail_sizes")).tolist()
     content = tensors.pop("thumbnails").tobytes()
+    prefix = "token_"
+    tokens = {name.removeprefix(prefix): tensors.pop(name) for name in list(tensors) if name.startswith(prefix)}
     return Part(
         **tensors,
         thumbnails=[content[start:end] for start, end in pairwise([0, *ends])],
         ids=texts["ids"],
         captions=[[(language, caption) for language, caption in each] for each in texts["captions"]],
         skipped=[Skip(*each) for each in texts["skipped"]],
+        tokens=PartTokens(**tokens) if tokens else None,
     )
 
 

@@ -33,6 +33,8 @@ class Writer:
         cleaned: What that library does to a caption before its tokenizer.
         place: Sets the paths of the folder's final place, for formats that hold paths.
         write_int8: Adds 8-bit weights and prints the recall that they cost on SHARDS.
+        multi: Whether it holds token rows, which are compared where the model has any.
+        dense: Whether it holds the rows of the shared space.
     """
 
     write: Callable[[Encoder, Path], None]
@@ -40,6 +42,8 @@ class Writer:
     cleaned: Callable[[Encoder, str], str] | None = None
     place: Callable[[Path, Path], None] | None = None
     write_int8: Callable[[Encoder, Path, str], None] | None = None
+    multi: bool = False
+    dense: bool = True
 
 
 def describe_preprocessing(encoder: Encoder, folder: Path) -> dict[str, Any]:

@@ -19,34 +19,40 @@ LARGEST_GRAPH = 1_900_000_000
 
 
 class ImageGraph(nn.Module):
-    def __init__(self, model: ImageTextModel) -> None:
-        super().__init__()
-        self.model = model
+    """Pictures to rows, and `multi` to their token rows too."""
 
-    def forward(self, pixels: Tensor) -> Tensor:
-        return self.model.encode_image(pixels)
+    def __init__(self, model: ImageTextModel, multi: bool = False) -> None:
+        super().__init__()
+        self.model, self.multi = model, multi
+
+    def forward(self, pixels: Tensor) -> Tensor | tuple[Tensor, Tensor]:
+        return self.model.image_rows_multi(pixels) if self.multi else self.model.encode_image(pixels)
 
 
 class TextGraph(nn.Module):
-    def __init__(self, model: ImageTextModel) -> None:
-        super().__init__()
-        self.model = model
+    """Texts likewise."""
 
-    def forward(self, tokens: Tensor, mask: Tensor) -> Tensor:
+    def __init__(self, model: ImageTextModel, multi: bool = False) -> None:
+        super().__init__()
+        self.model, self.multi = model, multi
+
+    def forward(self, tokens: Tensor, mask: Tensor) -> Tensor | tuple[Tensor, Tensor]:
+        if self.multi:
+            return self.model.text_rows_multi(tokens, mask, None)[:2]
         return self.model.text_rows(tokens, mask, None)
 
 
 def export_graph(
-    graph: nn.Module, inputs: tuple[Tensor, ...], dynamic: dict[str, dict], path: Path, output: str = "embeddings"
+    graph: nn.Module, inputs: tuple[Tensor, ...], dynamic: dict[str, dict], path: Path, *outputs: str
 ) -> None:
     """Writes a network as one graph; weights beyond LARGEST_GRAPH bytes go into a second file, PATH.data.
 
     Args:
-        graph: The network, of one output.
+        graph: The network.
         inputs: Examples; an axis of length 1 in them becomes a constant.
         dynamic: The inputs' names, each with its axes of any length.
         path: The file, whose stem names the tower in an error.
-        output: The output's name.
+        outputs: The names of its outputs.
 
     Raises:
         ValueError: for a network that is not one graph.
@@ -60,7 +66,7 @@ def export_graph(
                 dynamo=True,
                 dynamic_shapes=tuple(dynamic.values()),
                 input_names=list(dynamic),
-                output_names=[output],
+                output_names=list(outputs),
                 external_data=sum(value.nbytes for value in graph.parameters()) > LARGEST_GRAPH,
                 verbose=False,
             )

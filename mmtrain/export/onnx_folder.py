@@ -19,7 +19,7 @@ from mmtrain.models.image_text import ImageTextModel
 from mmtrain.models.loading import load, load_onnx
 from mmtrain.towers import WordGRU
 
-ROWS = "embeddings float32 [N, D], unit rows"
+OUTPUTS = {"embeddings": "float32 [N, D], unit rows", "token_embeddings": "float32 [N, T, d], unit rows"}
 
 
 def write(encoder: Encoder, folder: Path) -> None:
@@ -29,10 +29,16 @@ def write(encoder: Encoder, folder: Path) -> None:
         raise ValueError(f"--format onnx: {encoder.source} is another library's model; export it there")
     if isinstance(model.text, WordGRU):
         raise ValueError("--format onnx: WordGRU has a network for each language, ONNX one graph; safetensors holds it")
+    multi = model.multi_dimension is not None
+    if multi and model.shared:
+        raise ValueError("--format onnx: its text tower is the image tower, whose tokens have no mask; safetensors")
+    outputs = [name for name in OUTPUTS if multi or name == "embeddings"]
+    given = ", ".join(f"{name} {OUTPUTS[name]}" for name in outputs)
     pictures = "features float32 [N, F]" if encoder.images is None else "pixels uint8 [N, 3, size, size]"
-    inputs = {"image.onnx": f"{pictures} -> {ROWS}", "text.onnx": f"tokens int64 [N, L], mask bool [N, L] -> {ROWS}"}
+    inputs = {"image.onnx": f"{pictures} -> {given}", "text.onnx": f"tokens int64 [N, L], mask bool [N, L] -> {given}"}
     description = {"inputs": inputs | in_words(encoder)}
     description |= describe_preprocessing(encoder, folder) | {"dimension": model.dimension}
+    description["multi"] = model.multi_dimension
     (folder / PREPROCESSING).write_text(json.dumps(description, ensure_ascii=False, indent=2), encoding="utf-8")
     # two of each: an axis of length 1 in the example becomes a constant
     if encoder.images is None:
@@ -43,11 +49,12 @@ def write(encoder: Encoder, folder: Path) -> None:
     tokens, mask = encoder.tokenizer(["two", "captions"], ["en", "en"])
     rows = torch.export.Dim("rows", min=1)
     name = "features" if encoder.images is None else "pixels"
-    export_graph(ImageGraph(model), (pixels,), {name: {0: rows}}, folder / "image.onnx")
+    export_graph(ImageGraph(model, multi), (pixels,), {name: {0: rows}}, folder / "image.onnx", *outputs)
     length = torch.export.Dim("length", min=1)
     # SigLIP's rows have one length only
     dynamic = {0: rows} if getattr(encoder.tokenizer, "padding", None) == "max_length" else {0: rows, 1: length}
-    export_graph(TextGraph(model), (tokens, mask), {"tokens": dynamic, "mask": dynamic}, folder / "text.onnx")
+    axes = {"tokens": dynamic, "mask": dynamic}
+    export_graph(TextGraph(model, multi), (tokens, mask), axes, folder / "text.onnx", *outputs)
 
 
 def write_int8(encoder: Encoder, folder: Path, shards: str) -> None:
@@ -72,4 +79,4 @@ def _recall(network: Encoder, encoder: Encoder, shards: str) -> dict:
     )
 
 
-WRITER = Writer(write, load, write_int8=write_int8)
+WRITER = Writer(write, load, write_int8=write_int8, multi=True)

@@ -2,7 +2,7 @@
 
 import io
 from collections.abc import Callable, Iterator
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from PIL import Image
@@ -20,16 +20,35 @@ ODD = ("", " ", "🙂🏽‍🚀", "العربية ١٢٣", "漢字かな交じ�
 
 
 class Encodes(Protocol):
-    """What is compared: an Encoder, or an exported folder read by the library that it is for."""
+    """What is compared: an Encoder, or an exported folder read by the library that it is for.
 
-    def encode_image(self, images: list[Image.Image] | np.ndarray, /) -> np.ndarray: ...
+    Where token rows are compared, it takes multi=True, as an Encoder does.
+    """
 
-    def encode_text(self, captions: list[str], language: str, /) -> np.ndarray: ...
+    def encode_image(self, images: list[Image.Image] | np.ndarray, /, **options: Any) -> Any: ...
+
+    def encode_text(self, captions: list[str], language: str, /, **options: Any) -> Any: ...
 
 
-def check_parity(before: Encoder, after: Encodes, cleaned: Callable[[Encoder, str], str] | None = None) -> float:
-    """`largest_difference`. Raises ValueError where it is above TOLERANCE, or no number, or captions differ."""
-    difference = largest_difference(before, after, cleaned)
+def check_parity(
+    before: Encoder,
+    after: Encodes,
+    cleaned: Callable[[Encoder, str], str] | None = None,
+    *,
+    dense: bool = True,
+    multi: bool = False,
+) -> float:
+    """`largest_difference` of the rows, of the token rows, or of both.
+
+    Raises:
+        ValueError: where it is above TOLERANCE, or no number, or captions differ.
+    """
+    differences = [largest_difference(before, after, cleaned)] if dense else []
+    if multi:
+        tokens = [np.inf if len(a) != len(b) else np.abs(a - b).max() for a, b in _token_rows(before, after)]
+        differences.append(float(np.max(tokens)))
+        say(f"token rows: largest difference {differences[-1]:.1e}")
+    difference = float(np.max(differences))
     if not difference <= TOLERANCE:
         raise ValueError(f"--out: the export differs from the model by {difference:.1e}; nothing was kept")
     if before.decoder is not None and isinstance(after, Encoder):
@@ -69,6 +88,15 @@ def _rows(
     if changed:
         reason = "Unicode repaired, blanks joined"
         say(f"{changed} of {total} captions are cleaned by the library ({reason}): compared so")
+
+
+def _token_rows(before: Encoder, after: Encodes) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Of each image and caption: token rows [L, d] before and after."""
+    inputs = images(before)
+    yield from zip(before.encode_image(inputs, multi=True), after.encode_image(inputs, multi=True), strict=True)
+    for language, texts in captions(before).items():
+        ours, theirs = (each.encode_text(texts, language, multi=True) for each in (before, after))
+        yield from zip(ours, theirs, strict=True)
 
 
 def images(encoder: Encoder) -> list[Image.Image] | np.ndarray:

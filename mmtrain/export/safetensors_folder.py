@@ -34,4 +34,4 @@ def _save(network: nn.Module, file: Path) -> None:
     save_file(weights, file, metadata={"format": "pt"})
 
 
-WRITER = Writer(write, load)
+WRITER = Writer(write, load, multi=True)

@@ -20,12 +20,13 @@ from sentence_transformers.sentence_transformer.modules import (
 from torch import Tensor, nn
 from transformers import TimmWrapperModel
 
+from datamodules.images import ImagePipeline
 from datamodules.tokenizers.tokenizer import TransformersTokenizer
 from mmtrain.export.formats import Dual, Writer, matrix, towers
 from mmtrain.export.transformers_folder import fill, preprocessing, vision_config
 from mmtrain.models.encoder import Encoder
 from mmtrain.models.image_text import ImageTextModel
-from mmtrain.towers import TimmTower
+from mmtrain.towers import TimmTower, TransformersTower
 from mmtrain.towers.transformers_weights import quiet
 
 # our pooling -> theirs
@@ -51,47 +52,53 @@ def write(encoder: Encoder, folder: Path) -> None:
     """Writes the folder. Raises ValueError for towers that the library has no modules for."""
     model, image, text, images, tokenizer = check(encoder)
     with TemporaryDirectory(dir=folder.parent) as parts, quiet():
-        text.network.save_pretrained(Path(parts, "text"))
-        tokenizer.save(Path(parts, "text"))
-        wrapper = TimmWrapperModel(vision_config(image))
-        fill(wrapper.timm_model, image.network)
-        wrapper.config.image_processor_type = "TimmWrapperImageProcessor"
-        wrapper.config.pretrained_cfg = preprocessing(images, image)
-        wrapper.save_pretrained(Path(parts, "image"))
         routes = {
-            "text": [_text(Path(parts, "text"), tokenizer, text.network), Pooling(text.width, POOLINGS[text.pooling])],
-            "image": _image(Path(parts, "image"), image),
+            "text": [text_module(Path(parts), text, tokenizer), Pooling(text.width, POOLINGS[text.pooling])],
+            "image": _image(Path(parts), image, images),
         }
         routes["text"] += _projection(model, "text", model.text_projection, text.width)
         routes["image"] += _projection(model, "image", model.image_projection, image.width)
         router = Router(routes, route_mappings={(None, side): side for side in routes})
         norm = [LayerNorm(model.dimension)] if model.layer_norm else []
-        prompts = dict(model.prompts)
-        if "passage" in prompts:
-            prompts["document"] = prompts["passage"]  # encode_document looks there first
         SentenceTransformer(
-            modules=[router, *norm, Normalize()], prompts=prompts, similarity_fn_name="cosine", device="cpu"
+            modules=[router, *norm, Normalize()], prompts=prompts(model), similarity_fn_name="cosine", device="cpu"
         ).save(str(folder), create_model_card=False)
 
 
+def prompts(model: ImageTextModel) -> dict[str, str]:
+    """The library's, by ours."""
+    ours = dict(model.prompts)
+    return ours | ({"document": ours["passage"]} if "passage" in ours else {})  # encode_document looks there first
+
+
 def check(encoder: Encoder) -> Dual:
-    model, image, text, images = towers(encoder, PREFIX)
+    model, image, text, images, tokenizer = check_towers(encoder, PREFIX)
     for side, pooling, has in (("image", image.pooling, {"timm", *POOLINGS}), ("text", text.pooling, POOLINGS)):
         if pooling not in has:
             raise ValueError(
                 f"{PREFIX}{side} pooling is {pooling}, it has {', '.join(POOLINGS)}; use safetensors or onnx"
             )
-    tokenizer = encoder.tokenizer
-    if not isinstance(tokenizer, TransformersTokenizer):
-        raise ValueError(f"{PREFIX}it has tokenizers of transformers, not {type(tokenizer).__name__}; use onnx")
-    if getattr(tokenizer.tokenizer, "src_lang", None) is not None:
-        raise ValueError(f"{PREFIX}its tokenizers know no language, this one marks it by a token; use safetensors")
     if encoder.metric != "cosine":
         raise ValueError(f"{PREFIX}it scores by cosine, this model by {encoder.metric} similarity; use safetensors")
     return model, image, text, images, tokenizer
 
 
-def _text(folder: Path, tokenizer: TransformersTokenizer, network: nn.Module) -> Transformer:
+def check_towers(encoder: Encoder, prefix: str) -> Dual:
+    """The parts that the library has modules for. Raises ValueError, beginning with `prefix`, for others."""
+    model, image, text, images = towers(encoder, prefix)
+    tokenizer = encoder.tokenizer
+    if not isinstance(tokenizer, TransformersTokenizer):
+        raise ValueError(f"{prefix}it has tokenizers of transformers, not {type(tokenizer).__name__}; use onnx")
+    if getattr(tokenizer.tokenizer, "src_lang", None) is not None:
+        raise ValueError(f"{prefix}its tokenizers know no language, this one marks it by a token; use safetensors")
+    return model, image, text, images, tokenizer
+
+
+def text_module(parts: Path, text: TransformersTower, tokenizer: TransformersTokenizer) -> Transformer:
+    """A text tower and its tokenizer as a module, written into a folder of `parts` first."""
+    folder = parts / "text"
+    text.network.save_pretrained(folder)
+    tokenizer.save(folder)
     called: Any = None
     if tokenizer.attend_padding:  # without a mask all is read
         called = {"text": {"padding": "max_length", "return_attention_mask": False}}
@@ -101,7 +108,7 @@ def _text(folder: Path, tokenizer: TransformersTokenizer, network: nn.Module) ->
         processing_kwargs=called,
         do_lower_case=tokenizer.lowercase,
     )
-    ours = network.state_dict()
+    ours = text.network.state_dict()
     with torch.no_grad():
         for name, weight in module.model.named_parameters():
             if name not in ours:  # a pooler, which nobody reads, drawn at random
@@ -109,12 +116,23 @@ def _text(folder: Path, tokenizer: TransformersTokenizer, network: nn.Module) ->
     return module
 
 
-def _image(folder: Path, image: TimmTower) -> list[nn.Module]:
-    pooled = image.pooling == "timm"
-    output, name = ("pooler_output", "sentence_embedding") if pooled else ("last_hidden_state", "token_embeddings")
+def image_module(parts: Path, image: TimmTower, images: ImagePipeline, output: str, name: str) -> Transformer:
+    """An image tower and its preprocessing as a module; its output of that name is called `name` from then on."""
+    folder = parts / name
+    wrapper = TimmWrapperModel(vision_config(image))
+    fill(wrapper.timm_model, image.network)
+    wrapper.config.image_processor_type = "TimmWrapperImageProcessor"
+    wrapper.config.pretrained_cfg = preprocessing(images, image)
+    wrapper.save_pretrained(folder)
     parameters: Any = {"image": {"method": "forward", "method_output_name": output}}
-    module = Transformer(str(folder), modality_config=parameters, module_output_name=name)
-    return [module] if pooled else [module, Pooling(image.width, POOLINGS[image.pooling])]
+    return Transformer(str(folder), modality_config=parameters, module_output_name=name)
+
+
+def _image(parts: Path, image: TimmTower, images: ImagePipeline) -> list[nn.Module]:
+    if image.pooling == "timm":
+        return [image_module(parts, image, images, "pooler_output", "sentence_embedding")]
+    module = image_module(parts, image, images, "last_hidden_state", "token_embeddings")
+    return [module, Pooling(image.width, POOLINGS[image.pooling])]
 
 
 def _projection(model: ImageTextModel, side: str, projection: nn.Module | None, width: int) -> list[nn.Module]:

@@ -16,7 +16,15 @@ from mmtrain.models.fingerprint import fingerprint
 from mmtrain.models.leaderboard import META, base_models, model_meta
 
 # Each is a module here with a WRITER, imported on use, since it needs its library.
-FORMATS = ("safetensors", "onnx", "open_clip", "transformers", "sentence_transformers", "transformers_js")
+FORMATS = (
+    "safetensors",
+    "onnx",
+    "open_clip",
+    "transformers",
+    "sentence_transformers",
+    "transformers_js",
+    "multi_vector",
+)
 CARD = "README.md"
 
 
@@ -41,6 +49,9 @@ def write(
     target, network = Path(out), encoder.model
     if format != "safetensors" and (others := list(getattr(network, "modalities", {}))):
         say(f"{', '.join(others)}: {format} holds pictures and texts alone; safetensors holds further modalities too")
+    multi = network.multi_dimension is not None
+    if multi and not writer.multi:
+        raise ValueError(f"--format {format}: it holds no token rows; safetensors, onnx and multi_vector do")
     parts = [network, *([] if encoder.decoder is None else [encoder.decoder])]
     size = sum(tensor.nbytes for part in parts for tensor in (*part.parameters(), *part.buffers()))
     with room_for(target, size), whole_folder(target, check_target) as folder:
@@ -49,7 +60,7 @@ def write(
         (folder / CARD).write_text(model_card(encoder, model, format), encoding="utf-8")
         meta = model_meta(encoder, fingerprint(encoder), base_models(model), format)
         (folder / META).write_text(json.dumps(meta, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
-        difference = check_parity(encoder, writer.read(folder), writer.cleaned)
+        difference = check_parity(encoder, writer.read(folder), writer.cleaned, dense=writer.dense, multi=multi)
         if int8 is not None and writer.write_int8 is not None:
             writer.write_int8(encoder, folder, int8)
         if writer.place is not None:

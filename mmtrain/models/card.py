@@ -38,6 +38,14 @@ What goes in and comes out is in preprocessing.json, "inputs".""",
     scores = model.similarity(texts, pictures)
 
 Rows are of unit length. Pictures are PIL images, turned upright before (PIL.ImageOps.exif_transpose) and RGB.""",
+    "multi_vector": """    from sentence_transformers import MultiVectorEncoder
+    model = MultiVectorEncoder("FOLDER")
+    texts = model.encode_query(["..."])  # of each text a row a token
+    pictures = model.encode([picture.convert("RGB")])
+    scores = model.similarity(texts, pictures)
+
+Pictures are PIL images, turned upright before (PIL.ImageOps.exif_transpose) and RGB. The rows of the whole text or
+picture are not in this folder.""",
     "transformers_js": """    const tokenizer = await AutoTokenizer.from_pretrained("FOLDER");
     const processor = await AutoImageProcessor.from_pretrained("FOLDER");
     // dtype: fp32 is exact; fp16, q8
@@ -52,6 +60,7 @@ another way than Pillow, with which the model was trained; give it pictures of t
 LIBRARY = {
     "safetensors": "mmtrain",
     "sentence_transformers": "sentence-transformers",
+    "multi_vector": "sentence-transformers",
     "transformers_js": "transformers.js",
 }  # others are called by their format's name
 

@@ -35,6 +35,8 @@ if TYPE_CHECKING:
 
 NETWORKS = {"head": (RelationHead, MatchingHead), "decoder": (CaptionDecoder,)}  # of an Encoder, behind its towers
 
+TEXT_SIDE = ("text.", "text_projection.", "multi.text.")
+
 
 def load(
     model: str | Path,
@@ -123,7 +125,7 @@ def assemble(
     model = description["model"]
     if text_only and model["init_args"]["text"] != "shared":
         model = model | {"init_args": model["init_args"] | {"image": None, "modalities": {}}}
-        weights = {name: tensor for name, tensor in weights.items() if name.startswith(("text.", "text_projection."))}
+        weights = {name: tensor for name, tensor in weights.items() if name.startswith(TEXT_SIDE)}
     network = build(model, ImageTextModel)
     fill(network, weights, source)
     network.merge_lora()
@@ -157,7 +159,7 @@ def load_onnx(folder: Path, *, int8: bool = False, trust: Sequence[str] | None =
         parts = preprocessing(description)
         dimension, scale = int(description["dimension"]), description["scale"]
         bias = description.get("bias")
-        network = OnnxModel(folder, dimension, int8)
+        network = OnnxModel(folder, dimension, description.get("multi"), int8)
         network.set_prompts(description.get("prompts", {}))
     return Encoder(network, *parts, str(folder), scale=scale, bias=bias)
 

@@ -16,8 +16,9 @@ from mmtrain.search.index import DESCRIPTION, FAISS, FORMAT, ITEMS, ROWS, Search
 from mmtrain.search.items import ItemWriter
 from mmtrain.search.kinds import build_index, describe_kind
 from mmtrain.search.recall import Queries, recall_lost
+from mmtrain.search.tokens import TOKEN_FILES, Measured, TokenStore, TokenWriter
 
-FILES = {DESCRIPTION, FAISS, ROWS, ITEMS}
+FILES = {DESCRIPTION, FAISS, ROWS, ITEMS, *TOKEN_FILES}
 MEASURED = 1000  # at most so many images, and their captions, are queries when an index is measured
 
 
@@ -57,7 +58,8 @@ def write_index(
     """Writes all files of an index; returns index.json, which begins with `description`."""
     import faiss
 
-    captions, texts = _join(parts, folder, shards, width)
+    measured = Measured({}, [])
+    captions, texts = _join(parts, folder, shards, width, measured)
     rows = np.load(folder / ROWS, mmap_mode="c")
     kind, similarity = description["kind"], description["similarity"]
     faiss.write_index(build_index(rows, kind, similarity), str(folder / FAISS))
@@ -71,6 +73,10 @@ def write_index(
         "skipped": shards.account.summary()["causes"],
         "recall": None,
     }
+    if parts.tokens is not None:
+        store = TokenStore(folder, len(rows))
+        facts = {"dtype": parts.tokens.dtype, "budget": parts.tokens.budget, "width": store.width}
+        description["tokens"] = facts | {"rows": store.count, "loss": measured.loss(store)}
     _write_json(folder / DESCRIPTION, description)
     index = SearchIndex(folder)
     if not index.exact:
@@ -81,9 +87,9 @@ def write_index(
 
 
 def _join(
-    parts: EmbeddingParts, folder: Path, shards: MeasuredShards, width: int
+    parts: EmbeddingParts, folder: Path, shards: MeasuredShards, width: int, measured: Measured
 ) -> tuple[dict[str, int], dict[str, Queries]]:
-    """Writes rows.npy float32 [N, width] and items.sqlite; samples that show the same image are one item.
+    """Writes rows.npy float32 [N, width], items.sqlite and token rows; samples that show the same image are one item.
 
     Items are numbered in the split's order, whoever made the parts. Returns, by language, the number of captions and
     the captions that were embedded. Raises ValueError when no sample could be read.
@@ -93,7 +99,7 @@ def _join(
         item_of_image.setdefault(image, len(item_of_image))
     if not item_of_image:
         raise ValueError("--data: no sample could be read")
-    writer = ItemWriter(folder / ITEMS)
+    writer, tokens = ItemWriter(folder / ITEMS), TokenWriter(folder)
     # written as a file is: a map of a file has holes, and to fill one on a full disk is a signal, SIGBUS
     rows = (folder / ROWS).open("wb")
     header = {"descr": "<f4", "fortran_order": False, "shape": (len(item_of_image), width)}
@@ -116,11 +122,16 @@ def _join(
         writer.add([(int(items[place]), part.ids[place], part.thumbnails[place]) for place in new], captions_of_items)
         captions.update(language for _, language, _ in captions_of_items)
         item_of_text = items[np.searchsorted(part.rows, part.text_rows)]
+        if part.tokens is not None:
+            tokens.add(part.tokens, new)
+            measured.add(part.tokens, items, item_of_text)
         for language in np.unique(part.text_languages).tolist():
             same = part.text_languages == language
             texts.setdefault(shards.languages[language], []).append((part.texts[same], item_of_text[same]))
     writer.close()
     rows.close()
+    if parts.tokens is not None:
+        tokens.close()
     queries = {name: Queries(*map(np.concatenate, zip(*each, strict=True))) for name, each in sorted(texts.items())}
     return dict(sorted(captions.items())), queries
 
@@ -144,6 +155,18 @@ def print_index(folder: Path, description: dict[str, Any]) -> None:
         f" {languages} language{'s' * (languages != 1)}, {kind} ({description['faiss']}), {description['similarity']}"
         + ("; exact" if recall is None else "")
     )
+    if (tokens := description.get("tokens")) is not None:
+        loss, budget = tokens["loss"], tokens["budget"]
+        measured = (
+            "no caption to measure by"
+            if loss is None
+            else (
+                f"R@1 of {loss['queries']:,} captions among {loss['items']:,} pictures {loss['R@1']:.1f}, exact"
+                f" {loss['R@1_exact']:.1f}; scores differ by at most {loss['largest']:.4f}"
+            )
+        )
+        most = "" if budget is None else f", at most {budget} a picture"
+        say(f"token rows: {tokens['rows']:,} of width {tokens['width']}{most}, {tokens['dtype']}; {measured}")
     if recall is None:
         return
     in_full = f"{description['candidates']} candidates\nscored in full"

@@ -11,6 +11,7 @@ from mmtrain.evaluation.ranking.nearest import import_faiss
 from mmtrain.evaluation.ranking.tiles import Similarity, score_tile
 from mmtrain.search.items import Items
 from mmtrain.search.kinds import comparable
+from mmtrain.search.tokens import TokenStore
 
 DESCRIPTION, FAISS, ROWS, ITEMS = "index.json", "index.faiss", "rows.npy", "items.sqlite"
 FORMAT = 1
@@ -27,6 +28,7 @@ class SearchIndex:
         description: index.json.
         rows: float32 [N, D], on disk until read.
         items: Ids, captions and thumbnails by number.
+        tokens: Token rows, where the index has them.
 
     Raises:
         ValueError: when the folder holds no index, or an incomplete one.
@@ -68,6 +70,7 @@ class SearchIndex:
                 f"DIR: {folder} is no complete index ({FAISS} has {count} rows of width {width} by {by}, {ROWS}"
                 f" {self.rows.dtype} {list(self.rows.shape)} by inner product); index again"
             )
+        self.tokens = TokenStore(self.folder, len(self.rows)) if self.description.get("tokens") else None
         self.items = Items(self.folder / ITEMS)
         self.similarity: Similarity = self.description["similarity"]
         self.exact = self.description["kind"] == "flat" and self.similarity == "cosine"
@@ -98,6 +101,22 @@ class SearchIndex:
             best = np.argsort(-full, kind="stable")[:k]
             scores[query, : len(best)], numbers[query, : len(best)] = full[best], candidates[best]
         return scores, numbers
+
+    def search_late(self, query: np.ndarray, tokens: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+        """Scores float32 [k] and item numbers int64 [k], best first, of a query float32 [1, D] with token rows [L, d].
+
+        The rows propose as many items as the index has candidates; their token rows decide, by late interaction.
+        """
+        assert self.tokens is not None
+        if tokens.shape[1:] != (self.tokens.width,):
+            raise ValueError(f"query: token rows of width {tokens.shape[1]}, the index has {self.tokens.width}")
+        if not len(tokens):
+            raise ValueError("query: it has no token, expected at least one")
+        _, (candidates,) = self.search(query, max(k, self.description["candidates"]))
+        candidates = np.sort(candidates[candidates >= 0])  # in the order of the file
+        scores = self.tokens.scores(tokens, candidates)
+        best = np.argsort(-scores, kind="stable")[:k]
+        return scores[best], candidates[best]
 
     def propose(self, queries: np.ndarray, count: int) -> np.ndarray:
         """What FAISS alone finds: item numbers int64 [Q, count], best first, -1 where it finds fewer."""

@@ -82,12 +82,25 @@ def row_of(encoder: Encoder, rows: Sequence[np.ndarray]) -> np.ndarray:
     return rows[0] if len(rows) == 1 else composed(encoder, [row[0] for row in rows])[None]
 
 
-def find(index: SearchIndex, row: np.ndarray, k: int) -> list[Result]:
-    """The k items nearest to a query's row [1, D], best first; fewer where the index proposes or has fewer."""
-    scores, numbers = index.search(row, k)
-    valid = numbers[0] >= 0
-    items = index.items.read(numbers[0][valid])
-    return [Result(float(score), item) for score, item in zip(scores[0][valid], items, strict=True)]
+def find(index: SearchIndex, row: np.ndarray, k: int, tokens: np.ndarray | None = None) -> list[Result]:
+    """The k items nearest to a query's row [1, D], best first; fewer where the index proposes or has fewer.
+
+    Given token rows [L, d], they rank the candidates, by late interaction.
+    """
+    if tokens is None:
+        scores, numbers = (each[0] for each in index.search(row, k))
+    else:
+        scores, numbers = index.search_late(row, tokens, k)
+    valid = numbers >= 0
+    items = index.items.read(numbers[valid])
+    return [Result(float(score), item) for score, item in zip(scores[valid], items, strict=True)]
+
+
+def text_tokens(encoder: Encoder, index: SearchIndex, text: str, language: str | None = None) -> np.ndarray | None:
+    """Token rows [L, d] of a text; None where the index has none to compare them with."""
+    if index.tokens is None:
+        return None
+    return encoder.encode_text([text], language, multi=True, role="query")[0]
 
 
 def text_row(encoder: Encoder, text: str, language: str | None = None) -> np.ndarray:

@@ -17,11 +17,44 @@ TEMPLATE = Path(__file__).with_name("results.html.jinja")
 
 
 @dataclass(frozen=True)
+class FoundWord:
+    """Where one word of a query is found in a picture.
+
+    Attributes:
+        score: The mean over its tokens of the largest product with a patch's row.
+        patch: The column and the row of the patch that is nearest to it.
+        heat: A PNG data URI, a pixel a patch, the more opaque the nearer to the word.
+        colour: Of the picture's marks.
+    """
+
+    word: str
+    score: float
+    patch: tuple[int, int]
+    heat: str
+    colour: str
+
+
+@dataclass(frozen=True)
+class Found:
+    """Which words of a query found which patches of a picture.
+
+    Attributes:
+        side: Patches in a row and in a column.
+        place: left, top, width and height of what the model saw, in percent of the picture.
+    """
+
+    side: int
+    place: tuple[float, float, float, float]
+    words: list[FoundWord]
+
+
+@dataclass(frozen=True)
 class Result:
-    """One image that answers a query."""
+    """One image that answers a query, and where its words are, if that is known."""
 
     score: float
     item: Item
+    found: Found | None = None
 
 
 @dataclass(frozen=True)

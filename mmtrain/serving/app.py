@@ -124,6 +124,8 @@ def _add_search(app: FastAPI, service: Service, do: Callable[..., Any]) -> None:
         if fields.get("text") or fields.get("image"):
             try:
                 query, content, results = await found(fields)
+                if query.text and content is None:
+                    results = await do(service.with_words, query.text, query.language, results)
                 images = [] if content is None else [await do(picture_uri, content, QUERY_SIDE)]
             except BadRequest as refused:
                 error = str(refused)

@@ -12,8 +12,9 @@ import numpy as np
 
 from mmtrain.models.encoder import Encoder
 from mmtrain.models.foreign import is_foreign
+from mmtrain.search.heat import with_words
 from mmtrain.search.index import DESCRIPTION, SearchIndex
-from mmtrain.search.queries import check_text, find, open_model, picture_row, row_of
+from mmtrain.search.queries import check_text, find, open_model, picture_row, row_of, text_tokens
 from mmtrain.search.results import Result
 
 MOST_RESULTS = 1000
@@ -55,9 +56,18 @@ class Service:
             raise BadRequest(f"k: got {k}, expected 1 to {MOST_RESULTS:,}")
         if text is None and picture is None:
             raise BadRequest("search: give a text, a picture, or both")
-        rows = [] if text is None else [self.encoder.encode_text([self._read(text, language)], language, role="query")]
-        rows += [] if picture is None else [self._picture(picture)]
-        return find(self.index, row_of(self.encoder, rows), k)
+        rows = [] if picture is None else [self._picture(picture)]
+        tokens = None
+        if text is not None:
+            text = self._read(text, language)
+            rows.insert(0, self.encoder.encode_text([text], language, role="query"))
+            tokens = text_tokens(self.encoder, self.index, text, language) if picture is None else None
+        return find(self.index, row_of(self.encoder, rows), k, tokens)
+
+    def with_words(self, text: str, language: str | None, results: list[Result]) -> list[Result]:
+        """Results of a text, with what its words found in each picture where the index knows."""
+        assert self.index is not None
+        return with_words(self.encoder, self.index, self._read(text, language), language, results)
 
     def embed(
         self, inputs: Sequence[str], language: str | None, role: str | None, dimensions: int | None

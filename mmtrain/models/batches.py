@@ -8,7 +8,7 @@ from torch import Tensor, distributed
 from torch.nn import functional
 
 from datamodules.batch import Batch, Field
-from losses import Embeddings, FieldEmbeddings, TokenFeatures
+from losses import Embeddings, FieldEmbeddings, MultiEmbeddings, TokenFeatures
 from losses.embeddings import modalities_of
 from mmtrain.models.image_text import ImageTextModel
 from mmtrain.models.network import Network
@@ -19,6 +19,7 @@ def embed_batch(
     batch: Batch,
     *,
     tokens: bool = False,
+    multi: bool = False,
     chosen: Tensor | None = None,
     languages: Tensor | None = None,
     without: Collection[str] = (),
@@ -31,23 +32,34 @@ def embed_batch(
         network: On the batch's device.
         batch: B samples with K caption slots.
         tokens: Token features of both towers too; only ours have them.
+        multi: Token rows too, of image, texts and fields, where the model has a head for them.
         chosen: bool [B, K], the captions to encode; None for all that are present.
         languages: int64, the network's own index of each language of the data (-1: none), where they differ.
         without: Fields that are not encoded.
     """
     present = batch.present if chosen is None else chosen
-    if batch.images is None and not present.shape[1]:
-        image, texts, image_tokens, text_tokens = None, None, None, None
-    elif tokens:
+    many: dict[str, MultiEmbeddings | None] = {}
+    image = texts = image_tokens = text_tokens = None
+    if tokens and (batch.images is not None or present.shape[1]):
         image, texts, image_tokens, text_tokens = _with_tokens(network, batch, present, languages)
+        if multi and isinstance(network, ImageTextModel):
+            many["image"] = MultiEmbeddings(network.multi_rows("image", image_tokens.tokens)[:, None])
+            many["texts"] = MultiEmbeddings(network.multi_rows("text", text_tokens.tokens), text_tokens.mask)
     else:
-        image = None if batch.images is None else network.encode_image(batch.images)
-        if image is not None and batch.pictured is not None and isinstance(network, ImageTextModel):
-            image = network.with_absent("image", image, batch.pictured)
-        texts = _texts(network, batch, present, languages) if present.shape[1] else None
-        if texts is not None and isinstance(network, ImageTextModel) and "text" in network.missing:
-            texts, present = network.with_absent("text", texts, present), torch.ones_like(present)
-        image_tokens = text_tokens = None
+        if batch.images is not None:
+            every = torch.arange(len(batch.images), device=batch.images.device)
+            encoded = _of_images(network, batch.images, multi)
+            image, many["image"] = encoded[0], _in_slots(encoded, every, torch.Size((len(every), 1)))[1]
+            if batch.pictured is not None and isinstance(network, ImageTextModel):
+                image = network.with_absent("image", image, batch.pictured)
+        if present.shape[1]:
+            texts, many["texts"] = _texts(network, batch, present, languages, multi)
+            if isinstance(network, ImageTextModel) and "text" in network.missing:
+                texts, present = network.with_absent("text", texts, present), torch.ones_like(present)
+    fields = {}
+    for name, each in batch.fields.items():
+        if name not in without:
+            fields[name], many[name] = _field(network, name, each, languages, multi)
     return Embeddings(
         image=image,
         texts=texts,
@@ -55,13 +67,35 @@ def embed_batch(
         languages=batch.languages if present.shape[1] else None,
         image_ids=batch.image_ids,
         text_ids=batch.text_ids if present.shape[1] else None,
-        fields={
-            name: _field(network, name, each, languages) for name, each in batch.fields.items() if name not in without
-        },
+        fields=fields,
         image_tokens=image_tokens,
         text_tokens=text_tokens,
+        multi={name: each for name, each in many.items() if each is not None},
         labels=batch.labels,
         scores=batch.scores,
+    )
+
+
+Encoded = tuple[Tensor, Tensor | None, Tensor | None]  # rows [n, D]; token rows [n, L, d] and mask [n, L], if asked for
+
+
+def _of_images(network: Network, images: Tensor, multi: bool) -> Encoded:
+    return network.encode_image_multi(images) if multi else (network.encode_image(images), None, None)
+
+
+def _of_texts(network: Network, tokens: Tensor, mask: Tensor, languages: Tensor | None, multi: bool) -> Encoded:
+    if multi:
+        return network.encode_text_multi(tokens, mask, languages)
+    return network.encode_text(tokens, mask, languages), None, None
+
+
+def _in_slots(encoded: Encoded, rows: Tensor, shape: torch.Size) -> tuple[Tensor, MultiEmbeddings | None]:
+    """What was encoded for these rows [n] as [*shape, ...], see `_placed`."""
+    values, many, mask = encoded
+    if many is None or mask is None:
+        return _placed(values, rows, shape), None
+    return _placed(values, rows, shape), MultiEmbeddings(
+        _placed(many, rows, shape), _placed(mask[: len(rows)], rows, shape)
     )
 
 
@@ -106,11 +140,14 @@ class _Captions:
         return _placed(values, self.rows, self.shape)
 
 
-def _texts(network: Network, batch: Batch, present: Tensor, languages: Tensor | None) -> Tensor:
+def _texts(
+    network: Network, batch: Batch, present: Tensor, languages: Tensor | None, multi: bool
+) -> tuple[Tensor, MultiEmbeddings | None]:
     captions = _Captions(network, batch, present, languages)
-    if len(captions.inputs):
-        return captions.in_slots(network.encode_text(captions.tokens, captions.mask, captions.languages))
-    return torch.zeros(*present.shape, network.dimension, device=present.device)
+    if not len(captions.inputs):
+        return torch.zeros(*present.shape, network.dimension, device=present.device), None
+    encoded = _of_texts(network, captions.tokens, captions.mask, captions.languages, multi)
+    return _in_slots(encoded, captions.rows, captions.shape)
 
 
 def _with_tokens(
@@ -138,28 +175,30 @@ def _own_indices(languages_of_texts: Tensor, languages: Tensor | None) -> Tensor
     return known if languages is None else languages[known]
 
 
-def _field(network: Network, name: str, field: Field, languages: Tensor | None) -> FieldEmbeddings:
+def _field(
+    network: Network, name: str, field: Field, languages: Tensor | None, multi: bool
+) -> tuple[FieldEmbeddings, MultiEmbeddings | None]:
     """A field by the modality of its name, else by the tower of its kind; absent values are rows of zeros."""
     rows = field.present.flatten().nonzero()[:, 0]
     inputs = _encoded(network, rows)
     if not len(inputs):  # of padding alone
         rows = torch.zeros(*field.present.shape, network.dimension, device=field.present.device)
-        return FieldEmbeddings(rows, field.present, field.ids)
+        return FieldEmbeddings(rows, field.present, field.ids), None
     values = field.values.flatten(0, 1)[inputs]
     if isinstance(network, ImageTextModel) and name in network.modalities:
-        encoded = network.encode_modality(name, values)
+        encoded: Encoded = network.encode_modality(name, values), None, None
     elif field.kind == "text":
         assert field.mask is not None
         indices = None if field.languages is None else _own_indices(field.languages.flatten()[inputs], languages)
-        encoded = network.encode_text(values, field.mask.flatten(0, 1)[inputs], indices)
+        encoded = _of_texts(network, values, field.mask.flatten(0, 1)[inputs], indices, multi)
     elif field.kind == "image":
-        encoded = network.encode_image(values)
+        encoded = _of_images(network, values, multi)
     else:
         raise ValueError(f"data.fields: {name} holds features; model.modalities needs a tower of that name")
-    slots = _placed(encoded, rows, field.present.shape)
+    slots, many = _in_slots(encoded, rows, field.present.shape)
     if isinstance(network, ImageTextModel) and name in network.missing:
-        return FieldEmbeddings(network.with_absent(name, slots, field.present), None, field.ids)
-    return FieldEmbeddings(slots, field.present, field.ids)
+        return FieldEmbeddings(network.with_absent(name, slots, field.present), None, field.ids), many
+    return FieldEmbeddings(slots, field.present, field.ids), many
 
 
 def as_queries(network: Network, embeddings: Embeddings) -> Embeddings:

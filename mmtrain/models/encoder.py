@@ -1,7 +1,7 @@
 """A model with its preprocessing: what `mmtrain.load` returns."""
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, overload
 
 import numpy as np
 import torch
@@ -15,10 +15,13 @@ from datamodules.tokenizers import Tokenizer
 from datamodules.tokenizers.tokenizer import ROLES, Prompted
 from losses import asymmetric_similarity
 from mmtrain.fusion import CaptionDecoder, MatchingHead, RelationHead
-from mmtrain.models.network import Network
+from mmtrain.models.network import NO_HEAD, Network
+from mmtrain.models.token_rows import kept
 
 if TYPE_CHECKING:
     from mmtrain.evaluation.ranking.tiles import Similarity
+
+Images = Sequence[Image.Image] | np.ndarray | Tensor
 
 
 class Encoder:
@@ -91,32 +94,55 @@ class Encoder:
         prompts = self.model.prompts
         return Prompted(self.tokenizer, prompts, role) if role and prompts else self.tokenizer
 
+    @overload
+    def encode_image(self, images: Images, *, multi: Literal[True], **options: Any) -> list[np.ndarray]: ...
+
+    @overload
+    def encode_image(self, images: Images, *, multi: Literal[False] = False, **options: Any) -> np.ndarray: ...
+
     def encode_image(
         self,
-        images: Sequence[Image.Image] | np.ndarray | Tensor,
+        images: Images,
         *,
+        multi: bool = False,
+        budget: int | None = None,
         dim: int | None = None,
         batch_size: int = 64,
         progress: bool = False,
-    ) -> np.ndarray:
+    ) -> np.ndarray | list[np.ndarray]:
         """Images, or precomputed features, as float32 [N, D], rows of unit length.
 
         Args:
             images: PIL images of any size and mode, uint8 [N, H, W, 3] pixels, or float features [N, F] or [N, P, F].
+            multi: Token rows instead, of each image float32 [P, d], of unit length.
+            budget: Of token rows: the most of an image; what is more is clustered.
             dim: Keep the first so many dimensions and normalise again (Matryoshka).
             batch_size: Images encoded at once.
             progress: Show how far it is.
 
         Raises:
-            ValueError: for another kind of input, or a dim beyond the model's.
+            ValueError: for another kind of input, a dim beyond the model's, token rows of a model that has none, or a
+                budget below 1 or without them.
         """
         if hasattr(images, "convert"):
             raise ValueError("encode_image: got one picture, expected a list of them, or an array")
+        model = self.model
 
-        def encode(part: Any) -> Tensor:
-            return self.model.encode_image(self.pixels(part).to(self.device))
+        def encode(part: Any) -> tuple[Tensor, ...]:
+            pixels = self.pixels(part).to(self.device)
+            return model.encode_image_multi(pixels)[1:] if multi else (model.encode_image(pixels),)
 
-        return self._in_batches(images, encode, dim, batch_size, progress)
+        return self._in_batches(images, encode, dim, batch_size, progress, multi, budget)
+
+    @overload
+    def encode_text(
+        self, captions: Sequence[str], language: str | None = None, *, multi: Literal[True], **options: Any
+    ) -> list[np.ndarray]: ...
+
+    @overload
+    def encode_text(
+        self, captions: Sequence[str], language: str | None = None, *, multi: Literal[False] = False, **options: Any
+    ) -> np.ndarray: ...
 
     def encode_text(
         self,
@@ -124,35 +150,41 @@ class Encoder:
         language: str | None = None,
         *,
         role: str | None = None,
+        multi: bool = False,
+        budget: int | None = None,
         dim: int | None = None,
         batch_size: int = 256,
         progress: bool = False,
-    ) -> np.ndarray:
+    ) -> np.ndarray | list[np.ndarray]:
         """Captions as float32 [N, D], rows of unit length.
 
         Args:
             captions: Text; anything beyond the tokenizer's limit is cut.
             language: Their language, where the tokenizer or tower needs it (words of one language).
             role: "query" or "passage" puts the model's prompt before each, where it has one.
+            multi: Token rows instead, of each caption float32 [L, d], of unit length.
+            budget: As for images.
             dim: As for images.
             batch_size: As for images.
             progress: As for images.
 
         Raises:
             ValueError: for captions that are no strings, a language that the model needs and does not know, another
-                role, or a dim beyond the model's.
+                role, a dim beyond the model's, and as for images.
         """
         if isinstance(captions, str) or not all(isinstance(caption, str) for caption in captions):
             raise ValueError("encode_text: expected a list of str")
         index = self.languages.index(language) if language in self.languages else -1
         tokenizer = self.tokenizer_for(role)
 
-        def encode(part: Sequence[str]) -> Tensor:
-            tokens, mask = tokenizer(list(part), [language or ""] * len(part))
+        def encode(part: Sequence[str]) -> tuple[Tensor, ...]:
+            tokens, mask = (each.to(self.device) for each in tokenizer(list(part), [language or ""] * len(part)))
             languages = torch.full((len(part),), index, device=self.device)
-            return self.model.encode_text(tokens.to(self.device), mask.to(self.device), languages)
+            if multi:
+                return self.model.encode_text_multi(tokens, mask, languages)[1:]
+            return (self.model.encode_text(tokens, mask, languages),)
 
-        return self._in_batches(captions, encode, dim, batch_size, progress)
+        return self._in_batches(captions, encode, dim, batch_size, progress, multi, budget)
 
     def encode_query(
         self,
@@ -241,9 +273,21 @@ class Encoder:
         return torch.stack([self.images.evaluate(image) for image in images])
 
     def _in_batches(
-        self, items: Any, encode: Callable[[Any], Tensor], dim: int | None, batch_size: int, progress: bool
-    ) -> np.ndarray:
-        width = self.model.dimension
+        self,
+        items: Any,
+        encode: Callable[[Any], tuple[Tensor, ...]],
+        dim: int | None,
+        batch_size: int,
+        progress: bool,
+        multi: bool,
+        budget: int | None,
+    ) -> Any:
+        """Rows [N, dim] of what `encode` gives, (rows,); of (token rows, mask) where `multi`, a list."""
+        if budget is not None and not (multi and budget >= 1):
+            raise ValueError(f"budget: got {budget}, expected a number from 1, of token rows (multi=True)")
+        width = (self.model.multi_dimension or 0) if multi else self.model.dimension
+        if multi and not width:
+            raise ValueError(NO_HEAD)
         if dim is not None and not 1 <= dim <= width:
             raise ValueError(f"dim: got {dim}, the rows of {self.source} have {width}; 1 to {width}")
         starts = with_progress(
@@ -254,7 +298,15 @@ class Encoder:
             lambda start: min(batch_size, len(items) - start),
             quiet=not progress,
         )
+        parts: list[np.ndarray] = []
         with torch.inference_mode(), self.autocast():
-            parts = [encode(items[start : start + batch_size]).float()[:, :dim] for start in starts]
-            rows = [functional.normalize(part, dim=1).cpu().numpy() for part in parts]
-        return np.concatenate(rows) if rows else np.zeros((0, dim or width), dtype=np.float32)
+            for start in starts:
+                values, *masks = encode(items[start : start + batch_size])
+                rows = functional.normalize(values.float()[..., :dim], dim=-1).cpu()
+                if multi:
+                    parts += [row.numpy() for row in kept(rows, masks[0].cpu(), budget)]
+                else:
+                    parts.append(rows.numpy())
+        if multi:
+            return parts
+        return np.concatenate(parts) if parts else np.zeros((0, dim or width), dtype=np.float32)

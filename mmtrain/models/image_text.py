@@ -9,12 +9,12 @@ from torch.nn import functional
 
 from losses import micro_batched
 from mmtrain.models.lora import add_adapters, merge_adapters
-from mmtrain.models.network import Network
+from mmtrain.models.network import NO_HEAD, Network
 from mmtrain.towers import ImageTower, SharedText, TextTower
 
 Projection = Literal["linear", "mlp", "none"]
 TOWERS = ("image", "text", "image_projection", "text_projection", "modalities", "modality_projections")
-TRAINED = (*TOWERS, "absent", "observed")  # the modules of an ImageTextModel
+TRAINED = (*TOWERS, "absent", "observed", "multi")  # the modules of an ImageTextModel
 Composition = Literal["sum", "product"]
 
 
@@ -37,10 +37,12 @@ class ImageTextModel(Network):
         composition: What a query of several inputs is: the normalised sum of their rows, or their product, which Symile
             trains and which is not normalised.
         prompts: What stands before texts of a role, query or passage.
+        multi: {dimension: d} adds a linear layer from each tower's tokens to token rows of width d, unit length: of a
+            picture its patches, without the tokens before them; of a text all that its tokenizer's mask has.
 
     Raises:
-        ValueError: when projection is none and a tower's width is not D, a shared tower is missing, or an input that
-            may be missing is none of the model's.
+        ValueError: when projection is none and a tower's width is not D, a shared tower is missing, an input that may
+            be missing is none of the model's, or multi is anything else.
     """
 
     def __init__(
@@ -56,6 +58,7 @@ class ImageTextModel(Network):
         layer_norm: bool = False,
         composition: Composition = "sum",
         prompts: Mapping[str, str] | None = None,
+        multi: Mapping[str, int] | None = None,
     ) -> None:
         super().__init__()
         self.shared = isinstance(text, str)
@@ -82,6 +85,11 @@ class ImageTextModel(Network):
         self.missing, self.layer_norm, self.composition = list(missing), layer_norm, composition
         self.absent = nn.ParameterDict({name: nn.Parameter(torch.randn(dimension)) for name in missing})
         self.observed = nn.ParameterDict({name: nn.Parameter(torch.zeros(dimension)) for name in missing})
+        self.multi_dimension = None if multi is None else _multi_dimension(multi)
+        widths = {"text": self.text.width} | ({} if image is None else {"image": image.width})
+        self.multi = nn.ModuleDict(
+            {} if multi is None else {side: nn.Linear(widths[side], multi["dimension"], bias=False) for side in widths}
+        )
         self.set_prompts(prompts or {})
         self.micro_batch: int | None = None
         self.divided = False  # whether the processes hold a part of each block's weights (FSDP2)
@@ -103,6 +111,7 @@ class ImageTextModel(Network):
             "layer_norm": self.layer_norm,
             "composition": self.composition,
             "prompts": dict(self.prompts),
+            "multi": None if self.multi_dimension is None else {"dimension": self.multi_dimension},
         }
 
     def checkpoint_activations(self) -> None:
@@ -134,6 +143,51 @@ class ImageTextModel(Network):
 
     def encode_text(self, tokens: Tensor, mask: Tensor, languages: Tensor | None = None) -> Tensor:
         """tokens [N, L, ...], mask bool [N, L], languages int64 [N] -> float [N, D], unit rows."""
+        return self._in_buckets(self.text_rows, tokens, mask, languages)
+
+    def text_rows(self, tokens: Tensor, mask: Tensor, languages: Tensor | None) -> Tensor:
+        """`encode_text`, float [N, D], in one piece whatever the captions' lengths: what a graph can be traced from."""
+        return self._rows("text", self.text_projection(self.text(tokens, mask, languages)[0]))
+
+    def encode_image_multi(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        rows, multi = self._unpacked(self.in_parts(lambda part: _packed(*self.image_rows_multi(part)), images))
+        return rows, multi, rows.new_ones(multi.shape[:2], dtype=torch.bool)
+
+    def image_rows_multi(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Rows [N, D] and token rows [N, P, d] of images, in one piece."""
+        assert self.image is not None and self.image_projection is not None
+        pooled, tokens = self.image(images)
+        return self._rows("image", self.image_projection(pooled)), self.multi_rows("image", tokens)
+
+    def encode_text_multi(
+        self, tokens: Tensor, mask: Tensor, languages: Tensor | None = None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        packed = self._in_buckets(lambda *part: _packed(*self.text_rows_multi(*part)[:2]), tokens, mask, languages)
+        rows, multi = self._unpacked(packed)
+        return rows, multi, self.text.places(tokens, mask, multi.shape[1])
+
+    def text_rows_multi(self, tokens: Tensor, mask: Tensor, languages: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+        """`encode_text_multi`, of N texts rows [N, D], token rows [N, L, d] and mask [N, L], in one piece."""
+        pooled, features = self.text(tokens, mask, languages)
+        multi = self.multi_rows("text", features)
+        return self._rows("text", self.text_projection(pooled)), multi, self.text.places(tokens, mask, multi.shape[1])
+
+    def multi_rows(self, side: str, features: Tensor) -> Tensor:
+        """Token features [..., T, W] of a side, "image" or "text" -> its token rows [..., P, d], unit length.
+
+        Raises:
+            ValueError: for a model without a head for them.
+        """
+        if self.multi_dimension is None:
+            raise ValueError(NO_HEAD)
+        first = (self.image if side == "image" else self.text).prefix_tokens or 0
+        rows = self.multi[side](features[..., first:, :])
+        return functional.normalize(rows if rows.dtype == torch.float64 else rows.float(), dim=-1)
+
+    def _in_buckets(
+        self, encode: Callable[..., Tensor], tokens: Tensor, mask: Tensor, languages: Tensor | None
+    ) -> Tensor:
+        """`encode(tokens, mask, languages)` [N, ...] in buckets of like lengths; zeros behind what is narrower."""
         if languages is None:
             languages = torch.full((len(tokens),), -1, device=tokens.device)
         lengths = mask.sum(1)
@@ -141,12 +195,14 @@ class ImageTextModel(Network):
         rows = []
         for part in order.chunk(self.buckets if len(tokens) > self.buckets else 1):
             longest = max(int(lengths[part[-1]]), 1)
-            rows.append(self.in_parts(self.text_rows, tokens[part, :longest], mask[part, :longest], languages[part]))
-        return torch.cat(rows)[order.argsort()]
+            rows.append(self.in_parts(encode, tokens[part, :longest], mask[part, :longest], languages[part]))
+        widest = max(part.shape[1] for part in rows)
+        return torch.cat([functional.pad(part, (0, widest - part.shape[1])) for part in rows])[order.argsort()]
 
-    def text_rows(self, tokens: Tensor, mask: Tensor, languages: Tensor | None) -> Tensor:
-        """`encode_text`, float [N, D], in one piece whatever the captions' lengths: what a graph can be traced from."""
-        return self._rows("text", self.text_projection(self.text(tokens, mask, languages)[0]))
+    def _unpacked(self, packed: Tensor) -> tuple[Tensor, Tensor]:
+        """What `_packed` joined."""
+        rows, multi = packed.split([self.dimension, packed.shape[1] - self.dimension], 1)
+        return rows, multi.unflatten(1, (-1, self.multi_dimension))
 
     def encode_modality(self, name: str, values: Tensor) -> Tensor:
         """values [N, ...] of a further modality -> float [N, D], unit rows."""
@@ -194,6 +250,18 @@ class ImageTextModel(Network):
         # float32 at least: half precision leaves rows that are not of unit length
         rows = rows if rows.dtype == torch.float64 else rows.float()
         return functional.normalize(functional.layer_norm(rows, rows.shape[-1:]) if self.layer_norm else rows, dim=-1)
+
+
+def _packed(rows: Tensor, multi: Tensor) -> Tensor:
+    """Rows [N, D] and token rows [N, L, d] as one tensor [N, D + L d], which goes through in parts."""
+    return torch.cat([rows, multi.flatten(1)], 1)
+
+
+def _multi_dimension(multi: Mapping[str, int]) -> int:
+    dimension = multi.get("dimension")
+    if multi.keys() != {"dimension"} or not isinstance(dimension, int) or dimension < 1:
+        raise ValueError(f"model.multi: got {dict(multi)}, expected {{dimension: d}}, d from 1, as 128")
+    return dimension
 
 
 def _pooled_first(pooled: Tensor, tokens: Tensor) -> Tensor:

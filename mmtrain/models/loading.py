@@ -35,6 +35,8 @@ if TYPE_CHECKING:
 
 NETWORKS = {"head": (RelationHead, MatchingHead), "decoder": (CaptionDecoder,)}  # of an Encoder, behind its towers
 
+TEXT_SIDE = ("text.", "text_projection.", "multi.text.")
+
 
 def load(
     model: str | Path,
@@ -123,7 +125,7 @@ def assemble(
     model = description["model"]
     if text_only and model["init_args"]["text"] != "shared":
         model = model | {"init_args": model["init_args"] | {"image": None, "modalities": {}}}
-        weights = {name: tensor for name, tensor in weights.items() if name.startswith(("text.", "text_projection."))}
+        weights = {name: tensor for name, tensor in weights.items() if name.startswith(TEXT_SIDE)}
     network = build(model, ImageTextModel)
     fill(network, weights, source)
     network.merge_lora()

@@ -1,5 +1,6 @@
 """Text towers: any transformers encoder, a byte GRU, word GRUs one a language, and the image tower itself."""
 
+import math
 from typing import Any, Literal
 
 import torch
@@ -216,7 +217,14 @@ class SharedText(TextTower):
     def __init__(self, image: ImageTower) -> None:
         super().__init__()
         self._image = (image,)  # not a submodule: the weights are counted, saved and trained once
-        self.width = image.width
+        self.width, self.prefix_tokens = image.width, image.prefix_tokens
+
+    def places(self, tokens: Tensor, mask: Tensor, count: int) -> Tensor:
+        """The patches of the rows of patches that text reaches into; all where they are no square."""
+        side = math.isqrt(count)
+        used = (mask.sum(1) * side / tokens.shape[2]).ceil().clamp(min=1)
+        row = torch.arange(count, device=mask.device) // side
+        return (row < used[:, None]) | (side * side != count)
 
     def forward(self, tokens: Tensor, mask: Tensor, languages: Tensor | None = None) -> tuple[Tensor, Tensor]:
         side = tokens.shape[2]

@@ -83,6 +83,11 @@ class TextTower(Tower):
     vocabulary_size: int  # token ids; the tokenizer must not have more
     positions: int | None = None  # tokens of the longest text that it reads; None: of any length
     reads_by_language: bool = False  # whether it has a network for each language
+    prefix_tokens: int | None = None  # features before those of the tokens
+
+    def places(self, tokens: Tensor, mask: Tensor, count: int) -> Tensor:
+        """Which of the first `count` tokens there are, behind the prefix: bool [N, count]; forward's arguments."""
+        return mask[:, :count]
 
     def forward(self, tokens: Tensor, mask: Tensor, languages: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Pooled features [N, width] and those of the tokens [N, L, width].

@@ -42,6 +42,7 @@ class ContrastiveModule(pl.LightningModule):
         missing: Inputs that a sample may lack, as of `mmtrain.ImageTextModel`.
         layer_norm: Layer-normed rows, as there.
         prompts: What stands before texts of a role, e.g. {query: "query: ", passage: "passage: "}, kept with the model.
+        multi: {dimension: d} of token rows, as of `mmtrain.ImageTextModel`.
         learning_rate: Peak of the learning rate.
         weight_decay: Decay; gains, biases and the temperature have none.
         betas: Momenta of AdamW, where `optimizer` names no other.
@@ -82,6 +83,7 @@ class ContrastiveModule(pl.LightningModule):
         missing: Sequence[str] = (),
         layer_norm: bool = False,
         prompts: dict[str, str] | None = None,
+        multi: dict[str, int] | None = None,
         learning_rate: float = 1e-3,
         weight_decay: float = 0.1,
         betas: tuple[float, float] = (0.9, 0.98),
@@ -105,8 +107,9 @@ class ContrastiveModule(pl.LightningModule):
         unknown = set(weights or {}) - set(objectives)
         if unknown or not objectives:
             raise ValueError(f"model.weights: {sorted(unknown)} not among the objectives {sorted(objectives)}")
-        self.model = ImageTextModel(image, text, dimension, projection, modalities, None, 4, missing, layer_norm)
-        self.model.set_prompts(prompts or {})
+        self.model = ImageTextModel(
+            image, text, dimension, projection, modalities, None, 4, missing, layer_norm, "sum", prompts, multi
+        )
         if any(objective.composition == "product" for objective in objectives.values()):
             self.model.composition = "product"
         self.model.micro_batch = micro_batch
@@ -183,8 +186,8 @@ class ContrastiveModule(pl.LightningModule):
 
     def embed(self, batch: Batch, part: str = "") -> Embeddings:
         """Encodes the images, the present captions and the fields of a batch."""
-        tokens = any("tokens" in needs_of(objective) for objective in self.objectives_on(part).values())
-        return embed_batch(self.model, batch, tokens=tokens, without=self._unencoded)
+        needs = frozenset().union(*map(needs_of, self.objectives_on(part).values()))
+        return embed_batch(self.model, batch, tokens="tokens" in needs, multi="multi" in needs, without=self._unencoded)
 
     def on_train_batch_start(self, batch: Batch | Batches, batch_idx: int) -> None:
         checks.check_one_step_a_batch(self.trainer, self.instead_of_accumulation)  # callbacks may set it too

@@ -6,13 +6,23 @@ import torch
 from torch import nn
 
 from losses import Objective
+from losses.objective import needs_of
 from mmtrain.fusion import CaptionDecoder, MatchingHead
 from mmtrain.models.image_text import ImageTextModel
 from mmtrain.training.data import TrainingData
 
 
 def connect(objectives: Mapping[str, Objective], model: ImageTextModel) -> None:
-    """Tells each objective of the others and of the model."""
+    """Tells each objective of the others and of the model, whose head for token rows rests where none reads them.
+
+    Raises:
+        ValueError: for an objective of token rows and a model without them.
+    """
+    readers = [name for name, objective in objectives.items() if "multi" in needs_of(objective)]
+    if readers and model.multi_dimension is None:
+        raise ValueError(f"model.objectives.{readers[0]}: reads token rows; set model.multi, as in {{dimension: 128}}")
+    if not readers:
+        model.multi.requires_grad_(False)
     for objective in objectives.values():
         objective.meet(objectives)
         objective.connect(model)

@@ -38,7 +38,7 @@ def parameter_groups(
     Gains, biases, the temperature and every other parameter of fewer than two dimensions are not decayed (as in CLIP,
     Radford et al. 2021). With `layer_decay` d < 1 a parameter of a tower at depth l of n has the learning rate times
     d ** (n - l), embeddings being below the first block (BEiT, Bao et al. 2022); what lies outside the towers' blocks
-    keeps the full rate. All but "head" and "objectives" have the rate times `tower_rate`.
+    keeps the full rate. All but "head", "multi" and "objectives" have the rate times `tower_rate`.
 
     Args:
         modules: By name; "image" and "text" are the towers, to which layer_decay applies.
@@ -63,7 +63,7 @@ def parameter_groups(
                 )
             decay = weight_decay if parameter.ndim >= 2 and not name.endswith("bias") else 0.0
             rate = learning_rate * layer_decay ** (blocks + 1 - depths[name]) if decays else learning_rate
-            rate *= 1.0 if module_name in ("head", "objectives") else tower_rate
+            rate *= 1.0 if module_name in ("head", "multi", "objectives") else tower_rate
             label = f"{module_name}/{len(groups)}"
             group = {"name": label, "params": [], "lr": rate, "base_lr": rate, "weight_decay": decay}
             groups.setdefault((module_name, decay, rate), group)["params"].append(parameter)

@@ -105,7 +105,8 @@ def rest_unread(model: ImageTextModel, kinds: frozenset[str]) -> None:
         if side in kinds:
             continue
         tower = None if side == "image" and model.shared and "text" in kinds else towers[side]
-        unread = [module for module in (tower, projections[side]) if module is not None]
+        head = dict(model.multi.items()).get(side)
+        unread = [module for module in (tower, projections[side], head) if module is not None]
         parameters = [each for module in unread for each in module.parameters()]
         parameters += [bank[side] for bank in (model.absent, model.observed) if side in bank]
         trained = [each for each in parameters if each.requires_grad]

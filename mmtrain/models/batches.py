@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, distributed
 from torch.nn import functional
 
-from datamodules.batch import Batch, Field
+from datamodules.batch import Batch
 from losses import Embeddings, FieldEmbeddings, TokenFeatures
 from losses.embeddings import modalities_of
 from mmtrain.models.image_text import ImageTextModel
@@ -41,7 +41,7 @@ def embed_batch(
     elif tokens:
         image, texts, image_tokens, text_tokens = _with_tokens(network, batch, present, languages)
     else:
-        image = None if batch.images is None else network.encode_image(batch.images)
+        image = None if batch.images is None else network.encode_image(batch.images, **_of_rows(batch))
         if image is not None and batch.pictured is not None and isinstance(network, ImageTextModel):
             image = network.with_absent("image", image, batch.pictured)
         texts = _texts(network, batch, present, languages) if present.shape[1] else None
@@ -55,9 +55,7 @@ def embed_batch(
         languages=batch.languages if present.shape[1] else None,
         image_ids=batch.image_ids,
         text_ids=batch.text_ids if present.shape[1] else None,
-        fields={
-            name: _field(network, name, each, languages) for name, each in batch.fields.items() if name not in without
-        },
+        fields={name: _field(network, batch, name, languages) for name in batch.fields if name not in without},
         image_tokens=image_tokens,
         text_tokens=text_tokens,
         labels=batch.labels,
@@ -100,6 +98,12 @@ class _Captions:
         self.inputs = _encoded(network, self.rows, always)
         self.tokens, self.mask = batch.tokens.flatten(0, 1)[self.inputs], batch.token_mask.flatten(0, 1)[self.inputs]
         self.languages = _own_indices(batch.languages.flatten()[self.inputs], languages)
+        self.adapters = _of_rows(batch, self.inputs // present.shape[1] if len(self.inputs) else self.inputs)
+
+    @property
+    def read(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Tokens, mask and languages."""
+        return self.tokens, self.mask, self.languages
 
     def in_slots(self, values: Tensor) -> Tensor:
         """[n, ...] of the captions -> [B, K, ...], zeros where there is none."""
@@ -109,7 +113,7 @@ class _Captions:
 def _texts(network: Network, batch: Batch, present: Tensor, languages: Tensor | None) -> Tensor:
     captions = _Captions(network, batch, present, languages)
     if len(captions.inputs):
-        return captions.in_slots(network.encode_text(captions.tokens, captions.mask, captions.languages))
+        return captions.in_slots(network.encode_text(*captions.read, **captions.adapters))
     return torch.zeros(*present.shape, network.dimension, device=present.device)
 
 
@@ -123,9 +127,8 @@ def _with_tokens(
     if missing := {"image", "text"} & set(network.missing):
         raise ValueError(f"model.missing: {', '.join(sorted(missing))}, but an objective reads the tokens of both")
     captions = _Captions(network, batch, present, languages, always=True)
-    image, text, image_features, text_features = network.tokens(
-        batch.images, captions.tokens, captions.mask, captions.languages
-    )
+    adapters = batch.adapters, captions.adapters.get("adapters")
+    image, text, image_features, text_features = network.tokens(batch.images, *captions.read, adapters)
     text_tokens = TokenFeatures(
         captions.in_slots(text_features), torch.cat([present.unsqueeze(-1), batch.token_mask], -1), batch.tokens
     )
@@ -138,22 +141,30 @@ def _own_indices(languages_of_texts: Tensor, languages: Tensor | None) -> Tensor
     return known if languages is None else languages[known]
 
 
-def _field(network: Network, name: str, field: Field, languages: Tensor | None) -> FieldEmbeddings:
+def _of_rows(batch: Batch, rows: Tensor | None = None) -> dict[str, Tensor]:
+    """What is said of the adapters that read these rows of the batch, int64; nothing where the batch says nothing."""
+    if batch.adapters is None:
+        return {}
+    return {"adapters": batch.adapters if rows is None else batch.adapters[rows]}
+
+
+def _field(network: Network, batch: Batch, name: str, languages: Tensor | None) -> FieldEmbeddings:
     """A field by the modality of its name, else by the tower of its kind; absent values are rows of zeros."""
+    field = batch.fields[name]
     rows = field.present.flatten().nonzero()[:, 0]
     inputs = _encoded(network, rows)
     if not len(inputs):  # of padding alone
         rows = torch.zeros(*field.present.shape, network.dimension, device=field.present.device)
         return FieldEmbeddings(rows, field.present, field.ids)
-    values = field.values.flatten(0, 1)[inputs]
+    values, adapters = field.values.flatten(0, 1)[inputs], _of_rows(batch, inputs // field.present.shape[1])
     if isinstance(network, ImageTextModel) and name in network.modalities:
-        encoded = network.encode_modality(name, values)
+        encoded = network.encode_modality(name, values, **adapters)
     elif field.kind == "text":
         assert field.mask is not None
         indices = None if field.languages is None else _own_indices(field.languages.flatten()[inputs], languages)
-        encoded = network.encode_text(values, field.mask.flatten(0, 1)[inputs], indices)
+        encoded = network.encode_text(values, field.mask.flatten(0, 1)[inputs], indices, **adapters)
     elif field.kind == "image":
-        encoded = network.encode_image(values)
+        encoded = network.encode_image(values, **adapters)
     else:
         raise ValueError(f"data.fields: {name} holds features; model.modalities needs a tower of that name")
     slots = _placed(encoded, rows, field.present.shape)

@@ -15,6 +15,8 @@ from datamodules.tokenizers import Tokenizer
 from datamodules.tokenizers.tokenizer import ROLES, Prompted
 from losses import asymmetric_similarity
 from mmtrain.fusion import CaptionDecoder, MatchingHead, RelationHead
+from mmtrain.models.adapters import BY_LANGUAGE
+from mmtrain.models.image_text import ImageTextModel
 from mmtrain.models.network import Network
 
 if TYPE_CHECKING:
@@ -98,6 +100,7 @@ class Encoder:
         dim: int | None = None,
         batch_size: int = 64,
         progress: bool = False,
+        adapter: str | None = None,
     ) -> np.ndarray:
         """Images, or precomputed features, as float32 [N, D], rows of unit length.
 
@@ -106,15 +109,18 @@ class Encoder:
             dim: Keep the first so many dimensions and normalise again (Matryoshka).
             batch_size: Images encoded at once.
             progress: Show how far it is.
+            adapter: The name of the adapter that reads them; None for what `load` was told, else the base.
 
         Raises:
-            ValueError: for another kind of input, or a dim beyond the model's.
+            ValueError: for another kind of input, a dim beyond the model's, or an adapter that it has not.
         """
         if hasattr(images, "convert"):
             raise ValueError("encode_image: got one picture, expected a list of them, or an array")
 
+        self.adapter_number(adapter)  # also where there is nothing to encode
+
         def encode(part: Any) -> Tensor:
-            return self.model.encode_image(self.pixels(part).to(self.device))
+            return self.model.encode_image(self.pixels(part).to(self.device), **self.by(adapter, len(part)))
 
         return self._in_batches(images, encode, dim, batch_size, progress)
 
@@ -127,6 +133,7 @@ class Encoder:
         dim: int | None = None,
         batch_size: int = 256,
         progress: bool = False,
+        adapter: str | None = None,
     ) -> np.ndarray:
         """Captions as float32 [N, D], rows of unit length.
 
@@ -137,20 +144,23 @@ class Encoder:
             dim: As for images.
             batch_size: As for images.
             progress: As for images.
+            adapter: As for images; "language" for the one that is called like `language`, where there is one.
 
         Raises:
             ValueError: for captions that are no strings, a language that the model needs and does not know, another
-                role, or a dim beyond the model's.
+                role, a dim beyond the model's, or an adapter that it has not.
         """
         if isinstance(captions, str) or not all(isinstance(caption, str) for caption in captions):
             raise ValueError("encode_text: expected a list of str")
         index = self.languages.index(language) if language in self.languages else -1
         tokenizer = self.tokenizer_for(role)
+        self.adapter_number(adapter)
 
         def encode(part: Sequence[str]) -> Tensor:
             tokens, mask = tokenizer(list(part), [language or ""] * len(part))
             languages = torch.full((len(part),), index, device=self.device)
-            return self.model.encode_text(tokens.to(self.device), mask.to(self.device), languages)
+            inputs = tokens.to(self.device), mask.to(self.device), languages
+            return self.model.encode_text(*inputs, **self.by(adapter, len(part), language))
 
         return self._in_batches(captions, encode, dim, batch_size, progress)
 
@@ -172,7 +182,7 @@ class Encoder:
             features: Of further modalities, by name: [F] or [P, F].
             language: Of the text, as for `encode_text`.
             role: Of the text, likewise.
-            adapter: A name among the model's adapters.
+            adapter: As for `encode_text`.
 
         Raises:
             ValueError: for no input at all, or one that the model cannot read.
@@ -239,6 +249,30 @@ class Encoder:
             raise ValueError(f"encode_image: expected uint8 [N, H, W, 3], got {images.dtype} {list(images.shape)}")
         images = [Image.fromarray(image) if isinstance(image, np.ndarray) else image for image in images]
         return torch.stack([self.images.evaluate(image) for image in images])
+
+    def adapter_number(self, adapter: str | None, language: str | None = None) -> int | None:
+        """The number of an adapter, None where nothing is said of one.
+
+        Args:
+            adapter: Its name; "language" for the one that is called like a text's language.
+            language: Of the texts.
+
+        Raises:
+            ValueError: for one that the model has not.
+        """
+        bank = self.model.bank if isinstance(self.model, ImageTextModel) else None
+        if bank is None:
+            if adapter is not None:
+                raise ValueError(f"adapter {adapter!r}, but {self.source} has no adapters")
+            return None
+        if BY_LANGUAGE in (adapter, bank.default if adapter is None else None) and language in bank.settings:
+            adapter = language
+        return None if adapter is None else bank.number(adapter, self.source)
+
+    def by(self, adapter: str | None, count: int, language: str | None = None) -> dict[str, Tensor]:
+        """What a network is told of the adapter of so many rows. Raises ValueError as `adapter_number`."""
+        number = self.adapter_number(adapter, language)
+        return {} if number is None else {"adapters": torch.full((count,), number, device=self.device)}
 
     def _in_batches(
         self, items: Any, encode: Callable[[Any], Tensor], dim: int | None, batch_size: int, progress: bool

@@ -1,14 +1,25 @@
 """Two towers and their projections into the shared space."""
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from losses import micro_batched
-from mmtrain.models.lora import add_adapters, merge_adapters
+from mmtrain.models.adapters import (
+    TOWERS as SIDES,
+)
+from mmtrain.models.adapters import (
+    UNNAMED,
+    Adapter,
+    AdapterBank,
+    add_adapter,
+    linear_layers,
+    merge_adapter,
+    train_adapters,
+)
 from mmtrain.models.network import Network
 from mmtrain.towers import ImageTower, SharedText, TextTower
 
@@ -27,7 +38,7 @@ class ImageTextModel(Network):
         dimension: D, the width of the shared space.
         projection: linear, mlp (one hidden layer of the tower's width) or none (both towers are D wide already).
         modalities: Further towers by the name of the field that they read, each with a projection of its own.
-        lora: Ranks of low-rank adapters by tower, see `mmtrain.models.lora`.
+        lora: Ranks of one low-rank adapter by tower; alpha is twice the rank, and whoever loads it gets it merged.
         buckets: Captions are sorted by length and encoded in this many parts, each cut to its longest caption, which
             saves the time of padding; the result is the same.
         missing: Inputs that a sample may lack: "image", "text", modalities by name. A learned row stands for one that
@@ -37,10 +48,11 @@ class ImageTextModel(Network):
         composition: What a query of several inputs is: the normalised sum of their rows, or their product, which Symile
             trains and which is not normalised.
         prompts: What stands before texts of a role, query or passage.
+        adapters: Low-rank adapters by name, beside a base that is frozen; see `mmtrain.models.adapters`.
 
     Raises:
-        ValueError: when projection is none and a tower's width is not D, a shared tower is missing, or an input that
-            may be missing is none of the model's.
+        ValueError: when projection is none and a tower's width is not D, a shared tower is missing, an input that may
+            be missing is none of the model's, or an adapter fits no layer.
     """
 
     def __init__(
@@ -56,6 +68,7 @@ class ImageTextModel(Network):
         layer_norm: bool = False,
         composition: Composition = "sum",
         prompts: Mapping[str, str] | None = None,
+        adapters: Mapping[str, Adapter | Mapping[str, Any]] | None = None,
     ) -> None:
         super().__init__()
         self.shared = isinstance(text, str)
@@ -86,8 +99,9 @@ class ImageTextModel(Network):
         self.micro_batch: int | None = None
         self.divided = False  # whether the processes hold a part of each block's weights (FSDP2)
         self.lora: dict[str, int] = {}
-        if lora:
-            self.add_lora(lora)
+        self.bank = AdapterBank(self)
+        self.add_lora(lora or {})
+        self.add_adapters(adapters or {})
 
     def arguments(self) -> dict[str, object]:
         """The constructor's arguments, for `mmtrain.models.spec.spec_of`."""
@@ -103,10 +117,24 @@ class ImageTextModel(Network):
             "layer_norm": self.layer_norm,
             "composition": self.composition,
             "prompts": dict(self.prompts),
+            "adapters": self.bank.described(),
         }
 
+    def train(self, mode: bool = True) -> "ImageTextModel":
+        """Training mode, in which the base of adapters stays in evaluation mode."""
+        super().train(mode and not self.bank.settings)
+        if self.bank.settings:
+            train_adapters(self, mode)
+        return self
+
     def checkpoint_activations(self) -> None:
-        """Makes the towers that are trained recompute their activations in the backward pass."""
+        """Makes the towers that are trained recompute their activations in the backward pass.
+
+        Raises:
+            ValueError: beside adapters by name, for then another one may read.
+        """
+        if self.bank.settings:
+            raise ValueError("model.checkpoint_activations: not with model.adapters; model.micro_batch saves as much")
         for tower in (self.image, self.text):
             if tower is not None and any(parameter.requires_grad for parameter in tower.parameters()):
                 tower.checkpoint_activations()
@@ -118,63 +146,114 @@ class ImageTextModel(Network):
         self.text.compile(dynamic=True)
 
     def add_lora(self, ranks: Mapping[str, int]) -> None:
-        """Freezes towers and puts adapters of these ranks into them, by side."""
-        add_adapters({"image": self.image, "text": self.text}, ranks)
+        """Freezes towers and puts an adapter without a name into each, of these ranks.
+
+        Raises:
+            ValueError: for another side, a rank below 1, or a tower without linear layers.
+        """
+        for side, rank in ranks.items():
+            if side not in SIDES or rank < 1:
+                raise ValueError(f"model.lora: got {side}: {rank}, expected image or text with a rank from 1")
+            if (tower := getattr(self, side)) is None:
+                continue
+            if not (layers := linear_layers(tower)):
+                raise ValueError(f"model.lora: {side}: {type(tower).__name__} has no linear layers to adapt")
+            add_adapter(tower, UNNAMED, Adapter(rank), layers)
         self.lora = dict(ranks)
 
     def merge_lora(self) -> None:
-        """Adds the adapters, where there are any, to the weights they stand beside."""
+        """Adds the adapters without a name, where there are any, to the weights they stand beside."""
         if self.lora:
-            merge_adapters(self)
+            merge_adapter(self, UNNAMED)
             self.lora = {}
 
-    def encode_image(self, images: Tensor) -> Tensor:
-        """images [N, ...] -> float [N, D], unit rows."""
-        return self.in_parts(self._image_rows, images)
+    def add_adapters(self, adapters: Mapping[str, Adapter | Mapping[str, Any]]) -> None:
+        """Freezes all and adds adapters by name.
 
-    def encode_text(self, tokens: Tensor, mask: Tensor, languages: Tensor | None = None) -> Tensor:
-        """tokens [N, L, ...], mask bool [N, L], languages int64 [N] -> float [N, D], unit rows."""
+        Raises:
+            ValueError: beside adapters without a name, or for one that fits no layer.
+        """
+        if self.lora and adapters:
+            raise ValueError(f"model.lora: got {self.lora} beside model.adapters; expected one of them")
+        for name, adapter in adapters.items():
+            self.bank.add(name, adapter, strict=self.image is not None)
+        self.train(self.training)
+
+    def merge_adapters(self, name: str | None = None) -> None:
+        """Makes the towers plain ones, with this adapter in their weights, or none, and leaves the others."""
+        merge_adapter(self, name)
+        self.bank = AdapterBank(self)
+
+    def encode_image(self, images: Tensor, adapters: Tensor | None = None) -> Tensor:
+        """images [N, ...], adapters int64 [N] as `Batch.adapters` -> float [N, D], unit rows."""
+        return self._read(self._image_rows, self.bank.of_rows(images, adapters), images)
+
+    def encode_text(
+        self, tokens: Tensor, mask: Tensor, languages: Tensor | None = None, adapters: Tensor | None = None
+    ) -> Tensor:
+        """tokens [N, L, ...], mask bool [N, L], languages and adapters int64 [N] -> float [N, D], unit rows."""
         if languages is None:
             languages = torch.full((len(tokens),), -1, device=tokens.device)
+        own = self.bank.of_rows(tokens, adapters, languages)
         lengths = mask.sum(1)
         order = lengths.argsort(stable=True)
         rows = []
         for part in order.chunk(self.buckets if len(tokens) > self.buckets else 1):
             longest = max(int(lengths[part[-1]]), 1)
-            rows.append(self.in_parts(self.text_rows, tokens[part, :longest], mask[part, :longest], languages[part]))
+            inputs = tokens[part, :longest], mask[part, :longest], languages[part]
+            rows.append(self._read(self.text_rows, None if own is None else own[part], *inputs))
         return torch.cat(rows)[order.argsort()]
 
     def text_rows(self, tokens: Tensor, mask: Tensor, languages: Tensor | None) -> Tensor:
         """`encode_text`, float [N, D], in one piece whatever the captions' lengths: what a graph can be traced from."""
         return self._rows("text", self.text_projection(self.text(tokens, mask, languages)[0]))
 
-    def encode_modality(self, name: str, values: Tensor) -> Tensor:
-        """values [N, ...] of a further modality -> float [N, D], unit rows."""
+    def encode_modality(self, name: str, values: Tensor, adapters: Tensor | None = None) -> Tensor:
+        """values [N, ...] of a further modality, adapters int64 [N] -> float [N, D], unit rows."""
         tower, projection = self.modalities[name], self.modality_projections[name]
-        return self.in_parts(lambda part: self._rows(name, projection(tower(part)[0])), values)
+        own = self.bank.of_rows(values, adapters)
+        return self._read(lambda part: self._rows(name, projection(tower(part)[0])), own, values)
 
     def with_absent(self, name: str, rows: Tensor, present: Tensor) -> Tensor:
         """Rows [..., D] of an input that may be missing, with its learned row where `present` bool [...] is not."""
         return rows.where(present.unsqueeze(-1), self._unit(self.absent[name]).to(rows.dtype))
 
     def tokens(
-        self, images: Tensor, tokens: Tensor, mask: Tensor, languages: Tensor
+        self,
+        images: Tensor,
+        tokens: Tensor,
+        mask: Tensor,
+        languages: Tensor,
+        adapters: tuple[Tensor | None, Tensor | None] = (None, None),
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Rows [N, D] and [M, D], and token features [N, 1+P, Wi] and [M, 1+L, Wt], the pooled feature first."""
+        """Rows [N, D] and [M, D], and token features [N, 1+P, Wi] and [M, 1+L, Wt], the pooled feature first.
+
+        Args:
+            adapters: Of images and texts, as `Batch.adapters`.
+        """
         assert self.image is not None and self.image_projection is not None
         image_tower = self.image
-        of_images = self.in_parts(lambda part: _pooled_first(*image_tower(part)), images)
-        of_texts = self.text_tokens(tokens, mask, languages)
+        own = self.bank.of_rows(images, adapters[0]), self.bank.of_rows(tokens, adapters[1], languages)
+        of_images = self._read(lambda part: _pooled_first(*image_tower(part)), own[0], images)
+        of_texts = self.text_tokens(tokens, mask, languages, adapters[1])
+        pooled = of_images[:, 0].contiguous(), of_texts[:, 0].contiguous()
         return (
-            self._rows("image", self.image_projection(of_images[:, 0].contiguous())),
-            self._rows("text", self.text_projection(of_texts[:, 0].contiguous())),
+            self._rows("image", self.bank.encode(self.image_projection, own[0], pooled[0])),
+            self._rows("text", self.bank.encode(self.text_projection, own[1], pooled[1])),
             of_images,
             of_texts,
         )
 
-    def text_tokens(self, tokens: Tensor, mask: Tensor, languages: Tensor) -> Tensor:
+    def text_tokens(self, tokens: Tensor, mask: Tensor, languages: Tensor, adapters: Tensor | None = None) -> Tensor:
         """Token features of texts [M, 1+L, Wt], the pooled feature first."""
-        return self.in_parts(lambda *part: _pooled_first(*self.text(*part)), tokens, mask, languages)
+        own = self.bank.of_rows(tokens, adapters, languages)
+        return self._read(lambda *part: _pooled_first(*self.text(*part)), own, tokens, mask, languages)
+
+    def _read(self, encode: Callable[..., Tensor], adapters: Tensor | None, *inputs: Tensor) -> Tensor:
+        """`in_parts`, each row by its own adapter."""
+        if adapters is None:
+            return self.in_parts(encode, *inputs)
+        return self.in_parts(lambda own, *part: self.bank.encode(encode, own, *part), adapters, *inputs)
 
     def in_parts(self, encode: Callable[..., Tensor], *inputs: Tensor) -> Tensor:
         """`encode(*inputs)` [N, ...] of inputs [N, ...], in parts of `micro_batch` where there is one."""

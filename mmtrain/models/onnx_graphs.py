@@ -35,10 +35,12 @@ class OnnxModel(Network):
         except Exception as error:  # onnxruntime's own classes, which are not public
             raise ValueError(f"MODEL: {folder} is no complete export ({first_line(error)})") from error
 
-    def encode_image(self, images: Tensor) -> Tensor:
+    def encode_image(self, images: Tensor, adapters: Tensor | None = None) -> Tensor:
         name = self._image.get_inputs()[0].name
         return torch.from_numpy(self._image.run(None, {name: images.cpu().numpy()})[0]).to(images.device)
 
-    def encode_text(self, tokens: Tensor, mask: Tensor, languages: Tensor | None = None) -> Tensor:
+    def encode_text(
+        self, tokens: Tensor, mask: Tensor, languages: Tensor | None = None, adapters: Tensor | None = None
+    ) -> Tensor:
         inputs = {"tokens": tokens.cpu().numpy(), "mask": mask.cpu().numpy()}
         return torch.from_numpy(self._text.run(None, inputs)[0]).to(tokens.device)

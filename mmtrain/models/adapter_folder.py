@@ -104,13 +104,7 @@ def write_folder(model: ImageTextModel, name: str, folder: Path) -> None:
 
     adapter = model.bank.settings[name]
     layers = chosen_layers(model, adapter.targets, strict=False)
-    config = LoraConfig(
-        r=adapter.rank,
-        lora_alpha=adapter.gain,
-        lora_dropout=adapter.dropout,
-        target_modules=layers,
-        inference_mode=True,
-    )
+    config = LoraConfig(**adapter.in_peft(), target_modules=layers, inference_mode=True)
     plain = {key: sorted(value) if isinstance(value, set) else value for key, value in config.to_dict().items()}
     (folder / CONFIG).write_text(json.dumps(plain, indent=2, sort_keys=True) + "\n", encoding="utf-8")
     weights = {

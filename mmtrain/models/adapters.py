@@ -1,6 +1,7 @@
 """Low-rank adapters beside linear layers (Hu et al. 2022, by peft): one that is merged at load, or several by name."""
 
 import re
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
@@ -45,18 +46,19 @@ class Adapter:
                 " alpha above 0, a dropout from 0 to below 1"
             )
 
-    @property
-    def gain(self) -> float:
-        """Alpha, which is divided by the rank."""
-        return 2.0 * self.rank if self.alpha is None else self.alpha
+    def in_peft(self) -> dict[str, Any]:
+        """The numbers by peft's names."""
+        alpha = 2 * self.rank if self.alpha is None else self.alpha
+        return {"r": self.rank, "lora_alpha": alpha, "lora_dropout": self.dropout}
 
 
 def add_adapter(network: nn.Module, name: str, adapter: Adapter, layers: Sequence[str]) -> None:
     """Freezes a network and puts an adapter beside layers of it. It begins as nothing."""
     from peft import LoraConfig, inject_adapter_in_model
 
-    options = {"lora_alpha": adapter.gain, "lora_dropout": adapter.dropout, "target_modules": list(layers)}
-    inject_adapter_in_model(LoraConfig(r=adapter.rank, **options), network, name)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # that there will be several
+        inject_adapter_in_model(LoraConfig(**adapter.in_peft(), target_modules=list(layers)), network, name)
 
 
 def chosen_layers(network: nn.Module, targets: Sequence[str] | None, strict: bool = True) -> list[str]:
@@ -110,6 +112,8 @@ def merge_adapter(network: nn.Module, name: str | None) -> None:
             layer.merge(adapter_names=[name])
         parent, _, child = path.rpartition(".")
         setattr(network.get_submodule(parent), child, layer.get_base_layer())
+    for module in network.modules():
+        module.__dict__.pop("peft_config", None)  # as before the first one came
 
 
 def train_adapters(network: nn.Module, mode: bool = True) -> None:

@@ -29,12 +29,13 @@ class Readers:
         model = self._model
         names = list(model.bank.settings)
         model.bank.languages = data.languages
-        told = data.adapters if isinstance(data, AdaptedData) else {part: [None] for part in data.brings}
+        told: dict[str, list[str | None]] = {part: [None] for part in data.brings}
+        told |= data.adapters if isinstance(data, AdaptedData) else {}
         used = {name for sources in told.values() for name in sources if name is not None}
         if not used and names:
             if len(names) > 1:
                 raise ValueError(f"model.adapters: {', '.join(names)}, but no part and no source names its adapter")
-            used, told = {*names}, {part: [names[0]] * len(sources) for part, sources in told.items()}
+            used, told = {*names}, {part: [*names] for part in told}
         for part, sources in told.items():
             where = f"data.parts.{part}" if part else "data.train"
             for name in sources:

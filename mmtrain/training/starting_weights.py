@@ -116,7 +116,9 @@ def load_partially(model: ImageTextModel, name: str, starts: Mapping[str, str] =
 def _source(key: str, starts: Mapping[str, str]) -> str:
     """The weight of MODEL that one of ours begins as."""
     adapter = adapter_of(key)
-    return key.replace(f".{adapter}.weight", f".{starts[adapter]}.weight") if adapter in starts else plain_name(key)
+    if adapter is None or adapter not in starts:
+        return plain_name(key)
+    return key.replace(f".{adapter}.weight", f".{starts[adapter]}.weight")
 
 
 @torch.no_grad()

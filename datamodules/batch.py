@@ -60,6 +60,8 @@ class Batch:
     text_ids    int64 [B, K], equal for equal captions in any language, -1 absent
     rows        int64 [B], index of the sample in its split, -1 for a padding row of validation
     sources     int64 [B], which source of the training mixture it came from, -1 for padding
+    adapters    int64 [B], the number of the adapter that reads a row: -1 none, -2 that of each text's language; the
+                training module sets it, None where nothing is said
     pictured    bool [B], which samples have a picture, where some may lack one; None for all
     ids         sample ids, "" for padding
     captions    the texts of the K slots, "" absent; a rewritten one keeps its language and has an id of its own
@@ -89,6 +91,7 @@ class Batch:
     fields: dict[str, Field] = field(default_factory=dict)
     scores: dict[str, Tensor] = field(default_factory=dict)
     pictured: Tensor | None = None
+    adapters: Tensor | None = None
     skipped: list[Skip] = field(default_factory=list)
     previews: list[bytes] = field(default_factory=list)
     views: int = 1

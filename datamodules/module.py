@@ -19,7 +19,7 @@ from datamodules.reading.dataset import ShardDataset
 from datamodules.reading.fields import FieldReader
 from datamodules.reading.layout import Layout, splits_of, train_of
 from datamodules.reading.loaders import EvaluationBatches, make_loader
-from datamodules.reading.parts import Mixing, Part, parts_of
+from datamodules.reading.parts import Mixing, Part, check_least, parts_of
 from datamodules.reading.splits import Splits
 from datamodules.reading.training import Training
 from datamodules.shards.locations import Reading
@@ -44,21 +44,19 @@ class ShardDataModule(LightningDataModule):
     Raises ValueError, one line, for options out of range, or that do not go together.
 
     Args:
-        train: What to train on: shards, that is a folder, a tar, a brace pattern, or several joined with `::`, each
-            with an optional weight before it, as in 0.7@en/::0.3@lv/ (its share of the samples); or a list of
-            `datamodules.Source`, each with options of its own.
+        train: Shards to train on: a folder, a tar, a brace pattern, or several joined with `::`, each with an optional
+            weight before it, as in 0.7@en/::0.3@lv/ (its share of the samples); or a list of `datamodules.Source`.
         val: Shards to validate on.
         test: Shards to test on.
         languages: Languages to use, in this order; default: all in the shards. A sample with none of them is left out.
         captions_per_image: K, how many captions of different languages each image brings in training, at most the
             number of languages; "all" for so many, when slot k is language k. An image with fewer leaves slots empty.
         views_per_image: V, how often each sample is in the batch in training, with a crop and a draw of K captions of
-            its own each time; the captions differ as long as the sample has enough. Its ids keep the views from being
-            negatives of one another. All counts (batch_size, samples seen, an epoch) are of samples: a batch has
-            batch_size x V rows.
-        drawing: Which K of its languages: datamodules.Uniform, Weighted, Pivot or InOrder, or a rule of your own.
-        language_alpha: Draws samples by language, p ~ n^alpha for the n samples with a caption in it: 1 as in the data,
-            0 all alike. Each brings the language it is drawn for, the other K - 1 by `drawing`. Default: all samples.
+            its own each time, which differ as long as it has enough; its views are no negatives of one another. All
+            counts (batch_size, samples seen, an epoch) are of samples: a batch has batch_size x V rows.
+        drawing: Which K of its languages: datamodules.Uniform, Weighted, Pivot, InOrder, or a rule of your own.
+        language_alpha: Draws samples by language, p ~ n^alpha for n samples with a caption in it: 1 as in the data, 0
+            all alike. Each brings the language it is drawn for, the other K - 1 by `drawing`. Default: all samples.
         language_caps: The most samples of a language that count in n; alpha is 1 by default then.
         text: Rewrites captions while training, such as datamodules.CodeSwitch; their language stays what it was.
         batch_size: Samples in a batch of one process.
@@ -114,8 +112,7 @@ class ShardDataModule(LightningDataModule):
         mixing: Mixing = "samples",
     ) -> None:
         super().__init__()
-        if workers < 0:
-            raise ValueError(f"data.workers: {workers} is too small; at least 0")
+        check_least("data.workers", workers, 0)
         if not 0 <= max_skip_rate <= 1:
             raise ValueError(f"data.max_skip_rate: {max_skip_rate} is no share; 0 to 1")
         if languages is not None and (not languages or len(set(languages)) < len(languages)):
@@ -225,6 +222,11 @@ class ShardDataModule(LightningDataModule):
         """What was drawn so far, for the log: captions of each language an image, and each source's share of images."""
         return self._training.drawn()
 
+    @property
+    def adapters(self) -> dict[str, list[str | None]]:
+        """By part of the step what each source says of its adapter: a name, "language", or None."""
+        return self._layout.adapters()
+
     def count_for(self, objectives: Sequence[str]) -> dict[str, list[bool]]:
         """Objective -> which sources' captions count, where not all do. Raises ValueError for a name of one side."""
         return count_for(self._training.dataset.sources, objectives) if "" in self._parts else {}
@@ -287,8 +289,6 @@ class ShardDataModule(LightningDataModule):
         """Goes on where `state` was. Raises ValueError when it belongs to other data."""
         if state:
             self._training.load_state_dict(state)
-
-    # -- setting up
 
     def _set_up(self, stage: str | None) -> None:
         splits = self._splits

@@ -12,7 +12,7 @@ from datamodules.reading.fields import Crops, FieldReader, Pictures
 from datamodules.reading.parts import Part, Prompting, Reads, brought, held, readers_of, shortened
 from datamodules.reading.splits import Splits
 from datamodules.shards.survey import CAPTIONED
-from datamodules.stream.mixture import Source
+from datamodules.stream.mixture import Source, adapter_named
 from datamodules.tokenizers.tokenizer import Tokenizer
 
 ALL_FIELDS = "fields"  # an objective reads every field there is
@@ -74,6 +74,15 @@ class Layout:
             name: frozenset(self.needs[split] & (CAPTIONED | SCORES) | self.readers[split].keys() | labels)
             for name, split in self._trained()
         }
+
+    def adapters(self) -> dict[str, list[str | None]]:
+        """By part what each source says of its adapter; one that is for all sources where it names none by itself."""
+        told: dict[str, list[str | None]] = {}
+        for name, part in self.parts.items():
+            own, train = adapter_named(part, f"data.parts.{name}"), part.train
+            listed = train if isinstance(train, list) else []
+            told[name] = [adapter_named(each, "data.train") or own for each in listed] or [own]
+        return told
 
     def kinds(self) -> frozenset[str]:
         """What is encoded in training: "image", "text", "features"."""

@@ -18,7 +18,7 @@ from datamodules.reading.fields import Features, FieldReader, Pictures, Texts
 from datamodules.shards.samples import COMMON, PAIR_TEXTS, TAKEN
 from datamodules.shards.survey import CAPTIONED, ShardSurvey
 from datamodules.stream.identity import inform
-from datamodules.stream.mixture import Source, SurveyedSource
+from datamodules.stream.mixture import Source, SurveyedSource, adapter_named
 from datamodules.stream.order import Interleave, PassOrder
 from datamodules.stream.streams import Stream
 from datamodules.tokenizers.tokenizer import Tokenizer, check_prompts
@@ -36,15 +36,13 @@ class Part:
     Args:
         train: Its shards, or a list of `datamodules.Source`.
         batch_size: Its samples in a batch of one process.
-        captions_per_image: K, as of the data module; default: data.captions_per_image.
-        views_per_image: V, as of the data module.
+        captions_per_image, views_per_image: K and V, as of the data module.
         languages: Languages read; default: all that the run uses.
         drawing: Which K languages of a sample; default: data.drawing.
         images: Its way from encoded images to pixels, of a size of its own; default: data.images.
         text: Its rewriting of captions; default: data.text.
         text_length: The tokenizer's max_length for this part.
-        prompts: What stands before its texts in training, by their role, such as {query: "translate: "}; default:
-            model.prompts, which alone stay with the model.
+        prompts, adapter, adapter_of: Those of its sources that name none; see `datamodules.Source`.
         negatives: Read so many of a pair's negatives.
         fields: Readers of further inputs by name.
         mixing: "samples" mixes its sources sample by sample, "batches" takes each global batch from one source;
@@ -66,6 +64,8 @@ class Part:
     mixing: Mixing | None = None
     val: str | None = None
     prompts: dict[str, str] | None = None
+    adapter: str | None = None
+    adapter_of: Literal["language"] | None = None
 
     def check(self, name: str) -> None:
         """Raises ValueError, one line, for an option out of range; `name` is the part's, "" for the only one."""
@@ -78,6 +78,7 @@ class Part:
         check_least(f"{where}.batch_size", self.batch_size, 1)
         check_least(f"{where}.negatives", self.negatives, 0)
         check_prompts(self.prompts or {}, f"{where}.prompts")
+        adapter_named(self, where)
 
     def say_unread(
         self,

@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Literal
 
 from datamodules.captions.rewriting import TextTransform
 from datamodules.images import ImagePipeline
@@ -35,6 +36,9 @@ class Source:
             {reference: 4, attribution: 2}; of other fields, or of none, it weighs 1. Default: all alike.
         prompts: What stands before its texts in training, by their role, such as {query: "translate: "}; default: the
             part's, else model.prompts, which alone stay with the model.
+        adapter: The one of model.adapters that reads its samples; default: the part's.
+        adapter_of: "language" lets each text be read by the adapter that is called like its language; pictures, and
+            texts of a language without one, are read by the base.
     """
 
     shards: str
@@ -46,6 +50,8 @@ class Source:
     name: str | None = None
     caption_fields: dict[str, float] | None = None
     prompts: dict[str, str] | None = None
+    adapter: str | None = None
+    adapter_of: Literal["language"] | None = None
 
 
 @dataclass
@@ -129,6 +135,15 @@ def survey_sources(
     return surveyed
 
 
+def adapter_named(entry: Any, where: str) -> str | None:
+    """What a source or part says of its adapter: a name, "language", or None. Raises ValueError where it says two."""
+    if entry.adapter is not None and entry.adapter_of is not None:
+        raise ValueError(
+            f"{where}: got adapter {entry.adapter} and adapter_of {entry.adapter_of}; expected one of them"
+        )
+    return entry.adapter or entry.adapter_of
+
+
 def _check(source: Source, where: str, images: ImagePipeline, languages: list[str] | None) -> None:
     if source.weight is not None and not (math.isfinite(source.weight) and source.weight > 0):
         raise ValueError(f"{where}: weight {source.weight} is no share of the samples; a number above 0")
@@ -140,6 +155,7 @@ def _check(source: Source, where: str, images: ImagePipeline, languages: list[st
             f"{where}: images.size is {source.images.size}, data.images.size is {images.size}; one size for all"
         )
     check_prompts(source.prompts or {}, f"{where}: prompts")
+    adapter_named(source, where)
     for field in ("languages", "objectives"):
         names = getattr(source, field)
         if names is not None and (not names or len(set(names)) < len(names)):

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from datamodules.files import try_writing
-from mmtrain.commands.usage import BatchSize, Device, File, Folder, Model, Shards, Trust, UsageError, Workers
+from mmtrain.commands.usage import Adapter, BatchSize, Device, File, Folder, Model, Shards, Trust, UsageError, Workers
 from mmtrain.display.messages import say
 
 if TYPE_CHECKING:
@@ -45,6 +45,7 @@ def evaluate(
     workers: Workers = 2,
     device: Device | None = None,
     trust: Trust | None = None,
+    adapter: Adapter | None = None,
 ) -> dict[str, Any]:
     """Measures MODEL on SHARDS; writes metrics.json and report.html, prints the tables, returns the metrics.
 
@@ -101,12 +102,12 @@ def evaluate(
         if classes is None:
             from mmtrain.evaluation.measuring.sts import evaluate_sts
 
-            return evaluate_sts(model, data, folder, languages=languages, device=device, trust=trust)
+            return evaluate_sts(model, data, folder, languages=languages, device=device, trust=trust, adapter=adapter)
         from mmtrain.evaluation.measuring.classes import evaluate_classes
 
         options: dict[str, Any] = {"task": task, "languages": languages, "batch_size": batch_size, "workers": workers}
         return evaluate_classes(
-            model, data, folder, classes, templates=templates, device=device, trust=trust, **options
+            model, data, folder, classes, templates=templates, device=device, trust=trust, adapter=adapter, **options
         )
     published = _protocol(protocol, captions, images)
     if published is not None and rerank is not None:
@@ -144,7 +145,7 @@ def evaluate(
     from mmtrain.models.loading import load
     from mmtrain.models.network import NO_HEAD
 
-    encoder = load(model, device=device or default_device(), trust=trust)
+    encoder = load(model, device=device or default_device(), trust=trust, adapter=adapter)
     if rerank is not None and rerank_by == "head":
         checked_head(encoder)
     if "late" in (similarity, rerank_by) and encoder.model.multi_dimension is None:

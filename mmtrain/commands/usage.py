@@ -26,6 +26,9 @@ Workers = Annotated[int, "N", "reading processes"]
 Trust = Annotated[
     Sequence[str], "MODULE", "modules whose classes a MODEL may name, which would not be imported otherwise"
 ]
+Adapter = Annotated[
+    str, "NAME", "the adapter of MODEL that reads: a name, a folder of peft, or language for each text's"
+]
 Device = Annotated[str, "DEVICE", "default: cuda where there is one"]
 
 # how a value of this type is read, and what the help shows for it; of any other type it is the text itself

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from datamodules.files import room_for, whole_folder
 from mmtrain.display.messages import say
+from mmtrain.export import peft_folder
 from mmtrain.export.formats import Writer
 from mmtrain.export.marker import check_target, write_marker
 from mmtrain.export.parity import check_parity
@@ -36,18 +37,18 @@ def write(
     Args:
         model: The name on the card.
         out: An empty folder, or an older export.
-        format: One of FORMATS.
+        format: One of FORMATS, or peft for the adapter alone that the encoder reads with.
         int8: onnx only: SHARDS, to measure the recall of graphs with 8-bit weights, which are written too.
 
     Raises:
         ValueError: when `out` holds something else already, the towers cannot be written in this format, a library is
             missing, or what was written does not give the same embeddings.
     """
-    writer = _writer(format)
+    writer = peft_folder.writer(encoder) if format == "peft" else _writer(format)
     if int8 is not None and writer.write_int8 is None:
         raise ValueError(f"--int8: only onnx has it, not {format}")
     target, network = Path(out), encoder.model
-    if format != "safetensors" and (others := list(getattr(network, "modalities", {}))):
+    if format not in ("safetensors", "peft") and (others := list(getattr(network, "modalities", {}))):
         say(f"{', '.join(others)}: {format} holds pictures and texts alone; safetensors holds further modalities too")
     multi = network.multi_dimension is not None
     if multi and not writer.multi:

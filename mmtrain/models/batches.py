@@ -1,13 +1,13 @@
 """A batch through a model: the one way from pixels and tokens to `Embeddings`, in training and in evaluation."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 
 import torch
 from torch import Tensor, distributed
 from torch.nn import functional
 
-from datamodules.batch import Batch, Field
+from datamodules.batch import Batch
 from losses import Embeddings, FieldEmbeddings, MultiEmbeddings, TokenFeatures
 from losses.embeddings import modalities_of
 from mmtrain.models.image_text import ImageTextModel
@@ -41,14 +41,11 @@ def embed_batch(
     many: dict[str, MultiEmbeddings | None] = {}
     image = texts = image_tokens = text_tokens = None
     if tokens and (batch.images is not None or present.shape[1]):
-        image, texts, image_tokens, text_tokens = _with_tokens(network, batch, present, languages)
-        if multi and isinstance(network, ImageTextModel):
-            many["image"] = MultiEmbeddings(network.multi_rows("image", image_tokens.tokens)[:, None])
-            many["texts"] = MultiEmbeddings(network.multi_rows("text", text_tokens.tokens), text_tokens.mask)
+        image, texts, image_tokens, text_tokens, many = _with_tokens(network, batch, present, languages, multi)
     else:
         if batch.images is not None:
             every = torch.arange(len(batch.images), device=batch.images.device)
-            encoded = _of_images(network, batch.images, multi)
+            encoded = _of_images(network, batch.images, multi, _of_rows(batch))
             image, many["image"] = encoded[0], _in_slots(encoded, every, torch.Size((len(every), 1)))[1]
             if batch.pictured is not None and isinstance(network, ImageTextModel):
                 image = network.with_absent("image", image, batch.pictured)
@@ -57,9 +54,9 @@ def embed_batch(
             if isinstance(network, ImageTextModel) and "text" in network.missing:
                 texts, present = network.with_absent("text", texts, present), torch.ones_like(present)
     fields = {}
-    for name, each in batch.fields.items():
+    for name in batch.fields:
         if name not in without:
-            fields[name], many[name] = _field(network, name, each, languages, multi)
+            fields[name], many[name] = _field(network, batch, name, languages, multi)
     return Embeddings(
         image=image,
         texts=texts,
@@ -79,14 +76,19 @@ def embed_batch(
 Encoded = tuple[Tensor, Tensor | None, Tensor | None]  # rows [n, D]; token rows [n, L, d] and mask [n, L], if asked for
 
 
-def _of_images(network: Network, images: Tensor, multi: bool) -> Encoded:
-    return network.encode_image_multi(images) if multi else (network.encode_image(images), None, None)
-
-
-def _of_texts(network: Network, tokens: Tensor, mask: Tensor, languages: Tensor | None, multi: bool) -> Encoded:
+def _of_images(network: Network, images: Tensor, multi: bool, adapters: Mapping[str, Tensor]) -> Encoded:
     if multi:
-        return network.encode_text_multi(tokens, mask, languages)
-    return network.encode_text(tokens, mask, languages), None, None
+        return network.encode_image_multi(images, **adapters)
+    return network.encode_image(images, **adapters), None, None
+
+
+def _of_texts(
+    network: Network, texts: tuple[Tensor, Tensor, Tensor | None], multi: bool, adapters: Mapping[str, Tensor]
+) -> Encoded:
+    """`texts` are tokens, mask and languages."""
+    if multi:
+        return network.encode_text_multi(*texts, **adapters)
+    return network.encode_text(*texts, **adapters), None, None
 
 
 def _in_slots(encoded: Encoded, rows: Tensor, shape: torch.Size) -> tuple[Tensor, MultiEmbeddings | None]:
@@ -134,6 +136,12 @@ class _Captions:
         self.inputs = _encoded(network, self.rows, always)
         self.tokens, self.mask = batch.tokens.flatten(0, 1)[self.inputs], batch.token_mask.flatten(0, 1)[self.inputs]
         self.languages = _own_indices(batch.languages.flatten()[self.inputs], languages)
+        self.adapters = _of_rows(batch, self.inputs // present.shape[1] if len(self.inputs) else self.inputs)
+
+    @property
+    def read(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Tokens, mask and languages."""
+        return self.tokens, self.mask, self.languages
 
     def in_slots(self, values: Tensor) -> Tensor:
         """[n, ...] of the captions -> [B, K, ...], zeros where there is none."""
@@ -146,13 +154,13 @@ def _texts(
     captions = _Captions(network, batch, present, languages)
     if not len(captions.inputs):
         return torch.zeros(*present.shape, network.dimension, device=present.device), None
-    encoded = _of_texts(network, captions.tokens, captions.mask, captions.languages, multi)
+    encoded = _of_texts(network, captions.read, multi, captions.adapters)
     return _in_slots(encoded, captions.rows, captions.shape)
 
 
 def _with_tokens(
-    network: Network, batch: Batch, present: Tensor, languages: Tensor | None
-) -> tuple[Tensor, Tensor, TokenFeatures, TokenFeatures]:
+    network: Network, batch: Batch, present: Tensor, languages: Tensor | None, multi: bool
+) -> tuple[Tensor, Tensor, TokenFeatures, TokenFeatures, dict[str, MultiEmbeddings | None]]:
     if not isinstance(network, ImageTextModel):
         raise ValueError("tokens: another library's model gives no token features; a run or export of ours does")
     if batch.images is None or not present.shape[1]:
@@ -160,13 +168,19 @@ def _with_tokens(
     if missing := {"image", "text"} & set(network.missing):
         raise ValueError(f"model.missing: {', '.join(sorted(missing))}, but an objective reads the tokens of both")
     captions = _Captions(network, batch, present, languages, always=True)
-    image, text, image_features, text_features = network.tokens(
-        batch.images, captions.tokens, captions.mask, captions.languages
-    )
+    adapters = batch.adapters, captions.adapters.get("adapters")
+    image, text, image_features, text_features = network.tokens(batch.images, *captions.read, adapters)
     text_tokens = TokenFeatures(
         captions.in_slots(text_features), torch.cat([present.unsqueeze(-1), batch.token_mask], -1), batch.tokens
     )
-    return image, captions.in_slots(text), TokenFeatures(image_features), text_tokens
+    many: dict[str, MultiEmbeddings | None] = {}
+    if multi:
+        own = network.bank.of_rows(image, adapters[0]), network.bank.of_rows(text, adapters[1], captions.languages)
+        many["image"] = MultiEmbeddings(network.multi_rows("image", image_features[:, 1:], own[0])[:, None])
+        rows = network.multi_rows("text", text_features[:, 1:], own[1])
+        there = network.text.places(captions.tokens, captions.mask, rows.shape[1])
+        many["texts"] = _in_slots((text, rows, there), captions.rows, captions.shape)[1]
+    return image, captions.in_slots(text), TokenFeatures(image_features), text_tokens, many
 
 
 def _own_indices(languages_of_texts: Tensor, languages: Tensor | None) -> Tensor:
@@ -175,24 +189,32 @@ def _own_indices(languages_of_texts: Tensor, languages: Tensor | None) -> Tensor
     return known if languages is None else languages[known]
 
 
+def _of_rows(batch: Batch, rows: Tensor | None = None) -> dict[str, Tensor]:
+    """What is said of the adapters that read these rows of the batch, int64; nothing where the batch says nothing."""
+    if batch.adapters is None:
+        return {}
+    return {"adapters": batch.adapters if rows is None else batch.adapters[rows]}
+
+
 def _field(
-    network: Network, name: str, field: Field, languages: Tensor | None, multi: bool
+    network: Network, batch: Batch, name: str, languages: Tensor | None, multi: bool
 ) -> tuple[FieldEmbeddings, MultiEmbeddings | None]:
     """A field by the modality of its name, else by the tower of its kind; absent values are rows of zeros."""
+    field = batch.fields[name]
     rows = field.present.flatten().nonzero()[:, 0]
     inputs = _encoded(network, rows)
     if not len(inputs):  # of padding alone
         rows = torch.zeros(*field.present.shape, network.dimension, device=field.present.device)
         return FieldEmbeddings(rows, field.present, field.ids), None
-    values = field.values.flatten(0, 1)[inputs]
+    values, adapters = field.values.flatten(0, 1)[inputs], _of_rows(batch, inputs // field.present.shape[1])
     if isinstance(network, ImageTextModel) and name in network.modalities:
-        encoded: Encoded = network.encode_modality(name, values), None, None
+        encoded: Encoded = network.encode_modality(name, values, **adapters), None, None
     elif field.kind == "text":
         assert field.mask is not None
         indices = None if field.languages is None else _own_indices(field.languages.flatten()[inputs], languages)
-        encoded = _of_texts(network, values, field.mask.flatten(0, 1)[inputs], indices, multi)
+        encoded = _of_texts(network, (values, field.mask.flatten(0, 1)[inputs], indices), multi, adapters)
     elif field.kind == "image":
-        encoded = _of_images(network, values, multi)
+        encoded = _of_images(network, values, multi, adapters)
     else:
         raise ValueError(f"data.fields: {name} holds features; model.modalities needs a tower of that name")
     slots, many = _in_slots(encoded, rows, field.present.shape)

@@ -18,6 +18,9 @@ USE = {
     model = mmtrain.load("FOLDER")
     texts = model.encode_text(["..."], language="{language}")
     scores = model.similarity(model.encode_image([picture]), texts)""",
+    "peft": """    import mmtrain
+    model = mmtrain.load("BASE", adapter="FOLDER")  # the model that it was trained beside
+    # or peft.PeftModel.from_pretrained(mmtrain.load("BASE").model, "FOLDER")""",
     "onnx": """    import onnxruntime
     image = onnxruntime.InferenceSession("FOLDER/image.onnx")
     text = onnxruntime.InferenceSession("FOLDER/text.onnx")

@@ -1,22 +1,22 @@
 """A model with its preprocessing: what `mmtrain.load` returns."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal, overload
 
 import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
-from torch.nn import functional
 
 from datamodules.images import ImagePipeline
-from datamodules.shards.progress import with_progress
 from datamodules.tokenizers import Tokenizer
 from datamodules.tokenizers.tokenizer import ROLES, Prompted
 from losses import asymmetric_similarity
 from mmtrain.fusion import CaptionDecoder, MatchingHead, RelationHead
-from mmtrain.models.network import NO_HEAD, Network
-from mmtrain.models.token_rows import kept
+from mmtrain.models.adapters import adapter_number
+from mmtrain.models.image_text import ImageTextModel
+from mmtrain.models.in_batches import in_batches
+from mmtrain.models.network import Network
 
 if TYPE_CHECKING:
     from mmtrain.evaluation.ranking.tiles import Similarity
@@ -109,6 +109,7 @@ class Encoder:
         dim: int | None = None,
         batch_size: int = 64,
         progress: bool = False,
+        adapter: str | None = None,
     ) -> np.ndarray | list[np.ndarray]:
         """Images, or precomputed features, as float32 [N, D], rows of unit length.
 
@@ -119,20 +120,23 @@ class Encoder:
             dim: Keep the first so many dimensions and normalise again (Matryoshka).
             batch_size: Images encoded at once.
             progress: Show how far it is.
+            adapter: The name of the adapter that reads them; None for what `load` was told, else the base.
 
         Raises:
-            ValueError: for another kind of input, a dim beyond the model's, token rows of a model that has none, or a
-                budget below 1 or without them.
+            ValueError: for another kind of input, a dim beyond the model's, an adapter that it has not, token rows of a
+                model that has none, or a budget below 1 or without them.
         """
         if hasattr(images, "convert"):
             raise ValueError("encode_image: got one picture, expected a list of them, or an array")
         model = self.model
 
-        def encode(part: Any) -> tuple[Tensor, ...]:
-            pixels = self.pixels(part).to(self.device)
-            return model.encode_image_multi(pixels)[1:] if multi else (model.encode_image(pixels),)
+        self.adapter_number(adapter)  # also where there is nothing to encode
 
-        return self._in_batches(images, encode, dim, batch_size, progress, multi, budget)
+        def encode(part: Any) -> tuple[Tensor, ...]:
+            pixels, by = self.pixels(part).to(self.device), self.by(adapter, len(part))
+            return model.encode_image_multi(pixels, **by)[1:] if multi else (model.encode_image(pixels, **by),)
+
+        return in_batches(self, images, encode, dim, batch_size, progress, multi, budget)
 
     @overload
     def encode_text(
@@ -155,6 +159,7 @@ class Encoder:
         dim: int | None = None,
         batch_size: int = 256,
         progress: bool = False,
+        adapter: str | None = None,
     ) -> np.ndarray | list[np.ndarray]:
         """Captions as float32 [N, D], rows of unit length.
 
@@ -167,6 +172,7 @@ class Encoder:
             dim: As for images.
             batch_size: As for images.
             progress: As for images.
+            adapter: As for images; "language" for the one that is called like `language`, where there is one.
 
         Raises:
             ValueError: for captions that are no strings, a language that the model needs and does not know, another
@@ -176,15 +182,17 @@ class Encoder:
             raise ValueError("encode_text: expected a list of str")
         index = self.languages.index(language) if language in self.languages else -1
         tokenizer = self.tokenizer_for(role)
+        self.adapter_number(adapter)
 
         def encode(part: Sequence[str]) -> tuple[Tensor, ...]:
             tokens, mask = (each.to(self.device) for each in tokenizer(list(part), [language or ""] * len(part)))
             languages = torch.full((len(part),), index, device=self.device)
+            inputs, by = (tokens, mask, languages), self.by(adapter, len(part), language)
             if multi:
-                return self.model.encode_text_multi(tokens, mask, languages)[1:]
-            return (self.model.encode_text(tokens, mask, languages),)
+                return self.model.encode_text_multi(*inputs, **by)[1:]
+            return (self.model.encode_text(*inputs, **by),)
 
-        return self._in_batches(captions, encode, dim, batch_size, progress, multi, budget)
+        return in_batches(self, captions, encode, dim, batch_size, progress, multi, budget)
 
     def encode_query(
         self,
@@ -204,7 +212,7 @@ class Encoder:
             features: Of further modalities, by name: [F] or [P, F].
             language: Of the text, as for `encode_text`.
             role: Of the text, likewise.
-            adapter: A name among the model's adapters.
+            adapter: As for `encode_text`.
 
         Raises:
             ValueError: for no input at all, or one that the model cannot read.
@@ -272,41 +280,20 @@ class Encoder:
         images = [Image.fromarray(image) if isinstance(image, np.ndarray) else image for image in images]
         return torch.stack([self.images.evaluate(image) for image in images])
 
-    def _in_batches(
-        self,
-        items: Any,
-        encode: Callable[[Any], tuple[Tensor, ...]],
-        dim: int | None,
-        batch_size: int,
-        progress: bool,
-        multi: bool,
-        budget: int | None,
-    ) -> Any:
-        """Rows [N, dim] of what `encode` gives, (rows,); of (token rows, mask) where `multi`, a list."""
-        if budget is not None and not (multi and budget >= 1):
-            raise ValueError(f"budget: got {budget}, expected a number from 1, of token rows (multi=True)")
-        width = (self.model.multi_dimension or 0) if multi else self.model.dimension
-        if multi and not width:
-            raise ValueError(NO_HEAD)
-        if dim is not None and not 1 <= dim <= width:
-            raise ValueError(f"dim: got {dim}, the rows of {self.source} have {width}; 1 to {width}")
-        starts = with_progress(
-            range(0, len(items), batch_size),
-            "encoding",
-            len(items),
-            "items",
-            lambda start: min(batch_size, len(items) - start),
-            quiet=not progress,
-        )
-        parts: list[np.ndarray] = []
-        with torch.inference_mode(), self.autocast():
-            for start in starts:
-                values, *masks = encode(items[start : start + batch_size])
-                rows = functional.normalize(values.float()[..., :dim], dim=-1).cpu()
-                if multi:
-                    parts += [row.numpy() for row in kept(rows, masks[0].cpu(), budget)]
-                else:
-                    parts.append(rows.numpy())
-        if multi:
-            return parts
-        return np.concatenate(parts) if parts else np.zeros((0, dim or width), dtype=np.float32)
+    def adapter_number(self, adapter: str | None, language: str | None = None) -> int | None:
+        """The number of an adapter, None where nothing is said of one.
+
+        Args:
+            adapter: Its name; "language" for the one that is called like a text's language.
+            language: Of the texts.
+
+        Raises:
+            ValueError: for one that the model has not.
+        """
+        bank = self.model.bank if isinstance(self.model, ImageTextModel) else None
+        return adapter_number(bank, adapter, language, self.source)
+
+    def by(self, adapter: str | None, count: int, language: str | None = None) -> dict[str, Tensor]:
+        """What a network is told of the adapter of so many rows. Raises ValueError as `adapter_number`."""
+        number = self.adapter_number(adapter, language)
+        return {} if number is None else {"adapters": torch.full((count,), number, device=self.device)}

@@ -98,10 +98,12 @@ class ForeignModel(Network):
                 f"one image gives {list(one_image.shape)}, one text {list(one_text.shape)}; both must be [1, D]"
             )
 
-    def encode_image(self, images: Tensor) -> Tensor:
+    def encode_image(self, images: Tensor, adapters: Tensor | None = None) -> Tensor:
         return functional.normalize(self._image(images * self.gain + self.shift), dim=-1)
 
-    def encode_text(self, tokens: Tensor, mask: Tensor, languages: Tensor | None = None) -> Tensor:
+    def encode_text(
+        self, tokens: Tensor, mask: Tensor, languages: Tensor | None = None, adapters: Tensor | None = None
+    ) -> Tensor:
         return functional.normalize(self._text(tokens, mask), dim=-1)
 
 

@@ -1,15 +1,15 @@
 """Two towers and their projections into the shared space."""
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from losses import micro_batched
-from mmtrain.models.lora import add_adapters, merge_adapters
-from mmtrain.models.network import NO_HEAD, Network
+from mmtrain.models.adapted import AdaptedNetwork
+from mmtrain.models.adapters import Adapter
+from mmtrain.models.network import NO_HEAD
 from mmtrain.towers import ImageTower, SharedText, TextTower
 
 Projection = Literal["linear", "mlp", "none"]
@@ -18,7 +18,7 @@ TRAINED = (*TOWERS, "absent", "observed", "multi")  # the modules of an ImageTex
 Composition = Literal["sum", "product"]
 
 
-class ImageTextModel(Network):
+class ImageTextModel(AdaptedNetwork):
     """Images and captions of any language as rows of unit length in one space.
 
     Args:
@@ -27,7 +27,7 @@ class ImageTextModel(Network):
         dimension: D, the width of the shared space.
         projection: linear, mlp (one hidden layer of the tower's width) or none (both towers are D wide already).
         modalities: Further towers by the name of the field that they read, each with a projection of its own.
-        lora: Ranks of low-rank adapters by tower, see `mmtrain.models.lora`.
+        lora: Ranks of one low-rank adapter by tower; alpha is twice the rank, and whoever loads it gets it merged.
         buckets: Captions are sorted by length and encoded in this many parts, each cut to its longest caption, which
             saves the time of padding; the result is the same.
         missing: Inputs that a sample may lack: "image", "text", modalities by name. A learned row stands for one that
@@ -39,10 +39,11 @@ class ImageTextModel(Network):
         prompts: What stands before texts of a role, query or passage.
         multi: {dimension: d} adds a linear layer from each tower's tokens to token rows of width d, unit length: of a
             picture its patches, without the tokens before them; of a text all that its tokenizer's mask has.
+        adapters: Low-rank adapters by name, beside a base that is frozen; see `mmtrain.models.adapters`.
 
     Raises:
         ValueError: when projection is none and a tower's width is not D, a shared tower is missing, an input that may
-            be missing is none of the model's, or multi is anything else.
+            be missing is none of the model's, multi is anything else, or an adapter fits no layer.
     """
 
     def __init__(
@@ -59,6 +60,7 @@ class ImageTextModel(Network):
         composition: Composition = "sum",
         prompts: Mapping[str, str] | None = None,
         multi: Mapping[str, int] | None = None,
+        adapters: Mapping[str, Adapter | Mapping[str, Any]] | None = None,
     ) -> None:
         super().__init__()
         self.shared = isinstance(text, str)
@@ -91,11 +93,9 @@ class ImageTextModel(Network):
             {} if multi is None else {side: nn.Linear(widths[side], multi["dimension"], bias=False) for side in widths}
         )
         self.set_prompts(prompts or {})
-        self.micro_batch: int | None = None
         self.divided = False  # whether the processes hold a part of each block's weights (FSDP2)
-        self.lora: dict[str, int] = {}
-        if lora:
-            self.add_lora(lora)
+        self.add_lora(lora or {})
+        self.add_adapters(adapters or {})
 
     def arguments(self) -> dict[str, object]:
         """The constructor's arguments, for `mmtrain.models.spec.spec_of`."""
@@ -112,10 +112,17 @@ class ImageTextModel(Network):
             "composition": self.composition,
             "prompts": dict(self.prompts),
             "multi": None if self.multi_dimension is None else {"dimension": self.multi_dimension},
+            "adapters": self.bank.described(),
         }
 
     def checkpoint_activations(self) -> None:
-        """Makes the towers that are trained recompute their activations in the backward pass."""
+        """Makes the towers that are trained recompute their activations in the backward pass.
+
+        Raises:
+            ValueError: beside adapters by name, for then another one may read.
+        """
+        if self.bank.settings:
+            raise ValueError("model.checkpoint_activations: not with model.adapters; model.micro_batch saves as much")
         for tower in (self.image, self.text):
             if tower is not None and any(parameter.requires_grad for parameter in tower.parameters()):
                 tower.checkpoint_activations()
@@ -126,31 +133,23 @@ class ImageTextModel(Network):
             self.image.compile()
         self.text.compile(dynamic=True)
 
-    def add_lora(self, ranks: Mapping[str, int]) -> None:
-        """Freezes towers and puts adapters of these ranks into them, by side."""
-        add_adapters({"image": self.image, "text": self.text}, ranks)
-        self.lora = dict(ranks)
+    def encode_image(self, images: Tensor, adapters: Tensor | None = None) -> Tensor:
+        """images [N, ...], adapters int64 [N] as `Batch.adapters` -> float [N, D], unit rows."""
+        return self.read(self._image_rows, self.bank.of_rows(images, adapters), images)
 
-    def merge_lora(self) -> None:
-        """Adds the adapters, where there are any, to the weights they stand beside."""
-        if self.lora:
-            merge_adapters(self)
-            self.lora = {}
-
-    def encode_image(self, images: Tensor) -> Tensor:
-        """images [N, ...] -> float [N, D], unit rows."""
-        return self.in_parts(self._image_rows, images)
-
-    def encode_text(self, tokens: Tensor, mask: Tensor, languages: Tensor | None = None) -> Tensor:
-        """tokens [N, L, ...], mask bool [N, L], languages int64 [N] -> float [N, D], unit rows."""
-        return self._in_buckets(self.text_rows, tokens, mask, languages)
+    def encode_text(
+        self, tokens: Tensor, mask: Tensor, languages: Tensor | None = None, adapters: Tensor | None = None
+    ) -> Tensor:
+        """tokens [N, L, ...], mask bool [N, L], languages and adapters int64 [N] -> float [N, D], unit rows."""
+        return self._in_buckets(self.text_rows, tokens, mask, languages, adapters)
 
     def text_rows(self, tokens: Tensor, mask: Tensor, languages: Tensor | None) -> Tensor:
         """`encode_text`, float [N, D], in one piece whatever the captions' lengths: what a graph can be traced from."""
         return self._rows("text", self.text_projection(self.text(tokens, mask, languages)[0]))
 
-    def encode_image_multi(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        rows, multi = self._unpacked(self.in_parts(lambda part: _packed(*self.image_rows_multi(part)), images))
+    def encode_image_multi(self, images: Tensor, adapters: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
+        own = self.bank.of_rows(images, adapters)
+        rows, multi = self._unpacked(self.read(lambda part: _packed(*self.image_rows_multi(part)), own, images))
         return rows, multi, rows.new_ones(multi.shape[:2], dtype=torch.bool)
 
     def image_rows_multi(self, images: Tensor) -> tuple[Tensor, Tensor]:
@@ -160,10 +159,12 @@ class ImageTextModel(Network):
         return self._rows("image", self.image_projection(pooled)), self.multi_rows("image", tokens)
 
     def encode_text_multi(
-        self, tokens: Tensor, mask: Tensor, languages: Tensor | None = None
+        self, tokens: Tensor, mask: Tensor, languages: Tensor | None = None, adapters: Tensor | None = None
     ) -> tuple[Tensor, Tensor, Tensor]:
-        packed = self._in_buckets(lambda *part: _packed(*self.text_rows_multi(*part)[:2]), tokens, mask, languages)
-        rows, multi = self._unpacked(packed)
+        def encode(*part: Tensor) -> Tensor:
+            return _packed(*self.text_rows_multi(*part)[:2])
+
+        rows, multi = self._unpacked(self._in_buckets(encode, tokens, mask, languages, adapters))
         return rows, multi, self.text.places(tokens, mask, multi.shape[1])
 
     def text_rows_multi(self, tokens: Tensor, mask: Tensor, languages: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
@@ -172,8 +173,11 @@ class ImageTextModel(Network):
         multi = self.multi_rows("text", features)
         return self._rows("text", self.text_projection(pooled)), multi, self.text.places(tokens, mask, multi.shape[1])
 
-    def multi_rows(self, side: str, features: Tensor) -> Tensor:
-        """Token features [..., T, W] of a side, "image" or "text" -> its token rows [..., P, d], unit length.
+    def multi_rows(self, side: str, features: Tensor, adapters: Tensor | None = None) -> Tensor:
+        """Token features [N, T, W] of a side, "image" or "text" -> its token rows [N, P, d], unit length.
+
+        Args:
+            adapters: int64 [N], of `bank.of_rows`; None where one, or none, is switched on.
 
         Raises:
             ValueError: for a model without a head for them.
@@ -181,21 +185,28 @@ class ImageTextModel(Network):
         if self.multi_dimension is None:
             raise ValueError(NO_HEAD)
         first = (self.image if side == "image" else self.text).prefix_tokens or 0
-        rows = self.multi[side](features[..., first:, :])
+        rows = self.bank.encode(self.multi[side], adapters, features[:, first:])
         return functional.normalize(rows if rows.dtype == torch.float64 else rows.float(), dim=-1)
 
     def _in_buckets(
-        self, encode: Callable[..., Tensor], tokens: Tensor, mask: Tensor, languages: Tensor | None
+        self,
+        encode: Callable[..., Tensor],
+        tokens: Tensor,
+        mask: Tensor,
+        languages: Tensor | None,
+        adapters: Tensor | None,
     ) -> Tensor:
         """`encode(tokens, mask, languages)` [N, ...] in buckets of like lengths; zeros behind what is narrower."""
         if languages is None:
             languages = torch.full((len(tokens),), -1, device=tokens.device)
+        own = self.bank.of_rows(tokens, adapters, languages)
         lengths = mask.sum(1)
         order = lengths.argsort(stable=True)
         rows = []
         for part in order.chunk(self.buckets if len(tokens) > self.buckets else 1):
             longest = max(int(lengths[part[-1]]), 1)
-            rows.append(self.in_parts(encode, tokens[part, :longest], mask[part, :longest], languages[part]))
+            inputs = tokens[part, :longest], mask[part, :longest], languages[part]
+            rows.append(self.read(encode, None if own is None else own[part], *inputs))
         widest = max(part.shape[1] for part in rows)
         return torch.cat([functional.pad(part, (0, widest - part.shape[1])) for part in rows])[order.argsort()]
 
@@ -204,39 +215,46 @@ class ImageTextModel(Network):
         rows, multi = packed.split([self.dimension, packed.shape[1] - self.dimension], 1)
         return rows, multi.unflatten(1, (-1, self.multi_dimension))
 
-    def encode_modality(self, name: str, values: Tensor) -> Tensor:
-        """values [N, ...] of a further modality -> float [N, D], unit rows."""
+    def encode_modality(self, name: str, values: Tensor, adapters: Tensor | None = None) -> Tensor:
+        """values [N, ...] of a further modality, adapters int64 [N] -> float [N, D], unit rows."""
         tower, projection = self.modalities[name], self.modality_projections[name]
-        return self.in_parts(lambda part: self._rows(name, projection(tower(part)[0])), values)
+        own = self.bank.of_rows(values, adapters)
+        return self.read(lambda part: self._rows(name, projection(tower(part)[0])), own, values)
 
     def with_absent(self, name: str, rows: Tensor, present: Tensor) -> Tensor:
         """Rows [..., D] of an input that may be missing, with its learned row where `present` bool [...] is not."""
         return rows.where(present.unsqueeze(-1), self._unit(self.absent[name]).to(rows.dtype))
 
     def tokens(
-        self, images: Tensor, tokens: Tensor, mask: Tensor, languages: Tensor
+        self,
+        images: Tensor,
+        tokens: Tensor,
+        mask: Tensor,
+        languages: Tensor,
+        adapters: tuple[Tensor | None, Tensor | None] = (None, None),
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Rows [N, D] and [M, D], and token features [N, 1+P, Wi] and [M, 1+L, Wt], the pooled feature first."""
+        """Rows [N, D] and [M, D], and token features [N, 1+P, Wi] and [M, 1+L, Wt], the pooled feature first.
+
+        Args:
+            adapters: Of images and texts, as `Batch.adapters`.
+        """
         assert self.image is not None and self.image_projection is not None
         image_tower = self.image
-        of_images = self.in_parts(lambda part: _pooled_first(*image_tower(part)), images)
-        of_texts = self.text_tokens(tokens, mask, languages)
+        own = self.bank.of_rows(images, adapters[0]), self.bank.of_rows(tokens, adapters[1], languages)
+        of_images = self.read(lambda part: _pooled_first(*image_tower(part)), own[0], images)
+        of_texts = self.text_tokens(tokens, mask, languages, adapters[1])
+        pooled = of_images[:, 0].contiguous(), of_texts[:, 0].contiguous()
         return (
-            self._rows("image", self.image_projection(of_images[:, 0].contiguous())),
-            self._rows("text", self.text_projection(of_texts[:, 0].contiguous())),
+            self._rows("image", self.bank.encode(self.image_projection, own[0], pooled[0])),
+            self._rows("text", self.bank.encode(self.text_projection, own[1], pooled[1])),
             of_images,
             of_texts,
         )
 
-    def text_tokens(self, tokens: Tensor, mask: Tensor, languages: Tensor) -> Tensor:
+    def text_tokens(self, tokens: Tensor, mask: Tensor, languages: Tensor, adapters: Tensor | None = None) -> Tensor:
         """Token features of texts [M, 1+L, Wt], the pooled feature first."""
-        return self.in_parts(lambda *part: _pooled_first(*self.text(*part)), tokens, mask, languages)
-
-    def in_parts(self, encode: Callable[..., Tensor], *inputs: Tensor) -> Tensor:
-        """`encode(*inputs)` [N, ...] of inputs [N, ...], in parts of `micro_batch` where there is one."""
-        if self.micro_batch is None or len(inputs[0]) <= self.micro_batch:
-            return encode(*inputs)
-        return micro_batched(encode, *inputs, micro_batch=self.micro_batch)
+        own = self.bank.of_rows(tokens, adapters, languages)
+        return self.read(lambda *part: _pooled_first(*self.text(*part)), own, tokens, mask, languages)
 
     def _image_rows(self, images: Tensor) -> Tensor:
         if self.image is None or self.image_projection is None:

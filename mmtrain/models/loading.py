@@ -12,6 +12,7 @@ from datamodules.images import ImagePipeline
 from datamodules.tokenizers import Tokenizer
 from mmtrain.display.messages import first_line
 from mmtrain.fusion import CaptionDecoder, MatchingHead, RelationHead
+from mmtrain.models.adapter_folder import use_adapter
 from mmtrain.models.description import (
     DECODER,
     DESCRIPTION,
@@ -45,6 +46,7 @@ def load(
     dtype: torch.dtype = torch.float32,
     text_only: bool = False,
     trust: Sequence[str] | None = None,
+    adapter: str | Path | None = None,
 ) -> Encoder:
     """The encoder of MODEL: a run folder (its best checkpoint, else its last), a checkpoint, an exported folder, or
     another library's model (`open_clip:NAME-OR-FOLDER`, `hf:NAME-OR-FOLDER`).
@@ -58,9 +60,11 @@ def load(
         dtype: What they compute in, e.g. torch.bfloat16; rows are float32 in any case.
         text_only: Leave out the image tower of a model of ours, which loads faster.
         trust: Modules whose classes the model may name, each with everything below it.
+        adapter: What reads where nothing else is said: the name of an adapter of the model, "language" for each text's
+            own, or a folder of peft, whose adapter is added under the folder's name. None for the base.
 
     Raises:
-        ValueError: for anything else, or a model that cannot be loaded.
+        ValueError: for anything else, a model that cannot be loaded, an adapter it has not, or one of another base.
     """
     path = Path(model)
     if is_foreign(str(model)):
@@ -94,6 +98,8 @@ def load(
     else:
         raise ValueError(f"MODEL: {model} is no run folder, checkpoint or exported folder")
     encoder.source, encoder.dtype = str(model), dtype
+    if adapter is not None:
+        use_adapter(encoder, str(adapter))
     return encoder.to(device)
 
 
@@ -129,6 +135,7 @@ def assemble(
     network = build(model, ImageTextModel)
     fill(network, weights, source)
     network.merge_lora()
+    network.bank.languages = description["languages"]
     scale, bias = description.get("scale"), description.get("bias")
     encoder = Encoder(network, *preprocessing(description), source, scale=scale, bias=bias)
     for kind, state in ({} if text_only else behind or {}).items():

@@ -30,15 +30,21 @@ class Network(nn.Module):
         check_prompts(prompts, "model.prompts")
         self.prompts = dict(prompts)
 
-    def encode_image(self, images: Tensor) -> Tensor:
-        """uint8 pixels [N, 3, H, W] or float features [N, ...] -> float [N, D], unit rows."""
+    def encode_image(self, images: Tensor, adapters: Tensor | None = None) -> Tensor:
+        """uint8 pixels [N, 3, H, W] or float features [N, ...] -> float [N, D], unit rows.
+
+        Args:
+            adapters: int64 [N], as `Batch.adapters`, of a model that has adapters.
+        """
         raise NotImplementedError
 
-    def encode_text(self, tokens: Tensor, mask: Tensor, languages: Tensor | None = None) -> Tensor:
-        """tokens [N, L, ...], mask bool [N, L], languages int64 [N] -> float [N, D], unit rows."""
+    def encode_text(
+        self, tokens: Tensor, mask: Tensor, languages: Tensor | None = None, adapters: Tensor | None = None
+    ) -> Tensor:
+        """tokens [N, L, ...], mask bool [N, L], languages and adapters int64 [N] -> float [N, D], unit rows."""
         raise NotImplementedError
 
-    def encode_image_multi(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def encode_image_multi(self, images: Tensor, adapters: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
         """As `encode_image` -> rows [N, D], token rows float [N, P, d] of unit length, and which there are [N, P].
 
         Raises:
@@ -47,7 +53,7 @@ class Network(nn.Module):
         raise ValueError(NO_HEAD)
 
     def encode_text_multi(
-        self, tokens: Tensor, mask: Tensor, languages: Tensor | None = None
+        self, tokens: Tensor, mask: Tensor, languages: Tensor | None = None, adapters: Tensor | None = None
     ) -> tuple[Tensor, Tensor, Tensor]:
         """As `encode_text` -> rows [N, D], token rows float [N, L', d] of unit length, and which there are [N, L'].
 

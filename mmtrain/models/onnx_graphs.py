@@ -37,18 +37,20 @@ class OnnxModel(Network):
         except Exception as error:  # onnxruntime's own classes, which are not public
             raise ValueError(f"MODEL: {folder} is no complete export ({first_line(error)})") from error
 
-    def encode_image(self, images: Tensor) -> Tensor:
+    def encode_image(self, images: Tensor, adapters: Tensor | None = None) -> Tensor:
         return self._run(self._image, images)[0]
 
-    def encode_text(self, tokens: Tensor, mask: Tensor, languages: Tensor | None = None) -> Tensor:
+    def encode_text(
+        self, tokens: Tensor, mask: Tensor, languages: Tensor | None = None, adapters: Tensor | None = None
+    ) -> Tensor:
         return self._run(self._text, tokens, mask)[0]
 
-    def encode_image_multi(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def encode_image_multi(self, images: Tensor, adapters: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
         rows, multi = self._run(self._image, images)
         return rows, multi, rows.new_ones(multi.shape[:2], dtype=torch.bool)
 
     def encode_text_multi(
-        self, tokens: Tensor, mask: Tensor, languages: Tensor | None = None
+        self, tokens: Tensor, mask: Tensor, languages: Tensor | None = None, adapters: Tensor | None = None
     ) -> tuple[Tensor, Tensor, Tensor]:
         rows, multi = self._run(self._text, tokens, mask)
         return rows, multi, mask

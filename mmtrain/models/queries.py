@@ -28,37 +28,42 @@ def query_rows(encoder: "Encoder", queries: Sequence[Mapping[str, Any]]) -> np.n
     for i, query in enumerate(queries):
         if unknown := query.keys() - set(INPUTS):
             raise ValueError(f"query {i}: {', '.join(sorted(unknown))} is no input; expected {', '.join(INPUTS)}")
-        if query.get("adapter") is not None:
-            raise ValueError(f"query {i}: adapter {query['adapter']!r}, but {encoder.source} has no adapters")
-    for (language, role), members in _grouped(queries).items():
-        texts = encoder.encode_text([queries[i]["text"] for i in members], language, role=role)
+        try:
+            encoder.adapter_number(query.get("adapter"))
+        except ValueError as error:
+            raise ValueError(f"query {i}: {error}") from error
+    for (language, role, adapter), members in _grouped(queries, "language", "role", "adapter").items():
+        members = [i for i in members if queries[i].get("text") is not None]
+        texts = encoder.encode_text([queries[i]["text"] for i in members], language, role=role, adapter=adapter)
         for i, row in zip(members, texts, strict=True):
             rows[i].append(row)
-    pictures = [(i, image) for i, query in enumerate(queries) for image in query.get("images", ())]
-    if pictures:
+    for (adapter,), members in _grouped(queries, "adapter").items():
+        pictures = [(i, image) for i in members for image in queries[i].get("images", ())]
+        if not pictures:
+            continue
         images: Any = [image for _, image in pictures]
         if all(isinstance(image, np.ndarray) for image in images):
             images = np.stack(images)
-        for (i, _), row in zip(pictures, encoder.encode_image(images), strict=True):
+        for (i, _), row in zip(pictures, encoder.encode_image(images, adapter=adapter), strict=True):
             rows[i].append(row)
     for i, query in enumerate(queries):
-        rows[i] += [feature_row(encoder, name, values) for name, values in query.get("features", {}).items()]
+        given, adapter = query.get("features", {}), query.get("adapter")
+        rows[i] += [feature_row(encoder, name, values, adapter) for name, values in given.items()]
         if not rows[i]:
             raise ValueError(f"query {i}: nothing to encode; a text, images or features")
     made = [composed(encoder, parts) for parts in rows]
     return np.stack(made) if made else np.zeros((0, encoder.model.dimension), np.float32)
 
 
-def _grouped(queries: Sequence[Mapping[str, Any]]) -> dict[tuple[str | None, str | None], list[int]]:
-    """The queries that have a text, by language and role."""
-    groups: dict[tuple[str | None, str | None], list[int]] = {}
+def _grouped(queries: Sequence[Mapping[str, Any]], *names: str) -> dict[tuple[Any, ...], list[int]]:
+    """The queries by what they say of these names."""
+    groups: dict[tuple[Any, ...], list[int]] = {}
     for i, query in enumerate(queries):
-        if query.get("text") is not None:
-            groups.setdefault((query.get("language"), query.get("role")), []).append(i)
+        groups.setdefault(tuple(query.get(name) for name in names), []).append(i)
     return groups
 
 
-def feature_row(encoder: "Encoder", name: str, values: Any) -> np.ndarray:
+def feature_row(encoder: "Encoder", name: str, values: Any, adapter: str | None = None) -> np.ndarray:
     """Features [F] or [P, F] of a further modality as float32 [D]. Raises ValueError for one the model has not."""
     model = encoder.model
     if not isinstance(model, ImageTextModel) or name not in model.modalities:
@@ -66,7 +71,8 @@ def feature_row(encoder: "Encoder", name: str, values: Any) -> np.ndarray:
         raise ValueError(f"features.{name}: {encoder.source} has no such modality; it has {there or 'none'}")
     features = torch.from_numpy(np.array(values, np.float32))[None]
     with torch.inference_mode():
-        return model.encode_modality(name, features.to(encoder.device))[0].float().cpu().numpy()
+        row = model.encode_modality(name, features.to(encoder.device), **encoder.by(adapter, 1))[0]
+    return row.float().cpu().numpy()
 
 
 def composed(encoder: "Encoder", parts: Iterable[np.ndarray]) -> np.ndarray:

@@ -130,6 +130,8 @@ class AverageTaught(Objective):
             raise ValueError(f"{type(self).__name__}: the model reads no pictures")
         self.head = PrototypeHead(model.image.width, self.hidden, self.prototypes)
         self.teacher_head = copy.deepcopy(self.head).requires_grad_(False)
+        if model.bank.settings:
+            raise ValueError(f"{type(self).__name__}: an average of the image tower knows no model.adapters")
         teacher = TEACHERS.get(model)
         self._moved: list[tuple[nn.Module, nn.Module]] = [(self.teacher_head, self.head)]
         if teacher is None:

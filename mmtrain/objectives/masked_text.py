@@ -105,7 +105,8 @@ class MaskedText(Objective):
         own = samples, slots[samples].clamp(min=0)
         tokens, mask, languages = tokens[own], mask[own], languages[own]
         read, chosen = self.masked(tokens, mask)
-        text = model.text_tokens(read, mask, languages)
+        adapters = None if batch.adapters is None else batch.adapters[samples]
+        text = model.text_tokens(read, mask, languages, adapters)
         features = text[:, 1:]
         rows = slots_of(embeddings, self.texts).rows.sum()
         for fusion in self._fusion:

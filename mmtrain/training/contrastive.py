@@ -11,19 +11,21 @@ from torch import Tensor, nn
 from datamodules.batch import Batch, Batches
 from losses import Embeddings, Objective
 from losses.objective import Similarity, needs_of
+from mmtrain.models.adapters import Adapter
 from mmtrain.models.batches import as_queries, embed_batch
 from mmtrain.models.image_text import TRAINED, ImageTextModel, Projection
 from mmtrain.towers import ImageTower, TextTower
 from mmtrain.training import checks
+from mmtrain.training.adapters import Readers
 from mmtrain.training.clock import Clock, seed_step
 from mmtrain.training.data import TrainingData, logging_interval, training_data
 from mmtrain.training.mining import Mining, Neighbours, mined_data
-from mmtrain.training.monitoring.diagnostics import gradient_norm, step_figures
+from mmtrain.training.monitoring.diagnostics import gradient_norm, mean_over_processes, step_figures
 from mmtrain.training.networks import connect, networks_of, prepare
 from mmtrain.training.optimisation import OptimizerClass, Schedule, clip_adaptively, make_optimizer, parameter_groups
 from mmtrain.training.parts import check_parts, needs_on, objectives_on, rest_unread, without_uncounted
 from mmtrain.training.sharding import shard
-from mmtrain.training.starting_weights import load_partially, load_parts
+from mmtrain.training.starting_weights import load_parts, start
 from mmtrain.training.validation import Validation, figures_of
 from mmtrain.training.waiting import told_by_first
 
@@ -55,7 +57,9 @@ class ContrastiveModule(pl.LightningModule):
         tower_rate: Learning rate of towers and projections, as a multiple of learning_rate; 0 keeps the space.
         pretrained: MODEL whose weights training starts from, where name and shape fit; position embeddings are resized,
             and the log says what was loaded and what was not. Towers have a `pretrained` of their own.
-        lora: Ranks of low-rank adapters by tower, as {text: 16}; the tower is frozen. See `mmtrain.models.lora`.
+        lora: Ranks of one low-rank adapter by tower, as {text: 16}; the tower is frozen, and `load` merges it.
+        adapters: Low-rank adapters by name, each an `mmtrain.models.adapters.Adapter`, as {retrieval: {rank: 32}}; all
+            else is frozen, and parts and sources of the data name theirs.
         micro_batch: Encode images and captions in parts of this many, recomputing each part in the backward pass: the
             gradients of the whole batch in the memory of one part (objectives on tokens keep the towers' last
             features of all). Batch normalisation would see the parts, so towers that have it are refused.
@@ -102,6 +106,7 @@ class ContrastiveModule(pl.LightningModule):
         mining: Mining | None = None,
         on: dict[str, list[str]] | None = None,
         adaptive_clipping: float | None = None,
+        adapters: dict[str, Adapter] | None = None,
     ) -> None:
         super().__init__()
         unknown = set(weights or {}) - set(objectives)
@@ -113,10 +118,8 @@ class ContrastiveModule(pl.LightningModule):
         if any(objective.composition == "product" for objective in objectives.values()):
             self.model.composition = "product"
         self.model.micro_batch = micro_batch
-        if pretrained is not None:
-            rank_zero_info(load_partially(self.model, pretrained))
-        if lora:
-            self.model.add_lora(lora)
+        start(self.model, pretrained, lora or {}, adapters or {})
+        self._readers = Readers(self.model)
         self.objectives = nn.ModuleDict(objectives)
         connect(objectives, self.model)
         self._unencoded = frozenset().union(*(each.unencoded for each in objectives.values()))
@@ -145,11 +148,13 @@ class ContrastiveModule(pl.LightningModule):
         losses: dict[tuple[str, str], Tensor] = {}  # by objective and part
         pictured: Embeddings | None = None
         for part, own in batch.parts.items():
+            own = self._readers.told(own, part)
             embeddings = self.embed(own, part)
             losses |= {(name, part): loss for name, loss in self.losses(own, embeddings, part).items()}
             if pictured is None and embeddings.image is not None and embeddings.texts is not None:
                 pictured = embeddings
-        total = torch.as_tensor(sum(self.weights[name] * loss for (name, _), loss in losses.items()))
+        weighted = (self.weights[name] * loss for (name, _), loss in losses.items())
+        total = torch.as_tensor(sum(weighted, self._readers.unread()))
         if self._logs_this_step():
             self._log_step(pictured, losses, total)
         return total
@@ -241,6 +246,7 @@ class ContrastiveModule(pl.LightningModule):
             objectives = dict(self.named_objectives())
             check_parts(objectives, self.on, self.data.brings)
             prepare(objectives, self.data, self._seed)
+            self._readers.settle(self.data)
             rest_unread(self.model, self.data.kinds)
 
     def on_fit_start(self) -> None:
@@ -278,8 +284,9 @@ class ContrastiveModule(pl.LightningModule):
     # ---- validation
 
     def validation_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> None:
+        batch = self._readers.told(batch, part := self.data.validated[dataloader_idx], validation=True)
         embeddings = as_queries(self.model, embed_batch(self.model, batch, without=self._unencoded))
-        self._validation.add(self.data.validated[dataloader_idx], batch, embeddings)
+        self._validation.add(part, batch, embeddings)
         self.data.evaluated(batch)
 
     def on_validation_epoch_end(self) -> None:
@@ -296,24 +303,19 @@ class ContrastiveModule(pl.LightningModule):
             if headline in figures:
                 self.log(headline, figures[headline], prog_bar=True, logger=False)
 
-    # ---- logging
-
     def _logs_this_step(self) -> bool:
         return (self.global_step + 1) % logging_interval(self.trainer) == 0
 
     @torch.no_grad()
     def _log_step(self, embeddings: Embeddings | None, losses: dict[tuple[str, str], Tensor], total: Tensor) -> None:
         figures = step_figures(embeddings, losses, total, self.data.drawn())
-        names = sorted(figures)
-        # one collective for all of them; each process holds its part, their mean is the global figure
-        values = torch.stack([figures[name].detach().float() for name in names])
-        values = self.trainer.strategy.reduce(values, reduce_op="mean")
-        self.log_dict(dict(zip(names, values.unbind(), strict=True)))
+        figures = mean_over_processes(figures, self.trainer.strategy)
+        self.log_dict(figures)
         for name, objective in self.named_objectives():
             self.log_dict({f"{name}/{key}": value.detach().float() for key, value in objective.logged().items()})
         rate = self.trainer.optimizers[0].param_groups[0]["lr"]
         self.log_dict({"learning_rate": rate, "samples_seen": float(self.samples_seen)})
-        self.log("loss", values[names.index("train/loss")], prog_bar=True, logger=False)
+        self.log("loss", figures["train/loss"], prog_bar=True, logger=False)
 
     # ---- checkpoints
 

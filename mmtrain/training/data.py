@@ -58,6 +58,14 @@ class WholeData(TrainingData, Protocol):
 
 
 @runtime_checkable
+class AdaptedData(TrainingData, Protocol):
+    """One that says by part and source which adapter reads its samples."""
+
+    @property
+    def adapters(self) -> dict[str, list[str | None]]: ...
+
+
+@runtime_checkable
 class LabelledData(WholeData, Protocol):
     """One whose samples have labels; `datamodules.RelationDataModule` is one."""
 

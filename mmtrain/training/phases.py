@@ -7,7 +7,7 @@ import pytorch_lightning as pl
 from pytorch_lightning.strategies import DDPStrategy
 from pytorch_lightning.utilities import rank_zero_info
 
-from mmtrain.models.lora import TOWERS
+from mmtrain.models.adapters import TOWERS, adapter_of, train_adapters
 from mmtrain.towers import Tower
 from mmtrain.training.contrastive import ContrastiveModule
 from mmtrain.training.optimisation import depths_of
@@ -115,7 +115,10 @@ class Phases(pl.Callback):
             if trained == 0:
                 tower.eval()  # each time: validation ends with all in training mode
             elif tower.frozen is False and phase is not self._current:
-                tower.train()
+                adapted = bool(pl_module.model.bank.settings)  # whose base stays in evaluation mode
+                tower.train(not adapted)
+                if adapted:
+                    train_adapters(tower)
         self._current = phase
 
     def _trained(self, tower: Tower, side: str, phase: Phase) -> set[str]:
@@ -131,9 +134,9 @@ class Phases(pl.Callback):
         # what stands behind the blocks goes with the last of them, what stands before them only with all
         names = {name for name in depths if blocks == "all" or (blocks != 0 and depths[name] > count - int(blocks))}
         missing = sorted(names - optimised)
-        if missing and (tower.frozen or any("lora_" in name for name in optimised)):
+        if missing and (tower.frozen or any(map(adapter_of, optimised))):
             raise ValueError(
                 f"phases: {side}: {blocks} from step {phase.from_step} would train {missing[0]}, which the optimiser"
-                f" does not get: model.{side}.frozen or model.lora freezes it; leave {side} out"
+                f" does not get: model.{side}.frozen or an adapter freezes it; leave {side} out"
             )
         return names & optimised

@@ -114,6 +114,8 @@ def shard(module: pl.LightningModule, mesh: DeviceMesh) -> None:
     """
     if isinstance(module, FSDPModule):
         return
+    if any(isinstance(each, ImageTextModel) and each.bank.settings for each in module.modules()):
+        raise ValueError("trainer.strategy: fsdp2 divides the weights that model.adapters stand beside; use ddp")
     module.to(module.trainer.strategy.root_device)
     for tensor in (*module.parameters(), *module.buffers()):
         dist.broadcast(tensor.detach(), 0)

@@ -1,6 +1,9 @@
 """The weights that training starts from: those of another model, all of them or what fits."""
 
 import re
+from collections.abc import Mapping
+from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -10,6 +13,8 @@ from torch import Tensor, nn
 from mmtrain.display.messages import brief
 from mmtrain.fusion import RelationHead
 from mmtrain.fusion.heads import RULED_OUT
+from mmtrain.models.adapter_folder import fill_adapter, is_adapter_folder, read_folder
+from mmtrain.models.adapters import Adapter, adapter_of, plain_name
 from mmtrain.models.foreign import ForeignModel
 from mmtrain.models.image_text import ImageTextModel
 from mmtrain.models.loading import load
@@ -29,14 +34,43 @@ OPEN_CLIP = {
 }
 NORMALISATION = ("image.mean", "image.deviation")
 TOWERS = ("image.", "text.", "modalities.")
+EMPTY: Mapping[str, str] = MappingProxyType({})
 
 
-def load_partially(model: ImageTextModel, name: str) -> str:
+def start(
+    model: ImageTextModel, pretrained: str | None, lora: Mapping[str, int], adapters: Mapping[str, Adapter]
+) -> None:
+    """Puts adapters into a model and fills it with the weights that fit of MODEL, and of folders of peft.
+
+    Args:
+        pretrained: MODEL.
+        lora: Ranks by tower.
+        adapters: By name, each begins as its `start`, else as the one of its name in MODEL, else as nothing.
+
+    Raises:
+        ValueError: one line, for a MODEL of which nothing fits, a folder of another base, or a start that is neither.
+    """
+    model.add_lora(lora)
+    model.add_adapters(adapters)
+    starts = {name: each.start for name, each in adapters.items() if each.start is not None}
+    folders = {name: place for name, place in starts.items() if is_adapter_folder(place)}
+    named = {name: place for name, place in starts.items() if name not in folders}
+    for name, place in named.items():
+        if pretrained is None:
+            raise ValueError(f"model.adapters.{name}.start: got {place!r}, no folder of peft, and no model.pretrained")
+    if pretrained is not None:
+        rank_zero_info(load_partially(model, pretrained, named))
+    for name, place in folders.items():
+        fill_adapter(model, name, read_folder(model, Path(place))[1], f"model.adapters.{name}.start: {place}")
+
+
+def load_partially(model: ImageTextModel, name: str, starts: Mapping[str, str] = EMPTY) -> str:
     """Copies the weights of MODEL that fit `model` by name and shape, position embeddings resized.
 
     Returns one line: what was loaded, resized, missing and left out.
 
     Args:
+        starts: By adapter of the model the one of MODEL that it begins as, where that has another name.
         name: A run, checkpoint or export of ours, or an open_clip model with a tower of timm, of transformers, or its
             own vision transformer; its normalisation of pictures comes with the weights of its image tower.
 
@@ -44,12 +78,18 @@ def load_partially(model: ImageTextModel, name: str) -> str:
         ValueError: when nothing of a tower fits.
     """
     encoder = load(name)
-    theirs = _by_our_names(encoder.model, model.image)
+    for adapter, place in starts.items():
+        try:
+            encoder.adapter_number(place)
+        except ValueError as error:
+            raise ValueError(f"model.adapters.{adapter}.start: {error}") from error
+    theirs = {plain_name(key): value for key, value in _by_our_names(encoder.model, model.image).items()}
     ours = model.state_dict()
     fitting: dict[str, Tensor] = {}
     resized: list[str] = []
-    for key, value in theirs.items():
-        if key not in ours:
+    sources = {key: _source(key, starts) for key in ours}
+    for key, source in sources.items():
+        if (value := theirs.get(source)) is None:
             continue
         if value.shape == ours[key].shape:
             fitting[key] = value
@@ -65,11 +105,20 @@ def load_partially(model: ImageTextModel, name: str) -> str:
             f"model.pretrained: nothing of {name} fits: it has {brief(list(theirs))}, the model has {brief(list(ours))}"
         )
     model.load_state_dict(fitting, strict=False)
-    missing, unused = [key for key in ours if key not in fitting], [key for key in theirs if key not in fitting]
+    used = {sources[key] for key in fitting}
+    missing, unused = [key for key in ours if key not in fitting], [key for key in theirs if key not in used]
     return (
         f"pretrained: {name}: {len(fitting)} of {len(ours)} tensors loaded; resized: {brief(resized)}; as they were:"
         f" {brief(missing)}; left out of it: {brief(unused)}"
     )
+
+
+def _source(key: str, starts: Mapping[str, str]) -> str:
+    """The weight of MODEL that one of ours begins as."""
+    adapter = adapter_of(key)
+    if adapter is None or adapter not in starts:
+        return plain_name(key)
+    return key.replace(f".{adapter}.weight", f".{starts[adapter]}.weight")
 
 
 @torch.no_grad()
@@ -126,6 +175,7 @@ class Pretrained:
         for tower in (self.model.image, self.model.text):
             if tower is not None:
                 tower.frozen = False
+        self.model.merge_adapters()
         self.model.requires_grad_(True).train()
         self.head = None if encoder.head is None else encoder.head.requires_grad_(True).train()
         self._languages, self._tokenizer, self._images = encoder.languages, encoder.tokenizer, encoder.images

@@ -33,6 +33,7 @@ def evaluate_classes(
     workers: int = 2,
     device: str | None = None,
     trust: Sequence[str] | None = None,
+    adapter: str | None = None,
 ) -> dict[str, Any]:
     """Classifies the images of SHARDS by the names of their classes; writes `out`/zero_shot.json, prints the table.
 
@@ -42,13 +43,14 @@ def evaluate_classes(
         task: Which of the samples' labels says the class; default: the only one.
         languages: Languages to measure; default: those of the file that the model was trained on.
         trust: Modules whose classes the model may name.
+        adapter: As of `mmtrain.load`.
 
     Raises:
         ValueError: one line, for a file that cannot be read, shards without the labels or with none of the classes.
     """
     names = read_classes(classes)
     prompts = None if templates is None else read_templates(templates)
-    encoder = load(model, device=device or default_device(), trust=trust)
+    encoder = load(model, device=device or default_device(), trust=trust, adapter=adapter)
     languages = _measured(encoder, sorted(names), languages, classes, prompts)
     images, labels, task = _labelled(encoder, data, task, batch_size, workers)
     check_labels({language: names[language] for language in languages}, labels, f"{data} under {task!r}", classes)

@@ -22,6 +22,7 @@ def evaluate_sts(
     languages: list[str] | None = None,
     device: str | None = None,
     trust: Sequence[str] | None = None,
+    adapter: str | None = None,
 ) -> dict[str, Any]:
     """Correlates the similarity of sentences with people's scores; writes `out`/sts.json, prints the table.
 
@@ -29,6 +30,7 @@ def evaluate_sts(
         data: TSV files joined with ::, see `read_sts`.
         languages: Measures only pairs of these; default: all.
         trust: Modules whose classes the model may name.
+        adapter: As of `mmtrain.load`.
 
     Raises:
         ValueError: one line, for a file that `read_sts` refuses, or no pair in the languages.
@@ -41,7 +43,7 @@ def evaluate_sts(
                 groups[f"{Path(path).stem} {name}".strip()].append(pair)
     if not groups:
         raise ValueError(f"--languages: no pair of {data} is in {', '.join(languages or [])} alone")
-    encoder = load(model, device=device or default_device(), trust=trust)
+    encoder = load(model, device=device or default_device(), trust=trust, adapter=adapter)
     figures = {}
     for name, pairs in groups.items():
         first = encoder.encode_text([pair.first for pair in pairs], pairs[0].languages[0] or None, role="query")

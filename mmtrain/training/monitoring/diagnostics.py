@@ -4,6 +4,7 @@ from collections import Counter
 from collections.abc import Mapping
 
 import torch
+from pytorch_lightning.strategies import Strategy
 from torch import Tensor, nn
 
 from losses import Embeddings
@@ -79,3 +80,10 @@ def _uniformity(rows: Tensor) -> Tensor:
     squared = (2 - 2 * rows @ rows.T).clamp(min=0)
     pairs = ~torch.eye(len(rows), dtype=torch.bool, device=rows.device)
     return torch.logsumexp(-2 * squared[pairs], 0) - torch.log(torch.tensor(float(pairs.sum()), device=rows.device))
+
+
+def mean_over_processes(figures: Mapping[str, Tensor], strategy: Strategy) -> dict[str, Tensor]:
+    """The global figures of those that each process has of its part: their means, by one collective for all."""
+    names = sorted(figures)
+    values = strategy.reduce(torch.stack([figures[name].detach().float() for name in names]), reduce_op="mean")
+    return dict(zip(names, values.unbind(), strict=True))

@@ -1,22 +1,20 @@
 """A model with its preprocessing: what `mmtrain.load` returns."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal, overload
 
 import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
-from torch.nn import functional
 
 from datamodules.images import ImagePipeline
-from datamodules.shards.progress import with_progress
 from datamodules.tokenizers import Tokenizer
 from datamodules.tokenizers.tokenizer import ROLES, Prompted
 from losses import asymmetric_similarity
 from mmtrain.fusion import CaptionDecoder, MatchingHead, RelationHead
-from mmtrain.models.network import NO_HEAD, Network
-from mmtrain.models.token_rows import kept
+from mmtrain.models.encoding import in_batches
+from mmtrain.models.network import Network
 
 if TYPE_CHECKING:
     from mmtrain.evaluation.ranking.tiles import Similarity
@@ -95,10 +93,28 @@ class Encoder:
         return Prompted(self.tokenizer, prompts, role) if role and prompts else self.tokenizer
 
     @overload
-    def encode_image(self, images: Images, *, multi: Literal[True], **options: Any) -> list[np.ndarray]: ...
+    def encode_image(
+        self,
+        images: Images,
+        *,
+        multi: Literal[False] = False,
+        budget: int | None = None,
+        dim: int | None = None,
+        batch_size: int = 64,
+        progress: bool = False,
+    ) -> np.ndarray: ...
 
     @overload
-    def encode_image(self, images: Images, *, multi: Literal[False] = False, **options: Any) -> np.ndarray: ...
+    def encode_image(
+        self,
+        images: Images,
+        *,
+        multi: Literal[True],
+        budget: int | None = None,
+        dim: int | None = None,
+        batch_size: int = 64,
+        progress: bool = False,
+    ) -> list[np.ndarray]: ...
 
     def encode_image(
         self,
@@ -132,17 +148,35 @@ class Encoder:
             pixels = self.pixels(part).to(self.device)
             return model.encode_image_multi(pixels)[1:] if multi else (model.encode_image(pixels),)
 
-        return self._in_batches(images, encode, dim, batch_size, progress, multi, budget)
+        return in_batches(self, images, encode, dim, batch_size, progress, multi, budget)
 
     @overload
     def encode_text(
-        self, captions: Sequence[str], language: str | None = None, *, multi: Literal[True], **options: Any
-    ) -> list[np.ndarray]: ...
-
-    @overload
-    def encode_text(
-        self, captions: Sequence[str], language: str | None = None, *, multi: Literal[False] = False, **options: Any
+        self,
+        captions: Sequence[str],
+        language: str | None = None,
+        *,
+        role: str | None = None,
+        multi: Literal[False] = False,
+        budget: int | None = None,
+        dim: int | None = None,
+        batch_size: int = 256,
+        progress: bool = False,
     ) -> np.ndarray: ...
+
+    @overload
+    def encode_text(
+        self,
+        captions: Sequence[str],
+        language: str | None = None,
+        *,
+        role: str | None = None,
+        multi: Literal[True],
+        budget: int | None = None,
+        dim: int | None = None,
+        batch_size: int = 256,
+        progress: bool = False,
+    ) -> list[np.ndarray]: ...
 
     def encode_text(
         self,
@@ -184,7 +218,7 @@ class Encoder:
                 return self.model.encode_text_multi(tokens, mask, languages)[1:]
             return (self.model.encode_text(tokens, mask, languages),)
 
-        return self._in_batches(captions, encode, dim, batch_size, progress, multi, budget)
+        return in_batches(self, captions, encode, dim, batch_size, progress, multi, budget)
 
     def encode_query(
         self,
@@ -271,42 +305,3 @@ class Encoder:
             raise ValueError(f"encode_image: expected uint8 [N, H, W, 3], got {images.dtype} {list(images.shape)}")
         images = [Image.fromarray(image) if isinstance(image, np.ndarray) else image for image in images]
         return torch.stack([self.images.evaluate(image) for image in images])
-
-    def _in_batches(
-        self,
-        items: Any,
-        encode: Callable[[Any], tuple[Tensor, ...]],
-        dim: int | None,
-        batch_size: int,
-        progress: bool,
-        multi: bool,
-        budget: int | None,
-    ) -> Any:
-        """Rows [N, dim] of what `encode` gives, (rows,); of (token rows, mask) where `multi`, a list."""
-        if budget is not None and not (multi and budget >= 1):
-            raise ValueError(f"budget: got {budget}, expected a number from 1, of token rows (multi=True)")
-        width = (self.model.multi_dimension or 0) if multi else self.model.dimension
-        if multi and not width:
-            raise ValueError(NO_HEAD)
-        if dim is not None and not 1 <= dim <= width:
-            raise ValueError(f"dim: got {dim}, the rows of {self.source} have {width}; 1 to {width}")
-        starts = with_progress(
-            range(0, len(items), batch_size),
-            "encoding",
-            len(items),
-            "items",
-            lambda start: min(batch_size, len(items) - start),
-            quiet=not progress,
-        )
-        parts: list[np.ndarray] = []
-        with torch.inference_mode(), self.autocast():
-            for start in starts:
-                values, *masks = encode(items[start : start + batch_size])
-                rows = functional.normalize(values.float()[..., :dim], dim=-1).cpu()
-                if multi:
-                    parts += [row.numpy() for row in kept(rows, masks[0].cpu(), budget)]
-                else:
-                    parts.append(rows.numpy())
-        if multi:
-            return parts
-        return np.concatenate(parts) if parts else np.zeros((0, dim or width), dtype=np.float32)

@@ -215,7 +215,7 @@ class ScoreDistillationLoss(ScaledObjective):
         queries, targets = working_precision(queries, targets)
         with torch.autocast(queries.device.type, enabled=False):
             dense = queries @ gather(targets, group).T
-        items = everyones_tokens(*tokens_of(embeddings, self.targets), group)
-        late = late_interaction(*tokens_of(embeddings, self.queries), *items, mean=True)
+        items = everyones_tokens(*tokens_of(embeddings, self.targets)[:2], group)
+        late = late_interaction(*tokens_of(embeddings, self.queries)[:2], *items, mean=True)
         loss = score_distillation_loss(dense, late, clamped_scale(self.log_scale))
         return global_sum(loss / rank_and_size(group)[1], group)

@@ -40,6 +40,8 @@ class MatryoshkaLoss(Objective):
 
     def loss(self, batch: Any, embeddings: Embeddings, model: Any) -> Tensor:
         self.check_rows(embeddings)
+        if "multi" not in self.needs:  # token rows that nobody reads are not cut
+            embeddings = replace(embeddings, multi={})
         width = _width(embeddings)
         if max(self.dims) > width:
             raise ValueError(f"dims: got {max(self.dims)}, expected at most the embeddings' width {width}")

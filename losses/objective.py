@@ -160,11 +160,23 @@ def rows_of(embeddings: Embeddings, name: str) -> tuple[Tensor, Tensor | None]:
     return values.rows[:, 0], ids if ids is None or ids.dim() == 1 else ids[:, 0]
 
 
-def tokens_of(embeddings: Embeddings, name: str) -> tuple[Tensor, Tensor]:
-    """Token rows [B, L, D] and mask bool [B, L] of an input's first value. Raises ValueError where there are none."""
+def slot_tokens_of(embeddings: Embeddings, name: str) -> tuple[Tensor, Tensor]:
+    """Token rows [B, n, L, D] and mask bool [B, n, L] of an input. Raises ValueError where there are none."""
     many = _named("token rows", embeddings.multi, name)
     mask = many.rows.new_ones(many.rows.shape[:3], dtype=torch.bool) if many.mask is None else many.mask
-    return many.rows[:, 0], mask[:, 0]
+    return many.rows, mask
+
+
+def tokens_of(embeddings: Embeddings, name: str) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Token rows [B, L, D], mask bool [B, L] and ids [B] of an input's first value that is there.
+
+    Raises:
+        ValueError: where the samples have no such token rows.
+    """
+    rows, mask = slot_tokens_of(embeddings, name)
+    ids = slots_of(embeddings, name).ids
+    each, first = torch.arange(len(mask), device=mask.device), mask.any(2).int().argmax(1)
+    return rows[each, first], mask[each, first], ids if ids is None or ids.dim() == 1 else ids[each, first]
 
 
 def scores_of(embeddings: Embeddings, name: str) -> Tensor:

@@ -21,10 +21,11 @@ def evaluate(
     protocol: Annotated[str, "NAME"] | None = None,
     images: Folder | None = None,
     captions: Literal["all", "first"] | None = None,
-    similarity: Literal["cosine", "asymmetric"] | None = None,
+    similarity: Literal["cosine", "asymmetric", "late"] | None = None,
     recall_at: tuple[int, ...] | None = None,
     text_to_text: list[tuple[str, str]] | None = None,
     rerank: Annotated[int, "K"] | None = None,
+    rerank_by: Literal["head", "late"] = "head",
     dims: Annotated[tuple[int, ...], "32,64,128"] | None = None,
     precision: Annotated[list[str], "float32,int8,binary"] | None = None,
     zero_shot: Annotated[str, "TASK"] | None = None,
@@ -58,10 +59,12 @@ def evaluate(
             --data may then be the data set's own files.
         images: With --protocol: where those files' pictures lie.
         captions: Captions of an image and language that count; default: all.
-        similarity: Default: as the model was trained.
+        similarity: Default: as the model was trained; "late" compares token rows, of a model that gives them.
         recall_at: Ranks to report; default: 1,5,10, or those of the protocol.
         text_to_text: Caption retrieval between languages.
-        rerank: Sort the best K again by the model's matching head.
+        rerank: Sort the best K again, by --rerank_by.
+        rerank_by: For --rerank: the model's matching head, or late interaction of its token rows, which also ranks
+            everything, to say what the best K lose.
         dims: Recall of the first so many dimensions of the rows too, normalised again.
         precision: Recall of rows in so many bits a number too, float32, int8 and binary, at each of --dims.
         zero_shot: A task that the shards label, by similarity alone.
@@ -83,7 +86,7 @@ def evaluate(
 
     Raises:
         ValueError: when the shards have none of the languages, or nothing in them can be read; a model without a
-            matching head, a task that nobody labelled.
+            matching head or token rows, a task that nobody labelled.
     """
     folder = _folder(model, out)
     try_writing(folder, "--out")
@@ -110,6 +113,11 @@ def evaluate(
         raise ValueError(f"--rerank: {rerank} sorts the answers of the whole collection; it goes without --protocol")
     if rerank is not None and rerank < 2:
         raise ValueError(f"--rerank: got {rerank}, expected at least 2")
+    if rerank_by == "late" and rerank is None:
+        raise ValueError("--rerank_by: late sorts the best K again; it needs --rerank K")
+    for name, value in {"rerank": rerank, "dims": dims, "precision": precision}.items():
+        if similarity == "late" and value:
+            raise ValueError(f"--{name}: is about single rows; without --similarity late")
     if prompts is not None and zero_shot is None:
         raise ValueError(f"--prompts: {prompts} says classes of a task; it needs --zero_shot TASK")
     if zero_shot_by == "captioner" and (zero_shot is None or prompts is None):
@@ -124,6 +132,7 @@ def evaluate(
     from mmtrain.embedding.processes import default_device
     from mmtrain.embedding.splits import open_split
     from mmtrain.evaluation.measuring.captions import Answers, WrittenCaptions
+    from mmtrain.evaluation.measuring.late import ManyRows, rerank_by_late
     from mmtrain.evaluation.measuring.probe import Probe
     from mmtrain.evaluation.measuring.relation import relation_results
     from mmtrain.evaluation.measuring.relation_baselines import baseline_tables, open_training_posts
@@ -133,10 +142,14 @@ def evaluate(
     from mmtrain.evaluation.measuring.shorter import check_shorter, measure_shorter
     from mmtrain.fusion import RelationHead
     from mmtrain.models.loading import load
+    from mmtrain.models.network import NO_HEAD
 
     encoder = load(model, device=device or default_device(), trust=trust)
-    if rerank is not None:
+    if rerank is not None and rerank_by == "head":
         checked_head(encoder)
+    if "late" in (similarity, rerank_by) and encoder.model.multi_dimension is None:
+        raise ValueError(NO_HEAD)
+    many = ManyRows() if "late" in (similarity, rerank_by) else None
     shorter = (dims or (), precision or ())
     check_shorter(encoder, *shorter, similarity or encoder.metric)
     class_prompts = None if prompts is None else read_prompts(prompts)
@@ -156,19 +169,22 @@ def evaluate(
 
     thumbnails, features = Thumbnails(), Features()
     predicted = PredictedSplit(encoder.head) if isinstance(encoder.head, RelationHead) else None
-    collected = rerank is not None and reads_tokens(encoder.head)
+    collected = rerank is not None and rerank_by == "head" and reads_tokens(encoder.head)
     answers_to = [] if zero_shot is None else class_templates(shards, zero_shot, class_prompts or {})
     answers = Answers(encoder, shards, answers_to) if zero_shot_by == "captioner" else None
     captioned = WrittenCaptions(encoder, shards, beams) if generate else None
     probed = None if linear is None else linear.collector(shards, data)
     of_tokens: list[Collector | None] = [predicted, features if collected else None, answers, captioned]
-    collectors: list[Collector] = [each for each in (thumbnails, *of_tokens, probed) if each is not None]
-    split = embed(encoder, shards, collectors, tokens=patches or any(each is not None for each in of_tokens))
+    collectors: list[Collector] = [each for each in (thumbnails, *of_tokens, probed, many) if each is not None]
+    tokens = patches or any(each is not None for each in of_tokens)
+    split = embed(encoder, shards, collectors, tokens=tokens, multi=many is not None)
+    token_rows = None if many is None else many.of(split)
+    ranked = token_rows if similarity == "late" else None
 
     ranking: dict[str, Any] = {"similarity": similarity or encoder.metric, "text_to_text": text_to_text or ()}
     ranking |= {"recall_at": recall_at} if recall_at else {}
     ranking["captions"] = captions or "all"
-    ranks, metrics = measure_split(encoder, shards, split, published, **ranking)
+    ranks, metrics = measure_split(encoder, shards, split, published, rows=ranked, **ranking)
     if any(shorter):
         ranking["text_to_text"] = ()
         metrics["shorter"] = measure_shorter(encoder, shards, split, metrics, published, *shorter, **ranking)
@@ -190,14 +206,16 @@ def evaluate(
     if linear is not None and probed is not None:
         metrics["probe"] = {probe: linear.figures(probed, data)}
         metrics["protocol"]["probe"] = {"train": linear.train, "skipped": skipped(linear.learnt)}
-    if rerank is not None:
+    if rerank is not None and token_rows is not None:
+        metrics["rerank"] = rerank_by_late(ranks, split, token_rows, rerank, encoder.device)
+    elif rerank is not None:
         metrics["rerank"] = rerank_retrieval(encoder, ranks, split, features, rerank)
     if captioned is not None:
         metrics["captions"] = captioned.metrics(split)
     metrics["protocol"] |= {"model": str(model), "data": data, "skipped": skipped(shards)}
     beside = metrics.get("baselines", {})
     shown = {task: relations.get(task, {}) | beside.get(task, {}) for task in relations | beside}
-    values = report_values(ranks, split, thumbnails) | {"relations": shown, "relation": relation}
+    values = report_values(ranks, split, thumbnails, ranked) | {"relations": shown, "relation": relation}
     _write(Path(model), folder, metrics, published, values)
     _print(metrics, metrics["protocol"]["recall_at"], relations)
     say(f"report: {folder / 'report.html'}")

@@ -31,6 +31,7 @@ def embed(
     collectors: Sequence[Collector] = (),
     *,
     tokens: bool = False,
+    multi: bool = False,
     texts: bool = True,
 ) -> Embedded:
     """Every image and caption of the test split; broken samples are counted and left out.
@@ -40,6 +41,7 @@ def embed(
         shards: What is embedded.
         collectors: See every batch with its embeddings.
         tokens: Whether the embeddings include token features.
+        multi: Whether they include token rows.
         texts: Whether captions are encoded.
 
     Raises:
@@ -53,7 +55,7 @@ def embed(
             shards.count(batch)
             moved = batch.to(encoder.device)
             chosen = None if texts else torch.zeros_like(moved.present)
-            embeddings = embed_batch(encoder.model, moved, tokens=tokens, chosen=chosen, languages=indices)
+            embeddings = embed_batch(encoder.model, moved, tokens=tokens, multi=multi, chosen=chosen, languages=indices)
             embeddings = as_queries(encoder.model, embeddings)
             for collector in (rows, *collectors):
                 collector.add(batch, embeddings)

@@ -133,8 +133,42 @@ def test_matryoshka_cuts_fields_and_token_rows(batch: losses.Embeddings) -> None
     for make in (losses.InfoNceLoss, losses.ListDistillationLoss, losses.LateInteractionLoss, losses.CosentLoss):
         wrapped = losses.MatryoshkaLoss(make(), [3, D], [2.0, 0.5])
         torch.testing.assert_close(wrapped(batch), 2 * make()(shorter) + 0.5 * make()(batch))
-    with pytest.raises(ValueError, match=f"dims: got 9, expected at most the embeddings' width {D}"):
-        losses.MatryoshkaLoss(losses.CosentLoss(), [9])(batch)
+    wider = replace(batch, multi={"query": losses.MultiEmbeddings(unit(B, 1, L, 9))})
+    for given in (batch, wider):  # token rows count only where they are read
+        with pytest.raises(ValueError, match=f"dims: got 9, expected at most the embeddings' width {D}"):
+            losses.MatryoshkaLoss(losses.CosentLoss(), [9])(given)
+
+
+def test_late_interaction_takes_ids_and_negatives(batch: losses.Embeddings) -> None:
+    negatives = batch.fields["negatives"]
+    mask = torch.rand(B, N, L) < 0.7
+    batch.multi["negatives"] = losses.MultiEmbeddings(unit(B, N, L, D), mask)
+    query_ids, target_ids = torch.arange(B) // 2, torch.arange(B) // 3
+    batch.fields["query"].ids, batch.fields["positive"].ids = query_ids[:, None], target_ids[:, None]
+    negatives.ids = torch.arange(B * N).view(B, N) % 5
+    tokens, items = batch.multi["query"], batch.multi["positive"].rows[:, 0]
+    expected = losses.late_interaction_loss(
+        *(tokens.rows[:, 0], tokens.mask[:, 0], items, torch.ones(B, L, dtype=torch.bool), 9.0),
+        negatives=batch.multi["negatives"].rows,
+        negative_mask=mask & negatives.present[..., None],
+        query_ids=query_ids,
+        item_ids=target_ids,
+        negative_ids=negatives.ids,
+    )
+    objective = losses.LateInteractionLoss(negatives="negatives", scale=9.0).double()
+    assert objective.needs == {"query", "positive", "negatives", "multi"}
+    assert objective.chance(4, 1.0) is None
+    torch.testing.assert_close(objective(batch), expected, rtol=1e-6, atol=1e-6)
+
+
+def test_one_space_in_two_forms_is_a_weighted_sum(batch: losses.Embeddings) -> None:
+    dense = losses.MatryoshkaLoss(losses.InfoNceLoss(), [3, D])
+    jina = [(dense, 1.0), (losses.LateInteractionLoss(), 0.5), (losses.ScoreDistillationLoss(), 0.1)]
+    rows = [batch.fields["query"].rows, batch.multi["query"].rows]
+    for each in rows:
+        each.requires_grad_()
+    value = sum(weight * objective.double()(batch) for objective, weight in jina)
+    assert all(gradient.any() for gradient in torch.autograd.grad(value, rows))
 
 
 def test_what_is_wrong_is_said(batch: losses.Embeddings) -> None:

@@ -10,7 +10,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 import losses
-from losses import asymmetric, pivot
+from losses import asymmetric, maxsim, pivot
 from losses.engine import tiles
 
 B, K, D = 256, 4, 8
@@ -36,6 +36,7 @@ def small_tiles() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(tiles, "CPU_TILE", (32, 64))
         patch.setattr(asymmetric, "CPU_BLOCK", 2048)
+        patch.setattr(maxsim, "CPU_TILE", 4096)
         patch.setattr(pivot, "SCORES_AT_ONCE", 4096)
         yield
 
@@ -53,8 +54,11 @@ def small_tiles() -> Iterator[None]:
         lambda i, t, p, ids: losses.symile_loss([i, t[:, 0], t[:, 1]], 20.0, **ids),
         lambda i, t, p, ids: losses.pivot_ranking_loss(i, t, parallel=True, present=p, **ids),
         lambda i, t, p, ids: losses.pivot_ranking_loss(i, t, "cosine", present=p, negatives="hardest", **ids),
+        lambda i, t, p, ids: losses.late_interaction_loss(
+            *(t, p, t + i[:, None], p | True, 20.0), query_ids=ids.get("image_ids")
+        ),
     ],
-    ids=["clip", "clip, safe", "one_to_k", "siglip", "symile", "pivot, asymmetric", "pivot, hardest"],
+    ids=["clip", "clip, safe", "one_to_k", "siglip", "symile", "pivot, asymmetric", "pivot, hardest", "late"],
 )
 def test_memory_is_linear_in_the_batch(loss, ids):
     image = functional.normalize(torch.randn(B, D), dim=1).requires_grad_()

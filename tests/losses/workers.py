@@ -133,6 +133,15 @@ def contrastive_cases() -> dict[str, Callable]:
         "late interaction": lambda i, t, b, s, z, g: losses.late_interaction_loss(
             *(t, b.present, torch.stack([i, t[:, 0]], 1), torch.ones(len(i), 2, dtype=torch.bool), s), group=g
         ),
+        "late interaction, ids and negatives": lambda i, t, b, s, z, g: losses.late_interaction_loss(
+            *(t, b.present, torch.stack([i, t[:, 0]], 1), torch.ones(len(i), 2, dtype=torch.bool), s),
+            group=g,
+            negatives=torch.stack([t, t.flip(2)], 2),
+            negative_mask=torch.stack([b.present, b.present.flip(1)], 2),
+            query_ids=b.image_ids,
+            item_ids=b.text_ids[:, 0],
+            negative_ids=b.text_ids,
+        ),
         "tokens": lambda i, t, b, s, z, g: losses.token_loss(s * t, b.text_ids % D, b.present, g),
         "tokens of a layer": lambda i, t, b, s, z, g: losses.linear_token_loss(
             s * t, torch.eye(D + 1, D, dtype=t.dtype), b.text_ids % D, b.present, g

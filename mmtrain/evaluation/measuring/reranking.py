@@ -1,9 +1,9 @@
-"""`mmtrain evaluate --rerank K`: the best K answers by similarity, sorted again by the matching head.
+"""`mmtrain evaluate --rerank K`: the best K answers by similarity, sorted again by the matching head or another judge.
 
 Letters: N pictures, M captions, Q queries, K answers of a query.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -21,6 +21,7 @@ from mmtrain.models.encoder import Encoder
 PAIRS_AT_ONCE = 512
 NUMBERS_AT_ONCE = 2**25  # of the features of pictures that meet their texts together
 QUERIES_AT_ONCE = 4096
+Judge = Callable[[np.ndarray, np.ndarray], np.ndarray]  # numbers of pictures and of captions, of one shape -> scores
 
 
 def rerank_retrieval(
@@ -39,16 +40,22 @@ def rerank_retrieval(
         features: Its token features, for a head that reads them.
         k: K.
     """
-    matcher = matcher_of(encoder, split, features)
+    return sorted_by(matcher_of(encoder, split, features), ranks, split, k)
+
+
+def sorted_by(
+    judge: Judge, ranks: RetrievalRanks, split: Embedded, k: int, everything: RetrievalRanks | None = None
+) -> dict[str, Any]:
+    """`rerank_retrieval` by whatever scores pairs; `everything` are its ranks among all items, where they are known."""
     k = min(k, len(split.images))
     results: dict[str, Any] = {"k": k}
     for direction in DIRECTIONS:
-        table = {}
+        table: dict[str, dict[str, float]] = {}
         for language, queries in ranks.of(direction).items():
             after = np.empty_like(queries.rank)
             for start in range(0, len(after), QUERIES_AT_ONCE):
                 part = slice(start, start + QUERIES_AT_ONCE)
-                after[part] = _reranked(direction, ranks, split, language, part, k, matcher)
+                after[part] = _reranked(direction, ranks, split, language, part, k, judge)
             table[language] = {
                 name: value
                 for at in ranks.recall_at
@@ -56,7 +63,11 @@ def rerank_retrieval(
                     (f"R@{at}", 100 * float((after < at).mean())),
                     (f"R@{at}_before", 100 * float((queries.rank < at).mean())),
                 )
-            } | {"queries": len(after)}
+            }
+            for at in ranks.recall_at if everything is not None else ():
+                exact = 100 * float((everything.of(direction)[language].rank < at).mean())
+                table[language] |= {f"R@{at}_exact": exact, f"R@{at}_lost": exact - table[language][f"R@{at}"]}
+            table[language]["queries"] = len(after)
         names = next(iter(table.values()))
         table["mean"] = {name: float(np.mean([each[name] for each in table.values()])) for name in names}
         results[direction] = table
@@ -88,7 +99,7 @@ def reads_tokens(head: nn.Module | None) -> bool:
 
 
 def _reranked(
-    direction: Direction, ranks: RetrievalRanks, split: Embedded, language: str, part: slice, k: int, matcher: "Matcher"
+    direction: Direction, ranks: RetrievalRanks, split: Embedded, language: str, part: slice, k: int, judge: Judge
 ) -> np.ndarray:
     """0-based ranks [Q] of some queries of a language after their best K answers were sorted again."""
     of_language = ranks.of(direction)[language]
@@ -100,7 +111,7 @@ def _reranked(
     else:
         texts = pool[flat_top_k(split.images[query], split.texts[pool], k, similarity)[1]]
         images = np.broadcast_to(query[:, None], texts.shape)
-    return sorted_again(before, ranks.relevance.pairs(images, texts), matcher(images, texts))
+    return sorted_again(before, ranks.relevance.pairs(images, texts), judge(images, texts))
 
 
 def sorted_again(before: np.ndarray, right: np.ndarray, scores: np.ndarray) -> np.ndarray:

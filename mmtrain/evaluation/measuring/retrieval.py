@@ -12,7 +12,8 @@ from mmtrain.evaluation.metrics.consistency import language_similarity
 from mmtrain.evaluation.metrics.retrieval import summarise
 from mmtrain.evaluation.protocols import Protocol
 from mmtrain.evaluation.ranking.ranks import RetrievalRanks, rank_retrieval
-from mmtrain.evaluation.report.examples import report_parts, score_histogram
+from mmtrain.evaluation.ranking.token_rows import TokenRows
+from mmtrain.evaluation.report.examples import choose_examples, score_histogram
 from mmtrain.models.encoder import Encoder
 
 
@@ -22,13 +23,17 @@ def measure_split(
     split: Embedded,
     protocol: Protocol | None = None,
     *,
+    rows: tuple[TokenRows, TokenRows] | None = None,
     captions: Literal["all", "first"] = "all",
     bootstrap: int = 1000,
     **options: Any,
 ) -> tuple[RetrievalRanks, dict[str, Any]]:
-    """The ranks of an embedded split and its metrics.json; further options are those of `rank_retrieval`."""
+    """The ranks of an embedded split and its metrics.json; further options are those of `rank_retrieval`.
+
+    `rows` are token rows of its images and captions, which are ranked in the place of its own.
+    """
     names = np.asarray(shards.languages)[split.language_of_text]
-    columns = (split.images, split.texts, split.image_of_text, names)
+    columns = (*(rows or (split.images, split.texts)), split.image_of_text, names)
     if protocol is not None:
         return protocol.measure(*columns, split.ids, device=encoder.device, bootstrap=bootstrap, **options)
     ranks = rank_retrieval(*columns, captions=captions, device=encoder.device, **options)
@@ -45,12 +50,14 @@ def skipped(shards: MeasuredShards) -> dict[str, Any]:
     return account | {"tried": tried, "rate": round(account["skipped"] / max(tried, 1), 6)}
 
 
-def report_values(ranks: RetrievalRanks, split: Embedded, thumbnails: Thumbnails) -> dict[str, Any]:
-    """What `write_report` shows besides the metrics, as keyword arguments for it."""
+def report_values(
+    ranks: RetrievalRanks, split: Embedded, thumbnails: Thumbnails, rows: tuple[TokenRows, TokenRows] | None = None
+) -> dict[str, Any]:
+    """What `write_report` shows besides the metrics, as keyword arguments for it; `rows` as for `measure_split`."""
+    ranked = rows or (split.images, split.texts)
+    values: dict[str, Any] = {"similarity": language_similarity(ranks, split.texts)}
     if ranks.statement.pools is None:
-        return report_parts(ranks, split.images, split.texts, split.captions, lambda i: thumbnails[int(split.rows[i])])
-    # no examples: their answers come from all images, the ranks are among those of a pool
-    return {
-        "score_histogram": score_histogram(ranks, split.images, split.texts),
-        "similarity": language_similarity(ranks, split.texts),
-    }
+        examples = choose_examples(ranks, *ranked, split.captions, lambda i: thumbnails[int(split.rows[i])])
+        values["examples"] = examples
+    # in pools no examples: their answers come from all images, the ranks are among those of a pool
+    return values | {"score_histogram": score_histogram(ranks, *ranked)}

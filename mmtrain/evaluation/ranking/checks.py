@@ -1,11 +1,13 @@
 """Checks of embeddings, image numbers and languages before ranking; each error is one line."""
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 import torch
 from torch import Tensor
+
+from mmtrain.evaluation.ranking.token_rows import TokenRows
 
 ROW_BLOCK = 16384
 
@@ -41,6 +43,21 @@ def _checked_matrix(embeddings: np.ndarray | Tensor, name: str) -> Tensor:
             row = start + int((~finite).nonzero()[0])
             raise ValueError(f"{name} row {row} holds NaN or infinity; every embedding must be finite")
     return matrix
+
+
+def checked_token_rows(
+    image_embeddings: Iterable[np.ndarray | Tensor] | TokenRows,
+    text_embeddings: Iterable[np.ndarray | Tensor] | TokenRows,
+) -> tuple[TokenRows, TokenRows]:
+    """Both as token rows; ValueError unless finite, of one width, and each item has a token."""
+    images, texts = TokenRows.of(image_embeddings), TokenRows.of(text_embeddings)
+    for rows, name in ((images, "image_embeddings"), (texts, "text_embeddings")):
+        if (rows.lengths == 0).any():
+            raise ValueError(
+                f"{name}: item {np.flatnonzero(rows.lengths == 0)[0]} has no token; each needs one or more"
+            )
+    checked_embeddings(images.values, texts.values)
+    return images, texts
 
 
 def checked_images(image_of_text: Sequence[int] | np.ndarray | Tensor, texts: int, images: int) -> np.ndarray:

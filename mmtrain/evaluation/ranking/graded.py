@@ -9,15 +9,15 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 from scipy.sparse import csr_array
-from torch import Tensor
 
 from mmtrain.evaluation.ranking.queries import Answers, QueryRanks
-from mmtrain.evaluation.ranking.tiles import Similarity, count_at_least, pair_scores, score_steps
+from mmtrain.evaluation.ranking.tiles import Rows, Similarity, count_at_least, pair_scores, score_steps
+from mmtrain.evaluation.ranking.token_rows import TokenRows
 
 
 def rank_graded(
-    item_embeddings: np.ndarray | Tensor,
-    query_embeddings: np.ndarray | Tensor,
+    item_embeddings: np.ndarray | Rows,
+    query_embeddings: np.ndarray | Rows,
     grades: csr_array,
     *,
     depth: int = 10,
@@ -42,7 +42,9 @@ def rank_graded(
     Raises:
         ValueError: shapes that do not fit, or no query with a right item.
     """
-    items, queries = torch.as_tensor(item_embeddings), torch.as_tensor(query_embeddings)
+    items, queries = (
+        rows if isinstance(rows, TokenRows) else torch.as_tensor(rows) for rows in (item_embeddings, query_embeddings)
+    )
     if grades.shape != (len(queries), len(items)):
         raise ValueError(f"grades is {list(grades.shape)}; there are {len(queries)} queries and {len(items)} items")
     group = np.zeros(len(queries) + len(items), dtype=np.int64) if groups is None else np.asarray(groups)

@@ -7,10 +7,9 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from scipy.sparse import csr_array
-from torch import Tensor
 
 from mmtrain.evaluation.ranking.relevance import Relevance
-from mmtrain.evaluation.ranking.tiles import NO_LIMIT, Similarity, count_at_least, pair_scores, score_steps
+from mmtrain.evaluation.ranking.tiles import NO_LIMIT, Rows, Similarity, count_at_least, pair_scores, score_steps
 
 QUERY_BLOCK = 4096  # queries whose right answers are listed at once
 
@@ -39,8 +38,8 @@ class QueryRanks:
 class Collection:
     """What is ranked: images [N, D], texts [M, D], each caption's image [M], the captions of each language, and how."""
 
-    images: Tensor
-    texts: Tensor
+    images: Rows
+    texts: Rows
     image_of_text: np.ndarray
     texts_of: dict[str, np.ndarray]
     relevance: Relevance
@@ -88,12 +87,17 @@ class Collection:
         left_out, texts = int((~answerable).sum()), texts[answerable]
         if not len(texts):
             raise ValueError(f"text_to_text {query}->{answer} has no query: no image has captions in both languages")
-        answers = self._answers(
-            table[texts],
-            table[pool],
-            lambda query, item: pair_scores(self.texts, self.texts, texts[query], pool[item], self.similarity),
-        )
-        counts, _ = self._count(self.texts[texts], pool, answers.limits())
+        asks_second = self.similarity == "late"
+
+        def scores(query: np.ndarray, item: np.ndarray) -> np.ndarray:
+            pair = (pool[item], texts[query]) if asks_second else (texts[query], pool[item])
+            return pair_scores(self.texts, self.texts, *pair, self.similarity)
+
+        answers = self._answers(table[texts], table[pool], scores)
+        if asks_second:
+            _, counts = self._count(self.texts[pool], texts, np.empty((0, len(pool)), np.int64), answers.limits())
+        else:
+            counts, _ = self._count(self.texts[texts], pool, answers.limits())
         return answers.ranks(counts, texts, self.image_of_text[texts], self.depth), left_out
 
     def _answers(
@@ -118,7 +122,7 @@ class Collection:
         return Answers(*map(np.concatenate, zip(*blocks, strict=True)))
 
     def _count(
-        self, rows: Tensor, texts: np.ndarray, row_limits: np.ndarray, text_limits: np.ndarray | None = None
+        self, rows: Rows, texts: np.ndarray, row_limits: np.ndarray, text_limits: np.ndarray | None = None
     ) -> tuple[np.ndarray, np.ndarray]:
         text_limits = np.empty((0, len(texts)), np.int64) if text_limits is None else text_limits
         return count_at_least(rows, self.texts[texts], row_limits, text_limits, self.similarity, self.device)

@@ -5,7 +5,7 @@ reports): a tie goes against us. Scores tie when they are equal after rounding t
 memory grows with N + M only.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -13,11 +13,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mmtrain.evaluation.ranking.checks import checked_embeddings, checked_images, checked_languages
+from mmtrain.evaluation.ranking.checks import checked_embeddings, checked_images, checked_languages, checked_token_rows
 from mmtrain.evaluation.ranking.protocol_statement import Statement
 from mmtrain.evaluation.ranking.queries import Collection, QueryRanks
 from mmtrain.evaluation.ranking.relevance import Relevance
-from mmtrain.evaluation.ranking.tiles import TIE_TOLERANCE, Similarity
+from mmtrain.evaluation.ranking.tiles import TIE_TOLERANCE, Rows, Similarity
+from mmtrain.evaluation.ranking.token_rows import TokenRows
+
+Embeddings = np.ndarray | Tensor | TokenRows | Sequence[np.ndarray]
 
 Direction = Literal["text_to_image", "image_to_text"]
 DIRECTIONS: tuple[Direction, Direction] = ("text_to_image", "image_to_text")
@@ -76,8 +79,8 @@ class RetrievalRanks:
 
 
 def rank_retrieval(
-    image_embeddings: np.ndarray | Tensor,
-    text_embeddings: np.ndarray | Tensor,
+    image_embeddings: Embeddings,
+    text_embeddings: Embeddings,
     image_of_text: Sequence[int] | np.ndarray | Tensor,
     language_of_text: Sequence[str] | np.ndarray,
     *,
@@ -95,7 +98,9 @@ def rank_retrieval(
 
     image_embeddings [N, D], text_embeddings [M, D]: finite rows of any floating type. For cosine they are brought to
     unit length here, and a row of zeros scores 0 with everything; for "asymmetric" the image is the specific side
-    (between languages, the query is). image_of_text [M] gives each caption's image, language_of_text [M] its language.
+    (between languages, the query is). For "late" an item is many rows [tokens, d] of unit length, compared as they are
+    (`TokenRows`, or a list of arrays): the caption asks, its tokens' largest products with the image's are averaged.
+    image_of_text [M] gives each caption's image, language_of_text [M] its language.
 
     captions "first" keeps an image's first caption in each language. pool "all" ranks an image's captions of one
     language among the captions of all languages (those of the same image are never wrong). text_to_text lists (query,
@@ -109,12 +114,13 @@ def rank_retrieval(
         raise ValueError(f"recall_at is {recall_at}; give whole numbers of at least 1, such as (1, 5, 10)")
     for name, value, accepted in (
         ("captions", captions, ("all", "first")),
-        ("similarity", similarity, ("cosine", "asymmetric")),
+        ("similarity", similarity, ("cosine", "asymmetric", "late")),
         ("pool", pool, ("language", "all")),
     ):
         if value not in accepted:
             raise ValueError(f"{name} is {value!r}; accepted are {' and '.join(map(repr, accepted))}")
-    images, texts = checked_embeddings(image_embeddings, text_embeddings)
+    check: Callable[..., tuple[Rows, Rows]] = checked_token_rows if similarity == "late" else checked_embeddings
+    images, texts = check(image_embeddings, text_embeddings)
     image_of_text = checked_images(image_of_text, len(texts), len(images))
     language_of_text, languages = checked_languages(language_of_text, len(texts), languages, text_to_text)
 

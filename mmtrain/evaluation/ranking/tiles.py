@@ -7,6 +7,7 @@ pairs are scored again in float64. The counts are therefore those of a float64 s
 Scores are compared after rounding to the tie tolerance: they are counted in whole steps of `TIE_TOLERANCE`.
 """
 
+import math
 from itertools import product
 from typing import Literal
 
@@ -15,8 +16,10 @@ import torch
 from torch import Tensor
 
 from losses import asymmetric_similarity
+from mmtrain.evaluation.ranking.token_rows import TokenRows, pair_token_scores, token_scores
 
-Similarity = Literal["cosine", "asymmetric"]
+Similarity = Literal["cosine", "asymmetric", "late"]
+Rows = Tensor | TokenRows  # many rows an item are compared by late interaction, in which the second argument asks
 
 TIE_TOLERANCE = 1e-6  # scores equal after rounding to this tie
 NO_LIMIT = np.iinfo(np.int64).max  # a limit that no score reaches
@@ -40,9 +43,11 @@ def unit_rows(embeddings: Tensor, similarity: Similarity) -> Tensor:
 
 
 def pair_scores(
-    rows: Tensor, columns: Tensor, row_of_pair: np.ndarray, column_of_pair: np.ndarray, similarity: Similarity
+    rows: Rows, columns: Rows, row_of_pair: np.ndarray, column_of_pair: np.ndarray, similarity: Similarity
 ) -> np.ndarray:
     """float64 scores [P] of the pairs (row_of_pair[p], column_of_pair[p]) of rows [n, D] and columns [m, D]."""
+    if isinstance(rows, TokenRows) or isinstance(columns, TokenRows):
+        return pair_token_scores(TokenRows.of(rows), TokenRows.of(columns), row_of_pair, column_of_pair)
     scores = np.empty(len(row_of_pair))
     block = max(1, PAIR_BLOCK // rows.shape[1])
     for start in range(0, len(scores), block):
@@ -57,8 +62,10 @@ def pair_scores(
     return scores
 
 
-def score_tile(rows: Tensor, columns: Tensor, similarity: Similarity, out: Tensor | None = None) -> Tensor:
+def score_tile(rows: Rows, columns: Rows, similarity: Similarity, out: Tensor | None = None) -> Tensor:
     """Scores [r, c] of prepared rows [r, D] and columns [c, D], in their precision; written to `out` where given."""
+    if isinstance(rows, TokenRows) or isinstance(columns, TokenRows):
+        return token_scores(TokenRows.of(rows), TokenRows.of(columns), out)
     if similarity == "cosine":
         return torch.mm(rows, columns.T, out=out)
     scores = asymmetric_similarity(rows, columns)
@@ -67,8 +74,8 @@ def score_tile(rows: Tensor, columns: Tensor, similarity: Similarity, out: Tenso
 
 @torch.no_grad()
 def count_at_least(
-    rows: Tensor,
-    columns: Tensor,
+    rows: Rows,
+    columns: Rows,
     row_limits: np.ndarray,
     column_limits: np.ndarray,
     similarity: Similarity = "cosine",
@@ -110,8 +117,8 @@ class _Lines:
 
     def __init__(
         self,
-        lines: Tensor,
-        others: Tensor,
+        lines: Rows,
+        others: Rows,
         limits: np.ndarray,
         error: float,
         similarity: Similarity,
@@ -153,8 +160,8 @@ class _Lines:
         """Counts int64 [r], in float64, of the pairs marked in near [r, c] that reach limits [r]."""
         similarity = self.similarity
         if near.sum() * 32 > near.numel():  # of a collapsed model: a float64 product is quicker than single pairs
-            own = unit_rows(self.lines[torch.from_numpy(lines).to(self.lines.device)], similarity)
-            others = unit_rows(self.others[there], similarity)
+            own = _exact(self.lines[torch.from_numpy(lines).to(self.lines.device)], similarity)
+            others = _exact(self.others[there], similarity)
             tile = score_tile(others, own, similarity).T if self.turned else score_tile(own, others, similarity)
             return ((score_steps(tile.cpu().numpy()) >= limits[:, None]) & near.numpy()).sum(1)
         line, other = near.nonzero().numpy().T
@@ -165,20 +172,34 @@ class _Lines:
         return np.bincount(line[score_steps(scores) >= limits[line]], minlength=len(limits))
 
 
-def _float32_rows(embeddings: Tensor, similarity: Similarity, device: torch.device | str) -> Tensor:
+def _exact(rows: Rows, similarity: Similarity) -> Rows:
+    return rows.to(torch.float64) if isinstance(rows, TokenRows) else unit_rows(rows, similarity)
+
+
+def _float32_rows(embeddings: Rows, similarity: Similarity, device: torch.device | str) -> Rows:
+    if isinstance(embeddings, TokenRows):  # as they are: a tile is brought to float32 when it is its turn
+        return embeddings.to(device)
     prepared = torch.empty(embeddings.shape, dtype=torch.float32, device=device)
     for start in range(0, len(embeddings), TILE):
         prepared[start : start + TILE] = unit_rows(embeddings[start : start + TILE], similarity)
     return prepared
 
 
-def _error_bound(rows: Tensor, columns: Tensor, similarity: Similarity) -> float:
+def _error_bound(rows: Rows, columns: Rows, similarity: Similarity) -> float:
     """Bound on |float32 score - true score|: D roundings of a sum whose terms add up to `size`, and 16 of the inputs.
 
     (Higham, Accuracy and Stability of Numerical Algorithms, section 3.1.)
     """
+    if isinstance(rows, TokenRows) or isinstance(columns, TokenRows):
+        rows, columns = TokenRows.of(rows), TokenRows.of(columns)
+        longest = [_longest(side.values) for side in (rows, columns)]
+        terms = rows.values.shape[1] + int(columns.lengths.max())  # of a product, and of the mean of products
+        return (terms + 16) * FLOAT32_UNIT * max(1.0, math.prod(longest))
     size = 1.0
     if similarity == "asymmetric":
-        longest = [torch.linalg.vector_norm(side, dim=1).max().item() for side in (rows, columns)]
-        size = max(1.0, sum(longest) ** 2)
+        size = max(1.0, (_longest(rows) + _longest(columns)) ** 2)
     return (rows.shape[1] + 16) * FLOAT32_UNIT * size
+
+
+def _longest(rows: Tensor) -> float:
+    return max(torch.linalg.vector_norm(part.float(), dim=1).max().item() for part in rows.split(TILE))

@@ -11,7 +11,8 @@ from torch import Tensor
 from mmtrain.evaluation.metrics.consistency import consistent_rows, language_similarity
 from mmtrain.evaluation.ranking.nearest import flat_top_k
 from mmtrain.evaluation.ranking.ranks import DIRECTIONS, Direction, RetrievalRanks
-from mmtrain.evaluation.ranking.tiles import pair_scores
+from mmtrain.evaluation.ranking.tiles import Rows, pair_scores
+from mmtrain.evaluation.ranking.token_rows import TokenRows
 
 PICTURES = 800  # pictures in one report: at 3 kB each they stay well under its 5 MB
 
@@ -53,8 +54,8 @@ class Examples:
 
 def choose_examples(
     ranks: RetrievalRanks,
-    image_embeddings: np.ndarray | Tensor,
-    text_embeddings: np.ndarray | Tensor,
+    image_embeddings: np.ndarray | Rows,
+    text_embeddings: np.ndarray | Rows,
     captions: Sequence[str],
     thumbnail: Callable[[int], bytes],
     *,
@@ -102,8 +103,8 @@ def _with_answers(
     direction: Direction,
     draw: Sequence[tuple[str, int, int]],
     ranks: RetrievalRanks,
-    image_embeddings: np.ndarray | Tensor,
-    text_embeddings: np.ndarray | Tensor,
+    image_embeddings: np.ndarray | Rows,
+    text_embeddings: np.ndarray | Rows,
     captions: Sequence[str],
     top: int,
 ) -> list[Example]:
@@ -141,8 +142,8 @@ def _with_answers(
 
 def score_histogram(
     ranks: RetrievalRanks,
-    image_embeddings: np.ndarray | Tensor,
-    text_embeddings: np.ndarray | Tensor,
+    image_embeddings: np.ndarray | Rows,
+    text_embeddings: np.ndarray | Rows,
     *,
     bins: int = 60,
     sample: int = 50_000,
@@ -157,7 +158,9 @@ def score_histogram(
     rows = np.sort(random.permutation(np.concatenate(list(ranks.texts_of.values())))[:sample])
     others = random.integers(0, ranks.images, len(rows))
     wrong = ~ranks.relevance.pairs(others, rows)
-    images, texts = torch.as_tensor(image_embeddings), torch.as_tensor(text_embeddings)
+    images, texts = (
+        rows if isinstance(rows, TokenRows) else torch.as_tensor(rows) for rows in (image_embeddings, text_embeddings)
+    )
     similarity = ranks.statement.similarity
     positive = pair_scores(images, texts, ranks.image_of_text[rows], rows, similarity)
     negative = pair_scores(images, texts, others[wrong], rows[wrong], similarity)

@@ -99,8 +99,12 @@ def print_probe(tables: Mapping[str, Mapping[str, Any]]) -> None:
 def print_reranked(results: Mapping[str, Any], recall_at: Sequence[int]) -> None:
     """Recall before and after, by language."""
     first = f"R@{recall_at[0]}"
-    title = f"the best {results['k']} sorted again by the matching head, recall in percent"
-    _print_directions(title, results, {f"{first}_before": f"{first} before", first: f"{first} after"})
+    shown = {f"{first}_before": f"{first} before", first: f"{first} after"}
+    judge = "the matching head"
+    if results.get("by") == "late":
+        judge = "late interaction"
+        shown |= {f"{first}_exact": f"{first} of everything", f"{first}_lost": "lost"}
+    _print_directions(f"the best {results['k']} sorted again by {judge}, recall in percent", results, shown)
 
 
 def print_classes(metrics: Mapping[str, Any]) -> None:

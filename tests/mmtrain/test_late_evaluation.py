@@ -1,0 +1,110 @@
+"""`mmtrain evaluate` by late interaction, against loops over the token rows that the loaded model gives."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import mmtrain
+from mmtrain.cli import main
+from tests.mmtrain.conftest import WORDS
+from tests.mmtrain.small import fit
+
+MULTI = ["--model.multi={dimension: 8}", "--trainer.max_steps=2"]
+
+
+@pytest.fixture(scope="module")
+def run(shards: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("many") / "run"
+    late = "{class_path: losses.LateInteractionLoss, init_args: {queries: texts, targets: image}}"
+    assert fit(shards, folder, *MULTI, f"--model.objectives.late={late}") == 0
+    return folder
+
+
+def evaluated(run: Path, shards: Path, out: Path, *options: str) -> dict:
+    command = ["evaluate", str(run), "--data", str(shards), "--workers", "0", "--out", str(out), *options]
+    assert main(command) == 0
+    return json.loads((out / "metrics.json").read_text())
+
+
+def loop(run: Path, shards: Path, language: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Scores of single rows and of token rows [32, M], and whose caption each is."""
+    model, pictures = mmtrain.load(run), sorted(shards.parent.glob("*.png"), key=lambda path: int(path.stem))
+    images = [Image.open(path) for path in pictures]
+    own = np.array([number for number in range(32) if language != "ar" or number % 2])
+    texts = [WORDS[language][number % 4] for number in own]
+    items, queries = model.encode_image(images, multi=True), model.encode_text(texts, language, multi=True)
+    late = [
+        [np.mean([max(np.double(q) @ np.double(p) for p in item) for q in query]) for query in queries]
+        for item in items
+    ]
+    return model.encode_image(images) @ model.encode_text(texts, language).T, np.array(late), own
+
+
+def recall(scores: np.ndarray, right: np.ndarray, k: int) -> float:
+    """In percent, of queries [Q, P]; ties count against the model."""
+    steps = np.rint(scores / 1e-6)
+    best = np.where(right, steps, -np.inf).max(1, keepdims=True)
+    return 100 * float(np.mean(((steps >= best) & ~right).sum(1) < k))
+
+
+def test_figures_are_those_of_the_loop(run: Path, shards: Path, tmp_path: Path) -> None:
+    metrics = evaluated(run, shards, tmp_path / "many", "--similarity", "late", "--text_to_text", "lv->en")
+    assert metrics["protocol"]["similarity"] == "late" and metrics["text_to_text"]["lv->en"]["queries"] == 32
+    for language in WORDS:
+        _, late, own = loop(run, shards, language)
+        right = np.arange(32)[:, None] == own
+        for k in (1, 5, 10):
+            assert metrics["text_to_image"][language][f"R@{k}"] == pytest.approx(recall(late.T, right.T, k))
+            expected = recall(late[own], right[own], k)
+            assert metrics["image_to_text"][language][f"R@{k}"] == pytest.approx(expected)
+        assert len(metrics["text_to_image"][language]["R@1_ci95"]) == 2
+    assert "late similarity" in (tmp_path / "many" / "report.html").read_text()
+    again = evaluated(run, shards, tmp_path / "again", "--similarity", "late", "--batch_size", "3")
+    for direction in ("text_to_image", "image_to_text"):  # neither batch-mates nor padding
+        assert again[direction] == metrics[direction]
+
+
+def test_reranking_loses_what_the_candidates_lack(
+    run: Path, shards: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    few = evaluated(run, shards, tmp_path / "few", "--rerank", "3", "--rerank_by", "late")["rerank"]
+    assert few["by"] == "late" and few["k"] == 3
+    assert "sorted again by late interaction" in capsys.readouterr().out
+    for language in WORDS:
+        dense, late, own = loop(run, shards, language)
+        right = np.arange(32)[:, None] == own
+        table = few["text_to_image"][language]
+        candidates = np.argsort(-dense.T, axis=1, kind="stable")[:, :3]
+        judged = np.take_along_axis(late.T, candidates, 1)
+        found = np.take_along_axis(right.T, candidates, 1)
+        reached = found.any(1) & (np.where(found, judged, -9).max(1) > np.where(found, -9, judged).max(1) + 1e-6)
+        assert table["R@1"] == pytest.approx(100 * reached.mean())
+        for k in (1, 5, 10):
+            assert table[f"R@{k}_exact"] == pytest.approx(recall(late.T, right.T, k))
+            assert table[f"R@{k}_lost"] == pytest.approx(table[f"R@{k}_exact"] - table[f"R@{k}"])
+    every = evaluated(run, shards, tmp_path / "every", "--rerank", "32", "--rerank_by", "late")["rerank"]
+    for direction in ("text_to_image", "image_to_text"):
+        assert all(value == 0 for name, value in every[direction]["mean"].items() if name.endswith("_lost"))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--similarity", "late"], "multi: the model gives no token rows; train one"),
+        (["--rerank", "3", "--rerank_by", "late"], "multi: the model gives no token rows; train one"),
+        (["--rerank_by", "late"], "--rerank_by: late sorts the best K again; it needs --rerank K"),
+        (["--similarity", "late", "--rerank", "3"], "--rerank: is about single rows; without --similarity late"),
+        (["--similarity", "late", "--dims", "4"], "--dims: is about single rows"),
+    ],
+)
+def test_what_cannot_be_is_one_line(
+    shards: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], options: list[str], message: str
+) -> None:
+    assert fit(shards, tmp_path / "run", "--trainer.max_steps=1") == 0
+    capsys.readouterr()
+    assert main(["evaluate", str(tmp_path / "run"), "--data", str(shards), "--workers", "0", *options]) == 1
+    said = capsys.readouterr()
+    assert message in said.err and "Traceback" not in said.err

@@ -194,7 +194,7 @@ def _tokens(
     exact = [rows[i][mask[i]] for i in real]
     few = [pooled(each, options.budget or len(each)) for each in exact]
     measured = [each for each, i in zip(exact, real, strict=True) if sampled[i]]
-    texts = list(kept(*words)) if words else []
+    texts = list(kept(words[0], words[1])) if words else []
     nothing = rows.new_zeros(0, rows.shape[2])
 
     def flat(parts: Sequence[Tensor]) -> np.ndarray:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from datamodules.images import ImagePipeline
 from datamodules.tokenizers.tokenizer import TransformersTokenizer
-from mmtrain.export.parity import Encodes
+from mmtrain.export.parity import Encodes, EncodesMany
 from mmtrain.models.description import FORMAT
 from mmtrain.models.encoder import Encoder
 from mmtrain.models.image_text import ImageTextModel
@@ -38,7 +38,7 @@ class Writer:
     """
 
     write: Callable[[Encoder, Path], None]
-    read: Callable[[Path], Encodes]
+    read: Callable[[Path], Encodes | EncodesMany]
     cleaned: Callable[[Encoder, str], str] | None = None
     place: Callable[[Path, Path], None] | None = None
     write_int8: Callable[[Encoder, Path, str], None] | None = None

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import numpy as np
 import torch
@@ -32,11 +33,12 @@ class Modules:
         with quiet():
             self._model = MultiVectorEncoder(str(folder), device="cpu", local_files_only=True)
 
-    def encode_image(self, images: Sequence[Image.Image] | np.ndarray, /, **options: object) -> list[np.ndarray]:
-        return self._model.encode(list(images), show_progress_bar=False, convert_to_numpy=True)
+    def encode_image(self, images: Sequence[Image.Image] | np.ndarray, /, *, multi: bool) -> Sequence[np.ndarray]:
+        return list(self._model.encode(list(images), show_progress_bar=False, convert_to_numpy=True))
 
-    def encode_text(self, captions: Sequence[str], language: str, /, **options: object) -> list[np.ndarray]:
-        return self._model.encode(list(captions), show_progress_bar=False, convert_to_numpy=True, modality="text")
+    def encode_text(self, captions: Sequence[str], language: str, /, *, multi: bool) -> Sequence[np.ndarray]:
+        texts: Any = list(captions)
+        return list(self._model.encode(texts, show_progress_bar=False, convert_to_numpy=True, modality="text"))
 
 
 def write(encoder: Encoder, folder: Path) -> None:
@@ -60,7 +62,7 @@ def write(encoder: Encoder, folder: Path) -> None:
             ],
         }
         router = Router(routes, route_mappings={(None, side): side for side in routes})
-        modules = [router, MultiVectorMask(), Normalize(TOKENS)]
+        modules: list[nn.Module] = [router, MultiVectorMask(), Normalize(TOKENS)]
         MultiVectorEncoder(modules=modules, prompts=prompts(model), device="cpu").save(
             str(folder), create_model_card=False
         )
@@ -85,8 +87,8 @@ def _patches(parts: Path, image: TimmTower, images: ImagePipeline) -> Transforme
 
 def _dense(head: nn.Module) -> Dense:
     assert isinstance(head, nn.Linear)
-    options = {"bias": False, "activation_function": nn.Identity(), "module_input_name": TOKENS}
-    return Dense(head.in_features, head.out_features, init_weight=head.weight.detach().clone(), **options)
+    weight = head.weight.detach().clone()
+    return Dense(head.in_features, head.out_features, False, nn.Identity(), weight, module_input_name=TOKENS)
 
 
 WRITER = Writer(write, Modules, multi=True, dense=False)

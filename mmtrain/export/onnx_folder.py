@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -36,7 +37,7 @@ def write(encoder: Encoder, folder: Path) -> None:
     given = ", ".join(f"{name} {OUTPUTS[name]}" for name in outputs)
     pictures = "features float32 [N, F]" if encoder.images is None else "pixels uint8 [N, 3, size, size]"
     inputs = {"image.onnx": f"{pictures} -> {given}", "text.onnx": f"tokens int64 [N, L], mask bool [N, L] -> {given}"}
-    description = {"inputs": inputs | in_words(encoder)}
+    description: dict[str, Any] = {"inputs": inputs | in_words(encoder)}
     description |= describe_preprocessing(encoder, folder) | {"dimension": model.dimension}
     description["multi"] = model.multi_dimension
     (folder / PREPROCESSING).write_text(json.dumps(description, ensure_ascii=False, indent=2), encoding="utf-8")

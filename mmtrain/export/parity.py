@@ -1,8 +1,8 @@
 """The comparison of an export with its model: real images, and captions of many languages and scripts."""
 
 import io
-from collections.abc import Callable, Iterator
-from typing import Any, Protocol
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, Literal, Protocol
 
 import numpy as np
 from PIL import Image
@@ -20,19 +20,26 @@ ODD = ("", " ", "🙂🏽‍🚀", "العربية ١٢٣", "漢字かな交じ�
 
 
 class Encodes(Protocol):
-    """What is compared: an Encoder, or an exported folder read by the library that it is for.
+    """What is compared: an Encoder, or an exported folder read by the library that it is for."""
 
-    Where token rows are compared, it takes multi=True, as an Encoder does.
-    """
+    def encode_image(self, images: list[Image.Image] | np.ndarray, /) -> np.ndarray: ...
 
-    def encode_image(self, images: list[Image.Image] | np.ndarray, /, **options: Any) -> Any: ...
+    def encode_text(self, captions: list[str], language: str, /) -> np.ndarray: ...
 
-    def encode_text(self, captions: list[str], language: str, /, **options: Any) -> Any: ...
+
+class EncodesMany(Protocol):
+    """Where token rows are compared."""
+
+    def encode_image(
+        self, images: list[Image.Image] | np.ndarray, /, *, multi: Literal[True]
+    ) -> Sequence[np.ndarray]: ...
+
+    def encode_text(self, captions: list[str], language: str, /, *, multi: Literal[True]) -> Sequence[np.ndarray]: ...
 
 
 def check_parity(
     before: Encoder,
-    after: Encodes,
+    after: Any,
     cleaned: Callable[[Encoder, str], str] | None = None,
     *,
     dense: bool = True,
@@ -90,12 +97,12 @@ def _rows(
         say(f"{changed} of {total} captions are cleaned by the library ({reason}): compared so")
 
 
-def _token_rows(before: Encoder, after: Encodes) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+def _token_rows(before: Encoder, after: EncodesMany) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Of each image and caption: token rows [L, d] before and after."""
     inputs = images(before)
     yield from zip(before.encode_image(inputs, multi=True), after.encode_image(inputs, multi=True), strict=True)
     for language, texts in captions(before).items():
-        ours, theirs = (each.encode_text(texts, language, multi=True) for each in (before, after))
+        ours, theirs = before.encode_text(texts, language, multi=True), after.encode_text(texts, language, multi=True)
         yield from zip(ours, theirs, strict=True)
 
 

@@ -14,8 +14,8 @@ from datamodules.tokenizers.tokenizer import ROLES, Prompted
 from losses import asymmetric_similarity
 from mmtrain.fusion import CaptionDecoder, MatchingHead, RelationHead
 from mmtrain.models.adapters import adapter_number
+from mmtrain.models.encoding import in_batches
 from mmtrain.models.image_text import ImageTextModel
-from mmtrain.models.in_batches import in_batches
 from mmtrain.models.network import Network
 
 if TYPE_CHECKING:
@@ -95,10 +95,30 @@ class Encoder:
         return Prompted(self.tokenizer, prompts, role) if role and prompts else self.tokenizer
 
     @overload
-    def encode_image(self, images: Images, *, multi: Literal[True], **options: Any) -> list[np.ndarray]: ...
+    def encode_image(
+        self,
+        images: Images,
+        *,
+        multi: Literal[False] = False,
+        budget: int | None = None,
+        dim: int | None = None,
+        batch_size: int = 64,
+        progress: bool = False,
+        adapter: str | None = None,
+    ) -> np.ndarray: ...
 
     @overload
-    def encode_image(self, images: Images, *, multi: Literal[False] = False, **options: Any) -> np.ndarray: ...
+    def encode_image(
+        self,
+        images: Images,
+        *,
+        multi: Literal[True],
+        budget: int | None = None,
+        dim: int | None = None,
+        batch_size: int = 64,
+        progress: bool = False,
+        adapter: str | None = None,
+    ) -> list[np.ndarray]: ...
 
     def encode_image(
         self,
@@ -140,13 +160,33 @@ class Encoder:
 
     @overload
     def encode_text(
-        self, captions: Sequence[str], language: str | None = None, *, multi: Literal[True], **options: Any
-    ) -> list[np.ndarray]: ...
+        self,
+        captions: Sequence[str],
+        language: str | None = None,
+        *,
+        role: str | None = None,
+        multi: Literal[False] = False,
+        budget: int | None = None,
+        dim: int | None = None,
+        batch_size: int = 256,
+        progress: bool = False,
+        adapter: str | None = None,
+    ) -> np.ndarray: ...
 
     @overload
     def encode_text(
-        self, captions: Sequence[str], language: str | None = None, *, multi: Literal[False] = False, **options: Any
-    ) -> np.ndarray: ...
+        self,
+        captions: Sequence[str],
+        language: str | None = None,
+        *,
+        role: str | None = None,
+        multi: Literal[True],
+        budget: int | None = None,
+        dim: int | None = None,
+        batch_size: int = 256,
+        progress: bool = False,
+        adapter: str | None = None,
+    ) -> list[np.ndarray]: ...
 
     def encode_text(
         self,

@@ -184,7 +184,8 @@ class ImageTextModel(AdaptedNetwork):
         """
         if self.multi_dimension is None:
             raise ValueError(NO_HEAD)
-        first = (self.image if side == "image" else self.text).prefix_tokens or 0
+        tower = self.text if side == "text" or self.image is None else self.image
+        first = tower.prefix_tokens or 0
         rows = self.bank.encode(self.multi[side], adapters, features[:, first:])
         return functional.normalize(rows if rows.dtype == torch.float64 else rows.float(), dim=-1)
 

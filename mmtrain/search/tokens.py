@@ -45,20 +45,29 @@ class TokenStore:
 
     def rows(self, number: int) -> np.ndarray:
         """Unit rows float32 [l, d] of an item."""
-        return restored(self._rows[self._starts[number] : self._starts[number + 1]])
+        return restored(self._stored(number))
 
     def scores(self, query: np.ndarray, numbers: Sequence[int] | np.ndarray) -> np.ndarray:
-        """The mean over a query's token rows [L, d] of the largest product with any of an item's: float32 [C]."""
-        return late_scores(query, [self.rows(number) for number in numbers])
+        """`late_scores` of a query's token rows [L, d] and the items of these numbers: float32 [C]."""
+        return late_scores(query, [self._stored(number) for number in numbers])
+
+    def _stored(self, number: int) -> np.ndarray:
+        return self._rows[self._starts[number] : self._starts[number + 1]]
 
 
 def late_scores(query: np.ndarray, items: Sequence[np.ndarray]) -> np.ndarray:
-    """float32 [C] of token rows [L, d] and those of C items, each [l, d]; the products are those of real tokens."""
+    """The mean over a query's token rows of the largest cosine with any of an item's: float32 [C].
+
+    Args:
+        query: float32 [L, d], unit rows.
+        items: C of [l, d] each, of any length and type: the cosine is that of their directions.
+    """
     if not items:
         return np.zeros(0, np.float32)
+    rows = np.concatenate(items).astype(np.float32)
+    cosines = query @ rows.T / np.sqrt(np.einsum("nd,nd->n", rows, rows)).clip(1e-12)
     starts = np.cumsum([0, *map(len, items[:-1])])
-    best = np.maximum.reduceat(np.concatenate(items) @ query.T, starts, axis=0)
-    return best.mean(1)
+    return np.maximum.reduceat(cosines, starts, axis=1).mean(0)
 
 
 class TokenWriter:

@@ -133,6 +133,7 @@ def test_words_and_their_tokens() -> None:
 
 def test_scores_do_not_depend_on_the_other_candidates() -> None:
     rows = np.random.default_rng(0).standard_normal((9, 4)).astype(np.float32)
+    rows /= np.linalg.norm(rows, axis=1, keepdims=True)
     alone = [late_scores(rows[:2], [rows[start:end]])[0] for start, end in ((2, 3), (3, 9))]
     np.testing.assert_allclose(late_scores(rows[:2], [rows[2:3], rows[3:]]), alone, atol=1e-6)
 

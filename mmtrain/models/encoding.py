@@ -1,4 +1,4 @@
-"""Inputs through a model, some at once."""
+"""Items of any number through a model, some at a time."""
 
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
@@ -26,15 +26,19 @@ def in_batches(
     multi: bool,
     budget: int | None,
 ) -> Any:
-    """Rows float32 [N, dim] of what `encode` gives, (rows,); of (token rows, mask) where `multi`, a list of [l, dim].
+    """Rows float32 [N, dim] of what `encode` makes of a part of the items, (rows,).
+
+    Where `multi`, it makes (token rows, mask), and they are a list of float32 [l, dim], each at most `budget` long. The
+    other arguments are those of `Encoder.encode_image`.
 
     Raises:
-        ValueError: as `Encoder.encode_image`.
+        ValueError: for a dim, a budget or token rows that cannot be.
     """
+    model = encoder.model
     if budget is not None and not (multi and budget >= 1):
         raise ValueError(f"budget: got {budget}, expected a number from 1, of token rows (multi=True)")
-    width = (encoder.model.multi_dimension or 0) if multi else encoder.model.dimension
-    if multi and not width:
+    width = (model.multi_dimension or 0) if multi else model.dimension
+    if not width:
         raise ValueError(NO_HEAD)
     if dim is not None and not 1 <= dim <= width:
         raise ValueError(f"dim: got {dim}, the rows of {encoder.source} have {width}; 1 to {width}")
@@ -51,10 +55,7 @@ def in_batches(
         for start in starts:
             values, *masks = encode(items[start : start + batch_size])
             rows = functional.normalize(values.float()[..., :dim], dim=-1).cpu()
-            if multi:
-                parts += [row.numpy() for row in kept(rows, masks[0].cpu(), budget)]
-            else:
-                parts.append(rows.numpy())
+            parts += [each.numpy() for each in kept(rows, masks[0].cpu(), budget)] if multi else [rows.numpy()]
     if multi:
         return parts
     return np.concatenate(parts) if parts else np.zeros((0, dim or width), dtype=np.float32)

@@ -20,7 +20,7 @@ from losses.engine.checks import (
 from losses.engine.distributed import default_group, gather, global_sum, rank_and_size
 from losses.engine.tiles import lowest
 from losses.maxsim import everyones_tokens, late_interaction
-from losses.objective import field_of, rows_of, scores_of, tokens_of
+from losses.objective import field_of, first_of, rows_of, scores_of
 from losses.temperature import ScaledObjective, clamped_scale
 
 Kind = Literal["cosine", "mse", "similarities"]
@@ -190,7 +190,7 @@ class ScoreDistillationLoss(ScaledObjective):
     """`score_distillation_loss` between the rows of two inputs and their token rows, on the targets of all processes.
 
     Args:
-        queries: "image", "texts" (their first slot) or a field's name.
+        queries: "image", "texts" (the first that is there) or a field's name.
         targets: Likewise.
         scale: Multiplier to start from; the authors' 1 / 0.02.
         learnable: Whether the temperature trains.
@@ -211,11 +211,11 @@ class ScoreDistillationLoss(ScaledObjective):
     def forward(self, embeddings: Embeddings) -> Tensor:
         self.check_rows(embeddings)
         group = default_group()
-        (queries, _), (targets, _) = rows_of(embeddings, self.queries), rows_of(embeddings, self.targets)
-        queries, targets = working_precision(queries, targets)
+        query, target = first_of(embeddings, self.queries), first_of(embeddings, self.targets)
+        queries, targets = working_precision(query.rows, target.rows)
         with torch.autocast(queries.device.type, enabled=False):
             dense = queries @ gather(targets, group).T
-        items = everyones_tokens(*tokens_of(embeddings, self.targets)[:2], group)
-        late = late_interaction(*tokens_of(embeddings, self.queries)[:2], *items, mean=True)
+        items = everyones_tokens(target.tokens, target.mask, group)
+        late = late_interaction(query.tokens, query.mask, *items, mean=True)
         loss = score_distillation_loss(dense, late, clamped_scale(self.log_scale))
         return global_sum(loss / rank_and_size(group)[1], group)

@@ -14,7 +14,7 @@ from losses.embeddings import Embeddings
 from losses.engine.checks import check_integers, check_mask, full_precision, positive_scale, working_precision
 from losses.engine.distributed import default_group, gather, global_sum, longest, rank_and_size
 from losses.engine.tiles import lowest
-from losses.objective import slot_tokens_of, slots_of, tokens_of
+from losses.objective import first_of, slots_of, tokens_of
 from losses.temperature import ScaledObjective, clamped_scale
 
 CPU_TILE = 2**22  # products of tokens at once: 16 MiB of float32, near the cache
@@ -150,16 +150,18 @@ class LateInteractionLoss(ScaledObjective):
 
     def forward(self, embeddings: Embeddings) -> Tensor:
         self.check_rows(embeddings)
-        queries, query_mask, query_ids = tokens_of(embeddings, self.queries)
-        items, item_mask, item_ids = tokens_of(embeddings, self.targets)
-        given: dict[str, Tensor | None] = {"query_ids": query_ids, "item_ids": item_ids}
+        query, target = first_of(embeddings, self.queries), first_of(embeddings, self.targets)
+        given: dict[str, Tensor | None] = {"query_ids": query.ids, "item_ids": target.ids}
         if self.negatives:
-            (rows, mask), field = slot_tokens_of(embeddings, self.negatives), slots_of(embeddings, self.negatives)
+            (rows, mask), field = tokens_of(embeddings, self.negatives), slots_of(embeddings, self.negatives)
             if field.present is not None:
                 mask = mask & field.present[..., None]
             given |= {"negatives": rows, "negative_mask": mask, "negative_ids": field.ids}
-        scale = clamped_scale(self.log_scale)
-        return late_interaction_loss(queries, query_mask, items, item_mask, scale, default_group(), **given)
+        return late_interaction_loss(
+            *(query.tokens, query.mask, target.tokens, target.mask),
+            *(clamped_scale(self.log_scale), default_group()),
+            **given,
+        )
 
     def chance(self, images: int, captions: float) -> float | None:
         return None if self.negatives else math.log(images)

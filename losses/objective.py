@@ -1,7 +1,7 @@
 """The one form every objective has: embeddings in, a scalar out."""
 
 from collections.abc import Mapping
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -160,23 +160,29 @@ def rows_of(embeddings: Embeddings, name: str) -> tuple[Tensor, Tensor | None]:
     return values.rows[:, 0], ids if ids is None or ids.dim() == 1 else ids[:, 0]
 
 
-def slot_tokens_of(embeddings: Embeddings, name: str) -> tuple[Tensor, Tensor]:
+def tokens_of(embeddings: Embeddings, name: str) -> tuple[Tensor, Tensor]:
     """Token rows [B, n, L, D] and mask bool [B, n, L] of an input. Raises ValueError where there are none."""
     many = _named("token rows", embeddings.multi, name)
     mask = many.rows.new_ones(many.rows.shape[:3], dtype=torch.bool) if many.mask is None else many.mask
     return many.rows, mask
 
 
-def tokens_of(embeddings: Embeddings, name: str) -> tuple[Tensor, Tensor, Tensor | None]:
-    """Token rows [B, L, D], mask bool [B, L] and ids [B] of an input's first value that is there.
+class First(NamedTuple):
+    """An input's first value that is there, of each of B samples."""
 
-    Raises:
-        ValueError: where the samples have no such token rows.
-    """
-    rows, mask = slot_tokens_of(embeddings, name)
-    ids = slots_of(embeddings, name).ids
-    each, first = torch.arange(len(mask), device=mask.device), mask.any(2).int().argmax(1)
-    return rows[each, first], mask[each, first], ids if ids is None or ids.dim() == 1 else ids[each, first]
+    rows: Tensor  # float [B, D]
+    tokens: Tensor  # float [B, L, d]
+    mask: Tensor  # bool [B, L]
+    ids: Tensor | None  # int64 [B]
+
+
+def first_of(embeddings: Embeddings, name: str) -> First:
+    """An input's first value, in both forms. Raises ValueError where the samples have no token rows of that name."""
+    tokens, mask = tokens_of(embeddings, name)
+    values = slots_of(embeddings, name)
+    each, slot = torch.arange(len(mask), device=mask.device), mask.any(2).int().argmax(1)
+    ids = values.ids if values.ids is None or values.ids.dim() == 1 else values.ids[each, slot]
+    return First(values.rows[each, slot], tokens[each, slot], mask[each, slot], ids)
 
 
 def scores_of(embeddings: Embeddings, name: str) -> Tensor:

@@ -10,6 +10,7 @@ from PIL import Image
 import mmtrain
 from mmtrain.cli import main
 from tests.mmtrain.conftest import WORDS
+from tests.mmtrain.runs import log
 from tests.mmtrain.small import fit
 
 MULTI = ["--model.multi={dimension: 8}", "--trainer.max_steps=2"]
@@ -17,9 +18,21 @@ MULTI = ["--model.multi={dimension: 8}", "--trainer.max_steps=2"]
 
 @pytest.fixture(scope="module")
 def run(shards: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Of one space in two forms, on captions of languages that samples lack."""
     folder = tmp_path_factory.mktemp("many") / "run"
-    late = "{class_path: losses.LateInteractionLoss, init_args: {queries: texts, targets: image}}"
-    assert fit(shards, folder, *MULTI, f"--model.objectives.late={late}") == 0
+    both = "init_args: {queries: texts, targets: image}"
+    dense = (
+        "{class_path: losses.MatryoshkaLoss, init_args: {objective: {class_path: losses.OneToKLoss}, dims: [4, 16]}}"
+    )
+    objectives = {
+        "dense": dense,
+        "late": f"{{class_path: losses.LateInteractionLoss, {both}}}",
+        "both": f"{{class_path: losses.ScoreDistillationLoss, {both}}}",
+    }
+    given = "{" + ", ".join(f"{name}: {each}" for name, each in objectives.items()) + "}"
+    weights = "--model.weights={dense: 1.0, late: 0.5, both: 0.1}"
+    assert fit(shards, folder, *MULTI, f"--model.objectives={given}", weights) == 0
+    assert all(float(row[name]) > 0 for row in log(folder)[:1] for name in ("train/dense", "train/late", "train/both"))
     return folder
 
 

@@ -64,9 +64,10 @@ def sorted_by(
                     (f"R@{at}_before", 100 * float((queries.rank < at).mean())),
                 )
             }
-            for at in ranks.recall_at if everything is not None else ():
-                exact = 100 * float((everything.of(direction)[language].rank < at).mean())
-                table[language] |= {f"R@{at}_exact": exact, f"R@{at}_lost": exact - table[language][f"R@{at}"]}
+            if everything is not None:
+                for at in ranks.recall_at:
+                    exact = 100 * float((everything.of(direction)[language].rank < at).mean())
+                    table[language] |= {f"R@{at}_exact": exact, f"R@{at}_lost": exact - table[language][f"R@{at}"]}
             table[language]["queries"] = len(after)
         names = next(iter(table.values()))
         table["mean"] = {name: float(np.mean([each[name] for each in table.values()])) for name in names}

@@ -33,7 +33,8 @@ def measure_split(
     `rows` are token rows of its images and captions, which are ranked in the place of its own.
     """
     names = np.asarray(shards.languages)[split.language_of_text]
-    columns = (*(rows or (split.images, split.texts)), split.image_of_text, names)
+    images, texts = rows or (split.images, split.texts)
+    columns = (images, texts, split.image_of_text, names)
     if protocol is not None:
         return protocol.measure(*columns, split.ids, device=encoder.device, bootstrap=bootstrap, **options)
     ranks = rank_retrieval(*columns, captions=captions, device=encoder.device, **options)
@@ -54,10 +55,11 @@ def report_values(
     ranks: RetrievalRanks, split: Embedded, thumbnails: Thumbnails, rows: tuple[TokenRows, TokenRows] | None = None
 ) -> dict[str, Any]:
     """What `write_report` shows besides the metrics, as keyword arguments for it; `rows` as for `measure_split`."""
-    ranked = rows or (split.images, split.texts)
+    images, texts = rows or (split.images, split.texts)
     values: dict[str, Any] = {"similarity": language_similarity(ranks, split.texts)}
     if ranks.statement.pools is None:
-        examples = choose_examples(ranks, *ranked, split.captions, lambda i: thumbnails[int(split.rows[i])])
-        values["examples"] = examples
+        values["examples"] = choose_examples(
+            ranks, images, texts, split.captions, lambda i: thumbnails[int(split.rows[i])]
+        )
     # in pools no examples: their answers come from all images, the ranks are among those of a pool
-    return values | {"score_histogram": score_histogram(ranks, *ranked)}
+    return values | {"score_histogram": score_histogram(ranks, images, texts)}

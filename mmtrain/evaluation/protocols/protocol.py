@@ -18,6 +18,7 @@ from mmtrain.evaluation.metrics.retrieval import summarise
 from mmtrain.evaluation.ranking.graded import rank_graded
 from mmtrain.evaluation.ranking.pools import Pool, mean_over_pools, rank_pools
 from mmtrain.evaluation.ranking.ranks import RetrievalRanks, rank_retrieval
+from mmtrain.evaluation.ranking.token_rows import TokenRows
 
 
 @dataclass(frozen=True)
@@ -74,8 +75,8 @@ class Protocol:
 
     def measure(
         self,
-        images: np.ndarray,
-        texts: np.ndarray,
+        images: np.ndarray | TokenRows,
+        texts: np.ndarray | TokenRows,
         image_of_text: np.ndarray,
         language_of_text: np.ndarray,
         ids: Sequence[str],
@@ -149,8 +150,8 @@ def file_in(source: Path, name: str) -> Path:
 
 def _graded(
     ranks: RetrievalRanks,
-    images: np.ndarray,
-    texts: np.ndarray,
+    images: np.ndarray | TokenRows,
+    texts: np.ndarray | TokenRows,
     grades: csr_array,
     pools: Sequence[Pool] | None,
     device: Any,

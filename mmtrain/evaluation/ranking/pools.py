@@ -9,12 +9,12 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-from torch import Tensor
 
 from mmtrain.evaluation.ranking.protocol_statement import PoolCount
 from mmtrain.evaluation.ranking.queries import QueryRanks
 from mmtrain.evaluation.ranking.ranks import DIRECTIONS, RetrievalRanks, rank_retrieval
 from mmtrain.evaluation.ranking.relevance import Relevance
+from mmtrain.evaluation.ranking.tiles import Rows
 
 
 @dataclass(frozen=True)
@@ -40,8 +40,8 @@ def own_images(image_of_text: np.ndarray, language_of_text: np.ndarray) -> list[
 
 
 def rank_pools(
-    image_embeddings: np.ndarray | Tensor,
-    text_embeddings: np.ndarray | Tensor,
+    image_embeddings: np.ndarray | Rows,
+    text_embeddings: np.ndarray | Rows,
     image_of_text: np.ndarray,
     language_of_text: np.ndarray,
     pools: Sequence[Pool],

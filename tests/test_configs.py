@@ -11,10 +11,15 @@ import torch
 import yaml
 from webdataset import TarWriter
 
+from datamodules import ByteTokenizer
 from datamodules.shards.encoding import encoded_sample
 from mmtrain.cli import main
+from mmtrain.export.writing import write
+from mmtrain.models.encoder import Encoder
+from mmtrain.models.image_text import ImageTextModel
 from mmtrain.models.run_folder import folder_of
 from mmtrain.models.yaml12 import read_yaml
+from mmtrain.towers import ByteGRU, FeatureTower
 
 CONFIGS = sorted((Path(__file__).parents[1] / "configs").rglob("*.yaml"))
 WORDS = {
@@ -51,6 +56,8 @@ def material(tmp_path_factory: pytest.TempPathFactory) -> Path:
                     record = {"id": f"p{index}", "query": captions["en"], "positive": {"de": captions["de"]}}
                     record["negatives"] = {"de": WORDS["de"].split()[:index]}
                 shard.write(encoded_sample(index, record, file.getvalue() or None, suffix, further))
+    network = ImageTextModel(FeatureTower(8), ByteGRU(width=8), 32)
+    write(Encoder(network, ByteTokenizer(), None, ["en"], "cosine", "space"), "space", folder / "space")
     rows = zip(*(words.split() for words in WORDS.values()), strict=True)
     (folder / "words.tsv").write_text("\n".join("\t".join(row) for row in [WORDS, *rows]), encoding="utf-8")
     WordTokenizer.build(str(folder / "features"), folder / "words.json", minimum_count=1)
@@ -89,11 +96,18 @@ def shrink(config: dict, material: Path, run: Path) -> dict:
         model["text"]["init_args"] |= {"vocabulary_size": 100, "width": 16, "embedding": 8}
         data["tokenizer"]["init_args"]["vocabulary"] = str(material / "words.json")
     if model["text"]["class_path"].endswith("TransformersTower"):
-        tiny = {"vocab_size": 100, "hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
+        tiny = {"vocab_size": 300, "hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
         text = model["text"]["init_args"]
         text.pop("pretrained", None)
         text["config"] = {"model_type": "xlm-roberta", "intermediate_size": 32, "max_position_embeddings": 514, **tiny}
-        data["tokenizer"]["init_args"]["name_or_folder"] = str(material / "tokenizer")
+        if "tokenizer" in data:
+            data["tokenizer"]["init_args"]["name_or_folder"] = str(material / "tokenizer")
+    for own in (model, *(stage["model"]["init_args"] for stage in config.get("stages", []) if "model" in stage)):
+        if "adapters" in own:  # a language each
+            own["adapters"] = {"de": next(iter(own["adapters"].values()))}
+        for objective in own.get("objectives", {}).values():
+            if "teacher" in objective.get("init_args", {}):
+                objective["init_args"]["teacher"] = str(material / "space")
     model.pop("pretrained", None)
     model["dimension"] = min(model["dimension"], 32)
     for stage in config.get("stages", []):

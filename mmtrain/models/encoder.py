@@ -334,6 +334,6 @@ class Encoder:
         return adapter_number(bank, adapter, language, self.source)
 
     def by(self, adapter: str | None, count: int, language: str | None = None) -> dict[str, Tensor]:
-        """What a network is told of the adapter of so many rows. Raises ValueError as `adapter_number`."""
+        """What a network is told of the adapter of N rows, int64 [N]. Raises ValueError as `adapter_number`."""
         number = self.adapter_number(adapter, language)
         return {} if number is None else {"adapters": torch.full((count,), number, device=self.device)}

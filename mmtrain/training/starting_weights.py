@@ -175,7 +175,8 @@ class Pretrained:
         for tower in (self.model.image, self.model.text):
             if tower is not None:
                 tower.frozen = False
-        self.model.merge_adapters()
+        if self.model.bank.settings:
+            self.model.merge_adapters()
         self.model.requires_grad_(True).train()
         self.head = None if encoder.head is None else encoder.head.requires_grad_(True).train()
         self._languages, self._tokenizer, self._images = encoder.languages, encoder.tokenizer, encoder.images

@@ -65,9 +65,11 @@ class PooledShards:
         k: int,
         similarity: Similarity,
     ) -> None:
-        listed = [question.id for question in questions if isinstance(question.record.get("pool"), list)]
-        if listed:
-            raise ValueError(f"--questions: {listed[0]!r} lists its pool already; leave it out, or name one")
+        pools: dict[str | None, list[int]] = {}
+        for number, question in enumerate(questions):
+            if isinstance(question.pool, list):
+                raise ValueError(f"--questions: {question.id!r} lists its pool already; leave it out, or name one")
+            pools.setdefault(question.pool, []).append(number)
         self._questions = questions
         self.items: dict[int, Pooled] = {}
         self._embedded: set[int] = set()
@@ -76,8 +78,7 @@ class PooledShards:
             self._embedded.add(each.row)
             if (row := _item(each)) is not None:
                 samples.append((each.row, each.sample.sample.id, _names(each.sample.sample.record), row))
-        for pool in dict.fromkeys(question.pool for question in questions):
-            own = [number for number, question in enumerate(questions) if question.pool == pool]
+        for pool, own in pools.items():
             found = [(place, id, row) for place, id, names, row in samples if pool is None or pool in names]
             places_of: dict[str, list[int]] = {}
             for number, (_, id, _) in enumerate(found):
@@ -86,7 +87,7 @@ class PooledShards:
             _, best = flat_search(matrix, similarity, turned=True)(asked[own], k)
             for number, nearest in zip(own, best.tolist(), strict=True):
                 question = questions[number]
-                relevant = [item for id in question.relevant for item in places_of.get(id, ())]
+                relevant = [item for id in question.right for item in places_of.get(id, ())]
                 for item in {*nearest, *relevant}:
                     place, id, _ = found[item]
                     pooled = self.items.setdefault(place, Pooled(id))
@@ -119,7 +120,7 @@ class PooledShards:
 
 def pool_of(question: Question) -> str:
     """The name of a question's pool."""
-    return question.pool or question.language or "und"
+    return question.pool if isinstance(question.pool, str) else question.language or "und"
 
 
 def question_rows(questions: Sequence[Question], encoder: Encoder | None) -> np.ndarray:

@@ -35,7 +35,7 @@ def collection(
     for start in range(0, pages, BLOCK):
         rows[start : start + BLOCK] = random.standard_normal((min(BLOCK, pages - start), width), np.float32)
     right = np.array([random.choice(pages, 5, replace=False) for _ in range(questions)])
-    queries = rows[right[:, 0]] + 0.5 * rows[right[:, 1]] + 2.2 * random.standard_normal((questions, width), np.float32)
+    queries = rows[right[:, 0]] + 0.5 * rows[right[:, 1]] + 3.5 * random.standard_normal((questions, width), np.float32)
     asked = []
     for number, items in enumerate(right.tolist()):
         among = None if pool is None else [f"p{item}" for item in {*items, *random.integers(0, pages, pool).tolist()}]
@@ -45,15 +45,17 @@ def collection(
     return rows, queries, asked
 
 
-def measured(pages: int, questions: int, width: int, pool: int | None) -> tuple[float, float, Values, dict]:
-    """Seconds, megabytes above the embeddings, the figures of each question and the table."""
-    torch.set_num_threads(2)
+def measured(
+    threads: int, pages: int, questions: int, width: int, pool: int | None
+) -> tuple[tuple[float, float], float, Values, dict]:
+    """Seconds of the clock and of processors, megabytes above the embeddings, figures of each question, the table."""
+    torch.set_num_threads(threads)
     rows, queries, asked = collection(pages, questions, width, pool)
-    before, start = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.perf_counter()
+    before, start = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, (time.perf_counter(), time.process_time())
     of_pages = Asked.of(asked, [f"p{page}" for page in range(pages)], {})
     values = of_pages.values(of_pages.ranks(EmbeddingScores(torch.from_numpy(rows), torch.from_numpy(queries))))
     table = question_figures(values, [each.language for each in asked], [each.group for each in asked])
-    seconds = time.perf_counter() - start
+    seconds = time.perf_counter() - start[0], time.process_time() - start[1]
     return seconds, (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024, values, table
 
 
@@ -83,11 +85,13 @@ def main() -> None:
     parser.add_argument("--questions", type=int, default=5_000)
     parser.add_argument("--width", type=int, default=256)
     parser.add_argument("--pool", type=int, help="pages that a question lists as its pool; default: all")
+    parser.add_argument("--threads", type=int, default=2)
     options = parser.parse_args()
     size = (options.pages, options.questions, options.width, options.pool)
     with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as process:
-        seconds, megabytes, values, table = process.submit(measured, *size).result()
-    print(f"{options.questions:,} questions, {options.pages:,} pages: {seconds:.1f} s, {megabytes:.0f} MB")
+        seconds, megabytes, values, table = process.submit(measured, options.threads, *size).result()
+    print(f"{options.questions:,} questions, {options.pages:,} pages, {options.threads} threads:", end=" ")
+    print(f"{seconds[0]:.1f} s, {seconds[1]:.1f} s of processors, {megabytes:.0f} MB above the embeddings")
     print(", ".join(f"{name} {value:.2f}" for name, value in table["mean"].items() if "ci95" not in name))
     rows, queries, asked = collection(*size)
     theirs = trec_eval(rows, queries[:CHECKED], asked[:CHECKED])

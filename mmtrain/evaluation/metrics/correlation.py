@@ -46,7 +46,7 @@ def read_figures(files: Sequence[str], figure: str, other: str) -> Figures:
     Raises:
         ValueError: one line, for a file that cannot be read, and where nothing has both figures.
     """
-    found: dict[str, list[dict[str, Any]]] = {}
+    found: dict[str, list[dict[str, Mapping[str, Any]]]] = {}
     for file in files:
         metrics = _read(Path(file))
         entries = [_entries(metrics, figure, "--figure"), _entries(metrics, other, "--with")]
@@ -131,7 +131,8 @@ def _mean(first: np.ndarray, second: np.ndarray, samples: int, seed: int) -> dic
     n, random = first.shape[1], np.random.default_rng(seed)
     entry: dict[str, Any] = {"n": n}
     whole = means(np.arange(n))
-    draws = np.array([means(random.integers(0, n, n)) for _ in range(samples)]) if n >= FEWEST else np.empty((0, 2))
+    drawn_columns = random.integers(0, n, (samples if n >= FEWEST else 0, n))
+    draws = np.array([means(columns) for columns in drawn_columns]).reshape(-1, 2)
     for column, name in enumerate(("pearson", "spearman")):
         drawn = draws[:, column][~np.isnan(draws[:, column])]
         entry[name] = None if np.isnan(whole[column]) else float(whole[column])
@@ -155,7 +156,7 @@ def _read(path: Path) -> dict[str, Any]:
     return metrics
 
 
-def _entries(metrics: Mapping[str, Any], path: str, option: str) -> dict[str, dict[str, Any]]:
+def _entries(metrics: Mapping[str, Any], path: str, option: str) -> dict[str, Mapping[str, Any]]:
     """By language the entries that have a figure; {} where the file has none."""
     *section, language, name = ["", *path.split(".")]
     if language != "mean" or not section[1:]:

@@ -224,8 +224,7 @@ def print_correlations(result: Mapping[str, Any]) -> None:
     for language, each in result["over_models"].items():
         sides = result["languages"].get(language, {}).values()
         rows.append(row(language, each) + [_shown_counts(side["counts"]) for side in sides] + [""] * (2 - len(sides)))
-    columns = (*columns, "models", "figure of", "with of")
-    print_table(f"{title}, over models", ("language", *columns), rows)
+    print_table(f"{title}, over models", ("language", *columns, "models", "figure of", "with of"), rows)
 
 
 def _shown_counts(counts: Mapping[str, float]) -> str:

@@ -79,6 +79,8 @@ def read_question(record: dict[str, Any], folder: Path) -> Question:
     choices, answer = record.get("choices", []), record.get("answer")
     if not all(isinstance(value, str) for value in (id, text, language, group)) or not id:
         raise ValueError("id, text, language and group are strings, the id not empty")
+    if language in ("mean", "groups"):
+        raise ValueError(f"language is {language!r}, which metrics.json has for something else")
     if not _are_strings(images):
         raise ValueError("images is no list of paths")
     if not text.strip() and not images:
@@ -95,6 +97,12 @@ def read_question(record: dict[str, Any], folder: Path) -> Question:
     grades = {item: float(grade) for item, grade in relevant.items()}
     files = [folder / each for each in images]
     return Question(id, text, language, grades, files, pool, group or None, choices, answer, record)
+
+
+def pool_names(record: dict[str, Any]) -> list[str]:
+    """The pools that an item's JSON names, one or a list."""
+    names = record.get("pool") or []
+    return [str(name) for name in (names if isinstance(names, list) else [names])]
 
 
 def _parsed(line: str) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from datamodules.reading.whole import WholeSample
 from datamodules.shards.encoding import BadRow
 from mmtrain.embedding.rewriting import NOT_EMBEDDED, Samples, Written, record_bytes
 from mmtrain.embedding.rows import text_rows
-from mmtrain.evaluation.questions import Question
+from mmtrain.evaluation.questions import Question, pool_names
 from mmtrain.evaluation.ranking.nearest import flat_search
 from mmtrain.evaluation.ranking.tiles import Similarity
 from mmtrain.models.encoder import Encoder
@@ -77,7 +77,7 @@ class PooledShards:
         for each in rows:
             self._embedded.add(each.row)
             if (row := _item(each)) is not None:
-                samples.append((each.row, each.sample.sample.id, _names(each.sample.sample.record), row))
+                samples.append((each.row, each.sample.sample.id, pool_names(each.sample.sample.record), row))
         for pool, own in pools.items():
             found = [(place, id, row) for place, id, names, row in samples if pool is None or pool in names]
             places_of: dict[str, list[int]] = {}
@@ -151,12 +151,6 @@ def _item(sample: RowSample) -> np.ndarray | None:
 def _sum(rows: Sequence[np.ndarray]) -> np.ndarray:
     total = np.sum(rows, axis=0)
     return total / max(float(np.linalg.norm(total)), 1e-12)
-
-
-def _names(record: dict[str, Any]) -> list[str]:
-    """The pools that an item says it is in."""
-    names = record.get("pool") or []
-    return [names] if isinstance(names, str) else names
 
 
 def _write_lines(path: Path, lines: Sequence[dict[str, Any]]) -> None:

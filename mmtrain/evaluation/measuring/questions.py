@@ -21,7 +21,7 @@ from mmtrain.embedding.collected import real_samples
 from mmtrain.embedding.splits import MeasuredShards
 from mmtrain.evaluation.metrics.bootstrap import DRAWS
 from mmtrain.evaluation.metrics.questions import ACCURACY, UNKNOWN, Values, question_figures
-from mmtrain.evaluation.questions import Question, read_questions
+from mmtrain.evaluation.questions import Question, pool_names, read_questions
 from mmtrain.evaluation.ranking.asked import Asked, Ranks
 from mmtrain.evaluation.ranking.graded import EmbeddingScores
 from mmtrain.evaluation.ranking.tiles import TIE_TOLERANCE, Similarity, pair_scores, score_steps
@@ -74,9 +74,8 @@ class Items:
         """The items of each pool that an item's JSON names."""
         pools: dict[str, list[int]] = {}
         for item, sample in enumerate(self.samples()):
-            names = sample.record.get("pool") or []
-            for name in [names] if isinstance(names, str) else names:
-                pools.setdefault(str(name), []).append(item)
+            for name in dict.fromkeys(pool_names(sample.record)):
+                pools.setdefault(name, []).append(item)
         return pools
 
 
@@ -197,6 +196,6 @@ def _picture(encoder: Encoder, question: Question, path: Path) -> Image.Image | 
         image = encoder.images.open(path.read_bytes())
         image.load()
         return image
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, EOFError) as error:
         reason = getattr(error, "strerror", None) or first_line(error)
         raise ValueError(f"--questions: {question.id!r}: image {path} cannot be read ({reason})") from None

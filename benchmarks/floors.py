@@ -27,10 +27,11 @@ TESTS = (
 
 
 def floors() -> list[str]:
-    """The requirements of the project, `cpu`, `export` and `dev` at their lower bounds: jinja2==3.1.6."""
+    """The requirements of the project and its extras for the CPU at their lower bounds: jinja2==3.1.6."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     extras = project["optional-dependencies"]
-    wanted = [*project["dependencies"], *extras["cpu"], *extras["export"], *extras["dev"]]
+    chosen = (requirements for extra, requirements in extras.items() if extra not in ("docs", "gpu"))
+    wanted = [*project["dependencies"], *(each for requirements in chosen for each in requirements)]
     return [each.replace(">=", "==") for each in wanted if ">=" in each]
 
 

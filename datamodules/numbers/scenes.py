@@ -60,7 +60,7 @@ def pack_scenes(
         {"split": split, "languages": languages, "first": first, "end": min(first + samples_per_shard, scenes)}
         for first in range(0, scenes, samples_per_shard)
     ]
-    return write_shards(out, tasks, _samples, workers=workers, total=len(tasks), title=f"packing scenes ({split})")
+    return write_shards(out, tasks, _samples, workers=workers, total=scenes, title=f"packing scenes ({split})")
 
 
 def _samples(task: dict) -> Iterator[dict]:

@@ -12,8 +12,11 @@ import os
 from array import array
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
+from functools import partial
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +40,7 @@ CAPTIONED = frozenset(("image", "texts"))  # what a contrast of images and capti
 TEXTS = frozenset(("texts", *PAIR_TEXTS))
 PAIRED = frozenset((*PAIR_TEXTS, "score", "scores"))  # what a record may hold beside captions
 UNREADABLE = -1
+PARALLEL_BYTES = 1 << 24  # of shards to read through; fewer are read before processes have begun
 NAMES = {"image": "a picture", "texts": "a caption in a chosen language"}
 
 
@@ -85,12 +89,34 @@ def survey(
     by name. Languages are counted of captions, or where only query, positive or negatives are needed, of those; of
     samples that hold all that is needed, in whatever language.
 
-    Raises OSError, with the reason, for a remote shard that cannot be fetched.
+    Raises OSError, with the reason, for a remote shard that cannot be fetched, and for a process that is killed.
     """
     entries = listed(shards, reading)
-    with ThreadPoolExecutor(8) as threads:
-        surveys = threads.map(lambda shard: survey_shard(shard, languages, reading, entries.get(shard), needs), shards)
-        return list(with_progress(surveys, "reading shards", len(shards)))
+    one = partial(_survey_listed, languages=languages, reading=reading, needs=needs)
+    with _executor([shard for shard in shards if shard not in entries]) as executor:
+        surveys = executor.map(one, shards, map(entries.get, shards))
+        try:
+            return list(with_progress(surveys, "reading shards", len(shards)))
+        except BrokenProcessPool:
+            raise OSError("a process that read shards was killed; is there memory enough?") from None
+
+
+def _survey_listed(
+    shard: str, entry: dict | None, languages: Sequence[str] | None, reading: Reading, needs: frozenset[str]
+) -> ShardSurvey:
+    return survey_shard(shard, languages, reading, entry, needs)
+
+
+def _executor(unlisted: Sequence[str]) -> Executor:
+    """A process a core where reading through is much work for Python; else threads, which wait together."""
+    cores = len(os.sched_getaffinity(0)) // int(os.environ.get("LOCAL_WORLD_SIZE", 1))
+    if min(cores, len(unlisted)) < 2 or any(map(is_remote, unlisted)):
+        return ThreadPoolExecutor(8)
+    files = map(file_of, unlisted)
+    if sum(os.path.getsize(file) for file in files if os.path.isfile(file)) < PARALLEL_BYTES:
+        return ThreadPoolExecutor(8)
+    # forked, as torch's readers are: another start would run the user's program again
+    return ProcessPoolExecutor(min(cores, len(unlisted)), get_context("fork"))
 
 
 def lacking_shown(lacking: Mapping[str, int]) -> str:

@@ -170,3 +170,21 @@ def test_another_shard_of_the_same_size_and_time_is_noticed(tmp_path):
     os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
     assert path.stat().st_size == before.st_size
     assert survey([str(path)], None, Reading(cache_dir=cache))[0].languages["sv"] == 116
+
+
+def test_processes_find_what_threads_find(tmp_path, monkeypatch):
+    shards = [str(shard(tmp_path / name)) for name in ("a.tar", "b.tar", "c.tar")] + [str(tmp_path / "none.tar")]
+    readings = [Reading(cache_dir=str(tmp_path / name)) for name in ("threads", "processes")]
+    threads = survey(shards, ["lv"], readings[0])
+    monkeypatch.setattr(datamodules.shards.survey, "PARALLEL_BYTES", 0)
+    assert facts(survey(shards, ["lv"], readings[1])) == facts(threads)
+    assert threads[3].lost == {"missing shard": 1}
+
+
+@pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="one core reads with threads")
+def test_a_killed_process_is_one_line(tmp_path, monkeypatch):
+    shards = [str(shard(tmp_path / name)) for name in ("a.tar", "b.tar")]
+    monkeypatch.setattr(datamodules.shards.survey, "PARALLEL_BYTES", 0)
+    monkeypatch.setattr(datamodules.shards.survey, "_found", lambda *arguments: os._exit(9))
+    with pytest.raises(OSError, match="a process that read shards was killed"):
+        survey(shards, None, Reading(cache_dir=str(tmp_path / "cache")))

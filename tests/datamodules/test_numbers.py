@@ -230,3 +230,21 @@ def test_what_no_pairs_can_be_of_is_one_line(tmp_path, pack, wrong):
     with pytest.raises(ValueError, match="^languages") as error:
         pack(tmp_path, "val", **wrong)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "pack",
+    [
+        lambda out: pack_numbers(out, "val", ["en"], renderings=1, samples_per_shard=64),
+        lambda out: pack_pairs(out, "val", ["en", "lv"], samples_per_shard=64),
+        lambda out: pack_posts(out, "val", ["en"], posts=24, samples_per_shard=8),
+        lambda out: pack_posts(out, "val", ["en"], posts=24, equal=True, samples_per_shard=8),
+        lambda out: pack_scenes(out, "val", scenes=24, samples_per_shard=8),
+        lambda out: pack_spoken(out, "val", ["en", "lv"], renderings=1, samples_per_shard=64),
+    ],
+    ids=["numbers", "pairs", "posts", "equal posts", "scenes", "spoken"],
+)
+def test_progress_ends_with_all_samples(pack, tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("MMTRAIN_PROGRESS_SECONDS", "0")
+    samples = sum(shard["samples"] for shard in pack(tmp_path / "shards")["shards"])
+    assert f"{samples:,} of {samples:,} samples (100%)" in capsys.readouterr().err.splitlines()[-1]

@@ -154,9 +154,10 @@ def _prompts(encoder: Encoder) -> str:
 
 
 def _metrics(model: Path) -> dict[str, Any]:
-    """What `mmtrain evaluate` wrote into a run folder, report/metrics.json; {} where there is none."""
+    """What `mmtrain evaluate` wrote into a run folder, report/metrics.json; {} where there is none of retrieval."""
     path = (folder_of(model) or model) / "report" / "metrics.json"
-    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    metrics = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    return metrics if DIRECTIONS[0] in metrics else {}
 
 
 def _measured_on(protocol: Mapping[str, Any]) -> str:

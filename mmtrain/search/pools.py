@@ -18,7 +18,7 @@ from datamodules.reading.whole import WholeSample
 from datamodules.shards.encoding import BadRow
 from mmtrain.embedding.rewriting import NOT_EMBEDDED, Samples, Written, record_bytes
 from mmtrain.embedding.rows import text_rows
-from mmtrain.evaluation.questions import Question
+from mmtrain.evaluation.questions import Question, pool_names
 from mmtrain.evaluation.ranking.nearest import flat_search
 from mmtrain.evaluation.ranking.tiles import Similarity
 from mmtrain.models.encoder import Encoder
@@ -65,9 +65,11 @@ class PooledShards:
         k: int,
         similarity: Similarity,
     ) -> None:
-        listed = [question.id for question in questions if isinstance(question.record.get("pool"), list)]
-        if listed:
-            raise ValueError(f"--questions: {listed[0]!r} lists its pool already; leave it out, or name one")
+        pools: dict[str | None, list[int]] = {}
+        for number, question in enumerate(questions):
+            if isinstance(question.pool, list):
+                raise ValueError(f"--questions: {question.id!r} lists its pool already; leave it out, or name one")
+            pools.setdefault(question.pool, []).append(number)
         self._questions = questions
         self.items: dict[int, Pooled] = {}
         self._embedded: set[int] = set()
@@ -75,9 +77,8 @@ class PooledShards:
         for each in rows:
             self._embedded.add(each.row)
             if (row := _item(each)) is not None:
-                samples.append((each.row, each.sample.sample.id, _names(each.sample.sample.record), row))
-        for pool in dict.fromkeys(question.pool for question in questions):
-            own = [number for number, question in enumerate(questions) if question.pool == pool]
+                samples.append((each.row, each.sample.sample.id, pool_names(each.sample.sample.record), row))
+        for pool, own in pools.items():
             found = [(place, id, row) for place, id, names, row in samples if pool is None or pool in names]
             places_of: dict[str, list[int]] = {}
             for number, (_, id, _) in enumerate(found):
@@ -86,7 +87,7 @@ class PooledShards:
             _, best = flat_search(matrix, similarity, turned=True)(asked[own], k)
             for number, nearest in zip(own, best.tolist(), strict=True):
                 question = questions[number]
-                relevant = [item for id in question.relevant for item in places_of.get(id, ())]
+                relevant = [item for id in question.right for item in places_of.get(id, ())]
                 for item in {*nearest, *relevant}:
                     place, id, _ = found[item]
                     pooled = self.items.setdefault(place, Pooled(id))
@@ -119,7 +120,7 @@ class PooledShards:
 
 def pool_of(question: Question) -> str:
     """The name of a question's pool."""
-    return question.pool or question.language or "und"
+    return question.pool if isinstance(question.pool, str) else question.language or "und"
 
 
 def question_rows(questions: Sequence[Question], encoder: Encoder | None) -> np.ndarray:
@@ -150,12 +151,6 @@ def _item(sample: RowSample) -> np.ndarray | None:
 def _sum(rows: Sequence[np.ndarray]) -> np.ndarray:
     total = np.sum(rows, axis=0)
     return total / max(float(np.linalg.norm(total)), 1e-12)
-
-
-def _names(record: dict[str, Any]) -> list[str]:
-    """The pools that an item says it is in."""
-    names = record.get("pool") or []
-    return [names] if isinstance(names, str) else names
 
 
 def _write_lines(path: Path, lines: Sequence[dict[str, Any]]) -> None:

@@ -74,6 +74,13 @@ def test_a_card_without_figures_or_languages(tmp_path: Path) -> None:
     assert data.language == ["multilingual"] and data.eval_results is None and "model_name" not in data.to_dict()
 
 
+def test_a_card_of_a_run_that_answered_questions_alone_has_no_figures(tmp_path: Path) -> None:
+    (tmp_path / "run" / "report").mkdir(parents=True)
+    metrics = {"protocol": {"images": 7, "texts": 0, "recall_at": [1]}, "questions": {"mean": {"R@1": 50}}}
+    (tmp_path / "run" / "report" / "metrics.json").write_text(json.dumps(metrics))
+    assert card(write(encoder(["en"]), str(tmp_path / "run"), tmp_path / "out")).eval_results is None
+
+
 def test_a_part_of_a_test_set_is_not_called_by_its_name(tmp_path: Path) -> None:
     protocol = {"name": "xm3600", "variant": "first", "complete": False, "data": "/shards/forty"}
     out = write(encoder(), str(run(tmp_path / "run", **protocol)), tmp_path / "out")

@@ -7,8 +7,32 @@ from typing import Any
 from mmtrain.display.messages import say
 from mmtrain.display.tables import print_table
 from mmtrain.evaluation.metrics.bootstrap import DRAWS
+from mmtrain.evaluation.metrics.questions import figure_names
 from mmtrain.evaluation.ranking.protocol_statement import unequal_pools
 from mmtrain.evaluation.ranking.ranks import DIRECTIONS, Direction
+
+
+def print_metrics(metrics: Mapping[str, Any], relations: Mapping[str, Any]) -> None:
+    """All that a metrics.json has; relations are its tables by task and system."""
+    recall_at = metrics["protocol"]["recall_at"]
+    if DIRECTIONS[0] in metrics:
+        print_retrieval(metrics, recall_at)
+    if "questions" in metrics:
+        print_questions(metrics)
+    if "shorter" in metrics:
+        print_shorter(metrics["shorter"], recall_at)
+    if "name" in metrics["protocol"]:
+        print_protocol(metrics["protocol"])
+    for task, systems in relations.items():
+        print_relation(task, systems)
+    for task, systems in metrics.get("baselines", {}).items():
+        print_baselines(task, systems)
+    if "captions" in metrics:
+        print_captions(metrics["captions"])
+    if "probe" in metrics:
+        print_probe(metrics["probe"])
+    if "rerank" in metrics:
+        print_reranked(metrics["rerank"], recall_at)
 
 
 def print_retrieval(metrics: Mapping[str, Any], recall_at: Sequence[int]) -> None:
@@ -96,6 +120,31 @@ def print_probe(tables: Mapping[str, Mapping[str, Any]]) -> None:
     print_table("linear probe, in percent", columns, rows)
 
 
+def print_questions(metrics: Mapping[str, Any]) -> None:
+    """Figures of questions by language and group, and the means of text baselines."""
+    tables = dict(metrics["questions"])
+    groups = {f"group {name}": each for name, each in tables.pop("groups").items()}
+    systems = {name: each["questions"]["mean"] for name, each in metrics.get("text_baselines", {}).items()}
+    names = figure_names(metrics["questions"])
+    rows = []
+    for name, each in (tables | groups | {f"mean, {name}": mean for name, mean in systems.items()}).items():
+        cells = [f"{each[figure]:.1f}" if figure in each else "–" for figure in names]
+        rows.append([name, *cells, f"{each['queries']:,.0f}"])
+    facts = metrics["protocol"]["questions"]
+    print_table(
+        f"{facts['questions']:,} questions, {facts['items']:,} items, in percent", ("", *names, "queries"), rows
+    )
+    if facts["excluded"]:
+        say(f"{facts['excluded']:,} questions have no answer among the items they look at and are left out")
+    if facts["unknown_items"]:
+        say(f"{facts['unknown_items']:,} ids that questions name are no item")
+    for name, each in metrics.get("text_baselines", {}).items():
+        for figure in ("nDCG@10", "R@1") if each["gain"] else ():
+            gain = each["gain"]["mean"][figure]
+            low, high = gain["ci95"]
+            say(f"the model over {name}: {figure} {gain['difference']:+.1f} ({low:+.1f} to {high:+.1f})")
+
+
 def print_reranked(results: Mapping[str, Any], recall_at: Sequence[int]) -> None:
     """Recall before and after, by language."""
     first = f"R@{recall_at[0]}"
@@ -159,6 +208,31 @@ def print_compared(result: Mapping[str, Any], direction: Direction, k: int) -> N
                 cells.append(shown_p(gain["p"]) + ("*" if gain["p"] < 0.05 else " "))
         rows.append(cells)
     print_table(title, columns, rows)
+
+
+def print_correlations(result: Mapping[str, Any]) -> None:
+    """Correlations of two figures over languages within each model, and over models within each language."""
+
+    def row(name: str, each: Mapping[str, Any]) -> list[str]:
+        cells = [name]
+        for kind in ("pearson", "spearman"):
+            r, interval = each[kind], each[f"{kind}_ci95"]
+            between = "" if interval is None else f" ({interval[0]:+.2f} to {interval[1]:+.2f})"
+            cells.append("–" if r is None else f"{r:+.2f}{between}")
+        return [*cells, f"{each['n']:,}"]
+
+    title, columns = f"{result['figure']} with {result['with']}", ("Pearson (95 %)", "Spearman (95 %)")
+    rows = [row(model, each) for model, each in result["over_languages"].items()]
+    print_table(f"{title}, over languages", ("model", *columns, "languages"), rows, left=("model",))
+    rows = []
+    for language, each in result["over_models"].items():
+        sides = result["languages"].get(language, {}).values()
+        rows.append(row(language, each) + [_shown_counts(side["counts"]) for side in sides] + [""] * (2 - len(sides)))
+    print_table(f"{title}, over models", ("language", *columns, "models", "figure of", "with of"), rows)
+
+
+def _shown_counts(counts: Mapping[str, float]) -> str:
+    return ", ".join(f"{count:,.0f} {name}" for name, count in counts.items())
 
 
 def _print_directions(title: str, results: Mapping[str, Any], headings: Mapping[str, str]) -> None:

@@ -15,6 +15,7 @@ from typing import Annotated, Any, Literal
 
 from datamodules.files import inside, one_at_a_time, whole_folder
 from datamodules.packing.cells import file_of, read_path
+from datamodules.packing.pages import PageLayout
 from datamodules.packing.proper_nouns import without_proper_nouns
 from datamodules.packing.reencoding import reencoded
 from datamodules.packing.row import Row
@@ -45,6 +46,7 @@ def pack_rows(
     samples_per_shard: int = SAMPLES_PER_SHARD,
     workers: int = 1,
     title: str = "packing",
+    pages: PageLayout | None = None,
 ) -> dict:
     """Packs what a reader yields; returns what shards.json says.
 
@@ -66,6 +68,7 @@ def pack_rows(
         samples_per_shard: Rows that make one shard.
         workers: Processes; the bytes written do not depend on it.
         title: Of the progress bar.
+        pages: Rows as `read_documents` yields them become pictures of pages.
 
     Rows that cannot be samples (a caption that is no string, a missing or broken image), excluded ones and duplicates
     are left out, counted by cause and listed in shards.json. Raises ValueError, one line, when the source cannot be
@@ -95,7 +98,7 @@ def pack_rows(
     chosen = convert(chosen, partial(_usable, folder=folder, excluded=excluded))
     if deduplicate:
         chosen = _without_duplicates(chosen, folder)
-    tasks = _tasks(chosen, samples_per_shard, encoding)
+    tasks = _tasks(chosen, samples_per_shard, encoding if pages is None else pages.settings)
     first = next(tasks, None)
     if first is None:
         if only is not None:
@@ -106,7 +109,7 @@ def pack_rows(
     return write_shards(
         out,
         chain([first], tasks),
-        partial(_samples, folder),
+        partial(_samples if pages is None else pages.samples, folder),
         files=partial(_files, folder),
         workers=workers,
         title=title,
@@ -228,7 +231,7 @@ def _without_duplicates(rows: Iterable[Row | BadRow], folder: Path) -> Iterator[
     return convert(rows, unseen)
 
 
-def _tasks(rows: Iterable[Row | BadRow], samples_per_shard: int, encoding: list | None) -> Iterator[dict]:
+def _tasks(rows: Iterable[Row | BadRow], samples_per_shard: int, encoding: list | dict | None) -> Iterator[dict]:
     """What each shard is made from. Rows left out do not count, so shards are full however many images are missing;
     they are told with the shard that they would have been in, the first few by name.
     """

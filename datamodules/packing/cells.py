@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import lru_cache
 from importlib.util import find_spec
 from pathlib import Path
@@ -52,7 +52,7 @@ def read_path(folder: str | Path, path: str) -> bytes:
     return content
 
 
-def table_rows(file: str | Path, columns: dict[str, Sequence[str]]) -> Iterator[dict[str, Any]]:
+def table_rows(file: str | Path, columns: Mapping[str, Sequence[str]]) -> Iterator[dict[str, Any]]:
     """The rows of a table, of each name the first of its columns that is there; names without one are left out.
 
     Raises:

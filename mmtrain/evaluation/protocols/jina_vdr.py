@@ -15,8 +15,32 @@ from mmtrain.evaluation.protocols.pages import page_questions, read_pages
 from mmtrain.evaluation.protocols.protocol import Protocol, Reference
 from mmtrain.evaluation.protocols.spelling import language_of
 
-LANGUAGES = ("ar", "bn", "de", "en", "es", "fr", "hi", "hu", "id", "it", "ja", "ko", "my", "nl", "pl", "pt", "ru", "th")
-LANGUAGES = (*LANGUAGES, "tr", "ur", "vi", "zh")
+LANGUAGES = frozenset(
+    [
+        "ar",
+        "bn",
+        "de",
+        "en",
+        "es",
+        "fr",
+        "hi",
+        "hu",
+        "id",
+        "it",
+        "ja",
+        "ko",
+        "my",
+        "nl",
+        "pl",
+        "pt",
+        "ru",
+        "th",
+        "tr",
+        "ur",
+        "vi",
+        "zh",
+    ]
+)
 # data sets whose name does not tell their language as a code; the others are English
 SPOKEN = {"jdocqa": "ja", "hindi-gov-vqa": "hi", "shift": "fr", "tabfquad": "fr"}
 SPOKEN |= {"shanghai_master_plan": "zh"}
@@ -37,7 +61,7 @@ def questions(source: Path, default: str | None = None) -> Iterator[dict[str, An
 
     def group(pool: str) -> dict[str, Any]:
         data_set, *inner = pool.split("/")
-        return {"group": data_set} if inner or (data_set and data_set not in (*LANGUAGES, "jp")) else {}
+        return {"group": data_set} if inner or (data_set and data_set not in LANGUAGES | {"jp"}) else {}
 
     return page_questions(source, lambda pool: default or language_in(named(pool)), group)
 

@@ -9,7 +9,7 @@ images, whose file names are the corpus' image ids.
 
 import re
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -144,7 +144,7 @@ def page_questions(
                 yield question
 
 
-def rows_of(file: Path, columns: dict[str, tuple[str, ...]], *needed: str) -> Iterator[dict[str, Any]]:
+def rows_of(file: Path, columns: Mapping[str, Sequence[str]], *needed: str) -> Iterator[dict[str, Any]]:
     """The rows of a table, see `table_rows`. Raises ValueError, one line, where a needed column is missing or empty."""
     for number, row in enumerate(table_rows(file, columns)):
         for name in needed:

@@ -116,7 +116,7 @@ def test_every_package_imported_is_declared(package: str) -> None:
     for file in files(package):
         for top in {name.split(".")[0] for name in imported(file)} - set(PACKAGES) - UNDECLARED:
             if top not in sys.stdlib_module_names:
-                brought = {canonicalize_name(name) for name in distributions.get(top, [])}
+                brought = {canonicalize_name(name) for name in distributions.get(top, [top])}
                 assert brought & declared, f"{file.relative_to(ROOT)} imports {top}, which pyproject.toml does not name"
 
 

@@ -1,6 +1,5 @@
 """`mmtrain evaluate`: a model over shards, once; then figures and a report."""
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -40,6 +39,8 @@ def evaluate(
     generate: bool = False,
     beams: Annotated[int, "N"] = 1,
     task: str | None = None,
+    questions: File | None = None,
+    text_baselines: Annotated[list[str], "bm25,hf:NAME"] | None = None,
     batch_size: BatchSize = 64,
     workers: Workers = 2,
     device: Device | None = None,
@@ -80,6 +81,11 @@ def evaluate(
         generate: Write captions with the model's decoder and compare them with those of the shards.
         beams: For --generate: captions kept at each token.
         task: For --classes: which of the samples' labels; default: the only one.
+        questions: Measures questions to the samples too, which then need no captions: JSON Lines {"id", "text",
+            "language", "images", "relevant": {id: grade}, "pool", "group", "choices", "answer"}. With --languages those
+            in the languages.
+        text_baselines: For --questions: the same by the text of the samples alone; bm25, sentence-transformers' models,
+            MODELs of ours.
 
     Raises:
         ValueError: when the shards have none of the languages, or nothing in them can be read; a model without a
@@ -92,6 +98,7 @@ def evaluate(
             raise UsageError("--sts: not allowed with argument --classes")
         retrieval: dict[str, Any] = {"protocol": protocol, "captions": captions, "text_to_text": text_to_text}
         retrieval |= {"rerank": rerank, "dims": dims, "precision": precision, "generate": generate}
+        retrieval |= {"questions": questions, "text_baselines": text_baselines}
         for name, value in (retrieval | {"zero_shot": zero_shot, "baselines": baselines, "probe": probe}).items():
             if value:
                 raise ValueError(f"--{name}: says nothing about {'--sts' if sts else '--classes'}; without it")
@@ -118,6 +125,8 @@ def evaluate(
         raise ValueError(f"--train: {train} is what baselines and probes learn from; it needs --baselines or --probe")
     if patches and probe is None:
         raise ValueError("--patches: it says what a probe reads; it needs --probe TASK")
+    if text_baselines is not None and questions is None:
+        raise ValueError(f"--text_baselines: {', '.join(text_baselines)} answer questions; they need --questions FILE")
 
     from mmtrain.embedding.one_pass import Collector, Features, Thumbnails, embed
     from mmtrain.embedding.predictions import PredictedSplit
@@ -125,15 +134,20 @@ def evaluate(
     from mmtrain.embedding.splits import open_split
     from mmtrain.evaluation.measuring.captions import Answers, WrittenCaptions
     from mmtrain.evaluation.measuring.probe import Probe
+    from mmtrain.evaluation.measuring.questions import Items, asked_in, measure_questions
     from mmtrain.evaluation.measuring.relation import relation_results
     from mmtrain.evaluation.measuring.relation_baselines import baseline_tables, open_training_posts
     from mmtrain.evaluation.measuring.relation_zero_shot import class_templates, read_prompts, zero_shot_results
     from mmtrain.evaluation.measuring.reranking import checked_head, reads_tokens, rerank_retrieval
-    from mmtrain.evaluation.measuring.retrieval import measure_split, report_values, skipped
+    from mmtrain.evaluation.measuring.retrieval import measure_split, report_values, skipped, without_captions
     from mmtrain.evaluation.measuring.shorter import check_shorter, measure_shorter
+    from mmtrain.evaluation.measuring.text_baselines import text_baselines as measure_text_baselines
+    from mmtrain.evaluation.report.questions import shown_questions
+    from mmtrain.evaluation.report.tables import print_metrics
     from mmtrain.fusion import RelationHead
     from mmtrain.models.loading import load
 
+    asked = None if questions is None else asked_in(questions, languages)
     encoder = load(model, device=device or default_device(), trust=trust)
     if rerank is not None:
         checked_head(encoder)
@@ -152,7 +166,13 @@ def evaluate(
         names |= linear.learnt.label_names
     data = _shards(data, published, images)
     labelled = bool(encoder.classes) or zero_shot is not None or baselines or (probe is not None and not patches)
-    shards = open_split(encoder, data, languages, batch_size, workers, labelled=labelled, label_names=names)
+    read: dict[str, Any] = {"labelled": labelled, "label_names": names, "captioned": asked is None}
+    shards = open_split(encoder, data, languages, batch_size, workers, **read)
+    of_captions: dict[str, Any] = {"text_to_text": text_to_text, "rerank": rerank, "dims": dims, "precision": precision}
+    of_captions |= {"zero_shot": zero_shot, "baselines": baselines, "generate": generate}
+    for name, value in of_captions.items():
+        if value and not shards.languages:
+            raise ValueError(f"--{name}: {data} has no captions that it could be about; without it")
 
     thumbnails, features = Thumbnails(), Features()
     predicted = PredictedSplit(encoder.head) if isinstance(encoder.head, RelationHead) else None
@@ -161,14 +181,24 @@ def evaluate(
     answers = Answers(encoder, shards, answers_to) if zero_shot_by == "captioner" else None
     captioned = WrittenCaptions(encoder, shards, beams) if generate else None
     probed = None if linear is None else linear.collector(shards, data)
+    items = None if asked is None else Items(shards)
     of_tokens: list[Collector | None] = [predicted, features if collected else None, answers, captioned]
-    collectors: list[Collector] = [each for each in (thumbnails, *of_tokens, probed) if each is not None]
+    collectors: list[Collector] = [each for each in (thumbnails, *of_tokens, probed, items) if each is not None]
     split = embed(encoder, shards, collectors, tokens=patches or any(each is not None for each in of_tokens))
 
     ranking: dict[str, Any] = {"similarity": similarity or encoder.metric, "text_to_text": text_to_text or ()}
     ranking |= {"recall_at": recall_at} if recall_at else {}
     ranking["captions"] = captions or "all"
-    ranks, metrics = measure_split(encoder, shards, split, published, **ranking)
+    ranks, metrics = None, without_captions(split, ranking.get("recall_at"))
+    if len(split.texts):
+        ranks, metrics = measure_split(encoder, shards, split, published, **ranking)
+    answered = None
+    if asked is not None and items is not None:
+        answered = measure_questions(encoder, items, asked, ranking["similarity"])
+        metrics["questions"], metrics["protocol"]["questions"] = answered.figures, answered.facts | {"file": questions}
+        if text_baselines:
+            where: dict[str, Any] = {"device": str(encoder.device), "trust": trust}
+            metrics["text_baselines"] = measure_text_baselines(text_baselines, answered, items, **where)
     if any(shorter):
         ranking["text_to_text"] = ()
         metrics["shorter"] = measure_shorter(encoder, shards, split, metrics, published, *shorter, **ranking)
@@ -190,16 +220,19 @@ def evaluate(
     if linear is not None and probed is not None:
         metrics["probe"] = {probe: linear.figures(probed, data)}
         metrics["protocol"]["probe"] = {"train": linear.train, "skipped": skipped(linear.learnt)}
-    if rerank is not None:
+    if rerank is not None and ranks is not None:
         metrics["rerank"] = rerank_retrieval(encoder, ranks, split, features, rerank)
     if captioned is not None:
         metrics["captions"] = captioned.metrics(split)
     metrics["protocol"] |= {"model": str(model), "data": data, "skipped": skipped(shards)}
     beside = metrics.get("baselines", {})
     shown = {task: relations.get(task, {}) | beside.get(task, {}) for task in relations | beside}
-    values = report_values(ranks, split, thumbnails) | {"relations": shown, "relation": relation}
+    values: dict[str, Any] = {} if ranks is None else report_values(ranks, split, thumbnails)
+    values |= {"relations": shown, "relation": relation}
+    if answered is not None and items is not None:
+        values["questions"] = shown_questions(answered, items, metrics)
     _write(Path(model), folder, metrics, published, values)
-    _print(metrics, metrics["protocol"]["recall_at"], relations)
+    print_metrics(metrics, relations)
     say(f"report: {folder / 'report.html'}")
     return metrics
 
@@ -260,6 +293,8 @@ def _write(
     facts = {"model": str(model), "data": metrics["protocol"]["data"], "date": date.today().isoformat()}
     curves, count = run / "metrics.csv", metrics["protocol"]["languages"]
     what = "Relations and retrieval" if values["relations"] else "Retrieval"
+    if not count:
+        what, count = "Questions", len(metrics["questions"]) - 2  # without "mean" and "groups"
     write_report(
         folder / "report.html",
         metrics,
@@ -269,32 +304,3 @@ def _write(
         **values,
     )
     log_report(run, metrics, report_figures(metrics))
-
-
-def _print(metrics: dict[str, Any], recall_at: Sequence[int], relations: dict[str, Any]) -> None:
-    from mmtrain.evaluation.report.tables import (
-        print_baselines,
-        print_captions,
-        print_probe,
-        print_protocol,
-        print_relation,
-        print_reranked,
-        print_retrieval,
-        print_shorter,
-    )
-
-    print_retrieval(metrics, recall_at)
-    if "shorter" in metrics:
-        print_shorter(metrics["shorter"], recall_at)
-    if "name" in metrics["protocol"]:
-        print_protocol(metrics["protocol"])
-    for task, systems in relations.items():
-        print_relation(task, systems)
-    for task, systems in metrics.get("baselines", {}).items():
-        print_baselines(task, systems)
-    if "captions" in metrics:
-        print_captions(metrics["captions"])
-    if "probe" in metrics:
-        print_probe(metrics["probe"])
-    if "rerank" in metrics:
-        print_reranked(metrics["rerank"], recall_at)

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -50,6 +51,7 @@ class MeasuredShards:
         labelled: Whether labels are checked and their classes counted.
         tokenised: Whether captions become tokens too; without, they are text alone.
         preview_side: Pixels of the longer side of the previews that come with each batch; None for none.
+        captioned: Whether a sample needs a caption; without, those that have none are read too.
 
     Raises:
         ValueError: one line, for shards that cannot be used.
@@ -67,7 +69,9 @@ class MeasuredShards:
         labelled: bool = False,
         tokenised: bool = True,
         preview_side: int | None = None,
+        captioned: bool = True,
     ) -> None:
+        self._lacking = frozenset() if captioned else frozenset(("texts",))
         self._batch_size, self._workers, self._tokenised = batch_size, workers, tokenised
         self.preview_side = preview_side
         self._splits = Splits(
@@ -79,7 +83,7 @@ class MeasuredShards:
             text=AsWritten(),
             reading=Reading(),
         )
-        self._splits.needs["test"] = CAPTIONED | _readers(encoder).keys()
+        self._splits.needs["test"] = CAPTIONED - self._lacking | _readers(encoder).keys()
         self.classes: dict[str, int] = {}
         facts: dict | ValueError
         try:
@@ -108,6 +112,7 @@ class MeasuredShards:
             tasks=self.tasks,
             reading=Reading(),
             fields=_readers(encoder),
+            lacking=self._lacking,
             preview_side=self.preview_side,
         )
 
@@ -148,20 +153,26 @@ def open_split(
     *,
     labelled: bool = False,
     label_names: Mapping[str, Sequence[str]] | None = None,
+    captioned: bool = True,
 ) -> MeasuredShards:
     """SHARDS in the languages, or in the model's as far as the shards have them. The arguments are MeasuredShards'.
 
     Raises:
-        ValueError: one line, for shards that cannot be used or are in none of the model's languages.
+        ValueError: one line, for shards that cannot be used or, where captions are needed, are in none of the model's
+            languages.
     """
     unknown = [language for language in languages or () if language not in encoder.languages]
     if encoder.languages and unknown:
         say(f"{', '.join(unknown)}: not trained on; measured by transfer")
-    shards = MeasuredShards(encoder, data, languages, batch_size, workers, label_names=label_names, labelled=labelled)
+    chosen = languages if captioned else None
+    options: dict[str, Any] = {"label_names": label_names, "labelled": labelled, "captioned": captioned}
+    shards = MeasuredShards(encoder, data, chosen, batch_size, workers, **options)
+    if not captioned and languages is not None:
+        shards.read_for(encoder, [language for language in languages if language in shards.languages])
     if languages is not None or not encoder.languages:
         return shards
     shared = [language for language in encoder.languages if language in shards.languages]
-    if not shared:
+    if not shared and captioned:
         raise ValueError(
             f"--data: {data} has {', '.join(shards.languages[:20])}, the model was trained on"
             f" {', '.join(encoder.languages[:20])}; name some with --languages to measure them nevertheless"

@@ -1,5 +1,6 @@
 """Ranks and metrics of an embedded split, under a protocol or without one."""
 
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -33,6 +34,12 @@ def measure_split(
         return protocol.measure(*columns, split.ids, device=encoder.device, bootstrap=bootstrap, **options)
     ranks = rank_retrieval(*columns, captions=captions, device=encoder.device, **options)
     return ranks, summarise(ranks, bootstrap=bootstrap)
+
+
+def without_captions(split: Embedded, recall_at: Sequence[int] | None) -> dict[str, Any]:
+    """The metrics.json of samples that have no captions: what was embedded."""
+    depths = list(recall_at or (1, 5, 10))
+    return {"protocol": {"images": len(split.images), "texts": 0, "languages": 0, "recall_at": depths}}
 
 
 def skipped(shards: MeasuredShards) -> dict[str, Any]:

@@ -4,7 +4,7 @@ The captions of one image, also in several languages, are hit or missed together
 queries keeps that in the interval.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
@@ -22,15 +22,36 @@ def resampled_recall(ranks: Sequence[QueryRanks], images: int, k: int, samples: 
     """
     queries = np.stack([np.bincount(each.image, minlength=images) for each in ranks], 1).astype(np.float32)
     hits = np.stack([np.bincount(each.image[each.rank < k], minlength=images) for each in ranks], 1).astype(np.float32)
-    random = np.random.default_rng(seed)
-    at_once = max(1, WEIGHTS_AT_ONCE // images)
     recalls = []
-    for start in range(0, samples, at_once):
-        draws = [random.integers(0, images, images) for _ in range(min(at_once, samples - start))]
-        weights = np.array([np.bincount(draw, minlength=images) for draw in draws], dtype=np.float32)
-        with np.errstate(invalid="ignore"):
+    with np.errstate(invalid="ignore"):
+        for weights in drawn(images, samples, seed):
             recalls.append(100 * (weights @ hits) / (weights @ queries))
     return np.concatenate(recalls, dtype=np.float64)
+
+
+def resampled_means(values: np.ndarray, members: np.ndarray, samples: int, seed: int) -> np.ndarray:
+    """Means [samples, G, F] of values [Q, F] over the members bool [G, Q], of draws of queries with replacement.
+
+    Values that are NaN do not count; a mean over nothing is NaN.
+    """
+    counted = ~np.isnan(values)
+    columns = [(member[:, None] * counted).astype(np.float32) for member in members]
+    sums = [(np.nan_to_num(values) * column).astype(np.float32) for column in columns]
+    means = []
+    with np.errstate(invalid="ignore"):
+        for weights in drawn(len(values), samples, seed):
+            pairs = zip(sums, columns, strict=True)
+            means.append(np.stack([weights @ own / (weights @ column) for own, column in pairs], 1))
+    return np.concatenate(means, dtype=np.float64)
+
+
+def drawn(count: int, samples: int, seed: int) -> Iterator[np.ndarray]:
+    """Draws of `count` things with replacement, some at once: how often each comes, float32 [some, count]."""
+    random = np.random.default_rng(seed)
+    at_once = max(1, WEIGHTS_AT_ONCE // count)
+    for start in range(0, samples, at_once):
+        draws = [random.integers(0, count, count) for _ in range(min(at_once, samples - start))]
+        yield np.array([np.bincount(draw, minlength=count) for draw in draws], dtype=np.float32)
 
 
 def interval95(draws: np.ndarray) -> list[float]:
@@ -71,14 +92,15 @@ def paired_bootstrap(
                 "second": recalls[1][name],
                 "difference": recalls[1][name] - recalls[0][name],
                 "ci95": interval95(gains),
-                "p": _two_sided(gains),
+                "p": two_sided(gains),
             }
             for name, gains in columns.items()
         }
     return result
 
 
-def _two_sided(gains: np.ndarray) -> float:
+def two_sided(gains: np.ndarray) -> float:
+    """p of a difference by its draws: twice the share on the other side of zero, at least 1 / (samples + 1)."""
     side = min(np.sum(gains <= 0), np.sum(gains >= 0))
     return float(min(1.0, 2 * (side + 1) / (len(gains) + 1)))
 

@@ -122,10 +122,15 @@ def _rows(table: np.ndarray) -> list[list[float | None]]:
 
 
 def flat_figures(metrics: dict, recall_at: tuple[int, ...] = (1, 5, 10)) -> dict[str, float]:
-    """mean_recall, <direction>/R@K/<language or mean> and mean_rank_variance/<direction> of a metrics.json."""
-    figures = {"mean_recall": metrics["mean_recall"]}
+    """mean_recall, <direction>/R@K/<language or mean>, mean_rank_variance/<direction> and
+    questions/<figure>/<language or mean> of a metrics.json, as far as it has them.
+    """
+    figures = {name: metrics[name] for name in ("mean_recall",) if name in metrics}
+    for language, table in metrics.get("questions", {}).items():
+        if language != "groups":
+            figures |= {f"questions/{name}/{language}": value for name, value in table.items() if "_ci95" not in name}
     for direction in DIRECTIONS:
-        for language, table in metrics[direction].items():
+        for language, table in metrics.get(direction, {}).items():
             figures |= {f"{direction}/R@{k}/{language}": table[f"R@{k}"] for k in recall_at}
         variance = metrics.get("mean_rank_variance", {}).get(direction, {}).get("var")
         if variance is not None:

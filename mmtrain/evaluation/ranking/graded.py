@@ -4,7 +4,9 @@ nDCG there weighs each answer by its grade (Järvelin and Kekäläinen 2002, wit
 does); recall, MRR and average precision take any grade above 0 as right.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -13,6 +15,66 @@ from torch import Tensor
 
 from mmtrain.evaluation.ranking.queries import Answers, QueryRanks
 from mmtrain.evaluation.ranking.tiles import Similarity, count_at_least, pair_scores, score_steps
+
+
+class Scores(Protocol):
+    """The scores of M queries for N items, which are compared in steps of the tie tolerance."""
+
+    def of_pairs(self, item: np.ndarray, query: np.ndarray) -> np.ndarray:
+        """float64 [P] of the pairs (item[p], query[p])."""
+
+    def reaching(self, query: np.ndarray, pool: np.ndarray | None, limits: np.ndarray) -> np.ndarray:
+        """int64 [S, m]: how many items of the pool [n] (None: of all) reach the limits [S, m] of the queries [m]."""
+
+
+@dataclass(frozen=True)
+class EmbeddingScores:
+    """The scores of queries [M, D], texts, with items [N, D], the specific side of asymmetric similarity."""
+
+    items: Tensor
+    queries: Tensor
+    similarity: Similarity = "cosine"
+    device: torch.device | str = "cpu"
+
+    def of_pairs(self, item: np.ndarray, query: np.ndarray) -> np.ndarray:
+        return pair_scores(self.items, self.queries, item, query, self.similarity)
+
+    def reaching(self, query: np.ndarray, pool: np.ndarray | None, limits: np.ndarray) -> np.ndarray:
+        items = self.items if pool is None else self.items[pool]
+        none = np.empty((0, len(items)), dtype=np.int64)
+        return count_at_least(items, self.queries[query], none, limits, self.similarity, self.device)[1]
+
+
+Pools = Iterable[tuple[np.ndarray, np.ndarray | None]]  # queries int64 [m] with the items int64 [n] of their pool
+
+
+def rank_in_pools(
+    scores: Scores, grades: csr_array, pools: Pools, depths: Sequence[int] = (10,)
+) -> dict[int, QueryRanks]:
+    """By depth the ranks of the queries that have a right item in their pool; {} where none has.
+
+    Args:
+        scores: Of M queries for N items.
+        grades: Sparse [M, N], above 0 is right.
+        pools: Each query once; None stands for all items.
+        depths: nDCG and average precision are taken at so many answers.
+    """
+    parts: dict[int, list[QueryRanks]] = {depth: [] for depth in depths}
+    for own, pool in pools:
+        table = (grades[own] if pool is None else grades[own][:, pool]).tocoo()
+        right = table.data > 0
+        if not right.any():
+            continue
+        item, grade = table.coords[1][right], table.data[right]
+        number = item if pool is None else pool[item]
+        answerable, query = np.unique(table.coords[0][right], return_inverse=True)
+        own = own[answerable]
+        steps = score_steps(scores.of_pairs(number, own[query]))
+        answers = {depth: Answers.of(query, number, grade, steps, depth) for depth in depths}
+        counts = scores.reaching(own, pool, answers[max(depths)].limits())
+        for depth, each in answers.items():
+            parts[depth].append(each.ranks(counts, own, each.item[each.slot == 0], depth))
+    return {depth: QueryRanks.joined(each) for depth, each in parts.items() if each}
 
 
 def rank_graded(
@@ -45,26 +107,14 @@ def rank_graded(
     items, queries = torch.as_tensor(item_embeddings), torch.as_tensor(query_embeddings)
     if grades.shape != (len(queries), len(items)):
         raise ValueError(f"grades is {list(grades.shape)}; there are {len(queries)} queries and {len(items)} items")
-    group = np.zeros(len(queries) + len(items), dtype=np.int64) if groups is None else np.asarray(groups)
-    if len(group) != len(queries) + len(items):
-        raise ValueError(f"groups has {len(group)} entries for {len(queries)} queries and {len(items)} items")
-    of_query, of_item = group[: len(queries)], group[len(queries) :]
-    parts = []
-    for each in np.unique(of_query):
-        own, pool = np.flatnonzero(of_query == each), np.flatnonzero(of_item == each)
-        table = grades[own][:, pool].tocoo()
-        right = table.data > 0
-        if not right.any():
-            continue
-        item, grade = table.coords[1][right], table.data[right]
-        answerable, query = np.unique(table.coords[0][right], return_inverse=True)
-        own = own[answerable]
-        steps = score_steps(pair_scores(items[pool], queries[own], item, query, similarity))
-        answers = Answers.of(query, item, grade, steps, depth)
-        no_limits = np.empty((0, len(pool)), dtype=np.int64)
-        _, counts = count_at_least(items[pool], queries[own], no_limits, answers.limits(), similarity, device)
-        parts.append(answers.ranks(counts, own, pool[answers.item[answers.slot == 0]], depth))
-    if not parts:
+    pools: Pools = [(np.arange(len(queries)), None)]
+    if groups is not None:
+        group = np.asarray(groups)
+        if len(group) != len(queries) + len(items):
+            raise ValueError(f"groups has {len(group)} entries for {len(queries)} queries and {len(items)} items")
+        of_query, of_item = group[: len(queries)], group[len(queries) :]
+        pools = [(np.flatnonzero(of_query == each), np.flatnonzero(of_item == each)) for each in np.unique(of_query)]
+    ranks = rank_in_pools(EmbeddingScores(items, queries, similarity, device), grades, pools, [depth]).get(depth)
+    if ranks is None:
         raise ValueError("grades: no query has a right item in its pool")
-    ranks = QueryRanks.joined(parts)
     return ranks, len(queries) - len(ranks.query)

@@ -38,10 +38,10 @@ def report_figures(
     metrics is what `retrieval_metrics` returns; similarity [K, K] compares the languages in the metrics' order; curves
     is a metrics.csv, or {name: (samples seen, values)} with the names that it has.
     """
-    figures = recall_bars(metrics)
+    figures = recall_bars(metrics) if DIRECTIONS[0] in metrics else {}
     if score_histogram:
         figures["Scores of right and of random wrong pairs"] = score_spread(score_histogram)
-    languages = metrics["rank_correlation"]["languages"]
+    languages = metrics["rank_correlation"]["languages"] if figures else []
     if len(languages) > 1:
         if similarity is not None:
             figures["Similarity of captions of the same image (mean cosine)"] = language_map(languages, similarity)

@@ -41,14 +41,17 @@ def write_report(
     curves: Path | str | Curves | None = None,
     relations: Mapping[str, Mapping[str, Any]] | None = None,
     relation: Any = None,
+    questions: Mapping[str, Any] | None = None,
 ) -> None:
     """Writes the report of `retrieval_metrics` as one HTML file.
 
     run says what was measured (model, data, date, command, ...) and is shown as it is. examples, score_histogram and
     similarity [K, K] come from `report_parts`; curves is a metrics.csv or {name: (samples seen, values)};
     relations holds the tables of `relation_metrics` by task and system, and relation what
-    `mmtrain.evaluation.measuring.relation.relation_results` returns, where a head was trained.
+    `mmtrain.evaluation.measuring.relation.relation_results` returns, where a head was trained; questions is what
+    `shown_questions` gives. Without captions there are no tables of retrieval.
     """
+    captioned = DIRECTIONS[0] in metrics
     examples = examples or Examples([], [], np.empty((0, 0)), {})
     figures = report_figures(metrics, score_histogram, similarity, curves)
     write_page(
@@ -58,20 +61,21 @@ def write_report(
         title=title,
         run=run,
         metrics=metrics,
-        directions=TITLES,
+        directions=TITLES if captioned else {},
         recall_at=metrics["protocol"]["recall_at"],
-        languages=[language for language in metrics["text_to_image"] if language != "mean"],
-        protocol=in_words(metrics["protocol"]),
-        unequal=unequal_pools(metrics["protocol"]),
+        languages=[language for language in metrics.get(DIRECTIONS[0], ()) if language != "mean"],
+        protocol=in_words(metrics["protocol"]) if captioned else [],
+        unequal=unequal_pools(metrics["protocol"]) if captioned else [],
         figures=[(caption, _figure_uri(figure), _pixels(figure)) for caption, figure in figures.items()],
         examples=_by_language(examples),
-        rank_tables=_rank_tables(examples, metrics["rank_correlation"]["languages"]),
+        rank_tables=_rank_tables(examples, metrics["rank_correlation"]["languages"]) if captioned else [],
         rank_scale=metrics["protocol"]["images"],
         pictures={image: picture_uri(content, PICTURE_SIDE) for image, content in examples.pictures.items()},
         relations=relations or {},
         relation=relation,
         reranked=metrics.get("rerank"),
         probed=metrics.get("probe"),
+        questions=questions,
     )
 
 

@@ -7,8 +7,32 @@ from typing import Any
 from mmtrain.display.messages import say
 from mmtrain.display.tables import print_table
 from mmtrain.evaluation.metrics.bootstrap import DRAWS
+from mmtrain.evaluation.metrics.questions import figure_names
 from mmtrain.evaluation.ranking.protocol_statement import unequal_pools
 from mmtrain.evaluation.ranking.ranks import DIRECTIONS, Direction
+
+
+def print_metrics(metrics: Mapping[str, Any], relations: Mapping[str, Any]) -> None:
+    """All that a metrics.json has; relations are its tables by task and system."""
+    recall_at = metrics["protocol"]["recall_at"]
+    if DIRECTIONS[0] in metrics:
+        print_retrieval(metrics, recall_at)
+    if "questions" in metrics:
+        print_questions(metrics)
+    if "shorter" in metrics:
+        print_shorter(metrics["shorter"], recall_at)
+    if "name" in metrics["protocol"]:
+        print_protocol(metrics["protocol"])
+    for task, systems in relations.items():
+        print_relation(task, systems)
+    for task, systems in metrics.get("baselines", {}).items():
+        print_baselines(task, systems)
+    if "captions" in metrics:
+        print_captions(metrics["captions"])
+    if "probe" in metrics:
+        print_probe(metrics["probe"])
+    if "rerank" in metrics:
+        print_reranked(metrics["rerank"], recall_at)
 
 
 def print_retrieval(metrics: Mapping[str, Any], recall_at: Sequence[int]) -> None:
@@ -94,6 +118,31 @@ def print_probe(tables: Mapping[str, Mapping[str, Any]]) -> None:
         rows.append([task, f"{each['accuracy']:.1f}", f"{low:.1f} to {high:.1f}", f"{each['majority']:.1f}", *counts])
     columns = ("task", "accuracy", "95 %", "most frequent", "classes", "n", "learnt from")
     print_table("linear probe, in percent", columns, rows)
+
+
+def print_questions(metrics: Mapping[str, Any]) -> None:
+    """Figures of questions by language and group, and the means of text baselines."""
+    tables = dict(metrics["questions"])
+    groups = {f"group {name}": each for name, each in tables.pop("groups").items()}
+    systems = {name: each["questions"]["mean"] for name, each in metrics.get("text_baselines", {}).items()}
+    names = figure_names(metrics["questions"])
+    rows = []
+    for name, each in (tables | groups | {f"mean, {name}": mean for name, mean in systems.items()}).items():
+        cells = [f"{each[figure]:.1f}" if figure in each else "–" for figure in names]
+        rows.append([name, *cells, f"{each['queries']:,.0f}"])
+    facts = metrics["protocol"]["questions"]
+    print_table(
+        f"{facts['questions']:,} questions, {facts['items']:,} items, in percent", ("", *names, "queries"), rows
+    )
+    if facts["excluded"]:
+        say(f"{facts['excluded']:,} questions have no answer among the items they look at and are left out")
+    if facts["unknown_items"]:
+        say(f"{facts['unknown_items']:,} ids that questions name are no item")
+    for name, each in metrics.get("text_baselines", {}).items():
+        for figure in ("nDCG@10", "R@1") if each["gain"] else ():
+            gain = each["gain"]["mean"][figure]
+            low, high = gain["ci95"]
+            say(f"the model over {name}: {figure} {gain['difference']:+.1f} ({low:+.1f} to {high:+.1f})")
 
 
 def print_reranked(results: Mapping[str, Any], recall_at: Sequence[int]) -> None:

@@ -15,32 +15,12 @@ from mmtrain.evaluation.protocols.pages import page_questions, read_pages
 from mmtrain.evaluation.protocols.protocol import Protocol, Reference
 from mmtrain.evaluation.protocols.spelling import language_of
 
-LANGUAGES = frozenset(
-    [
-        "ar",
-        "bn",
-        "de",
-        "en",
-        "es",
-        "fr",
-        "hi",
-        "hu",
-        "id",
-        "it",
-        "ja",
-        "ko",
-        "my",
-        "nl",
-        "pl",
-        "pt",
-        "ru",
-        "th",
-        "tr",
-        "ur",
-        "vi",
-        "zh",
-    ]
-)
+# fmt: off
+LANGUAGES = {
+    "ar", "bn", "de", "en", "es", "fr", "hi", "hu", "id", "it", "ja", "ko", "my", "nl", "pl", "pt", "ru", "th", "tr",
+    "ur", "vi", "zh",
+}
+# fmt: on
 # data sets whose name does not tell their language as a code; the others are English
 SPOKEN = {"jdocqa": "ja", "hindi-gov-vqa": "hi", "shift": "fr", "tabfquad": "fr"}
 SPOKEN |= {"shanghai_master_plan": "zh"}

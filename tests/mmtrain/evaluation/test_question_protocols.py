@@ -14,10 +14,12 @@ from datamodules.packing import Row, pack_rows
 from datamodules.packing.cells import cell, read_path
 from datamodules.reading.whole import WholeSamples
 from datamodules.shards.encoding import BadRow
+from mmtrain.cli import main
 from mmtrain.evaluation.protocols import PROTOCOLS, named_protocol
 from mmtrain.evaluation.protocols.jina_vdr import language_in
 from mmtrain.evaluation.protocols.spelling import language_of
 from mmtrain.evaluation.questions import read_questions
+from tests.mmtrain.small import fit
 
 
 def png(seed):
@@ -308,3 +310,43 @@ def test_shards_of_others_have_no_questions(tmp_path):
         else:
             with pytest.raises(ValueError, match=r"has no questions\.jsonl"):
                 protocol.question_file(str(Path(tmp_path)))
+
+
+@pytest.fixture(scope="module")
+def run(shards, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("run")
+    assert fit(shards, folder, "--trainer.max_steps=1") == 0
+    return folder
+
+
+@pytest.mark.parametrize("name", ["miracl_vision", "visr_bench", "jina_vdr", "mieb", "cvqa", "merit"])
+def test_from_the_files_to_figures(name, run, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    MINIATURES[name](tmp_path / "files")
+    data = ["--data", str(tmp_path / "files"), "--protocol", name, "--workers", "0", "--device", "cpu"]
+    assert main(["evaluate", str(run), *data, "--out", str(tmp_path / "out")]) == 0
+    metrics = json.loads((tmp_path / "out" / "metrics.json").read_text(encoding="utf-8"))
+    figures, protocol = metrics["questions"], metrics["protocol"]
+    assert f"{protocol['name']}/{protocol['variant']}" == str(named_protocol(name)) and not protocol["complete"]
+    assert "comparable (" in " ".join(capsys.readouterr().out.split())
+    assert "text_to_image" not in metrics and (tmp_path / "out" / "report.html").is_file()
+    expected = {
+        "miracl_vision": (["sw", "te"], []),
+        "visr_bench": (["de", "en"], ["figure", "multilingual", "text"]),
+        "jina_vdr": (["de", "es", "ja"], ["airbnb_beir", "europeana-es-news_beir"]),
+        "mieb": (["en"], []),
+        "cvqa": (["hi", "sw"], ["Hindi, India", "Swahili, Kenya"]),
+        "merit": (["id", "th"], ["bag", "food"]),
+    }[name]
+    assert (sorted(figures.keys() - {"mean", "groups"}), sorted(figures["groups"])) == expected
+    assert (("accuracy" if name == "cvqa" else "nDCG@5") in figures["mean"]) and protocol["questions"]
+    if name == "visr_bench":  # every pool has at most 3 pages
+        assert figures["mean"]["R@5"] == 100
+
+
+def test_a_protocol_asks_its_own_questions_alone(run, tmp_path, capfd, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    miracl_vision(tmp_path / "files")
+    data = ["--data", str(tmp_path / "files"), "--protocol", "miracl_vision", "--questions", "q.jsonl"]
+    assert main(["evaluate", str(run), *data, "--out", str(tmp_path / "out")]) == 1
+    assert "--questions: q.jsonl beside --protocol miracl_vision/all" in capfd.readouterr().err

@@ -18,7 +18,7 @@ from benchmarks.runs import CONFIGS, evaluated, fit_seconds, interval, run, say
 
 LANGUAGES = "[sw,af,fr,pt,xh,so,zu,nso,de,nb,sv,tn]"
 PAGE = ["--width", 192, "--height", 192, "--margin", 8, "--font_size", 11, "--picture_share", 0.6]
-PIXELS = 96
+PIXELS = 64
 DEPTHS = ("R@1", "R@5")
 
 
@@ -44,9 +44,7 @@ def measure(options: argparse.Namespace) -> None:
         shown = {name: {depth: round(each[depth], 1) for depth in DEPTHS} for name, each in found.items()}
         say(f"seed {seed}, {minutes:.0f} minutes: {json.dumps(shown)}")
         chance = metrics["protocol"]["questions"]["chance"]
-    say(
-        f"\n| ranked by | {' | '.join(DEPTHS)} |   (percent, mean over languages, {options.seeds} seeds)\n|---|---|---|"
-    )
+    say(f"\n| ranked by | {' | '.join(DEPTHS)} |  (percent, mean over languages)\n|---|---|---|")
     for name, figures in rows.items():
         say(f"| {name} | " + " | ".join(map(interval, zip(*figures, strict=True))) + " |")
     say(f"| chance | {' | '.join(f'{chance[depth]:.1f}' for depth in DEPTHS)} |")

@@ -64,15 +64,19 @@ def table_rows(file: str | Path, columns: Mapping[str, Sequence[str]]) -> Iterat
 
     try:
         table = open_table(file)
-        there = set(table.schema.names)
-        found = {name: next((each for each in names if each in there), None) for name, names in columns.items()}
-        wanted = list(dict.fromkeys(column for column in found.values() if column is not None))
+    except BrokenSample as error:
+        raise ValueError(f"{file}: {error.cause}; a parquet or arrow file") from None
+    there = set(table.schema.names)
+    found = {name: next((each for each in names if each in there), None) for name, names in columns.items()}
+    wanted = list(dict.fromkeys(column for column in found.values() if column is not None))
+    if not wanted:
+        known = ", ".join(name for names in columns.values() for name in names)
+        raise ValueError(f"{file}: its columns are {', '.join(sorted(there))}; expected some of {known}")
+    try:
         for group in range(len(table.starts) - 1):
             for batch in table.batches(group, wanted):
                 for row in batch.to_pylist():
                     yield {name: row[column] for name, column in found.items() if column is not None}
-    except BrokenSample as error:
-        raise ValueError(f"{file}: {error.cause}; a parquet or arrow file") from None
     except ERRORS as error:
         raise ValueError(f"{file}: cannot be read ({str(error).splitlines()[0]}); a parquet or arrow file") from None
 

@@ -96,25 +96,28 @@ class PageLayout:
     def _leading(self) -> int:
         return round(LEADING * self.font_size)
 
-    def _pages(self, number: int, record: dict, image: bytes | None, where: str) -> Iterator[dict]:
+    def _pages(self, number: int, record: dict, image: bytes | None, where: str) -> list[dict]:
         picture = None
         if image is not None:
             with opened_image(image, where) as opened:
                 picture = opaque(ImageOps.exif_transpose(opened))
-        pages = list(self.draw(record["text"], picture))
-        if len(pages) > MOST_PAGES:
-            raise BadRow(f"more than {MOST_PAGES:,} pages", where)
-        for place, (text, page) in enumerate(pages):
+        samples = []
+        for place, (text, page) in enumerate(self.draw(record["text"], picture)):
+            if place == MOST_PAGES:
+                raise BadRow(f"more than {MOST_PAGES:,} pages", where)
             own = {"row": record["id"], "page": place, "text": text}
             id = f"{record['id']}-{place + 1}" if place else record["id"]
             content = io.BytesIO()
             page.save(content, "PNG")
-            yield encoded_sample(number * MOST_PAGES + place, record | own | {"id": id}, content.getvalue())
+            samples.append(encoded_sample(number * MOST_PAGES + place, record | own | {"id": id}, content.getvalue()))
+        return samples
 
     def _wrapped(self, text: str) -> Iterator[str]:
         """The lines of a text, none of them wider than the page."""
         most = self.width - 2 * self.margin
         for paragraph in text.splitlines():
+            # a tab is a space, other controls are nothing
+            paragraph = "".join(each for each in paragraph.replace("\t", " ") if unicodedata.category(each) != "Cc")
             line = ""
             for word in words(paragraph):
                 pieces = [word] if self._length(word.rstrip()) <= most else clusters(word)

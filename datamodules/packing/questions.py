@@ -28,7 +28,7 @@ def caption_questions(
 ) -> tuple[list[dict[str, Any]], float]:
     """Lines of a question file, in the order of the samples, and the share of right items that chance finds first.
 
-    What a page shows does not ask: captions in the record's own "language" are left out. A question looks in the
+    What a page shows does not ask: captions in the "language" of its "text" are left out. A question looks in the
     record's "pool" where it has one. Right are all items there that its text is a caption of, all pages of the same
     row, and all items with the same picture.
 
@@ -43,12 +43,16 @@ def caption_questions(
     right: dict[tuple[str | None, str, str], dict[str, int]] = defaultdict(dict)
     looks_like: dict[tuple[str | None, int], list[str]] = defaultdict(list)  # items of a pool by picture
     sizes: dict[str | None, int] = defaultdict(int)
+    seen: set[str] = set()
     for sample in samples:
-        pool, number = _pool(sample.record), 0
+        if sample.id in seen:  # the first of an id is the item
+            continue
+        seen.add(sample.id)
+        pool, shown = _pool(sample.record), sample.record.get("language") if "text" in sample.record else None
         sizes[pool] += 1
         looks_like[pool, sample.image_id].append(sample.id)
         for language, captions in sample.captions.items():
-            if (languages is not None and language not in languages) or language == sample.record.get("language"):
+            if (languages is not None and language not in languages) or language == shown:
                 continue
             for number, caption in enumerate(captions):
                 row = sample.record.get("row", sample.id)

@@ -125,6 +125,11 @@ def test_a_row_that_no_font_can_show_is_counted_with_what_helps(tmp_path):
         list(PageLayout().draw("\U00012f90"))
 
 
+def test_controls_and_tabs_draw_nothing(tmp_path):
+    _, samples = packed(tmp_path, [{"id": "a", "text": "a\tb\x07c\u00ad"}])
+    assert samples[0].record["text"] == "a bc\u00ad"
+
+
 def test_paragraphs_of_a_text_file_are_rows(tmp_path):
     (tmp_path / "tale.txt").write_text("First line\nsecond.\n\n\nAnother.\n", encoding="utf-8")
     rows = list(read_documents(tmp_path / "tale.txt", language="en"))
@@ -190,6 +195,12 @@ def test_captions_ask_in_other_languages_for_all_pages_they_are_of(tmp_path):
     }
     assert questions["c/lv"]["relevant"] == {"c": 1} and questions["b/ru"]["relevant"] == {"b": 1}
     assert chance == pytest.approx((1 + 0.5 + 0.5 + 0.5 + 1) / 5)
+
+
+def test_of_two_samples_of_one_id_the_first_asks(tmp_path):
+    _, samples = packed(tmp_path, STORY, language="en", document="story")
+    questions, _ = caption_questions([*samples, *samples])
+    assert questions == caption_questions(samples)[0]
 
 
 def test_all_pages_of_a_row_are_right(tmp_path):

@@ -62,7 +62,7 @@ class PagePool:
         grades: dict[str, dict[str, float]] = defaultdict(dict)
         for file in self.tables["qrels"]:
             for row in rows_of(file, QREL, "query", "item", "score"):
-                grades[str(row["query"])][self.item_id(row["item"])] = max(row["score"], 0)
+                grades[str(row["query"])][self.item_id(row["item"])] = max(float(row["score"]), 0)
         return grades
 
 

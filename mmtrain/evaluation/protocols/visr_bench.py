@@ -62,6 +62,7 @@ def questions(source: Path) -> Iterator[dict[str, Any]]:
     for group, number, document in documents(source):
         name, pages = document["file_name"], len(document["all_page_images"])
         for place, asked in enumerate(document["qa_list"]):
+            asked = asked if isinstance(asked, dict) else {}
             index, text = asked.get("page_index"), asked.get("question")
             if not isinstance(index, int) or not isinstance(text, str) or not 0 <= index < pages:
                 raise ValueError(

@@ -1,4 +1,6 @@
-"""`mmtrain compare`: models side by side on the same queries, with intervals and paired tests against the first."""
+"""`mmtrain compare`: models side by side on the same queries, with intervals and paired tests against the first; or
+benchmarks, by the correlation of their figures.
+"""
 
 import math
 from collections.abc import Sequence
@@ -6,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from datamodules.files import try_writing
-from mmtrain.commands.usage import BatchSize, Device, Folder, Model, Shards, Trust, Workers
+from mmtrain.commands.usage import BatchSize, Device, Folder, Model, Shards, Trust, UsageError, Workers
 from mmtrain.display.messages import say
 
 if TYPE_CHECKING:
@@ -17,12 +19,15 @@ if TYPE_CHECKING:
 def compare(
     model: Model,
     *models: Model,
-    data: Shards,
+    data: Shards | None = None,
     out: Folder | None = None,
     protocol: Annotated[str, "NAME"] | None = None,
     images: Folder | None = None,
     languages: list[str] | None = None,
     recall_at: tuple[int, ...] = (1, 5, 10),
+    metrics: bool = False,
+    figure: Annotated[str, "questions.mean.nDCG@10"] | None = None,
+    with_: Annotated[str, "text_to_image.mean.R@1"] | None = None,
     batch_size: BatchSize = 64,
     workers: Workers = 2,
     device: Device | None = None,
@@ -42,6 +47,11 @@ def compare(
         images: With --protocol: where the data set's own pictures lie.
         languages: Default: those that all the models share.
         recall_at: Ranks to report; the first is tested.
+        metrics: Compares benchmarks in place of models: MODELs are files, metrics.json and zero_shot.json of several
+            models. Writes correlation.json.
+        figure: For --metrics: a figure, "mean" in the place of the language.
+        with_: For --metrics: the figure that it is correlated with, over languages within a model and over models
+            within a language.
 
     Returns:
         {"models", "languages", "left_out", "metrics": [metrics.json of each model], "against_first": [what
@@ -50,6 +60,21 @@ def compare(
     Raises:
         ValueError: for fewer than two models, or no language in common.
     """
+    if out is not None:
+        if Path(out).exists() and not Path(out).is_dir():
+            raise ValueError(f"--out: {out} is a file; a folder for compare.json and compare.html")
+        try_writing(out, "--out")
+    names = [model, *models]
+    if metrics:
+        if figure is None or with_ is None or data is not None:
+            raise UsageError("--metrics: needs --figure and --with, and no --data")
+        return _benchmarks(names, figure, with_, out)
+    if data is None:
+        raise UsageError("--data: needed to compare models; --metrics compares what was measured")
+    for option, value in (("figure", figure), ("with", with_)):
+        if value is not None:
+            raise UsageError(f"--{option}: {value} is read from files; it needs --metrics")
+
     from mmtrain.embedding.one_pass import embed
     from mmtrain.embedding.processes import default_device
     from mmtrain.embedding.splits import MeasuredShards
@@ -58,11 +83,6 @@ def compare(
     from mmtrain.evaluation.protocols import named_protocol
     from mmtrain.models.loading import load
 
-    if out is not None:
-        if Path(out).exists() and not Path(out).is_dir():
-            raise ValueError(f"--out: {out} is a file; a folder for compare.json and compare.html")
-        try_writing(out, "--out")
-    names = [model, *models]
     if len(names) < 2:
         raise ValueError(f"MODEL: got {len(names)}, expected at least two to compare")
     published = None if protocol is None else named_protocol(protocol)
@@ -71,7 +91,7 @@ def compare(
     encoders = [load(name, trust=trust) for name in names]
     shards = MeasuredShards(encoders[0], data, languages, batch_size, workers)
     shared, left_out = shared_languages(encoders, data, shards.languages, languages, published)
-    ranks, metrics = [], []
+    ranks, measured = [], []
     for name, encoder in zip(names, encoders, strict=True):
         # one at a time on the device; of its embeddings nothing but the ranks is kept
         encoder.to(device or default_device())
@@ -83,18 +103,40 @@ def compare(
         encoder.to("cpu")
         figures["protocol"] |= {"model": name, "data": data, "skipped": skipped(shards)}
         ranks.append(of_model)
-        metrics.append(figures)
+        measured.append(figures)
     k = ranks[0].recall_at[0]
     result = {
         "models": names,
         "languages": ranks[0].languages,
         "left_out": left_out,
-        "metrics": metrics,
+        "metrics": measured,
         "against_first": [paired_bootstrap(ranks[0], other, k=k) for other in ranks[1:]],
     }
     _print(result, k)
     if out is not None:
         _write(Path(out), result, k)
+    return result
+
+
+def _benchmarks(files: Sequence[str], figure: str, other: str, out: str | None) -> dict[str, Any]:
+    """The correlations of two figures in files; printed, and written to correlation.json."""
+    from mmtrain.evaluation.metrics.correlation import correlations, read_figures
+    from mmtrain.evaluation.report.report import write_metrics
+    from mmtrain.evaluation.report.tables import print_correlations
+
+    figures = read_figures(files, figure, other)
+    result: dict[str, Any] = {"figure": figure, "with": other, "models": figures.models, **correlations(figures)}
+    result["languages"] = {
+        language: {
+            name: {"counts": figures.counts[language][side], "values": figures.tables[side][:, column].tolist()}
+            for side, name in enumerate(("figure", "with"))
+        }
+        for column, language in enumerate(figures.languages)
+    }
+    print_correlations(result)
+    if out is not None:
+        write_metrics(Path(out) / "correlation.json", result)
+        say(f"{Path(out) / 'correlation.json'}")
     return result
 
 

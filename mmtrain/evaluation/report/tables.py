@@ -207,6 +207,31 @@ def print_compared(result: Mapping[str, Any], direction: Direction, k: int) -> N
     print_table(title, columns, rows)
 
 
+def print_correlations(result: Mapping[str, Any]) -> None:
+    """Correlations of two figures over languages within each model, and over models within each language."""
+
+    def row(name: str, each: Mapping[str, Any]) -> list[str]:
+        cells = [name]
+        for kind in ("pearson", "spearman"):
+            r, interval = each[kind], each[f"{kind}_ci95"]
+            between = "" if interval is None else f" ({interval[0]:+.2f} to {interval[1]:+.2f})"
+            cells.append("–" if r is None else f"{r:+.2f}{between}")
+        return [*cells, f"{each['n']:,}"]
+
+    title, columns = f"{result['figure']} with {result['with']}", ("Pearson (95 %)", "Spearman (95 %)")
+    rows = [row(model, each) for model, each in result["over_languages"].items()]
+    print_table(f"{title}, over languages", ("model", *columns, "languages"), rows, left=("model",))
+    rows = []
+    for language, each in result["over_models"].items():
+        sides = result["languages"].get(language, {}).values()
+        rows.append(row(language, each) + [_shown_counts(side["counts"]) for side in sides] + [""] * (2 - len(sides)))
+    print_table(f"{title}, over models", ("language", *columns, "models", "figure of", "with of"), rows)
+
+
+def _shown_counts(counts: Mapping[str, float]) -> str:
+    return ", ".join(f"{count:,.0f} {name}" for name, count in counts.items())
+
+
 def _print_directions(title: str, results: Mapping[str, Any], headings: Mapping[str, str]) -> None:
     """The metrics of `headings` in both directions by language."""
     cells = [(direction, name) for direction in DIRECTIONS for name in headings]

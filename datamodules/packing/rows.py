@@ -6,7 +6,7 @@ import hashlib
 import json
 import os
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
 from itertools import chain
 from pathlib import Path
@@ -14,6 +14,8 @@ from types import MappingProxyType
 from typing import Annotated, Any, Literal
 
 from datamodules.files import inside, one_at_a_time, whole_folder
+from datamodules.packing.cells import file_of, read_path
+from datamodules.packing.pages import PageLayout
 from datamodules.packing.proper_nouns import without_proper_nouns
 from datamodules.packing.reencoding import reencoded
 from datamodules.packing.row import Row
@@ -44,6 +46,7 @@ def pack_rows(
     samples_per_shard: int = SAMPLES_PER_SHARD,
     workers: int = 1,
     title: str = "packing",
+    pages: PageLayout | None = None,
 ) -> dict:
     """Packs what a reader yields; returns what shards.json says.
 
@@ -65,6 +68,7 @@ def pack_rows(
         samples_per_shard: Rows that make one shard.
         workers: Processes; the bytes written do not depend on it.
         title: Of the progress bar.
+        pages: Rows as `read_documents` yields them become pictures of pages.
 
     Rows that cannot be samples (a caption that is no string, a missing or broken image), excluded ones and duplicates
     are left out, counted by cause and listed in shards.json. Raises ValueError, one line, when the source cannot be
@@ -94,7 +98,7 @@ def pack_rows(
     chosen = convert(chosen, partial(_usable, folder=folder, excluded=excluded))
     if deduplicate:
         chosen = _without_duplicates(chosen, folder)
-    tasks = _tasks(chosen, samples_per_shard, encoding)
+    tasks = _tasks(chosen, samples_per_shard, encoding if pages is None else pages.settings)
     first = next(tasks, None)
     if first is None:
         if only is not None:
@@ -105,7 +109,7 @@ def pack_rows(
     return write_shards(
         out,
         chain([first], tasks),
-        partial(_samples, folder),
+        partial(_samples if pages is None else pages.samples, folder),
         files=partial(_files, folder),
         workers=workers,
         title=title,
@@ -113,14 +117,22 @@ def pack_rows(
 
 
 def pack_once(
-    rows: Iterable[Row | BadRow], out: Path, *, images: str | Path, split: str | None = None, title: str = "packing"
+    rows: Iterable[Row | BadRow],
+    out: Path,
+    *,
+    images: str | Path,
+    split: str | None = None,
+    title: str = "packing",
+    beside: Callable[[Path], None] | None = None,
 ) -> None:
     """`pack_rows` into a folder of a cache, where it is not there yet. It appears whole; of several processes one packs
-    and the others wait.
+    and the others wait. `beside` writes further files into the folder.
     """
     with one_at_a_time(out):
         if not (out / LISTING).is_file():
             with whole_folder(out) as unfinished:
+                if beside is not None:
+                    beside(unfinished)
                 pack_rows(rows, unfinished, images=images, split=split, title=title)
 
 
@@ -141,7 +153,7 @@ def digest_of(rows: Iterable[Row | BadRow], images: str | Path, *key: object) ->
 
 def _stat(folder: Path, places: Iterable[object]) -> list[int] | None:
     found = _found(folder, places)
-    stat = None if found is None else Path(folder, found).stat()
+    stat = None if found is None else Path(folder, file_of(found)).stat()
     return None if stat is None else [stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns]
 
 
@@ -198,7 +210,8 @@ def _usable(
 def _found(folder: Path, images: Iterable[object]) -> str | None:
     """The first of these images that is there."""
     # isfile, because names out of web addresses may be longer than a file's name can be: not there, not an error
-    return next((n for n in images if isinstance(n, str) and inside(folder, n) and os.path.isfile(folder / n)), None)
+    named = (name for name in images if isinstance(name, str) and inside(folder, name))
+    return next((name for name in named if os.path.isfile(folder / file_of(name))), None)
 
 
 def _without_duplicates(rows: Iterable[Row | BadRow], folder: Path) -> Iterator[Row | BadRow]:
@@ -209,7 +222,7 @@ def _without_duplicates(rows: Iterable[Row | BadRow], folder: Path) -> Iterator[
         where = _where(number, record)
         if not images:
             return Row(number, record, images, *further)
-        digest = hashlib.blake2b(_content(folder / images[0], where), digest_size=16).digest()
+        digest = hashlib.blake2b(_content(folder, images[0], where), digest_size=16).digest()
         if digest in seen:
             raise BadRow("duplicate image", where, images[0])
         seen.add(digest)
@@ -218,7 +231,7 @@ def _without_duplicates(rows: Iterable[Row | BadRow], folder: Path) -> Iterator[
     return convert(rows, unseen)
 
 
-def _tasks(rows: Iterable[Row | BadRow], samples_per_shard: int, encoding: list | None) -> Iterator[dict]:
+def _tasks(rows: Iterable[Row | BadRow], samples_per_shard: int, encoding: list | dict | None) -> Iterator[dict]:
     """What each shard is made from. Rows left out do not count, so shards are full however many images are missing;
     they are told with the shard that they would have been in, the first few by name.
     """
@@ -244,7 +257,7 @@ def _tasks(rows: Iterable[Row | BadRow], samples_per_shard: int, encoding: list 
 def _files(folder: Path, task: dict) -> Iterator[Path]:
     for _, _, image, *further in task["rows"]:
         for path in ([] if image is None else [image], *(files.values() for files in further)):
-            yield from (folder / name for name in path)
+            yield from (folder / file_of(name) for name in path)
 
 
 def _samples(folder: Path, task: dict) -> Iterator[dict | BadRow]:
@@ -263,7 +276,7 @@ def _samples(folder: Path, task: dict) -> Iterator[dict | BadRow]:
             raise BadRow(bad.cause, bad.where, bad.name or image or "") from None
 
     def content(kind: str, path: str, where: str) -> bytes:
-        read = _content(folder / path, where)
+        read = _content(folder, path, where)
         if task["encoding"] is None or _features(kind):
             return read
         size, image_format, quality = task["encoding"]
@@ -276,9 +289,9 @@ def _features(path: str) -> bool:
     return path.lower().endswith(f".{FEATURE_SUFFIX}")
 
 
-def _content(path: Path, where: str) -> bytes:
+def _content(folder: Path, path: str, where: str) -> bytes:
     try:
-        return path.read_bytes()
+        return read_path(folder, path)
     except OSError:  # it was there when the row was chosen
         raise BadRow("missing image", where) from None
 

@@ -180,7 +180,7 @@ class TableShard:
             for suffix, column in self._files.items():
                 if wanted(suffix):
                     value = self._table().group(group, [column]).column(column)[row].as_py()
-                    content = self._content(value)
+                    content = content_of(value, self._file)
                     if content is not None:
                         files[_renamed(suffix, content)] = content
         except UnicodeDecodeError:
@@ -241,23 +241,28 @@ class TableShard:
             for each in values:
                 yield BrokenSample("invalid UTF-8") if each is None else {"json": _json(self.columns.record(each))}
 
-    def _content(self, value: Any) -> bytes | None:
-        """The bytes of a picture or of features; None without."""
-        if isinstance(value, dict):
-            value = value.get("path") if value.get("bytes") is None else value["bytes"]
-        if isinstance(value, list):
-            file = io.BytesIO()
-            np.save(file, np.asarray(value, np.float32))
-            return file.getvalue()
-        if not isinstance(value, str):
-            return value
-        folder = Path(self._file).parent
-        if not inside(folder, value):
-            raise BrokenSample("image outside the folder of the shard")
-        try:
-            return (folder / value).read_bytes()
-        except (OSError, ValueError):
-            raise BrokenSample("missing image") from None
+
+def content_of(value: Any, file: str) -> bytes | None:
+    """The bytes of a picture or of features in a cell of a table; None without. A path leads from the table's folder.
+
+    Raises:
+        BrokenSample: for a path that leads out of the folder or to no file.
+    """
+    if isinstance(value, dict):
+        value = value.get("path") if value.get("bytes") is None else value["bytes"]
+    if isinstance(value, list):
+        content = io.BytesIO()
+        np.save(content, np.asarray(value, np.float32))
+        return content.getvalue()
+    if not isinstance(value, str):
+        return value
+    folder = Path(file).parent
+    if not inside(folder, value):
+        raise BrokenSample("image outside the folder of the shard")
+    try:
+        return (folder / value).read_bytes()
+    except (OSError, ValueError):
+        raise BrokenSample("missing image") from None
 
 
 def _renamed(suffix: str, content: bytes) -> str:

@@ -57,8 +57,8 @@ def evaluate(
         data: SHARDS: a folder, a tar, a brace pattern, or several joined with ::; or a manifest in JSON Lines.
         out: Gets metrics.json and report.html; default: report/ in the run folder.
         languages: Default: the languages of the run.
-        protocol: A published test set: xm3600, xm3600/first, xtd10, multi30k, mscoco/1k, mscoco/5k, xflickrco, wit ...;
-            --data may then be the data set's own files.
+        protocol: A published test set: xm3600, xm3600/first, xtd10, multi30k, mscoco/1k, mscoco/5k, xflickrco, wit, or
+            of questions: miracl_vision, visr_bench, jina_vdr, cvqa ...; --data may then be the data set's own files.
         images: With --protocol: where those files' pictures lie.
         captions: Captions of an image and language that count; default: all.
         similarity: Default: as the model was trained; "late" compares token rows, of a model that gives them.
@@ -134,7 +134,7 @@ def evaluate(
         raise ValueError(f"--train: {train} is what baselines and probes learn from; it needs --baselines or --probe")
     if patches and probe is None:
         raise ValueError("--patches: it says what a probe reads; it needs --probe TASK")
-    if text_baselines is not None and questions is None:
+    if text_baselines is not None and questions is None and (published is None or published.questions is None):
         raise ValueError(f"--text_baselines: {', '.join(text_baselines)} answer questions; they need --questions FILE")
 
     from mmtrain.embedding.one_pass import Collector, Features, Thumbnails, embed
@@ -158,6 +158,12 @@ def evaluate(
     from mmtrain.models.loading import load
     from mmtrain.models.network import NO_HEAD
 
+    data = _shards(data, published, images)
+    asking = None
+    if published is not None and (brought := published.question_file(data)) is not None:
+        if questions is not None:
+            raise ValueError(f"--questions: {questions} beside --protocol {published}, which asks its own; one of them")
+        questions, asking, published = str(brought), published, None
     asked = None if questions is None else asked_in(questions, languages)
     encoder = load(model, device=device or default_device(), trust=trust, adapter=adapter)
     if rerank is not None and rerank_by == "head":
@@ -178,7 +184,6 @@ def evaluate(
     if probe is not None:
         linear = Probe(encoder, model, train, probe, patches, batch_size, workers, names)
         names |= linear.learnt.label_names
-    data = _shards(data, published, images)
     labelled = bool(encoder.classes) or zero_shot is not None or baselines or (probe is not None and not patches)
     read: dict[str, Any] = {"labelled": labelled, "label_names": names, "captioned": asked is None}
     shards = open_split(encoder, data, languages, batch_size, workers, **read)
@@ -213,6 +218,8 @@ def evaluate(
     if asked is not None and items is not None:
         answered = measure_questions(encoder, items, asked, ranking["similarity"])
         metrics["questions"], metrics["protocol"]["questions"] = answered.figures, answered.facts | {"file": questions}
+        if asking is not None:
+            metrics["protocol"] |= asking.statement(len(items.ids), sorted(set(answered.languages)))
         if text_baselines:
             where: dict[str, Any] = {"device": str(encoder.device), "trust": trust}
             metrics["text_baselines"] = measure_text_baselines(text_baselines, answered, items, **where)
@@ -250,7 +257,7 @@ def evaluate(
     values |= {"relations": shown, "relation": relation}
     if answered is not None and items is not None:
         values["questions"] = shown_questions(answered, items, metrics)
-    _write(Path(model), folder, metrics, published, values)
+    _write(Path(model), folder, metrics, asking or published, values)
     print_metrics(metrics, relations)
     say(f"report: {folder / 'report.html'}")
     return metrics

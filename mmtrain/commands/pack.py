@@ -2,13 +2,14 @@
 
 import argparse
 import os
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
 from datamodules import packing
 from datamodules.packing.formats import FORMATS, Format
-from mmtrain.commands.usage import Folder, OneLineParser, add_arguments, add_command, add_verb, call
+from mmtrain.commands.usage import File, Folder, OneLineParser, Shards, add_arguments, add_command, add_verb, call
 from mmtrain.display.messages import say
 
 WORKERS = os.cpu_count() or 1
@@ -29,6 +30,8 @@ def add_formats(pack: OneLineParser) -> None:
         add_arguments(parser, packing.pack_rows, without=without, defaults={"workers": WORKERS, "images": None})
         parser.set_defaults(run=partial(_pack, format))
     add_command(formats, "numbers", numbers, "the embedded corpus: handwritten numbers in many languages")
+    add_command(formats, "pages", pages, "texts and pictures as pictures of pages, for the search of documents")
+    add_command(formats, "questions", questions, "a file of questions from captions, for evaluate --questions")
 
 
 def _pack(format: Format, options: argparse.Namespace) -> None:
@@ -97,6 +100,109 @@ def numbers(
         _print(out, pack_posts(out, split, languages, equal=equal, **sharding))
     else:
         _print(out, pack_numbers(out, split, languages, renderings=renderings, **sharding))
+
+
+def pages(
+    source: File,
+    *,
+    out: Folder,
+    images: Folder | None = None,
+    split: str | None = None,
+    language: str | None = None,
+    document: str = "document",
+    width: int = 448,
+    height: int = 448,
+    margin: int = 24,
+    font_size: int = 18,
+    picture_share: float = 0.5,
+    fonts: list[str] | None = None,
+    samples_per_shard: int = packing.SAMPLES_PER_SHARD,
+    workers: int = WORKERS,
+) -> None:
+    """Packs texts and pictures as pictures of pages: a picture on top, the text below, the rest on further pages.
+
+    A page is a sample with its "text" and the "language" of it, "document" and "pool" (the document's name), the id
+    of its "row" and its "page" in it, and the captions of its row: the others ask for it, see `pack questions`. A row
+    with a letter that no font has is left out and counted.
+
+    Args:
+        source: JSON Lines with "captions" or "text", and an "image" where there is one; or a .txt, a row a paragraph.
+        out: Gets the shards and shards.json.
+        images: Folder of the images; default: that of the source.
+        split: Only rows of this split.
+        language: Of the captions that pages show; default: the row's "text", or its only captions.
+        document: Key of the document that a row belongs to; default: "document", else every row is one.
+        width: Of a page in pixels.
+        height: Of a page in pixels.
+        margin: On all sides, in pixels.
+        font_size: In pixels.
+        picture_share: The most of the height that the picture takes.
+        fonts: Files or families of fonts, such as [Noto Serif], before the usual ones: DejaVu Sans, and Noto's of each
+            script.
+        samples_per_shard: Rows that make one shard.
+        workers: Processes; the bytes written do not depend on it.
+
+    Raises:
+        ValueError: for a page without room, a font that is not there, and what `pack jsonl` refuses.
+    """
+    from datamodules.packing.documents import read_documents
+    from datamodules.packing.pages import PageLayout
+
+    layout = PageLayout(width, height, margin, font_size, picture_share, tuple(fonts or ()))
+    rows = read_documents(source, language=language, document=document)
+    options: dict[str, Any] = {"samples_per_shard": samples_per_shard, "workers": workers, "split": split}
+    options |= {"images": images or Path(source).parent, "title": f"packing {Path(source).name}"}
+    _print(out, packing.pack_rows(rows, out, pages=layout, **options))
+
+
+def questions(
+    source: Shards,
+    *,
+    out: File,
+    languages: list[str] | None = None,
+    sentence: bool = False,
+    per_language: int | None = None,
+    seed: int = 0,
+) -> None:
+    """Makes a question set from captions: each asks for its picture, or for the page that says it in another language.
+
+    What a page itself shows does not ask. A question looks in the "pool" of its sample, where there is one; right are
+    all samples there with that caption or the same picture, and all pages of the same row.
+
+    Args:
+        source: SHARDS, or a manifest in JSON Lines.
+        out: A .jsonl, or a folder that gets questions.jsonl.
+        languages: Of the captions that ask; default: all.
+        sentence: One sentence of each caption asks, drawn at random.
+        per_language: The most questions of a language, drawn at random.
+        seed: Of the draws.
+
+    Raises:
+        ValueError: for samples that cannot be read, and where no caption asks.
+    """
+    from datamodules.packing.as_shards import as_shards
+    from datamodules.packing.questions import caption_questions, write_questions
+    from datamodules.reading.whole import WholeSamples
+    from datamodules.shards.encoding import BadRow
+    from datamodules.shards.samples import Sample
+
+    whole = WholeSamples.named(as_shards(source, "SHARDS", None)[0])
+    broken: list[BadRow] = []
+
+    def samples() -> Iterator[Sample]:
+        for each in map(whole.__getitem__, range(len(whole))):
+            if isinstance(each, BadRow):
+                broken.append(each)
+            else:
+                yield each.sample
+
+    drawing: dict[str, Any] = {"languages": languages, "sentence": sentence, "per_language": per_language, "seed": seed}
+    asked, chance = caption_questions(samples(), **drawing)
+    if not asked:
+        raise ValueError(f"SHARDS: no caption of {source} asks; captions in a language that the pages do not show")
+    path, spoken = write_questions(asked, out), len({each["language"] for each in asked})
+    lost = f"; {len(broken):,} samples could not be read ({broken[0]}, ...)" if broken else ""
+    say(f"{path}: {len(asked):,} questions in {spoken} languages, R@1 by chance {100 * chance:.1f} %{lost}")
 
 
 def _print(out: str, facts: dict[str, Any]) -> None:

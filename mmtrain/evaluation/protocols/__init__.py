@@ -14,16 +14,38 @@
 | xflickrco/test | 2,000 | 8 | Flickr30k and COCO, one caption | IGLUE, CCRK | means there leave out English |
 | wit/iglue | 6,192 | 11 | each language among its own images | IGLUE, CCRK | pools of other sizes |
 | wit/test | 57,000 | 108 | reference descriptions, R@1, 3, 5 | Srinivasan et al. | wit/iglue: smaller pools |
+| miracl_vision/all | 338,734 | 18 | questions to pages of their language | its paper: nDCG@10 | MTEB's nDCG@5 |
+| visr_bench/all | | 16 | questions to the pages of a document | its paper, visual models | its text models, BM25 |
+| jina_vdr/test | | 22 | questions to pages, many data sets | nDCG@5 of its paper, MTEB | nDCG@10 |
+| vidore/test | | | the same tables | v1, v2 nDCG@5, v3 nDCG@10 | the other depth |
+| mieb/retrieval | | | the same tables, queries with pictures | MTEB's nDCG@10 | two inputs: plain sum there |
+| cvqa/local, cvqa/en | | 31, en | one of four answers to a picture | MetaCLIP 2 | generative models |
+| merit/test | 51,177 | 5 | pictures and words ask for a product | its paper, R@1, MRR@10 | titles of candidates |
 
 Each protocol's `comparable` names the figures and says whether they were seen at their source, reported by others, or
 recalled and still to be checked. R@K is any-positive throughout; MTEB's main score for these sets is nDCG@10 instead.
+The last ones ask questions (`mmtrain evaluate --questions`) in place of captions.
 """
 
-from mmtrain.evaluation.protocols import iglue, mscoco, multi30k, wit, xm3600, xtd10
+from mmtrain.evaluation.protocols import (
+    cvqa,
+    iglue,
+    jina_vdr,
+    merit,
+    miracl_vision,
+    mscoco,
+    multi30k,
+    visr_bench,
+    wit,
+    xm3600,
+    xtd10,
+)
 from mmtrain.evaluation.protocols.protocol import Protocol, Reference, Split
 
+CAPTIONS = (xm3600, xtd10, multi30k, mscoco, iglue, wit)
+ASKED = (miracl_vision, visr_bench, jina_vdr, cvqa, merit)
 PROTOCOLS: dict[str, Protocol] = {
-    str(protocol): protocol for module in (xm3600, xtd10, multi30k, mscoco, iglue, wit) for protocol in module.PROTOCOLS
+    str(protocol): protocol for module in (*CAPTIONS, *ASKED) for protocol in module.PROTOCOLS
 }
 
 __all__ = ["PROTOCOLS", "Protocol", "Reference", "Split", "named_protocol"]

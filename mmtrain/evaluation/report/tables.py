@@ -61,13 +61,14 @@ def print_shorter(shorter: Sequence[Mapping[str, Any]], recall_at: Sequence[int]
 
 def print_protocol(protocol: Mapping[str, Any]) -> None:
     """The published protocol and the published figures to compare with."""
-    say(f"protocol {protocol['name']}/{protocol['variant']}, {protocol['captions']} captions, {protocol['figures']}")
-    if not protocol["complete"]:
-        absent = f", without {', '.join(protocol['languages_absent'])}" if protocol["languages_absent"] else ""
-        say(
-            f"not the {protocol['expected']['images']:,} pictures of the test set: {protocol['images']:,} here{absent};"
-            " published figures do not compare"
-        )
+    what = f"{protocol['captions']} captions, {protocol['figures']}" if "figures" in protocol else "questions"
+    say(f"protocol {protocol['name']}/{protocol['variant']}, {what}")
+    absent = f", without {', '.join(protocol['languages_absent'])}" if protocol["languages_absent"] else ""
+    here, expected = f"{protocol['images']:,} here{absent}", protocol["expected"]["images"]
+    if expected is None:
+        say(f"pictures: {here}; published figures compare where these are all of the data set")
+    elif not protocol["complete"]:
+        say(f"not the {expected:,} pictures of the test set: {here}; published figures do not compare")
     for reference in protocol["comparable"]:
         say(f"comparable ({reference['provenance']}): {reference['source']}: {reference['figures']}")
 

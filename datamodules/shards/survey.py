@@ -37,7 +37,8 @@ CAPTIONED = frozenset(("image", "texts"))  # what a contrast of images and capti
 TEXTS = frozenset(("texts", *PAIR_TEXTS))
 PAIRED = frozenset((*PAIR_TEXTS, "score", "scores"))  # what a record may hold beside captions
 UNREADABLE = -1
-NAMES = {"image": "a picture", "texts": "a caption in a chosen language"}
+KEPT = "kept"  # what a sample lacks of which `curate` kept no caption
+NAMES = {"image": "a picture", "texts": "a caption in a chosen language", KEPT: "a caption that is kept"}
 
 
 @dataclass

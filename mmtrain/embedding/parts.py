@@ -18,7 +18,7 @@ from torch.utils.data import DataLoader
 from datamodules.batch import Batch, Skip
 from datamodules.files import whole_file
 from datamodules.reading.loaders import make_loader
-from datamodules.shards.locations import file_of
+from datamodules.shards.locations import file_stamp
 from datamodules.shards.progress import with_progress
 from mmtrain.display.messages import first_line
 from mmtrain.display.thumbnails import thumbnail
@@ -188,9 +188,3 @@ def _part(tensors: dict[str, np.ndarray]) -> Part:
         captions=[[(language, caption) for language, caption in each] for each in texts["captions"]],
         skipped=[Skip(*each) for each in texts["skipped"]],
     )
-
-
-def file_stamp(shard: str) -> list[int] | None:
-    """Size and time of a local shard: a mended one is another."""
-    path = Path(file_of(shard))
-    return [path.stat().st_size, path.stat().st_mtime_ns] if path.is_file() else None

@@ -10,7 +10,7 @@ import math
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import chain, pairwise
 from pathlib import Path
@@ -20,11 +20,13 @@ from datamodules.curation.matching import spaced_text
 from datamodules.curation.metadata import write_metadata
 from datamodules.curation.segmentation import WITHOUT_SPACES, Segmentation
 from datamodules.packing.texts import LANGUAGE_CODE, language_code, lines
+from datamodules.reading.whole import WholeSamples
 from datamodules.shards.progress import with_progress
+from datamodules.shards.samples import BrokenSample
 
 DOCUMENT = re.compile(r'<doc\b[^>]*?\btitle="([^"]*)"[^>]*>|</doc>')  # in extracts of a dump
 NAMED = re.compile(LANGUAGE_CODE)
-TEXTS = (".txt", ".jsonl", ".json", ".gz")
+TEXTS = (".txt", ".jsonl", ".gz", ".tar")
 
 
 @dataclass(frozen=True)
@@ -85,10 +87,10 @@ def build_metadata(
     Raises:
         ValueError: when there is no text, or one says no language.
     """
-    files = [file for source in sources for file in _files(Path(source))]
-    segmentations = _segmentations(files, language)
+    files = {file: language or _language_of(file, Path(source)) for source in sources for file in _files(Path(source))}
+    segmentations = _segmentations(files)
     counts: dict[str, Counts] = {}
-    for text in with_progress(_texts(files, language), "counting words", None, "texts"):
+    for text in with_progress(_texts(files), "counting words", None, "texts"):
         _count(text, counts.setdefault(text.language, Counts()), segmentations.get(text.language))
     if not counts:
         raise ValueError(
@@ -163,11 +165,9 @@ def _trimmed(word: str) -> str:
     return word[kept[0] : kept[-1] + 1] if kept else ""
 
 
-def _segmentations(files: Sequence[Path], language: str | None) -> dict[str, Segmentation]:
-    together = {text.language for text in _texts(files, language) if _together(text.language)}
-    return {
-        name: Segmentation(text.text for text in _texts(files, language) if text.language == name) for name in together
-    }
+def _segmentations(files: Mapping[Path, str | None]) -> dict[str, Segmentation]:
+    together = {text.language for text in _texts(files) if _together(text.language)}
+    return {name: Segmentation(text.text for text in _texts(files) if text.language == name) for name in together}
 
 
 def _files(source: Path) -> list[Path]:
@@ -180,12 +180,14 @@ def _files(source: Path) -> list[Path]:
     return sorted(path for path in files if path.is_file())
 
 
-def _texts(files: Sequence[Path], language: str | None) -> Iterator[Text]:
-    return chain.from_iterable(_texts_of(file, language) for file in files)
+def _texts(files: Mapping[Path, str | None]) -> Iterator[Text]:
+    return chain.from_iterable(_texts_of(file, language) for file, language in files.items())
 
 
-def _texts_of(path: Path, language: str | None) -> Iterator[Text]:
-    spoken = language or _language_of(path)
+def _texts_of(path: Path, spoken: str | None) -> Iterator[Text]:
+    if path.suffix == ".tar":
+        yield from _captions(path)
+        return
     title, document = None, False
     for number, line in enumerate(lines(path, field="--build_metadata"), start=1):
         if not line.strip():
@@ -199,6 +201,13 @@ def _texts_of(path: Path, language: str | None) -> Iterator[Text]:
         else:
             yield Text(_named(spoken, str(path)), line, title)
             title = None
+
+
+def _captions(shard: Path) -> Iterator[Text]:
+    samples = WholeSamples.named(str(shard), "--build_metadata")
+    for found in samples.captions(range(len(samples))):
+        for language, texts in ({} if isinstance(found, BrokenSample) else found[1]).items():
+            yield from (Text(language, text) for text in texts)
 
 
 def _record(line: str, language: str | None, where: str) -> Text:
@@ -221,9 +230,9 @@ def _named(language: str | None, where: str) -> str:
     return language
 
 
-def _language_of(path: Path) -> str | None:
-    """By its name, else by that of its nearest folder that is a language's code in lower case."""
-    for name in (path.name.split(".")[0], *reversed(path.absolute().parent.parts)):
+def _language_of(path: Path, source: Path) -> str | None:
+    """By its name, else by that of the nearest folder in `source`, or of `source`, that is a language's code."""
+    for name in (path.name.split(".")[0], *reversed(path.relative_to(source.parent).parts[:-1])):
         if NAMED.fullmatch(name) and name[:2].islower() and len(re.split("[-_]", name)[0]) <= 3:
             return language_code(name)
     return None

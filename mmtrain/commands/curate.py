@@ -62,8 +62,8 @@ def curate(
         join: Joins the parts that --part made.
         by_model: Keeps the captions that are most similar to their pictures, of each language, in place of a balance.
         share: Of each language's captions kept by the model.
-        build_metadata: Writes metadata of texts instead: a file or folder of JSON Lines, plain text or extracts of a
-            dump. May be given again.
+        build_metadata: Writes metadata of texts instead: a file or folder of JSON Lines, plain text, extracts of a
+            dump or shards. May be given again.
         language: Of texts that do not say theirs, by a "language" or as in en.txt or en/AA/wiki_00.
         top_unigrams: Share of the words of a language that become entries, the most frequent first.
         most_unigrams: At most so many.

@@ -26,7 +26,7 @@ class Examples:
     """
 
     entries: Sequence[tuple[str, int, int]] = ()
-    let_go: Sequence[tuple[str, int, float]] = field(default_factory=list)
+    let_go: list[tuple[str, int, float]] = field(default_factory=list)
 
 
 def print_curation(target: Path, facts: dict[str, Any]) -> None:

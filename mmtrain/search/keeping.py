@@ -89,11 +89,11 @@ def keep_by_model(
 
 def _similarities(rows: Rows, samples: WholeSamples) -> dict[str, np.ndarray]:
     """float32 of all captions of each language that have one."""
-    found: dict[str, list[np.ndarray]] = {}
+    found: dict[str, list[float]] = {}
     for each in _scored(rows, samples):
         if each.similarity is not None:
-            found.setdefault(each.language, []).append(np.float32(each.similarity))
-    return {language: np.array(own) for language, own in found.items()}
+            found.setdefault(each.language, []).append(each.similarity)
+    return {language: np.array(own, np.float32) for language, own in found.items()}
 
 
 @dataclass

@@ -72,7 +72,8 @@ class Batch:
     skipped     what was left out while this batch was made
     previews    where asked for: a JPEG of each picture, b"" for padding and features
     views       V, the rows of a sample, which share its ids
-    drawn       training only: (source, language) -> captions, and (source, -1) -> samples
+    drawn       training only: (source, language) -> captions, (source, -1) -> samples; where captions are
+                curated, (source, -2 - language) -> captions of the tail
     end         training only: the place behind this batch in the stream, in samples of all ranks
     """
 

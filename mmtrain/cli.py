@@ -11,6 +11,7 @@ from typing import Any
 
 from mmtrain.commands.average import average
 from mmtrain.commands.compare import compare
+from mmtrain.commands.curate import curate
 from mmtrain.commands.embed import embed
 from mmtrain.commands.evaluate import evaluate
 from mmtrain.commands.export import export
@@ -31,6 +32,7 @@ VERBS: dict[str, tuple[Callable[..., Any], str]] = {
     "push": (push, "make an export ready for a model hub; --upload sends it"),
     "index": (index, "embed the pictures of shards for search"),
     "embed": (embed, "write the rows of shards as shards"),
+    "curate": (curate, "choose captions of shards: a balance in every language, or the most similar ones"),
     "mine": (mine, "write shards again with hard negatives, or the items that are near to questions"),
     "search": (search, "find pictures by a text in any language, or by a picture"),
     "serve": (serve, "answer over HTTP: a page to search with, /search, /v1/embeddings"),

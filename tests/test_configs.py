@@ -58,6 +58,13 @@ def material(tmp_path_factory: pytest.TempPathFactory) -> Path:
                 shard.write(encoded_sample(index, record, file.getvalue() or None, suffix, further))
     network = ImageTextModel(FeatureTower(8), ByteGRU(width=8), 32)
     write(Encoder(network, ByteTokenizer(), None, ["en"], "cosine", "space"), "space", folder / "space")
+    (folder / "kept").mkdir()
+    kept = [
+        {"id": f"s{i}", "language": language, "caption": words.split()[i], "matched": 1, "probability": 1, "kept": True}
+        for language, words in WORDS.items()
+        for i in range(10)
+    ]
+    (folder / "kept" / "keep.jsonl").write_text("\n".join(map(json.dumps, kept)), encoding="utf-8")
     rows = zip(*(words.split() for words in WORDS.values()), strict=True)
     (folder / "words.tsv").write_text("\n".join("\t".join(row) for row in [WORDS, *rows]), encoding="utf-8")
     WordTokenizer.build(str(folder / "features"), folder / "words.json", minimum_count=1)
@@ -126,6 +133,7 @@ def shrink(config: dict, material: Path, run: Path) -> dict:
         if isinstance(own.get("train"), list):
             for source in own["train"]:
                 source["shards"] = shards
+                source.update({"keep": str(material / "kept")} if "keep" in source else {})
                 source.get("text", {"init_args": {}})["init_args"] |= {"dictionaries": [str(material / "words.tsv")]}
         elif not any("parts" in stage.get("data", {}).get("init_args", {}) for stage in config.get("stages", [])):
             own |= {"train": shards, "batch_size": 4}

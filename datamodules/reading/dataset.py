@@ -158,7 +158,9 @@ class ShardDataset(Dataset):
         batch.skipped, batch.end, batch.views = skipped, draws[0].end, self.views_per_image
         if self.captions_per_image is not None:
             batch.drawn = Counter((item.source, text[0]) for item in loaded if item for text in item.texts if text)
-            batch.drawn.update((item.source, -1) for item in loaded[:: self.views_per_image] if item)
+            samples = [item for item in loaded[:: self.views_per_image] if item]
+            batch.drawn.update((item.source, -1) for item in samples)
+            batch.drawn.update((item.source, -2 - i) for item in samples for i in item.sample.drawn_of_tail)
         return batch
 
     def _load(self, draw: Draw, skipped: list[Skip]) -> Sequence[Loaded | None]:
@@ -198,6 +200,8 @@ class ShardDataset(Dataset):
         source = self.sources[index]
         try:
             sample = self.sample(path, number)
+            if source.kept is not None:
+                source.kept.restrict(sample)
             if "texts" in self.needs - self._lacking and not sample.captions and sample.image is not None:
                 raise BrokenSample("no caption")
             views, small = self._views(sample, source.images, rngs)
@@ -289,6 +293,8 @@ class ShardDataset(Dataset):
             for name in names:
                 pool, weights = unused[name] or sample.captions[name], source.caption_fields
                 caption = rng.choice(pool) if weights is None else by_field(pool, sample, name, weights, rng)
+                if source.kept is not None and source.kept.in_tail(sample.id, name, caption):
+                    sample.drawn_of_tail.append(self._index[name])
                 unused[name] = [other for other in unused[name] if other != caption]
                 texts[self._index[name]] = source.text(caption, name, rng)
             in_place = [(i, texts[i]) if i in texts else None for i in range(count)]

@@ -10,7 +10,7 @@ from typing import Any
 
 from torch.utils.data import DataLoader
 
-from datamodules.account import Counts, SkipAccount
+from datamodules.account import SkipAccount
 from datamodules.batch import Batch, Batches
 from datamodules.captions.drawing import Drawing
 from datamodules.reading.dataset import ShardDataset
@@ -21,7 +21,7 @@ from datamodules.shards.locations import Reading, is_remote
 from datamodules.shards.survey import CAPTIONED
 from datamodules.stream.cursor import Cursor
 from datamodules.stream.identity import check_resumed, described, inform, shards_digest
-from datamodules.stream.mixture import SurveyedSource
+from datamodules.stream.mixture import SurveyedSource, drawn_names
 from datamodules.stream.order import epoch_of
 from datamodules.stream.streams import streams_of
 
@@ -245,11 +245,10 @@ class Training:
         """Moves the cursor behind the batch and counts it. Raises ValueError when skips are too many."""
         self.cursor.position = batch.end
         for name, part in batch.parts.items():
-            dataset = self.datasets[name]
-            drawn: Counts = Counter()
-            for (source, language), count in part.drawn.items():
-                place = _source_name(name, dataset.sources[source])
-                drawn[place, dataset.languages[language] if language >= 0 else ""] += count
+            dataset, drawn = self.datasets[name], Counter[tuple[str, str]]()
+            what = drawn_names(dataset.sources, dataset.languages)
+            for (source, number), count in part.drawn.items():
+                drawn[_source_name(name, dataset.sources[source]), what[number]] += count
             self.account.add(part.samples + len(part.skipped), part.skipped, drawn)
         next_epoch = epoch_of(batch.end, self.group, self.epoch_length)
         at_end = next_epoch != epoch_of(batch.end - self.group, self.group, self.epoch_length)
@@ -258,7 +257,8 @@ class Training:
     def drawn(self) -> dict[str, float]:
         """`SkipAccount.per_image` of the sources and languages of this split."""
         names = [_source_name(name, each) for name, dataset in self.datasets.items() for each in dataset.sources]
-        return self.account.per_image(names, self.dataset.languages, self.processes()[1])
+        every = [source for dataset in self.datasets.values() for source in dataset.sources]
+        return self.account.per_image(names, drawn_names(every, self.dataset.languages)[:-1], self.processes()[1])
 
     def identity(self) -> dict[str, dict]:
         """What a place in the stream depends on, and the other options, whose changes a resumed run logs."""

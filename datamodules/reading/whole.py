@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import accumulate
+from itertools import accumulate, repeat
 from typing import Any
 
 import numpy as np
@@ -13,8 +13,9 @@ from torch.utils.data import Dataset
 
 from datamodules.images import BrokenImage, ImagePipeline, ImageTooLarge
 from datamodules.shards.encoding import BadRow
-from datamodules.shards.locations import Reading, expand
+from datamodules.shards.locations import Reading, expand, file_stamp
 from datamodules.shards.reader import ShardReader
+from datamodules.shards.records import sample_captions
 from datamodules.shards.remote import local_path
 from datamodules.shards.samples import (
     FEATURE_SUFFIX,
@@ -55,28 +56,36 @@ class WholeSamples(Dataset):
         shards: Files or addresses.
         images: Encoded images to pixels; None leaves images as they are.
         features: Whether images are features.
+        text_language: Language of `.txt` captions.
 
     Raises:
         OSError: for a remote shard that cannot be fetched.
     """
 
-    def __init__(self, shards: Sequence[str], *, images: ImagePipeline | None = None, features: bool = False) -> None:
-        self._images, self._features, self._reading = images, features, Reading()
+    def __init__(
+        self,
+        shards: Sequence[str],
+        *,
+        images: ImagePipeline | None = None,
+        features: bool = False,
+        text_language: str = "und",
+    ) -> None:
+        self._images, self._features, self._reading = images, features, Reading(text_language)
         self.shards = survey(shards, None, self._reading, frozenset())
         self.starts = list(accumulate((shard.samples for shard in self.shards), initial=0))
         self._reader = ShardReader()
 
     @classmethod
-    def named(cls, data: str, **options: Any) -> WholeSamples:
-        """Those of SHARDS, the option --data. Raises ValueError, one line, where that names no sample."""
-        shards = [each for part in expand(data, field="--data") for each in part.shards]
+    def named(cls, data: str, field: str = "--data", **options: Any) -> WholeSamples:
+        """Those of SHARDS, the option `field`. Raises ValueError, one line, where that names no sample."""
+        shards = [each for part in expand(data, field=field) for each in part.shards]
         try:
             samples = cls(shards, **options)
         except OSError as error:
-            raise ValueError(f"--data: {error}") from None
+            raise ValueError(f"{field}: {error}") from None
         if not len(samples):
             causes = ", ".join(sorted({cause for shard in samples.shards for cause in shard.lost})) or "empty shards"
-            raise ValueError(f"--data: no sample in {data} ({causes}); shards with samples")
+            raise ValueError(f"{field}: no sample in {data} ({causes}); shards with samples")
         return samples
 
     def __len__(self) -> int:
@@ -89,6 +98,20 @@ class WholeSamples(Dataset):
             return local_path(shard.shard, self._reading, shard.checksum), row - self.starts[number]
         except OSError:
             raise BrokenSample("missing shard") from None
+
+    @property
+    def stamps(self) -> list[list[Any]]:
+        """Name, samples, size and time of each shard: others are other samples."""
+        return [[shard.shard, shard.samples, file_stamp(shard.shard)] for shard in self.shards]
+
+    def captions(self, run: range) -> Iterator[tuple[str, dict[str, list[str]]] | BrokenSample]:
+        """Id and captions by language of the samples of one of `runs`, read without their pictures."""
+        try:
+            path, first = self.place(run.start)
+        except BrokenSample as error:
+            return repeat(error, len(run))
+        numbers = range(first, first + len(run))
+        return sample_captions(self._reader, path, numbers, self._reading.text_language)
 
     def key(self, row: int) -> str:
         """The key of a sample; its number where the shard cannot be read."""
@@ -106,7 +129,7 @@ class WholeSamples(Dataset):
         """A sample, or what is wrong with it."""
         try:
             key, files = self._reader.read(*self.place(row))
-            sample = read_sample(key, files)
+            sample = read_sample(key, files, self._reading.text_language)
             texts = {name: read_texts(sample.record, name) for name in PAIR_TEXTS}
             texts["captions"] = [(language, text) for language, each in sample.captions.items() for text in each]
             return WholeSample(key, files, sample, texts, self._image(sample), row)

@@ -221,3 +221,9 @@ def _believable(entry: dict) -> bool:
     if not complete or not isinstance(entry.get("holds", {}), dict):
         return False
     return 2 * BLOCK * (entry["samples"] + held_by(entry)["image"]) <= entry["bytes"]
+
+
+def file_stamp(shard: str) -> list[int] | None:
+    """Size and time of a local shard: a mended one is another."""
+    path = Path(file_of(shard))
+    return [path.stat().st_size, path.stat().st_mtime_ns] if path.is_file() else None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain, islice, repeat
 
 from datamodules.shards.locations import Reading
@@ -14,6 +14,7 @@ from datamodules.shards.samples import (
     FEATURE_SUFFIX,
     SUFFIXES,
     BrokenSample,
+    missing,
     read_features,
     read_record,
     read_sample,
@@ -59,3 +60,24 @@ def read_records(shard: ShardSurvey, reading: Reading) -> Iterator[tuple[dict, d
         except BrokenSample:
             yield {}, {}
     reader.close()
+
+
+def sample_captions(
+    reader: ShardReader, path: str, numbers: Sequence[int], text_language: str
+) -> Iterator[tuple[str, dict[str, list[str]]] | BrokenSample]:
+    """Id and captions by language of these samples of a shard, in rising order, or what is wrong with one."""
+    try:
+        shard = reader.index(path)
+        found = reader.texts(path, numbers)
+    except BrokenSample as error:
+        yield from repeat(error, len(numbers))
+        return
+    for number, members in zip(numbers, found, strict=True):
+        try:
+            if isinstance(members, BrokenSample):
+                raise members
+            record, captions = read_record(members, text_language)
+            name = record.get("id")
+            yield (shard.key(number) if missing(name) else str(name)), captions
+        except BrokenSample as error:
+            yield error

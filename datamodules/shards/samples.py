@@ -14,7 +14,7 @@ import math
 import re
 import unicodedata
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -69,6 +69,7 @@ class Sample:
     suffix: str | None  # jpg, jpeg, png, webp or npy
     image_id: int  # without an image that of the sample's id
     files: dict[str, bytes]  # further files by what follows the key: "audio.npy", "photo.jpg", "photo1.jpg"
+    drawn_of_tail: list[int] = field(default_factory=list)  # languages of its curated captions of the tail in a batch
 
 
 @breaking("broken JSON")

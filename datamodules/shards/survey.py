@@ -41,7 +41,8 @@ TEXTS = frozenset(("texts", *PAIR_TEXTS))
 PAIRED = frozenset((*PAIR_TEXTS, "score", "scores"))  # what a record may hold beside captions
 UNREADABLE = -1
 PARALLEL_BYTES = 1 << 24  # of shards to read through; fewer are read before processes have begun
-NAMES = {"image": "a picture", "texts": "a caption in a chosen language"}
+KEPT = "kept"  # what a sample lacks of which `curate` kept no caption
+NAMES = {"image": "a picture", "texts": "a caption in a chosen language", KEPT: "a caption that is kept"}
 
 
 @dataclass

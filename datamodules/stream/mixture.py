@@ -10,8 +10,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 from datamodules.captions.rewriting import TextTransform
+from datamodules.curation.kept import Kept, kept_of
 from datamodules.images import ImagePipeline
 from datamodules.shards.locations import Reading, expand, file_of
+from datamodules.shards.progress import with_progress
 from datamodules.shards.survey import CAPTIONED, ShardSurvey, survey
 from datamodules.tokenizers.tokenizer import check_prompts
 
@@ -39,6 +41,8 @@ class Source:
         adapter: The one of model.adapters that reads its samples; default: the part's.
         adapter_of: "language" lets each text be read by the adapter that is called like its language; pictures, and
             texts of a language without one, are read by the base.
+        keep: The folder that `mmtrain curate` wrote of these shards: draws the captions that it kept, and no sample
+            without one.
     """
 
     shards: str
@@ -52,6 +56,7 @@ class Source:
     prompts: dict[str, str] | None = None
     adapter: str | None = None
     adapter_of: Literal["language"] | None = None
+    keep: str | None = None
 
 
 @dataclass
@@ -67,6 +72,7 @@ class SurveyedSource:
     objectives: list[str] | None = None  # None: all
     caption_fields: dict[str, float] | None = None  # weights of WIT's fields; None: all alike
     prompts: Mapping[str, str] | None = None  # before its texts, by role
+    kept: Kept | None = None  # captions that may be drawn; None: all
 
     def __len__(self) -> int:
         return sum(len(shard) for shard in self.shards)
@@ -111,10 +117,15 @@ def survey_sources(
     for source, shards in sources:
         name = _unused_name(source.name or _folder(shards[0]), {other.name for other in surveyed})
         _check(source, f"{field}: source {name}", images, languages)
+        chosen, kept = source.languages or languages, None
         try:
-            surveys = survey(shards, source.languages or languages, reading, needs)
+            surveys = survey(shards, chosen, reading, needs)
         except OSError as error:
             raise ValueError(f"{field}: {error}") from None
+        if source.keep is not None and needs:
+            kept = Kept(source.keep)
+            curated = (kept_of(shard, kept, chosen, reading) for shard in surveys)
+            surveys = list(with_progress(curated, "reading what is kept", len(surveys)))
         result = SurveyedSource(
             name,
             surveys,
@@ -125,6 +136,7 @@ def survey_sources(
             source.objectives,
             source.caption_fields,
             {**(prompts or {}), **(source.prompts or {})},
+            kept,
         )
         captions = result._all_captions()
         for language in source.languages or ():
@@ -210,3 +222,9 @@ def shown(languages: Iterable[str]) -> str:
     languages = sorted(languages)
     more = f" and {len(languages) - SHOWN} more" if len(languages) > SHOWN else ""
     return ", ".join(languages[:SHOWN]) + more if languages else "none"
+
+
+def drawn_names(sources: Sequence[SurveyedSource], languages: Sequence[str]) -> list[str]:
+    """What `Batch.drawn` counts: captions of language i at i, those of its tail at -2 - i, samples at -1."""
+    tails = [f"{language}/tail" for language in reversed(languages)]
+    return [*languages, *(tails if any(source.kept for source in sources) else ()), ""]

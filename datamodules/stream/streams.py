@@ -7,12 +7,13 @@ any stretch of the run, whatever languages a sample has besides, and the place i
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
 
+from datamodules.curation.kept import kept_captions
 from datamodules.shards.locations import Reading
 from datamodules.shards.progress import with_progress
 from datamodules.shards.records import read_records
@@ -96,8 +97,8 @@ def language_streams(
     streams = []
     for first, group in _groups(sources):
         shards = [shard for source in group for shard in source.shards]
-        allowed = [source.languages for source in group for _ in source.shards]
-        having = _having(shards, allowed, languages, reading)
+        sources_of = [source for source in group for _ in source.shards]
+        having = _having(shards, sources_of, languages, reading)
         counts = np.array([table.sum(1) for table in having]).T  # [languages, shards]
         most = int(counts.sum(1).argmax())
         for shard, table in enumerate(having):
@@ -138,21 +139,25 @@ def _groups(sources: Sequence[SurveyedSource]) -> list[tuple[int, list[SurveyedS
 
 def _having(
     shards: Sequence[ShardSurvey],
-    allowed: Sequence[list[str] | None],
+    sources: Sequence[SurveyedSource],
     languages: Sequence[str],
     reading: Reading,
 ) -> list[np.ndarray]:
     """For each shard bool [languages, usable samples]: which may be drawn in which language."""
 
-    def one(task: tuple[ShardSurvey, list[str] | None]) -> np.ndarray:
-        shard, only = task
+    def one(task: tuple[ShardSurvey, SurveyedSource]) -> np.ndarray:
+        shard, source = task
+        only = source.languages
         names = [name if only is None or name in only else None for name in languages]
         if all(name is None or shard.languages[name] in (0, shard.samples) for name in names):
             column = [name is not None and shard.languages[name] > 0 for name in names]
             return np.repeat(np.array(column)[:, None], len(shard), 1)
-        cells = (name in captions for _, captions in read_records(shard, reading) for name in names)
+        found: Iterable[Mapping | None] = (captions for _, captions in read_records(shard, reading))
+        if source.kept is not None:
+            found = kept_captions(shard, source.kept, reading)
+        cells = (name in (captions or ()) for captions in found for name in names)
         return np.fromiter(cells, bool).reshape(-1, len(names)).T
 
     with ThreadPoolExecutor(8) as threads:
-        tables = threads.map(one, zip(shards, allowed, strict=True))
+        tables = threads.map(one, zip(shards, sources, strict=True))
         return list(with_progress(tables, "counting languages", len(shards)))

@@ -119,7 +119,7 @@ def add_arguments(
                     settings["help"] += f" (default: {text})"
             # both spellings, as people type them
             option = name.rstrip("_")  # `with_`, for Python has words of its own
-            spellings = {f"-{name}"} if len(name) == 1 else {f"--{option}", f"--{option.replace('_', '-')}"}
+            spellings = {f"--{option}", f"--{option.replace('_', '-')}", *([f"-{name}"] if len(name) == 1 else ())}
             parser.add_argument(*sorted(spellings, reverse=True), dest=name, **settings)
         elif default is parameter.empty:
             parser.add_argument(name, **settings)

@@ -18,7 +18,7 @@ from torch.utils.data import DataLoader
 from datamodules.batch import Batch, Skip
 from datamodules.files import whole_file
 from datamodules.reading.loaders import make_loader
-from datamodules.shards.locations import file_of
+from datamodules.shards.locations import file_stamp
 from datamodules.shards.progress import with_progress
 from mmtrain.display.messages import first_line
 from mmtrain.display.thumbnails import thumbnail
@@ -257,9 +257,3 @@ def _part(tensors: dict[str, np.ndarray]) -> Part:
         skipped=[Skip(*each) for each in texts["skipped"]],
         tokens=PartTokens(**tokens) if tokens else None,
     )
-
-
-def file_stamp(shard: str) -> list[int] | None:
-    """Size and time of a local shard: a mended one is another."""
-    path = Path(file_of(shard))
-    return [path.stat().st_size, path.stat().st_mtime_ns] if path.is_file() else None

@@ -22,7 +22,6 @@ from datamodules.shards.progress import with_progress
 from datamodules.shards.writing import write_shard
 from mmtrain.display.messages import say
 from mmtrain.embedding.division import Division
-from mmtrain.embedding.parts import file_stamp
 from mmtrain.embedding.processes import Processes
 
 STEM = "shard-"
@@ -74,8 +73,7 @@ class RewrittenShards:
     ) -> None:
         self.samples, self._batch_size = samples, sizes.batch_size
         self.runs = runs(samples, sizes.samples_per_shard)
-        stamps = [[shard.shard, shard.samples, file_stamp(shard.shard)] for shard in samples.shards]
-        self._content = [content, vars(sizes), stamps]
+        self._content = [content, vars(sizes), samples.stamps]
         identity = hashlib.sha256(json.dumps(self._content).encode()).hexdigest()[:16]
         self.division = Division(folder / identity, len(self.runs), [*further, "tar", "json"], STEM)
 

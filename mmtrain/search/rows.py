@@ -60,6 +60,11 @@ class Rows:
         shards.make(processes, lambda number: files, workers, "embedding")
         return processes.rank == 0 or shards.division.wait()
 
+    def remove(self, processes: Processes) -> None:
+        """Removes those that were made, as `Division.remove` does."""
+        if self._to_make is not None:
+            self._to_make[0].division.remove(processes)
+
     def read(self, samples: WholeSamples) -> Iterator[RowSample]:
         """The samples that have rows, in the order of `samples`, those of SHARDS.
 

@@ -31,8 +31,8 @@ class Scores(Protocol):
 class EmbeddingScores:
     """The scores of queries [M, D], texts, with items [N, D], the specific side of asymmetric similarity."""
 
-    items: Tensor
-    queries: Tensor
+    items: Rows
+    queries: Rows
     similarity: Similarity = "cosine"
     device: torch.device | str = "cpu"
 

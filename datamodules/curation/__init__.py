@@ -1,0 +1,1 @@
+"""Which captions a training is fed with: metadata, matching, balancing, filters."""

@@ -12,6 +12,18 @@ if TYPE_CHECKING:
     from mmtrain.evaluation.protocols import Protocol
 
 
+# option -> those of which one must stand beside it
+DETAILS_OF = {
+    "images": ["protocol NAME"],
+    "prompts": ["zero_shot TASK"],
+    "patches": ["probe TASK"],
+    "train": ["baselines", "probe TASK"],
+    "beams": ["generate"],
+    "task": ["classes FILE"],
+    "templates": ["classes FILE"],
+}
+
+
 def evaluate(
     model: Model,
     *,
@@ -85,16 +97,18 @@ def evaluate(
         ValueError: when the shards have none of the languages, or nothing in them can be read; a model without a
             matching head, a task that nobody labelled.
     """
+    retrieval: dict[str, Any] = {"protocol": protocol, "captions": captions, "text_to_text": text_to_text}
+    retrieval |= {"similarity": similarity, "recall_at": recall_at, "rerank": rerank, "dims": dims}
+    retrieval |= {"precision": precision, "generate": generate, "baselines": baselines, "probe": probe}
+    retrieval |= {"zero_shot": zero_shot}
+    details = {"images": images, "prompts": prompts, "patches": patches, "train": train, "task": task}
+    details |= {"templates": templates, "beams": None if beams == 1 else beams}
+    _check_together(retrieval, details, classes, sts)
+    if zero_shot_by == "captioner" and (zero_shot is None or prompts is None):
+        raise ValueError("--zero_shot_by: captioner judges the answers of --prompts FILE for --zero_shot TASK; both")
     folder = _folder(model, out)
     try_writing(folder, "--out")
     if classes is not None or sts:
-        if classes is not None and sts:
-            raise UsageError("--sts: not allowed with argument --classes")
-        retrieval: dict[str, Any] = {"protocol": protocol, "captions": captions, "text_to_text": text_to_text}
-        retrieval |= {"rerank": rerank, "dims": dims, "precision": precision, "generate": generate}
-        for name, value in (retrieval | {"zero_shot": zero_shot, "baselines": baselines, "probe": probe}).items():
-            if value:
-                raise ValueError(f"--{name}: says nothing about {'--sts' if sts else '--classes'}; without it")
         if classes is None:
             from mmtrain.evaluation.measuring.sts import evaluate_sts
 
@@ -105,19 +119,11 @@ def evaluate(
         return evaluate_classes(
             model, data, folder, classes, templates=templates, device=device, trust=trust, **options
         )
-    published = _protocol(protocol, captions, images)
+    published = _protocol(protocol, captions)
     if published is not None and rerank is not None:
         raise ValueError(f"--rerank: {rerank} sorts the answers of the whole collection; it goes without --protocol")
     if rerank is not None and rerank < 2:
         raise ValueError(f"--rerank: got {rerank}, expected at least 2")
-    if prompts is not None and zero_shot is None:
-        raise ValueError(f"--prompts: {prompts} says classes of a task; it needs --zero_shot TASK")
-    if zero_shot_by == "captioner" and (zero_shot is None or prompts is None):
-        raise ValueError("--zero_shot_by: captioner judges the answers of --prompts FILE for --zero_shot TASK; both")
-    if train is not None and not baselines and probe is None:
-        raise ValueError(f"--train: {train} is what baselines and probes learn from; it needs --baselines or --probe")
-    if patches and probe is None:
-        raise ValueError("--patches: it says what a probe reads; it needs --probe TASK")
 
     from mmtrain.embedding.one_pass import Collector, Features, Thumbnails, embed
     from mmtrain.embedding.predictions import PredictedSplit
@@ -204,6 +210,20 @@ def evaluate(
     return metrics
 
 
+def _check_together(retrieval: dict[str, Any], details: dict[str, Any], classes: str | None, sts: bool) -> None:
+    """Refuses options of retrieval beside --classes and --sts, and details without what they are of."""
+    if classes is not None and sts:
+        raise UsageError("--sts: not allowed with argument --classes")
+    for name, value in retrieval.items():
+        if value and (classes is not None or sts):
+            raise ValueError(f"--{name}: says nothing about {'--sts' if sts else '--classes'}; without it")
+    for name, value in details.items():
+        needed = DETAILS_OF[name]
+        if value and not any((retrieval | {"classes": classes}).get(other.partition(" ")[0]) for other in needed):
+            shown = "" if value is True else f"{value} "
+            raise ValueError(f"--{name}: {shown}says nothing by itself; it needs --{' or --'.join(needed)}")
+
+
 def _folder(model: str, out: str | None) -> Path:
     if out is None:
         from mmtrain.models.run_folder import folder_of
@@ -217,10 +237,8 @@ def _folder(model: str, out: str | None) -> Path:
     return Path(out)
 
 
-def _protocol(name: str | None, captions: str | None, images: str | None) -> "Protocol | None":
+def _protocol(name: str | None, captions: str | None) -> "Protocol | None":
     if name is None:
-        if images is not None:
-            raise ValueError(f"--images: {images} says where a data set's own pictures lie; it needs --protocol")
         return None
     from mmtrain.evaluation.protocols import named_protocol
 

@@ -7,7 +7,7 @@ import random
 import tracemalloc
 
 import pytest
-from tiny_shards import png_bytes
+from tests.datamodules.tiny_shards import png_bytes
 
 from datamodules.packing import (
     Row,

@@ -212,7 +212,7 @@ def _usual(kinds: Mapping[str, str], named: Mapping[str, str]) -> dict[str, list
         if languages := _languages(texts):
             roles.pop("captions", None)  # it travels in the record
             roles |= {f"captions.{language}": [name] for language, name in languages.items()}
-    if (label := roles.get("labels")) and kinds[label[0]] != "object":
+    if (label := roles.get("labels")) and kinds[label[0]] not in ("object", "struct"):
         roles[f"labels.{label[0]}"] = roles.pop("labels")
     if "negatives" not in named and (more := [name for name in kinds if re.fullmatch(r"negative_?\d+", name)]):
         roles["negatives"] = [*roles.get("negatives", ()), *more]
@@ -225,24 +225,29 @@ def _of_file(role: str) -> bool:
 
 def _languages(names: Iterable[str]) -> dict[str, str]:
     """Language -> column, of those whose names say one: caption_en, pt-BR; fil only where en or the like is there."""
-    from datamodules.tokenizers.languages import SAME  # which imports torch
-
-    matches = {name: match for name in names if name != "id" and (match := BY_LANGUAGE.fullmatch(name))}
-    matches = {name: match for name, match in matches.items() if match[3] in SAME}
+    matches = _by_code(names)
     short = any(not match[1] and len(match[3]) == 2 for match in matches.values())
     return {match[2]: name for name, match in matches.items() if match[1] or len(match[3]) == 2 or short}
 
 
+def _by_code(names: Iterable[str]) -> dict[str, re.Match[str]]:
+    """Those of the names that say a language; id, which is Indonesian too, does not."""
+    from datamodules.tokenizers.languages import SAME  # which imports torch
+
+    matches = {name: match for name in names if name != "id" and (match := BY_LANGUAGE.fullmatch(name))}
+    return {name: match for name, match in matches.items() if match[3] in SAME}
+
+
 def _accepted(role: str) -> set[str]:
     if role == "labels":
-        return {"whole", "object"}
+        return {"whole", "object", "struct"}
     return KINDS.get(role) or KINDS.get(f"{role.partition('.')[0]}.") or KINDS["file"]
 
 
 def _shown(role: str) -> str:
     words = {"whole": "whole numbers", "object": "an object of them by language", "texts": "lists of texts"}
     words |= {"text": "text", "bytes": "bytes", "picture": "{bytes, path}", "features": "lists of floats"}
-    return ", ".join(sorted(words.get(kind, f"{kind}s") for kind in _accepted(role)))
+    return ", ".join(sorted({words.get(kind, f"{kind}s") for kind in _accepted(role) - {"struct"}}))
 
 
 def kind_of(kind: pyarrow.DataType) -> str:
@@ -253,7 +258,9 @@ def kind_of(kind: pyarrow.DataType) -> str:
         kind = kind.value_type
     if types.is_struct(kind):
         names = {kind.field(number).name for number in range(kind.num_fields)}
-        return "picture" if "bytes" in names and names <= {"bytes", "path"} else "object"
+        if "bytes" in names and names <= {"bytes", "path"}:
+            return "picture"
+        return "object" if names & {*TEXT} or _by_code(names) else "struct"  # what no language names is no caption
     if types.is_map(kind):
         return "object"
     if types.is_list(kind) or types.is_large_list(kind) or types.is_fixed_size_list(kind):

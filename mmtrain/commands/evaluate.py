@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from datamodules.files import try_writing
+from mmtrain.commands.together import check_together
 from mmtrain.commands.usage import Adapter, BatchSize, Device, File, Folder, Model, Shards, Trust, UsageError, Workers
 from mmtrain.display.messages import say
 
@@ -95,17 +96,19 @@ def evaluate(
         ValueError: when the shards have none of the languages, or nothing in them can be read; a model without a
             matching head or token rows, a task that nobody labelled.
     """
+    retrieval: dict[str, Any] = {"protocol": protocol, "captions": captions, "text_to_text": text_to_text}
+    retrieval |= {"similarity": similarity, "recall_at": recall_at, "rerank": rerank, "dims": dims}
+    retrieval |= {"precision": precision, "generate": generate, "baselines": baselines, "probe": probe}
+    retrieval |= {"zero_shot": zero_shot, "questions": questions, "text_baselines": text_baselines}
+    details = {"images": images, "prompts": prompts, "patches": patches, "train": train, "task": task}
+    details |= {"templates": templates, "beams": None if beams == 1 else beams}
+    details |= {"rerank_by": None if rerank_by == "head" else rerank_by}
+    check_together(retrieval, details, classes, sts)
+    if zero_shot_by == "captioner" and (zero_shot is None or prompts is None):
+        raise ValueError("--zero_shot_by: captioner judges the answers of --prompts FILE for --zero_shot TASK; both")
     folder = _folder(model, out)
     try_writing(folder, "--out")
     if classes is not None or sts:
-        if classes is not None and sts:
-            raise UsageError("--sts: not allowed with argument --classes")
-        retrieval: dict[str, Any] = {"protocol": protocol, "captions": captions, "text_to_text": text_to_text}
-        retrieval |= {"rerank": rerank, "dims": dims, "precision": precision, "generate": generate}
-        retrieval |= {"questions": questions, "text_baselines": text_baselines}
-        for name, value in (retrieval | {"zero_shot": zero_shot, "baselines": baselines, "probe": probe}).items():
-            if value:
-                raise ValueError(f"--{name}: says nothing about {'--sts' if sts else '--classes'}; without it")
         if classes is None:
             from mmtrain.evaluation.measuring.sts import evaluate_sts
 
@@ -116,24 +119,14 @@ def evaluate(
         return evaluate_classes(
             model, data, folder, classes, templates=templates, device=device, trust=trust, adapter=adapter, **options
         )
-    published = _protocol(protocol, captions, images)
+    published = _protocol(protocol, captions)
     if published is not None and rerank is not None:
         raise ValueError(f"--rerank: {rerank} sorts the answers of the whole collection; it goes without --protocol")
     if rerank is not None and rerank < 2:
         raise ValueError(f"--rerank: got {rerank}, expected at least 2")
-    if rerank_by == "late" and rerank is None:
-        raise ValueError("--rerank_by: late sorts the best K again; it needs --rerank K")
     for name, value in {"rerank": rerank, "dims": dims, "precision": precision, "questions": questions}.items():
         if similarity == "late" and value:
             raise ValueError(f"--{name}: is about single rows; without --similarity late")
-    if prompts is not None and zero_shot is None:
-        raise ValueError(f"--prompts: {prompts} says classes of a task; it needs --zero_shot TASK")
-    if zero_shot_by == "captioner" and (zero_shot is None or prompts is None):
-        raise ValueError("--zero_shot_by: captioner judges the answers of --prompts FILE for --zero_shot TASK; both")
-    if train is not None and not baselines and probe is None:
-        raise ValueError(f"--train: {train} is what baselines and probes learn from; it needs --baselines or --probe")
-    if patches and probe is None:
-        raise ValueError("--patches: it says what a probe reads; it needs --probe TASK")
     if text_baselines is not None and questions is None and (published is None or published.questions is None):
         raise ValueError(f"--text_baselines: {', '.join(text_baselines)} answer questions; they need --questions FILE")
 
@@ -276,10 +269,8 @@ def _folder(model: str, out: str | None) -> Path:
     return Path(out)
 
 
-def _protocol(name: str | None, captions: str | None, images: str | None) -> "Protocol | None":
+def _protocol(name: str | None, captions: str | None) -> "Protocol | None":
     if name is None:
-        if images is not None:
-            raise ValueError(f"--images: {images} says where a data set's own pictures lie; it needs --protocol")
         return None
     from mmtrain.evaluation.protocols import named_protocol
 

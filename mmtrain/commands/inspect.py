@@ -102,7 +102,12 @@ def _data(checkpoint: dict[str, Any]) -> dict[str, Any]:
     if state is None:
         return {}
     cursor = {name: state["cursor"][name] for name in ("position", "epoch")}
-    return cursor | {"samples an epoch": state["data"]["samples"], "shards": state["data"]["shards"]}
+    shards = {  # "samples" and "shards", or those of each part, "pictures: samples"
+        name.replace("samples", "samples an epoch"): value
+        for name, value in state["data"].items()
+        if name.rpartition(": ")[2] in ("samples", "shards")
+    }
+    return cursor | shards
 
 
 def _summary(description: dict[str, Any]) -> dict[str, Any]:

@@ -42,10 +42,14 @@ class Classification(Objective):
 
     def loss(self, batch: Any, embeddings: Embeddings, model: Any) -> Tensor:
         if self.task not in embeddings.labels:
-            raise ValueError(f"{self.task}: no sample has such a label; there are {', '.join(embeddings.labels)}")
+            raise ValueError(
+                f"Classification.task: got {self.task}, the samples are labelled with {', '.join(embeddings.labels)}"
+            )
         rows, labels = image_of(embeddings), embeddings.labels[self.task]
         if int(labels.max()) >= self.classes:
-            raise ValueError(f"{self.task}: a label of class {int(labels.max())}, but classes is {self.classes}")
+            raise ValueError(
+                f"Classification.classes: got {self.classes}, {self.task} has a label of class {int(labels.max())}"
+            )
         with torch.autocast(rows.device.type, enabled=False):
             logits = self.head(rows.shape[1] ** 0.5 * rows.float())
         options: dict[str, Any] = {"ignore_index": -1, "label_smoothing": self.smoothing, "reduction": "sum"}

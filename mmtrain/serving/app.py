@@ -102,6 +102,8 @@ def _add_search(app: FastAPI, service: Service, do: Callable[..., Any]) -> None:
 
     async def found(fields: dict[str, Any]) -> tuple[Query, bytes | None, list[Result]]:
         text, language, image = (fields.get(name) or None for name in ("text", "language", "image"))
+        if isinstance(image, str):
+            raise BadRequest("image: expected a file, as in curl -F image=@FILE")
         try:
             k = int(fields.get("k") or 10)
         except ValueError:
@@ -167,8 +169,6 @@ async def _form(request: Request) -> dict[str, Any]:
     async with request.form(max_files=1, max_fields=len(FIELDS)) as form:
         for name, value in form.items():
             fields[name] = await value.read() if isinstance(value, UploadFile) else value
-    if isinstance(fields.get("image"), str):
-        raise BadRequest("image: expected a file, as in curl -F image=@FILE")
     if any(isinstance(value, bytes) for name, value in fields.items() if name != "image"):
         raise BadRequest("search: the field of a file is image")
     return fields

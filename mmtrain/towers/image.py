@@ -123,8 +123,9 @@ class TimmTower(ImageTower):
             pooled, _ = self.forward(torch.zeros(1, 3, size, size, dtype=torch.uint8, device=self.mean.device))
         except (RuntimeError, AssertionError, ValueError, IndexError) as error:
             raise ValueError(
-                f"data.images.size: the image tower cannot read pictures of {size} pixels ({first_line(error)}); set"
-                " data.images.size or model.image.image_size"
+                f"data.images.size: the image tower cannot read pictures of {size} pixels"
+                f" ({first_line(error).rstrip('.')}); set it, that of the field or part, or model.image.image_size; for"
+                " several sizes dynamic_img_size: true among model.image.options"
             ) from error
         finally:
             for module, mode in modes.items():

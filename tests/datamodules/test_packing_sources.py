@@ -7,7 +7,6 @@ import random
 import tracemalloc
 
 import pytest
-from tiny_shards import png_bytes
 
 from datamodules.packing import (
     Row,
@@ -24,6 +23,7 @@ from datamodules.packing import (
 from datamodules.packing.sorting import sorted_on_disk
 from datamodules.packing.wit import COLUMNS
 from datamodules.shards.encoding import BadRow
+from tests.datamodules.tiny_shards import png_bytes
 
 
 def rows_of(reader):

@@ -57,6 +57,7 @@ CAPTIONS = {
     "columns called by language": ({"en": "a cat", "fil": "pusa"}, {"en": ["a cat"], "fil": ["pusa"]}),
     "a row a language": ({"caption": "a cat", "language": "en"}, {"en": ["a cat"]}),
     "a struct": ({"captions": {"en": "a cat", "lv": None}}, {"en": ["a cat"]}),
+    "a struct by longer codes": ({"captions": {"eng_Latn": "a cat"}}, {"eng_Latn": ["a cat"]}),
     "a struct of lists": ({"translation": {"en": ["a cat", "one cat"]}}, {"en": ["a cat", "one cat"]}),
     "pairs": (
         {"captions": [{"language": "en", "text": "a cat"}, {"language": "en", "text": "b"}]},
@@ -221,12 +222,18 @@ def test_the_tables_that_img2dataset_leaves_beside_its_tars_are_no_shards(listed
             "odd.parquet",
             r"no column is known by its name \(x, y\); image: image, img,.*; captions: .*odd.parquet\[image=",
         ),
+        ("chats.parquet", r"no column is known by its name \(caption\)"),
+        (
+            "chats.parquet[captions=caption]",
+            r"column 'caption' is list<.*role.*>; captions takes an object of them by language, lists",
+        ),
         ("b.tar[image=photo]", r"\[image=photo\] says what columns are, and .*b.tar is no .parquet"),
     ],
 )
 def test_columns_that_do_not_fit_are_one_line(tmp_path, spec, message):
     write(tmp_path / "a.parquet", captioned(2))
     write(tmp_path / "odd.parquet", [{"x": 1.5, "y": [1]}])
+    write(tmp_path / "chats.parquet", [{"caption": [{"role": "user", "content": "a cat?"}]}])
     (tmp_path / "b.tar").touch()
     with pytest.raises(ValueError, match=message) as error:
         survey(expand(f"{tmp_path}/{spec}")[0].shards, None, Reading())

@@ -75,9 +75,9 @@ def test_two_processes_one_without_labels_equal_one(tmp_path: Path) -> None:
         (lambda: Classification("kind", 2, smoothing=1.0), "smoothing: got 1.0, expected 0 to below 1"),
         (
             lambda: made().loss(None, losses.Embeddings(whole(), None, labels={"other": LABELS}), None),
-            "kind: no sample has such a label; there are other",
+            "Classification.task: got kind, the samples are labelled with other",
         ),
-        (lambda: learned(whole(), LABELS + 1), "kind: a label of class 3, but classes is 3"),
+        (lambda: learned(whole(), LABELS + 1), "Classification.classes: got 3, kind has a label of class 3"),
     ],
 )
 def test_what_is_wrong_is_said(make, says: str) -> None:
@@ -104,4 +104,7 @@ def test_a_tower_trains_on_classes_alone(posts: Path, tmp_path: Path, capsys: py
     assert main([*options, objectives("relation")]) == 0
     assert min(column(tmp_path, "train/classes")) > 0
     assert main([*options, objectives("colour")]) != 0
-    assert "colour: no sample has such a label; there are adds, relation, represented" in capsys.readouterr().err
+    assert (
+        "Classification.task: got colour, the samples are labelled with adds, relation, represented"
+        in capsys.readouterr().err
+    )

@@ -67,7 +67,7 @@ def same(ones: dict[str, Tensor], others: dict[str, Tensor]) -> bool:
     return ones.keys() == others.keys() and all(torch.equal(ones[name], others[name]) for name in ones)
 
 
-def test_each_objective_sees_what_it_reads(shards: Path, pairs: Path, tmp_path: Path) -> None:
+def test_each_objective_sees_what_it_reads(shards: Path, pairs: Path, tmp_path: Path, capsys) -> None:
     of_parts = parts(shards, pairs, val=str(pairs))
     assert fit_parts(shards, tmp_path, of_parts, "--trainer.max_steps=4", "--trainer.log_every_n_steps=1") == 0
     assert len(column(tmp_path, "train/clip")) == len(column(tmp_path, "train/pairs")) == 4
@@ -77,6 +77,10 @@ def test_each_objective_sees_what_it_reads(shards: Path, pairs: Path, tmp_path: 
     assert column(tmp_path, "samples_seen")[-1] == 40  # of all parts
     assert column(tmp_path, "val/mean_recall") and column(tmp_path, "val/pairs/text_to_image/R@1/mean")
     assert read_checkpoint(tmp_path / "checkpoints" / "last.ckpt")["samples_seen"] == 40
+    capsys.readouterr()
+    assert main(["inspect", str(tmp_path / "checkpoints" / "last.ckpt")]) == 0
+    said = " ".join(capsys.readouterr().out.split())
+    assert "pairs: samples an epoch" in said and "40" in said
 
 
 def test_an_objective_may_see_several_parts(shards: Path, pairs: Path, tmp_path: Path) -> None:

@@ -63,8 +63,14 @@ def test_pictures_are_probed_by_their_labels(run: Path, scenes: Path, tmp_path: 
     ("options", "says"),
     [
         (["--probe", "colour"], "test is labelled with 'colour'; there are numbers"),
-        (["--probe", "colour", "--patches"], "train that can be read is labelled with 'colour'"),
-        (["--patches"], "--patches: it says what a probe reads; it needs --probe TASK"),
+        (["--probe", "colour", "--patches"], "train that can be read has the label 'colour' at a place"),
+        (["--probe", "numbers", "--patches"], "has the label 'numbers' at a place of its picture (\"places\")"),
+        (["--patches"], "--patches: says nothing by itself; it needs --probe TASK"),
+        (["--train", "FOLDER"], "--train: FOLDER says nothing by itself; it needs --baselines or --probe TASK"),
+        (["--beams", "3"], "--beams: 3 says nothing by itself; it needs --generate"),
+        (["--task", "numbers"], "--task: numbers says nothing by itself; it needs --classes FILE"),
+        (["--sts", "--templates", "FILE"], "--templates: FILE says nothing by itself; it needs --classes FILE"),
+        (["--sts", "--recall_at", "3"], "--recall_at: says nothing about --sts"),
         (["--probe", "numbers", "--sts"], "--probe: says nothing about --sts"),
     ],
 )

@@ -289,6 +289,14 @@ def learnt(batch: Batch, objective: SelfDistillation | MaskedPatches | None = No
             [f"--data.fields={crops(48)}", f"--model.objectives={objectives_of()}"],
             "data.fields.local: crops of 48 pixels, larger than the picture's 32",
         ),
+        (
+            [
+                f"--data.fields={crops()}",
+                f"--model.objectives={objectives_of()}",
+                "--model.image.options.dynamic_img_size=false",
+            ],
+            "cannot read pictures of 16 pixels (Input height (16) doesn't match model (32)); set it",
+        ),
     ],
 )
 def test_a_run_that_cannot_be_is_one_line(

@@ -157,6 +157,7 @@ def test_what_cannot_be_answered_is_one_line(client: Client) -> None:
     for request, status, says in [
         (("/search",), 400, "give a text, a picture, or both"),
         (("/search?text=+",), 400, "expected words"),
+        (("/search?image=shards/1.png",), 400, "image: expected a file"),
         (("/search?text=red&k=0",), 400, "k: got 0"),
         (("/search?text=red&k=1e9",), 400, "k: got '1e9'"),
         ((f"/search?text={'x' * 10_001}",), 400, "10,001 characters"),
@@ -244,6 +245,7 @@ def test_no_answer_names_a_path_of_the_machine(client: Client, built: Path, mode
 def test_a_failure_inside_is_one_line_and_says_nothing(client: Client, monkeypatch, capfd) -> None:
     monkeypatch.setattr("mmtrain.serving.service.find", lambda *_: open("/tmp/secret/file"))
     assert client.error("/search?text=red") == (500, "the server failed; its own messages say why")
+    client.json("/health")  # by then the first request has ended, which is when its failure is said
     (line,) = capfd.readouterr().err.splitlines()
     assert line.startswith("mmtrain serve: /search: [Errno 2]")
 

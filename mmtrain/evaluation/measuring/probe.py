@@ -126,7 +126,10 @@ class Probe:
 
 def _rows(collected: LabelledImages | LabelledPatches, where: str) -> LabelledRows:
     if not collected.labels:
-        raise ValueError(f"--probe: no sample of {where} that can be read is labelled with {collected.task!r}")
+        lacking = f"is labelled with {collected.task!r}"
+        if isinstance(collected, LabelledPatches):
+            lacking = f'has the label {collected.task!r} at a place of its picture ("places")'
+        raise ValueError(f"--probe: no sample of {where} that can be read {lacking}")
     if isinstance(collected, LabelledImages):
         rows = np.concatenate(collected.rows)
         return LabelledRows(rows, np.array(collected.labels), np.arange(len(rows)))

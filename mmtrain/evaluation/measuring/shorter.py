@@ -41,8 +41,9 @@ def measure_shorter(
     precisions: Sequence[str],
     **options: Any,
 ) -> list[dict[str, Any]]:
-    """Recall at every width and precision, behind that of the rows as they are; "shorter" of metrics.json.
+    """Recall at every width and precision, and that of the rows as they are; "shorter" of metrics.json.
 
+    Widths ascend; each has its precisions in the order in which they were given, the rows as they are before them.
     Each entry has "width", "precision", "bytes" a row, "mean_recall", and by direction and language the recalls in
     percent. Ranks are exact and ties count against the model, as in the rest of the report. Memory stays linear in the
     rows. No widths stands for the whole rows, no precisions for float32.
@@ -59,7 +60,7 @@ def measure_shorter(
             shorter = replace(split, images=images, texts=texts)
             _, figures = measure_split(encoder, shards, shorter, protocol, bootstrap=0, **options)
             entries.append(_entry(width, precision, figures))
-    return entries
+    return sorted(entries, key=lambda entry: entry["width"])
 
 
 def reduced(rows: np.ndarray, width: int, precision: str) -> np.ndarray:

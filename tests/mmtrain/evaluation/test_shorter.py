@@ -57,7 +57,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 def test_evaluate_measures_widths_and_precisions(model: str, shards: Path, tmp_path: Path, capsys) -> None:
     plain = ["evaluate", model, "--data", str(shards), "--workers", "0", "--recall_at", "1,3"]
-    more = ["--dims", "4,24", "--precision", "binary,float32,int8,int8"]
+    more = ["--dims", "24,4", "--precision", "binary,float32,int8,int8"]
     assert main([*plain, "--out", str(tmp_path / "plain")]) == 0
     capsys.readouterr()
     assert main([*plain, *more, "--out", str(tmp_path / "more")]) == 0
@@ -67,10 +67,10 @@ def test_evaluate_measures_widths_and_precisions(model: str, shards: Path, tmp_p
     assert after == before
     what = [(each["width"], each["precision"], each["bytes"]) for each in shorter]
     short = [(4, "binary", 1), (4, "float32", 16), (4, "int8", 4)]
-    assert what == [(24, "float32", 96), *short, (24, "binary", 3), (24, "int8", 24)]
-    assert shorter[0]["mean_recall"] == after["mean_recall"]
-    assert shorter[2]["text_to_image"].keys() == {"en", "lv", "mean"}
-    assert shorter[2]["text_to_image"]["lv"].keys() == {"R@1", "R@3"}
+    assert what == [*short, (24, "float32", 96), (24, "binary", 3), (24, "int8", 24)]
+    assert shorter[3]["mean_recall"] == after["mean_recall"]
+    assert shorter[1]["text_to_image"].keys() == {"en", "lv", "mean"}
+    assert shorter[1]["text_to_image"]["lv"].keys() == {"R@1", "R@3"}
     page = (tmp_path / "more" / "report.html").read_text()
     assert "Shorter rows" in page and "Shorter rows" not in (tmp_path / "plain" / "report.html").read_text()
     assert "shorter rows, recall in percent" in printed and "bytes a row" in printed

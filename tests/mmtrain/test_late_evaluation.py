@@ -86,6 +86,7 @@ def test_reranking_loses_what_the_candidates_lack(
     few = evaluated(run, shards, tmp_path / "few", "--rerank", "3", "--rerank_by", "late")["rerank"]
     assert few["by"] == "late" and few["k"] == 3
     assert "sorted again by late interaction" in capsys.readouterr().out
+    assert "By late interaction" in (tmp_path / "few" / "report.html").read_text()
     for language in WORDS:
         dense, late, own = loop(run, shards, language)
         right = np.arange(32)[:, None] == own

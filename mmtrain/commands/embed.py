@@ -12,6 +12,7 @@ def embed(
     data: Shards,
     out: Folder,
     tokens: bool = False,
+    multi: bool = False,
     dtype: Literal["float16", "float32"] = "float32",
     batch_size: BatchSize = 64,
     samples_per_shard: int = 1024,
@@ -31,6 +32,7 @@ def embed(
     Args:
         out: Gets the shards, shards.json and embedding.json, which says of what model the rows are.
         tokens: <key>.npy is the image tower's tokens [P, W].
+        multi: All are token rows of a model with a head for them: [P, d] of a picture, [n, L, d] of texts.
         dtype: Of the rows.
         samples_per_shard: The most samples of a shard; a kill costs no more.
 
@@ -52,7 +54,7 @@ def embed(
     processes = Processes.launched()
     with parts_beside(target, processes.rank) as parts:
         encoder = load(model, device=processes.device(device), trust=trust)
-        shards, rows, facts = row_shards(parts, encoder, data, sizes, dtype=dtype, tokens=tokens)
+        shards, rows, facts = row_shards(parts, encoder, data, sizes, dtype=dtype, tokens=tokens, multi=multi)
         if shards.is_done(target, DESCRIPTION, processes):
             return target
         with room_for(target):
@@ -61,7 +63,7 @@ def embed(
                 return target
             listing = shards.put(target, DESCRIPTION, facts | {"model": lasting(model), "data": data})
         shards.division.remove(processes)
-    what = "tokens" if tokens else f"rows of {facts['width']}"
+    what = "token rows" if multi else "tokens" if tokens else f"rows of {facts['width']}"
     say(
         f"{target}: {listing['samples']:,} samples in {len(listing['shards'])} shards, {what}, {dtype}"
         + said_skips(listing)

@@ -18,6 +18,8 @@ from mmtrain.embedding.splits import language_indices
 from mmtrain.models.encoder import Encoder
 from mmtrain.models.fingerprint import fingerprint
 from mmtrain.models.image_text import ImageTextModel
+from mmtrain.models.network import NO_HEAD
+from mmtrain.models.token_rows import kept
 from mmtrain.towers import FeatureTower
 
 DESCRIPTION = "embedding.json"  # beside shards of rows
@@ -36,9 +38,10 @@ class RowFiles:
         batch_size: The most images that come at once.
         dtype: Of what is written.
         tokens: `npy` holds the image tower's tokens [P, W], not the row [D].
+        multi: All files hold token rows, [P, d] of the image and [n, L, d] of texts, zeros behind the shorter ones.
 
     Raises:
-        ValueError: for tokens of another library's model.
+        ValueError: for tokens of another library's model, or token rows of a model without them.
     """
 
     def __init__(
@@ -47,7 +50,11 @@ class RowFiles:
         batch_size: int,
         dtype: Literal["float16", "float32"] = "float32",
         tokens: bool = False,
+        multi: bool = False,
     ) -> None:
+        if multi and (tokens or encoder.model.multi_dimension is None):
+            raise ValueError(f"--multi: {'it and --tokens are two kinds; give one' if tokens else NO_HEAD}")
+        self._multi = multi
         self._encoder, self._batch_size, self._dtype, self._tokens = encoder, batch_size, dtype, tokens
         self._tower = encoder.model.image if isinstance(encoder.model, ImageTextModel) else None
         if tokens and self._tower is None:
@@ -67,7 +74,7 @@ class RowFiles:
         for role in ROLES:
             every = (each for sample in whole for name, each in sample.texts.items() if role_of(name) == role)
             texts = list(dict.fromkeys(text for each in every for text in each))
-            rows = text_rows(self._encoder, texts, role)
+            rows = text_rows(self._encoder, texts, role, self._multi)
             row_of_text |= zip([(role, text) for text in texts], rows, strict=True)
         image_rows = iter(self._image_rows([sample.image for sample in whole if sample.image is not None]))
         return [each if isinstance(each, BadRow) else self._written(each, image_rows, row_of_text) for each in checked]
@@ -81,7 +88,11 @@ class RowFiles:
             files["npy"] = self._bytes(next(image_rows))
         for name, texts in sample.texts.items():
             if texts:
-                files[TEXT_ROWS[name]] = self._bytes([row_of_text[role_of(name), text] for text in texts])
+                each = [row_of_text[role_of(name), text] for text in texts]
+                longest = max(map(len, each))
+                if self._multi:
+                    each = [np.pad(rows, ((0, longest - len(rows)), (0, 0))) for rows in each]
+                files[TEXT_ROWS[name]] = self._bytes(each)
         return {"__key__": sample.key, **files}
 
     def _checked(self, sample: WholeSample | BadRow) -> WholeSample | BadRow:
@@ -104,6 +115,8 @@ class RowFiles:
         return [rows[number] for number in range(len(images))]
 
     def _encoded(self, images: Tensor) -> Tensor:
+        if self._multi:
+            return self._encoder.model.encode_image_multi(images)[1]
         if not self._tokens:
             return self._encoder.model.encode_image(images)
         assert self._tower is not None
@@ -123,23 +136,35 @@ def row_shards(
     *,
     dtype: Literal["float16", "float32"] = "float32",
     tokens: bool = False,
+    multi: bool = False,
 ) -> tuple[RewrittenShards, RowFiles, dict[str, Any]]:
     """SHARDS to be written again with rows, what puts them in, and what they will be, for a description."""
-    rows = RowFiles(encoder, sizes.batch_size, dtype, tokens)
+    rows = RowFiles(encoder, sizes.batch_size, dtype, tokens, multi)
     samples = WholeSamples.named(data, images=encoder.images, features=rows.reads_features)
     facts: dict[str, Any] = {"dtype": dtype, "tokens": tokens, "width": encoder.model.dimension}
+    if multi:
+        facts |= {"tokens": True, "multi": True, "width": encoder.model.multi_dimension}
     facts |= {"similarity": encoder.metric, "fingerprint": fingerprint(encoder)}
     shards = RewrittenShards(folder, samples, ["rows", facts], sizes)
     return shards, rows, facts | {"samples_per_shard": sizes.samples_per_shard}
 
 
-def text_rows(encoder: Encoder, texts: Sequence[Text], role: str) -> np.ndarray:
-    """Rows float32 [n, D] of (language, text), which search ("query") or are found ("passage")."""
-    parts = []
+def text_rows(encoder: Encoder, texts: Sequence[Text], role: str, multi: bool = False) -> np.ndarray | list[np.ndarray]:
+    """Rows float32 [n, D] of (language, text), which search ("query") or are found ("passage").
+
+    With `multi` the token rows of each, [L, d].
+    """
+    parts: list[np.ndarray] = []
     for start in range(0, len(texts), TEXTS_AT_ONCE):
         languages, captions = zip(*texts[start : start + TEXTS_AT_ONCE], strict=True)
         tokens, mask = encoder.tokenizer_for(role)(captions, languages)
         indices = language_indices(encoder, list(languages)).to(encoder.device)
-        rows = encoder.model.encode_text(tokens.to(encoder.device), mask.to(encoder.device), indices)
-        parts.append(rows.float().cpu().numpy())
+        inputs = tokens.to(encoder.device), mask.to(encoder.device), indices
+        if multi:
+            _, rows, there = encoder.model.encode_text_multi(*inputs)
+            parts += [each.numpy() for each in kept(rows.float().cpu(), there.cpu())]
+        else:
+            parts.append(encoder.model.encode_text(*inputs).float().cpu().numpy())
+    if multi:
+        return parts
     return np.concatenate(parts) if parts else np.zeros((0, encoder.model.dimension), np.float32)

@@ -1,5 +1,8 @@
 """Token rows of a model: which tokens count, alone and in a batch, few of them, trained, saved, loaded, refused."""
 
+import io
+import json
+import tarfile
 from pathlib import Path
 
 import numpy as np
@@ -113,6 +116,18 @@ def test_training_saving_and_loading(shards: Path, tmp_path: Path, micro_batch: 
     )
     fresh = torch.nn.Linear(32, 8, bias=False).weight
     assert run.model.get_submodule("multi.image").weight.shape == fresh.shape
+    if micro_batch:
+        return
+    command = ["embed", str(tmp_path / "export"), "--data", str(shards), "--out", str(tmp_path / "rows"), "--multi"]
+    assert main([*command, "--workers", "0", "--device", "cpu"]) == 0
+    with tarfile.open(tmp_path / "rows" / "shard-000000.tar") as tar:
+        files = {name.partition(".")[2]: io.BytesIO(tar.extractfile(name).read()) for name in tar.getnames()[:3]}
+        record, picture, texts = json.load(files["json"]), np.load(files["npy"]), np.load(files["texts.npy"])
+    assert picture.shape == (4, 8)
+    for rows, (language, text) in zip(texts, record["captions"].items(), strict=True):
+        (exact,) = export.encode_text([text], language, multi=True)
+        np.testing.assert_allclose(rows[: len(exact)], exact, atol=1e-6)
+        assert not rows[len(exact) :].any()
 
 
 def test_an_objective_of_tokens_may_stand_beside(shards: Path, tmp_path: Path) -> None:

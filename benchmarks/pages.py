@@ -18,7 +18,7 @@ from benchmarks.runs import CONFIGS, evaluated, fit_seconds, interval, run, say
 
 LANGUAGES = "[sw,af,fr,pt,xh,so,zu,nso,de,nb,sv,tn]"
 PAGE = ["--width", 192, "--height", 192, "--margin", 8, "--font_size", 11, "--picture_share", 0.6]
-PIXELS = 64
+PIXELS = 96
 DEPTHS = ("R@1", "R@5")
 
 

@@ -86,6 +86,8 @@ def compare(
     if len(names) < 2:
         raise ValueError(f"MODEL: got {len(names)}, expected at least two to compare")
     published = None if protocol is None else named_protocol(protocol)
+    if published is not None and published.questions is not None:
+        raise ValueError(f"--protocol: {published} asks questions; evaluate each model, then compare --metrics")
     if published is not None:
         data = published.shards(data, images)
     encoders = [load(name, trust=trust) for name in names]

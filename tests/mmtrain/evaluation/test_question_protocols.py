@@ -350,3 +350,5 @@ def test_a_protocol_asks_its_own_questions_alone(run, tmp_path, capfd, monkeypat
     data = ["--data", str(tmp_path / "files"), "--protocol", "miracl_vision", "--questions", "q.jsonl"]
     assert main(["evaluate", str(run), *data, "--out", str(tmp_path / "out")]) == 1
     assert "--questions: q.jsonl beside --protocol miracl_vision/all" in capfd.readouterr().err
+    assert main(["compare", str(run), str(run), *data[:4], "--out", str(tmp_path / "out")]) == 1
+    assert "miracl_vision/all asks questions; evaluate each model" in capfd.readouterr().err

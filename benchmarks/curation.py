@@ -1,6 +1,6 @@
 """How long `mmtrain curate` takes over a million captions and 200,000 entries, in parts at once.
 
-    python -m benchmarks.curation --out build/curation      # writes 500 MB of shards there first; minutes
+python -m benchmarks.curation --out build/curation      # writes 500 MB of shards there first; minutes
 """
 
 import argparse

@@ -4,27 +4,30 @@ python -m benchmarks.curation --out build/curation      # writes 500 MB of shard
 """
 
 import argparse
+import functools
 import json
+import random
 import shutil
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from string import ascii_lowercase
 
 import numpy as np
 
 from datamodules.shards.writing import write_shards
 
 ENTRIES, SAMPLES = 200_000, 10_000
-LETTERS = np.array(list("abcdefghijklmnopqrstuvwxyz"))
 
 
+@functools.cache
 def words() -> list[str]:
     """Different words of 3 to 9 letters."""
-    rng, found = np.random.default_rng(0), dict[str, None]()
+    rng, found = random.Random(0), dict[str, None]()
     while len(found) < ENTRIES:
-        found["".join(rng.choice(LETTERS, rng.integers(3, 10)))] = None
+        found["".join(rng.choices(ascii_lowercase, k=rng.randint(3, 9)))] = None
     return list(found)
 
 

@@ -250,7 +250,7 @@ class Training:
             for (source, language), count in part.drawn.items():
                 place = _source_name(name, dataset.sources[source])
                 drawn[place, dataset.languages[language] if language >= 0 else ""] += count
-            self.account.add(part.samples + len(part.skipped), part.skipped, drawn)
+            self.account.add(part.samples + len(part.skipped), part.skipped, drawn, part.cut)
         next_epoch = epoch_of(batch.end, self.group, self.epoch_length)
         at_end = next_epoch != epoch_of(batch.end - self.group, self.group, self.epoch_length)
         self.account.check(epoch_end=at_end)

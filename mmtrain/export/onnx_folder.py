@@ -30,9 +30,10 @@ def write(encoder: Encoder, folder: Path) -> None:
     if isinstance(model.text, WordGRU):
         raise ValueError("--format onnx: WordGRU has a network for each language, ONNX one graph; safetensors holds it")
     pictures = "features float32 [N, F]" if encoder.images is None else "pixels uint8 [N, 3, size, size]"
-    inputs = {"image.onnx": f"{pictures} -> {ROWS}", "text.onnx": f"tokens int64 [N, L], mask bool [N, L] -> {ROWS}"}
+    texts = "tokens uint8 [N, L, size] grey rows" if model.shared else "tokens int64 [N, L]"
+    inputs = {"image.onnx": f"{pictures} -> {ROWS}", "text.onnx": f"{texts}, mask bool [N, L] -> {ROWS}"}
     description = {"inputs": inputs | in_words(encoder)}
-    description |= describe_preprocessing(encoder, folder) | {"dimension": model.dimension}
+    description |= describe_preprocessing(encoder, folder) | {"dimension": model.dimension, "shared": model.shared}
     (folder / PREPROCESSING).write_text(json.dumps(description, ensure_ascii=False, indent=2), encoding="utf-8")
     # two of each: an axis of length 1 in the example becomes a constant
     if encoder.images is None:
@@ -44,7 +45,8 @@ def write(encoder: Encoder, folder: Path) -> None:
     rows = torch.export.Dim("rows", min=1)
     name = "features" if encoder.images is None else "pixels"
     export_graph(ImageGraph(model), (pixels,), {name: {0: rows}}, folder / "image.onnx")
-    length = torch.export.Dim("length", min=1)
+    # a shared tower's page has no more rows than columns
+    length = torch.export.Dim("length", min=1, max=tokens.shape[2] if model.shared else None)
     # SigLIP's rows have one length only
     dynamic = {0: rows} if getattr(encoder.tokenizer, "padding", None) == "max_length" else {0: rows, 1: length}
     export_graph(TextGraph(model), (tokens, mask), {"tokens": dynamic, "mask": dynamic}, folder / "text.onnx")

@@ -127,9 +127,17 @@ def _with_tokens(
         batch.images, captions.tokens, captions.mask, captions.languages
     )
     text_tokens = TokenFeatures(
-        captions.in_slots(text_features), torch.cat([present.unsqueeze(-1), batch.token_mask], -1), batch.tokens
+        captions.in_slots(text_features), _of_tokens(network, present, batch.token_mask, text_features), batch.tokens
     )
     return image, captions.in_slots(text), TokenFeatures(image_features), text_tokens
+
+
+def _of_tokens(network: ImageTextModel, present: Tensor, mask: Tensor, features: Tensor) -> Tensor:
+    """Which of the features [n, 1 + P, W] of each caption are there, bool [B, K, 1 + P]; of a page all patches are."""
+    present = present.unsqueeze(-1)
+    if network.shared:
+        return present.expand(-1, -1, features.shape[1])
+    return torch.cat([present, mask], -1)
 
 
 def _own_indices(languages_of_texts: Tensor, languages: Tensor | None) -> Tensor:

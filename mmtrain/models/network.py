@@ -13,11 +13,13 @@ class Network(nn.Module):
 
     Attributes:
         dimension: D, the width of the rows.
+        shared: Whether one tower reads pictures and texts, which the tokenizer draws as pictures.
         reads_by_language: Whether there is a network for each language, so that a caption's language must be known.
         prompts: What stands before texts of a role: "query" searches, "passage" is found.
     """
 
     dimension: int
+    shared: bool = False
     reads_by_language: bool = False
     prompts: Mapping[str, str] = MappingProxyType({})
 

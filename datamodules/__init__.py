@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from datamodules.reading.parts import Part
     from datamodules.relation import RelationDataModule
     from datamodules.stream.mixture import Source
+    from datamodules.tokenizers.rendered import RenderedText
     from datamodules.tokenizers.tokenizer import ByteTokenizer, Tokenizer, TransformersTokenizer
     from datamodules.tokenizers.words import WordTokenizer
 
@@ -36,6 +37,7 @@ __getattr__, __all__ = lazy(
         "datamodules.reading.parts": ("Part",),
         "datamodules.relation": ("RelationDataModule",),
         "datamodules.stream.mixture": ("Source",),
+        "datamodules.tokenizers.rendered": ("RenderedText",),
         "datamodules.tokenizers.tokenizer": ("ByteTokenizer", "Tokenizer", "TransformersTokenizer"),
         "datamodules.tokenizers.words": ("WordTokenizer",),
     },

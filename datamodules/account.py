@@ -24,15 +24,18 @@ T = TypeVar("T")
 @dataclass
 class Trained:
     """What training read: samples tried, those of them skipped by (shard, cause), and what was drawn of the others:
-    captions by (source, language), samples by (source, "").
+    captions by (source, language), samples by (source, ""); texts that the tokenizer cut.
     """
 
     tried: int = 0
     skipped: Counts = field(default_factory=Counter)
     drawn: Counts = field(default_factory=Counter)
+    cut: int = 0
 
     def __add__(self, other: Trained) -> Trained:
-        return Trained(self.tried + other.tried, self.skipped + other.skipped, self.drawn + other.drawn)
+        return Trained(
+            self.tried + other.tried, self.skipped + other.skipped, self.drawn + other.drawn, self.cut + other.cut
+        )
 
 
 class SkipAccount:
@@ -71,9 +74,10 @@ class SkipAccount:
         for shard in shards:
             self.lacking.update({(shard.name, need): count for need, count in shard.lacking.items()})
 
-    def add(self, tried: int, skips: Iterable[Skip], drawn: Counts) -> None:
+    def add(self, tried: int, skips: Iterable[Skip], drawn: Counts, cut: int = 0) -> None:
         """Counts samples tried for training, those of them that were skipped, and what was drawn of the others."""
         self._own.tried += tried
+        self._own.cut += cut
         self._own.drawn.update(drawn)
         for skip in skips:
             self._count(self._own.skipped, skip)
@@ -163,6 +167,7 @@ class SkipAccount:
             "causes": dict(sorted(causes.items())),
             "shards": _nested(everything),
             "examples": _nested(self.examples),
+            "texts_cut": trained.cut,
             "lacking": _nested(self.lacking),
             "no_chosen_language": {shard: n for (shard, need), n in sorted(self.lacking.items()) if need == "texts"},
             "drawn": {
@@ -180,6 +185,7 @@ class SkipAccount:
         trained = self._trained
         return {
             "tried": trained.tried,
+            "cut": trained.cut,
             "skipped": [[*place, count] for place, count in sorted(trained.skipped.items())],
             "drawn": [[*place, count] for place, count in sorted(trained.drawn.items())],
         }
@@ -189,7 +195,7 @@ class SkipAccount:
         skipped, drawn = (
             Counter({(first, second): count for first, second, count in state[name]}) for name in ("skipped", "drawn")
         )
-        self._own, self._restored = Trained(), Trained(state["tried"], skipped, drawn)
+        self._own, self._restored = Trained(), Trained(state["tried"], skipped, drawn, state.get("cut", 0))
 
 
 def _nested(values: Mapping[tuple[str, str], T]) -> dict[str, dict[str, T]]:

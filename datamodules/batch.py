@@ -70,6 +70,7 @@ class Batch:
     scores      "score" float32 [B], the graded similarity of query and positive; "scores" float32 [B, 1 + n], a
                 reranker's of the positive and of each negative; NaN where there is none
     skipped     what was left out while this batch was made
+    cut         texts that the tokenizer cut, where it counts them
     previews    where asked for: a JPEG of each picture, b"" for padding and features
     views       V, the rows of a sample, which share its ids
     drawn       training only: (source, language) -> captions, (source, -1) -> samples; where captions are
@@ -94,6 +95,7 @@ class Batch:
     pictured: Tensor | None = None
     adapters: Tensor | None = None
     skipped: list[Skip] = field(default_factory=list)
+    cut: int = 0
     previews: list[bytes] = field(default_factory=list)
     views: int = 1
     drawn: Counter[tuple[int, int]] = field(default_factory=Counter)

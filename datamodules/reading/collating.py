@@ -60,7 +60,7 @@ class Collator:
 
     def __call__(self, loaded: Sequence[Loaded | None], slots: int) -> Batch:
         """The batch of rows with so many caption slots each; None is padding."""
-        size = len(loaded)
+        size, cut = len(loaded), self.tokenizer.cut
         languages = [[-1] * slots for _ in range(size)]
         text_ids = [[-1] * slots for _ in range(size)]
         captions = [[""] * slots for _ in range(size)]
@@ -103,6 +103,7 @@ class Collator:
             if self.pictured
             else torch.tensor([item is not None and item.view is not None for item in loaded]),
             previews=[item.preview if item else b"" for item in loaded],
+            cut=self.tokenizer.cut - cut,  # behind the fields, whose texts it reads too
         )
 
     def _images(self, loaded: Sequence[Loaded | None], shape: tuple[int, ...]) -> Tensor:

@@ -249,7 +249,7 @@ class Training:
             what = drawn_names(dataset.sources, dataset.languages)
             for (source, number), count in part.drawn.items():
                 drawn[_source_name(name, dataset.sources[source]), what[number]] += count
-            self.account.add(part.samples + len(part.skipped), part.skipped, drawn)
+            self.account.add(part.samples + len(part.skipped), part.skipped, drawn, part.cut)
         next_epoch = epoch_of(batch.end, self.group, self.epoch_length)
         at_end = next_epoch != epoch_of(batch.end - self.group, self.group, self.epoch_length)
         self.account.check(epoch_end=at_end)

@@ -19,9 +19,15 @@ from datamodules.tokenizers.languages import LanguageTokens
 
 
 class Tokenizer(ABC):
-    """What a data module and an exported model ask of a tokenizer; implement these three to bring your own."""
+    """What a data module and an exported model ask of a tokenizer; implement these three to bring your own.
+
+    Attributes:
+        vocabulary_size: How many ids there are.
+        cut: Texts that had no room whole, so far, in this process, where a tokenizer counts them.
+    """
 
     vocabulary_size: int
+    cut: int = 0
 
     @property
     def mask_id(self) -> int | None:

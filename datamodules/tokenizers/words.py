@@ -23,9 +23,9 @@ from datamodules.shards.survey import ShardSurvey
 from datamodules.tokenizers.tokenizer import Tokenizer, padded
 
 # scripts that put no space between words: one character is a token
-_UNSPACED = r"[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff\U00020000-\U0003ffff]"
+UNSPACED = r"[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff\U00020000-\U0003ffff]"
 _COMBINING = r"[\u0300-\u036f\u0900-\u0dff\u0e31\u0e34-\u0e3a\u0e47-\u0e4e]"
-_TOKEN = re.compile(rf"{_UNSPACED}(?:{_COMBINING})*|(?:(?!{_UNSPACED})(?:\w|{_COMBINING}))+|[^\w\s]")
+_TOKEN = re.compile(rf"{UNSPACED}(?:{_COMBINING})*|(?:(?!{UNSPACED})(?:\w|{_COMBINING}))+|[^\w\s]")
 
 
 class WordTokenizer(Tokenizer):

@@ -36,9 +36,10 @@ def write(encoder: Encoder, folder: Path) -> None:
     outputs = [name for name in OUTPUTS if multi or name == "embeddings"]
     given = ", ".join(f"{name} {OUTPUTS[name]}" for name in outputs)
     pictures = "features float32 [N, F]" if encoder.images is None else "pixels uint8 [N, 3, size, size]"
-    inputs = {"image.onnx": f"{pictures} -> {given}", "text.onnx": f"tokens int64 [N, L], mask bool [N, L] -> {given}"}
+    texts = "tokens uint8 [N, L, size] grey rows" if model.shared else "tokens int64 [N, L]"
+    inputs = {"image.onnx": f"{pictures} -> {given}", "text.onnx": f"{texts}, mask bool [N, L] -> {given}"}
     description: dict[str, Any] = {"inputs": inputs | in_words(encoder)}
-    description |= describe_preprocessing(encoder, folder) | {"dimension": model.dimension}
+    description |= describe_preprocessing(encoder, folder) | {"dimension": model.dimension, "shared": model.shared}
     description["multi"] = model.multi_dimension
     (folder / PREPROCESSING).write_text(json.dumps(description, ensure_ascii=False, indent=2), encoding="utf-8")
     # two of each: an axis of length 1 in the example becomes a constant
@@ -51,7 +52,8 @@ def write(encoder: Encoder, folder: Path) -> None:
     rows = torch.export.Dim("rows", min=1)
     name = "features" if encoder.images is None else "pixels"
     export_graph(ImageGraph(model, multi), (pixels,), {name: {0: rows}}, folder / "image.onnx", *outputs)
-    length = torch.export.Dim("length", min=1)
+    # a shared tower's page has no more rows than columns
+    length = torch.export.Dim("length", min=1, max=tokens.shape[2] if model.shared else None)
     # SigLIP's rows have one length only
     dynamic = {0: rows} if getattr(encoder.tokenizer, "padding", None) == "max_length" else {0: rows, 1: length}
     axes = {"tokens": dynamic, "mask": dynamic}

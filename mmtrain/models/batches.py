@@ -171,7 +171,7 @@ def _with_tokens(
     adapters = batch.adapters, captions.adapters.get("adapters")
     image, text, image_features, text_features = network.tokens(batch.images, *captions.read, adapters)
     text_tokens = TokenFeatures(
-        captions.in_slots(text_features), torch.cat([present.unsqueeze(-1), batch.token_mask], -1), batch.tokens
+        captions.in_slots(text_features), _of_tokens(network, present, batch.token_mask, text_features), batch.tokens
     )
     many: dict[str, MultiEmbeddings | None] = {}
     if multi:
@@ -181,6 +181,14 @@ def _with_tokens(
         there = network.text.places(captions.tokens, captions.mask, rows.shape[1])
         many["texts"] = _in_slots((text, rows, there), captions.rows, captions.shape)[1]
     return image, captions.in_slots(text), TokenFeatures(image_features), text_tokens, many
+
+
+def _of_tokens(network: ImageTextModel, present: Tensor, mask: Tensor, features: Tensor) -> Tensor:
+    """Which of the features [n, 1 + P, W] of each caption are there, bool [B, K, 1 + P]; of a page all patches are."""
+    present = present.unsqueeze(-1)
+    if network.shared:
+        return present.expand(-1, -1, features.shape[1])
+    return torch.cat([present, mask], -1)
 
 
 def _own_indices(languages_of_texts: Tensor, languages: Tensor | None) -> Tensor:

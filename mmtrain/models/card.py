@@ -8,7 +8,7 @@ from typing import Any
 
 from huggingface_hub import EvalResult, ModelCardData
 
-from datamodules import ByteTokenizer, TransformersTokenizer
+from datamodules import ByteTokenizer, RenderedText, TransformersTokenizer
 from mmtrain.models.encoder import Encoder
 from mmtrain.models.leaderboard import base_models
 from mmtrain.models.run_folder import folder_of
@@ -134,6 +134,11 @@ def in_words(encoder: Encoder) -> dict[str, str]:
         captions = (
             f"{lower}by the tokenizer in FOLDER/tokenizer (transformers' AutoTokenizer), cut to {tokenizer.max_length}"
             f" ids, the rows' length {length}; {masked}"
+        )
+    elif isinstance(tokenizer, RenderedText):
+        captions = (
+            f"rows of grey pixels as datamodules.RenderedText draws them, in {tokenizer.font} of {tokenizer.font_size}"
+            f" pixels on pages of {tokenizer.size}; ink is 0 on 127; {padded}"
         )
     return {"pictures": pictures, "captions": captions}
 

@@ -246,6 +246,8 @@ class Encoder:
     ) -> np.ndarray:
         """A query of several inputs as float32 [D]: the normalised sum of their rows; for a Symile model their product.
 
+        A model with `text: shared` reads text and pictures from one canvas, the text above.
+
         Args:
             text: A text.
             images: Pictures, or features as the image tower reads them.

@@ -168,6 +168,7 @@ def load_onnx(folder: Path, *, int8: bool = False, trust: Sequence[str] | None =
         bias = description.get("bias")
         network = OnnxModel(folder, dimension, description.get("multi"), int8)
         network.set_prompts(description.get("prompts", {}))
+        network.shared = bool(description.get("shared"))
     return Encoder(network, *parts, str(folder), scale=scale, bias=bias)
 
 

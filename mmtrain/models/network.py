@@ -16,12 +16,14 @@ class Network(nn.Module):
     Attributes:
         dimension: D, the width of the rows.
         multi_dimension: d, the width of the token rows; None where it has no head for them.
+        shared: Whether one tower reads pictures and texts, which the tokenizer draws as pictures.
         reads_by_language: Whether there is a network for each language, so that a caption's language must be known.
         prompts: What stands before texts of a role: "query" searches, "passage" is found.
     """
 
     dimension: int
     multi_dimension: int | None = None
+    shared: bool = False
     reads_by_language: bool = False
     prompts: Mapping[str, str] = MappingProxyType({})
 

@@ -5,7 +5,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from PIL import Image
 
+from datamodules.images import resizing
+from datamodules.tokenizers.fonts import PAPER
 from mmtrain.models.image_text import ImageTextModel
 
 if TYPE_CHECKING:
@@ -15,7 +18,8 @@ INPUTS = ("text", "images", "features", "language", "role", "adapter")
 
 
 def query_rows(encoder: "Encoder", queries: Sequence[Mapping[str, Any]]) -> np.ndarray:
-    """Queries as float32 [N, D]: the normalised sum of the rows of each one's inputs, or their product.
+    """Queries as float32 [N, D]: the normalised sum of the rows of each one's inputs, or their product. A model of one
+    tower for pictures and texts sees both on one canvas.
 
     Args:
         encoder: A model whose `composition` is "product", as Symile trains, has products, which are not normalised.
@@ -25,6 +29,8 @@ def query_rows(encoder: "Encoder", queries: Sequence[Mapping[str, Any]]) -> np.n
         ValueError: for a query without inputs, an input that is unknown, or one that the model has no tower for.
     """
     rows: list[list[np.ndarray]] = [[] for _ in queries]
+    if encoder.model.shared:
+        queries = [on_one_canvas(encoder, i, query) for i, query in enumerate(queries)]
     for i, query in enumerate(queries):
         if unknown := query.keys() - set(INPUTS):
             raise ValueError(f"query {i}: {', '.join(sorted(unknown))} is no input; expected {', '.join(INPUTS)}")
@@ -53,6 +59,30 @@ def query_rows(encoder: "Encoder", queries: Sequence[Mapping[str, Any]]) -> np.n
             raise ValueError(f"query {i}: nothing to encode; a text, images or features")
     made = [composed(encoder, parts) for parts in rows]
     return np.stack(made) if made else np.zeros((0, encoder.model.dimension), np.float32)
+
+
+def on_one_canvas(encoder: "Encoder", number: int, query: Mapping[str, Any]) -> Mapping[str, Any]:
+    """A query whose text and pictures, where it has both, are one picture: the text above, the pictures below it, side
+    by side (after the visual questions of CLIPPO, Tschannen et al., CVPR 2023).
+
+    Raises:
+        ValueError: with the number of the query, when the text leaves less than a quarter of the page.
+    """
+    text, images = query.get("text"), query.get("images", ())
+    if text is None or not len(images):
+        return query
+    rows, _ = encoder.tokenizer_for(query.get("role"))([text], [query.get("language") or ""])
+    height, size = rows.shape[1:]
+    side = min(size - height, size // len(images))
+    if side < size // 4:
+        raise ValueError(
+            f"query {number}: a text of {height} of {size} rows and {len(images)} pictures have no room on one page"
+        )
+    canvas = torch.full((3, size, size), PAPER, dtype=torch.uint8)
+    canvas[:, :height] = rows[0]
+    for place, pixels in enumerate(resizing().resize(encoder.pixels(images), [side, side])):
+        canvas[:, height : height + side, place * side : (place + 1) * side] = pixels
+    return {**query, "text": None, "images": [Image.fromarray(canvas.permute(1, 2, 0).numpy())]}
 
 
 def _grouped(queries: Sequence[Mapping[str, Any]], *names: str) -> dict[tuple[Any, ...], list[int]]:

@@ -8,13 +8,12 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
+from datamodules.tokenizers.fonts import PAPER
 from mmtrain.display.messages import first_line
 from mmtrain.towers.pooling import Pool, Pooling
 from mmtrain.towers.pretrained import is_refused, pretrained_folder
 from mmtrain.towers.tower import ImageTower, TextTower
 from mmtrain.towers.transformers_weights import from_pretrained, keep_positions, positions
-
-WHITE = 255
 
 
 class TransformersTower(TextTower):
@@ -206,7 +205,7 @@ class SharedText(TextTower):
     """The image tower as a text tower (CLIPPO, Tschannen et al., CVPR 2023). It has no weights of its own.
 
     forward(tokens uint8 [N, h, side] grey pixels, mask bool [N, h] of the rows used) pads the page below with blank
-    rows to the square that the image tower sees.
+    rows to the square that the image tower sees; the token features are that tower's, of the whole square.
 
     Args:
         image: The image tower, which owns the weights.
@@ -228,6 +227,6 @@ class SharedText(TextTower):
 
     def forward(self, tokens: Tensor, mask: Tensor, languages: Tensor | None = None) -> tuple[Tensor, Tensor]:
         side = tokens.shape[2]
-        rows = tokens.masked_fill(~mask[..., None], WHITE)  # the padding of a batch is black
-        page = functional.pad(rows, (0, 0, 0, side - tokens.shape[1]), value=WHITE)
+        rows = tokens.masked_fill(~mask[..., None], PAPER)  # absent texts are zeros
+        page = functional.pad(rows, (0, 0, 0, side - tokens.shape[1]), value=PAPER)
         return self._image[0](page[:, None].expand(-1, 3, -1, -1))

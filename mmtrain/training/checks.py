@@ -126,6 +126,8 @@ def check_fits(model: ImageTextModel, data: TrainingData) -> None:
                 f"{option}: a long text has {tokens.shape[1]} tokens, the text tower model.text has"
                 f" {positions} positions; set it to at most that"
             )
+    if model.shared:
+        check_pages(model, data)
     brings = frozenset().union(*data.brings.values())
     for name in model.modalities:
         if name not in brings:
@@ -133,6 +135,29 @@ def check_fits(model: ImageTextModel, data: TrainingData) -> None:
     if model.image is not None and "image" in data.kinds:
         for size in data.picture_sizes:
             model.image.check_size(size)
+
+
+def check_pages(model: ImageTextModel, data: TrainingData) -> None:
+    """Refuses a tokenizer whose texts are no pages that the shared tower reads.
+
+    Raises:
+        ValueError: one line, naming the tokenizer.
+    """
+    for option, tokenizer in data.tokenizers.items():
+        rows, _ = tokenizer(["a"], ["und"])
+        if rows.ndim != 3:
+            raise ValueError(
+                f"{option}: model.text is shared with the image tower, but {type(tokenizer).__name__} gives token ids;"
+                " datamodules.RenderedText draws texts"
+            )
+        assert model.image is not None
+        try:
+            model.image.check_size(rows.shape[2])
+        except ValueError:
+            raise ValueError(
+                f"data.tokenizer.size: the image tower cannot read pages of {rows.shape[2]} pixels; expected the"
+                " size of its pictures"
+            ) from None
 
 
 def _listed(names: Iterable[str]) -> str:

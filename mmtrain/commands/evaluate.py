@@ -100,7 +100,7 @@ def evaluate(
     retrieval |= {"similarity": similarity, "recall_at": recall_at, "rerank": rerank, "dims": dims}
     retrieval |= {"precision": precision, "generate": generate, "baselines": baselines, "probe": probe}
     retrieval |= {"zero_shot": zero_shot, "questions": questions, "text_baselines": text_baselines}
-    details = {"images": images, "prompts": prompts, "patches": patches, "train": train, "task": task}
+    details: dict[str, Any] = {"images": images, "prompts": prompts, "patches": patches, "train": train, "task": task}
     details |= {"templates": templates, "beams": None if beams == 1 else beams}
     details |= {"rerank_by": None if rerank_by == "head" else rerank_by}
     check_together(retrieval, details, classes, sts)

@@ -95,30 +95,10 @@ class Encoder:
         return Prompted(self.tokenizer, prompts, role) if role and prompts else self.tokenizer
 
     @overload
-    def encode_image(
-        self,
-        images: Images,
-        *,
-        multi: Literal[False] = False,
-        budget: int | None = None,
-        dim: int | None = None,
-        batch_size: int = 64,
-        progress: bool = False,
-        adapter: str | None = None,
-    ) -> np.ndarray: ...
+    def encode_image(self, images: Images, *, multi: Literal[False] = False, **options: Any) -> np.ndarray: ...
 
     @overload
-    def encode_image(
-        self,
-        images: Images,
-        *,
-        multi: Literal[True],
-        budget: int | None = None,
-        dim: int | None = None,
-        batch_size: int = 64,
-        progress: bool = False,
-        adapter: str | None = None,
-    ) -> list[np.ndarray]: ...
+    def encode_image(self, images: Images, *, multi: Literal[True], **options: Any) -> list[np.ndarray]: ...
 
     def encode_image(
         self,
@@ -149,7 +129,6 @@ class Encoder:
         if hasattr(images, "convert"):
             raise ValueError("encode_image: got one picture, expected a list of them, or an array")
         model = self.model
-
         self.adapter_number(adapter)  # also where there is nothing to encode
 
         def encode(part: Any) -> tuple[Tensor, ...]:
@@ -160,32 +139,12 @@ class Encoder:
 
     @overload
     def encode_text(
-        self,
-        captions: Sequence[str],
-        language: str | None = None,
-        *,
-        role: str | None = None,
-        multi: Literal[False] = False,
-        budget: int | None = None,
-        dim: int | None = None,
-        batch_size: int = 256,
-        progress: bool = False,
-        adapter: str | None = None,
+        self, captions: Sequence[str], language: str | None = None, *, multi: Literal[False] = False, **options: Any
     ) -> np.ndarray: ...
 
     @overload
     def encode_text(
-        self,
-        captions: Sequence[str],
-        language: str | None = None,
-        *,
-        role: str | None = None,
-        multi: Literal[True],
-        budget: int | None = None,
-        dim: int | None = None,
-        batch_size: int = 256,
-        progress: bool = False,
-        adapter: str | None = None,
+        self, captions: Sequence[str], language: str | None = None, *, multi: Literal[True], **options: Any
     ) -> list[np.ndarray]: ...
 
     def encode_text(
@@ -323,11 +282,7 @@ class Encoder:
         return torch.stack([self.images.evaluate(image) for image in images])
 
     def adapter_number(self, adapter: str | None, language: str | None = None) -> int | None:
-        """The number of an adapter, None where nothing is said of one.
-
-        Args:
-            adapter: Its name; "language" for the one that is called like a text's language.
-            language: Of the texts.
+        """The number of an adapter, None where nothing is said of one; "language" is the one of the texts' language.
 
         Raises:
             ValueError: for one that the model has not.

@@ -42,7 +42,7 @@ class ContrastiveModule(pl.LightningModule):
         projection: From each tower into the space: linear, mlp or none.
         modalities: Further towers by the name of the field that they read.
         missing: Inputs that a sample may lack, as of `mmtrain.ImageTextModel`.
-        layer_norm: Layer-normed rows, as there.
+        layer_norm: Layer-normed rows, likewise.
         prompts: What stands before texts of a role, e.g. {query: "query: ", passage: "passage: "}, kept with the model.
         multi: {dimension: d} of token rows, as of `mmtrain.ImageTextModel`.
         learning_rate: Peak of the learning rate.
@@ -131,14 +131,13 @@ class ContrastiveModule(pl.LightningModule):
         self.neighbours = None if mining is None else Neighbours(mining)
         self.on, self.samples_seen = dict(on or {}), 0
         self.start_from: str | None = None  # a checkpoint, whose objectives and head are taken as far as they fit
-        self._seed = torch.initial_seed()
+        self._seed, self._validation = torch.initial_seed(), Validation()
         self._counts_for: dict[str, list[bool]] = {}  # objectives that not all sources' captions count for
         checks.check_micro_batch(self.model, micro_batch)
         if checkpoint_activations:
             self.model.checkpoint_activations()
         if compile:
             self.model.compile_towers()
-        self._validation = Validation()
 
     # ---- one step
 
@@ -261,10 +260,10 @@ class ContrastiveModule(pl.LightningModule):
         return {name: getattr(self.model, name) for name in TRAINED} | {"objectives": self.objectives}
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
+        rates = {"learning_rate": self.learning_rate, "weight_decay": self.weight_decay}
         groups = parameter_groups(
             self.trained_modules(),
-            learning_rate=self.learning_rate,
-            weight_decay=self.weight_decay,
+            **rates,
             layer_decay=self.layer_decay,
             tower_rate=self.tower_rate,
         )
@@ -308,8 +307,8 @@ class ContrastiveModule(pl.LightningModule):
 
     @torch.no_grad()
     def _log_step(self, embeddings: Embeddings | None, losses: dict[tuple[str, str], Tensor], total: Tensor) -> None:
-        figures = step_figures(embeddings, losses, total, self.data.drawn())
-        figures = mean_over_processes(figures, self.trainer.strategy)
+        own = step_figures(embeddings, losses, total, self.data.drawn())
+        figures = mean_over_processes(own, self.trainer.strategy)
         self.log_dict(figures)
         for name, objective in self.named_objectives():
             self.log_dict({f"{name}/{key}": value.detach().float() for key, value in objective.logged().items()})

@@ -70,6 +70,8 @@ def text_scores(
     name: str, pages: Sequence[Text], texts: Sequence[Text], device: str, trust: Sequence[str] | None = None
 ) -> Scores:
     """The scores of texts [Q], which ask, with pages [N], by a baseline of this name."""
+    queries: Any
+    passages: Any
     if name == BM25:
         return Bm25Scores(*([words(text, language) for language, text in some] for some in (pages, texts)))
     if name.startswith("hf:"):

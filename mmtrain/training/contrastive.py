@@ -308,8 +308,7 @@ class ContrastiveModule(pl.LightningModule):
     @torch.no_grad()
     def _log_step(self, embeddings: Embeddings | None, losses: dict[tuple[str, str], Tensor], total: Tensor) -> None:
         own = step_figures(embeddings, losses, total, self.data.drawn())
-        figures = mean_over_processes(own, self.trainer.strategy)
-        self.log_dict(figures)
+        self.log_dict(figures := mean_over_processes(own, self.trainer.strategy))
         for name, objective in self.named_objectives():
             self.log_dict({f"{name}/{key}": value.detach().float() for key, value in objective.logged().items()})
         rate = self.trainer.optimizers[0].param_groups[0]["lr"]

@@ -1,7 +1,7 @@
 """A model with its preprocessing: what `mmtrain.load` returns."""
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Literal, overload
+from typing import TYPE_CHECKING, Any, Literal, TypedDict, Unpack, overload
 
 import numpy as np
 import torch
@@ -22,6 +22,22 @@ if TYPE_CHECKING:
     from mmtrain.evaluation.ranking.tiles import Similarity
 
 Images = Sequence[Image.Image] | np.ndarray | Tensor
+
+
+class Options(TypedDict, total=False):
+    """Of `encode_image` and `encode_text`, as told there."""
+
+    budget: int | None
+    dim: int | None
+    batch_size: int
+    progress: bool
+    adapter: str | None
+
+
+class TextOptions(Options, total=False):
+    """Of `encode_text`."""
+
+    role: str | None
 
 
 class Encoder:
@@ -95,10 +111,12 @@ class Encoder:
         return Prompted(self.tokenizer, prompts, role) if role and prompts else self.tokenizer
 
     @overload
-    def encode_image(self, images: Images, *, multi: Literal[False] = False, **options: Any) -> np.ndarray: ...
+    def encode_image(
+        self, images: Images, *, multi: Literal[False] = False, **options: Unpack[Options]
+    ) -> np.ndarray: ...
 
     @overload
-    def encode_image(self, images: Images, *, multi: Literal[True], **options: Any) -> list[np.ndarray]: ...
+    def encode_image(self, images: Images, *, multi: Literal[True], **options: Unpack[Options]) -> list[np.ndarray]: ...
 
     def encode_image(
         self,
@@ -139,12 +157,22 @@ class Encoder:
 
     @overload
     def encode_text(
-        self, captions: Sequence[str], language: str | None = None, *, multi: Literal[False] = False, **options: Any
+        self,
+        captions: Sequence[str],
+        language: str | None = None,
+        *,
+        multi: Literal[False] = False,
+        **options: Unpack[TextOptions],
     ) -> np.ndarray: ...
 
     @overload
     def encode_text(
-        self, captions: Sequence[str], language: str | None = None, *, multi: Literal[True], **options: Any
+        self,
+        captions: Sequence[str],
+        language: str | None = None,
+        *,
+        multi: Literal[True],
+        **options: Unpack[TextOptions],
     ) -> list[np.ndarray]: ...
 
     def encode_text(

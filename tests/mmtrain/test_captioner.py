@@ -284,7 +284,7 @@ def test_evaluate_measures_what_is_written(run: Path, shards: Path, tmp_path: Pa
     page = (tmp_path / "report.html").read_text()
     assert "Captions written by the model" in page and f"{captions['lv']['token_f1']:.1f}" in page
     assert "<th>token F1</th>" in page and "<td>32</td>" in page and "<td>32.0</td>" not in page
-    assert page.index("ranks are 1-based") < page.index(">Captions written by the model</h2>")  # the note of recalls
+    assert page.index("Ranks are 1-based") < page.index(">Captions written by the model</h2>")  # the note of recalls
 
 
 def test_a_decoder_judges_answers(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:

@@ -109,7 +109,7 @@ def test_reranking_loses_what_the_candidates_lack(
     [
         (["--similarity", "late"], "multi: the model gives no token rows; train one"),
         (["--rerank", "3", "--rerank_by", "late"], "multi: the model gives no token rows; train one"),
-        (["--rerank_by", "late"], "--rerank_by: late sorts the best K again; it needs --rerank K"),
+        (["--rerank_by", "late"], "--rerank_by: late says nothing by itself; it needs --rerank K"),
         (["--similarity", "late", "--rerank", "3"], "--rerank: is about single rows; without --similarity late"),
         (["--similarity", "late", "--dims", "4"], "--dims: is about single rows"),
     ],

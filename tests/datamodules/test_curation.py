@@ -7,7 +7,7 @@ from itertools import chain, count, islice
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from tiny_shards import sample_files
 
@@ -21,6 +21,7 @@ COUNTS = st.lists(st.integers(0, 300), min_size=1, max_size=60).map(np.array)
 SHARES = st.integers(0, 50).map(lambda percent: Fraction(percent, 50))
 
 
+@settings(deadline=None)
 @given(COUNTS, SHARES, st.integers(1, 40))
 def test_the_threshold_is_the_count_nearest_to_the_share_and_the_larger_of_two(counts, share, floor):
     occurring = sorted({int(count) for count in counts if count})
@@ -35,6 +36,7 @@ def test_the_threshold_is_the_count_nearest_to_the_share_and_the_larger_of_two(c
     assert threshold(counts, share, floor) == max(floor, *(c for c in occurring if distance(c) == nearest))
 
 
+@settings(deadline=None)
 @given(st.integers(1, 30), SHARES)
 def test_no_entry_of_at_most_the_floor_loses_a_caption(floor, share):
     counts = np.arange(1, 60)
@@ -43,6 +45,7 @@ def test_no_entry_of_at_most_the_floor_loses_a_caption(floor, share):
     assert (probabilities > 0).all()
 
 
+@settings(deadline=None)
 @given(st.lists(st.lists(st.floats(0, 1), max_size=4), max_size=8))
 def test_a_caption_stays_when_any_of_its_entries_would(entries):
     of_entries = np.array([p for own in entries for p in own])

@@ -124,7 +124,7 @@ def evaluate(
         raise ValueError(f"--rerank: {rerank} sorts the answers of the whole collection; it goes without --protocol")
     if rerank is not None and rerank < 2:
         raise ValueError(f"--rerank: got {rerank}, expected at least 2")
-    for name, value in {"rerank": rerank, "dims": dims, "precision": precision, "questions": questions}.items():
+    for name, value in {"rerank": rerank, "dims": dims, "precision": precision}.items():
         if similarity == "late" and value:
             raise ValueError(f"--{name}: is about single rows; without --similarity late")
     if text_baselines is not None and questions is None and (published is None or published.questions is None):
@@ -193,7 +193,7 @@ def evaluate(
     answers = Answers(encoder, shards, answers_to) if zero_shot_by == "captioner" else None
     captioned = WrittenCaptions(encoder, shards, beams) if generate else None
     probed = None if linear is None else linear.collector(shards, data)
-    items = None if asked is None else Items(shards)
+    items = None if asked is None else Items(shards, late=similarity == "late")
     of_tokens: list[Collector | None] = [predicted, features if collected else None, answers, captioned]
     collectors: list[Collector] = [each for each in (thumbnails, *of_tokens, probed, items, many) if each is not None]
     tokens = patches or any(each is not None for each in of_tokens)

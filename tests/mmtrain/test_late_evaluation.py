@@ -122,3 +122,31 @@ def test_what_cannot_be_is_one_line(
     assert main(["evaluate", str(tmp_path / "run"), "--data", str(shards), "--workers", "0", *options]) == 1
     said = capsys.readouterr()
     assert message in said.err and "Traceback" not in said.err
+
+
+def test_questions_look_for_items_by_their_token_rows(run: Path, shards: Path, tmp_path: Path) -> None:
+    _, late, own = loop(run, shards, "lv")
+    ids = [f"c{number}" for number in range(32)]
+    questions = tmp_path / "questions.jsonl"
+    rows = [
+        {"id": f"q{i}", "text": WORDS["lv"][i % 4], "language": "lv", "relevant": {ids[i]: 1}, "pool": ids[: 20 + i]}
+        for i in range(8)
+    ]
+    questions.write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
+    asked = evaluated(run, shards, tmp_path / "many", "--similarity", "late", "--questions", str(questions))
+    right = np.arange(32)[None] == own[:8, None]
+    within = [recall(late.T[[i], : 20 + i], right[[i], : 20 + i], 1) for i in range(8)]
+    assert asked["questions"]["lv"]["R@1"] == pytest.approx(np.mean(within))
+    assert asked["protocol"]["questions"]["similarity"] == "late"
+
+
+@pytest.mark.parametrize("more", [{"choices": ["a", "b"], "answer": 0}, {"images": ["one.png"]}])
+def test_late_questions_are_texts(
+    run: Path, shards: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], more
+) -> None:
+    Image.new("RGB", (8, 8)).save(tmp_path / "one.png")
+    questions = tmp_path / "questions.jsonl"
+    questions.write_text(json.dumps({"id": "q", "text": "red", "language": "en", "relevant": {"c0": 1}} | more))
+    command = ["evaluate", str(run), "--data", str(shards), "--workers", "0", "--out", str(tmp_path / "out")]
+    assert main([*command, "--similarity", "late", "--questions", str(questions)]) == 1
+    assert "--similarity: late compares texts with items; question 'q' has" in capsys.readouterr().err

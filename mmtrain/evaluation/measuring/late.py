@@ -24,11 +24,11 @@ class ManyRows:
     def add(self, batch: Batch, embeddings: Embeddings) -> None:
         images, (b, k) = embeddings.multi["image"], real_captions(batch)
         every = torch.arange(len(batch.rows))
-        for row, rows in zip(batch.rows.tolist(), _there(images, every, 0 * every), strict=True):
+        for row, rows in zip(batch.rows.tolist(), token_rows(images, every), strict=True):
             if row >= 0:
                 self._images[row] = rows
         if len(b):
-            self._texts.append((batch.rows[b], _there(embeddings.multi["texts"], b, k)))
+            self._texts.append((batch.rows[b], token_rows(embeddings.multi["texts"], b, k)))
 
     def of(self, split: Embedded) -> tuple[TokenRows, TokenRows]:
         """Of the split's images [N] and captions [M]; empties the collector."""
@@ -39,8 +39,9 @@ class ManyRows:
         return images, TokenRows.of([texts[place] for place in rows.argsort(stable=True).tolist()])
 
 
-def _there(many: MultiEmbeddings, b: Tensor, k: Tensor) -> list[Tensor]:
-    """The rows [l, d] that there are of samples b, values k."""
+def token_rows(many: MultiEmbeddings, b: Tensor, k: Tensor | None = None) -> list[Tensor]:
+    """The rows [l, d] that there are of samples b, values k; of pictures the one value."""
+    k = torch.zeros_like(b) if k is None else k
     rows = many.rows[b, k].float().cpu()
     if many.mask is None:
         return list(rows)

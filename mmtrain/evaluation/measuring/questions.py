@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image
+from torch import Tensor
 
 from datamodules.batch import Batch
 from datamodules.shards.progress import with_progress
@@ -19,12 +20,14 @@ from losses import Embeddings
 from mmtrain.display.messages import first_line
 from mmtrain.embedding.collected import real_samples
 from mmtrain.embedding.splits import MeasuredShards
+from mmtrain.evaluation.measuring.late import token_rows
 from mmtrain.evaluation.metrics.bootstrap import DRAWS
 from mmtrain.evaluation.metrics.questions import ACCURACY, UNKNOWN, Values, question_figures
 from mmtrain.evaluation.questions import Question, pool_names, read_questions
 from mmtrain.evaluation.ranking.asked import Asked, Ranks
 from mmtrain.evaluation.ranking.graded import EmbeddingScores
-from mmtrain.evaluation.ranking.tiles import TIE_TOLERANCE, Similarity, pair_scores, score_steps
+from mmtrain.evaluation.ranking.tiles import TIE_TOLERANCE, Rows, Similarity, pair_scores, score_steps
+from mmtrain.evaluation.ranking.token_rows import TokenRows
 from mmtrain.models.encoder import Encoder
 
 AT_ONCE = 64  # questions whose pictures are open together
@@ -33,15 +36,19 @@ AT_ONCE = 64  # questions whose pictures are open together
 class Items:
     """Collects the rows of all samples; of several samples with one id the first is the item.
 
+    Args:
+        shards: The samples.
+        late: Collects their token rows instead.
+
     Attributes:
         ids: Of the N items.
         repeated: How many samples have the id of another.
     """
 
-    def __init__(self, shards: MeasuredShards) -> None:
-        self.ids, self.repeated = list[str](), 0
+    def __init__(self, shards: MeasuredShards, late: bool = False) -> None:
+        self.ids, self.repeated, self._late = list[str](), 0, late
         self._dataset, self._known = shards.dataset, set[str]()
-        self._rows, self._places = list[np.ndarray](), list[int]()
+        self._rows, self._places = list[Tensor](), list[int]()
 
     def add(self, batch: Batch, embeddings: Embeddings) -> None:
         assert embeddings.image is not None
@@ -54,12 +61,17 @@ class Items:
             new.append(number)
         self.ids += [batch.ids[number] for number in new]
         self._places += batch.rows[new].tolist()
-        self._rows.append(embeddings.image[new].float().cpu().numpy())
+        if self._late:
+            self._rows += token_rows(embeddings.multi["image"], torch.tensor(new, dtype=torch.int64))
+        else:
+            self._rows.append(embeddings.image[new].float().cpu())
 
-    def rows(self) -> np.ndarray:
-        """float32 [N, D]."""
+    def rows(self) -> Rows:
+        """float32 [N, D], or token rows of N items."""
+        if self._late:
+            return TokenRows.of(self._rows)
         if len(self._rows) > 1:
-            self._rows = [np.concatenate(self._rows)]
+            self._rows = [torch.cat(self._rows)]
         return self._rows[0]
 
     def sample(self, item: int) -> Sample:
@@ -127,9 +139,8 @@ def measure_questions(
     """
     by_name = any(isinstance(question.pool, str) for question in questions)
     asked = Asked.of(questions, items.ids, items.named_pools() if by_name else {})
-    queries = question_rows(encoder, questions)
-    rows = torch.from_numpy(items.rows())
-    scores = EmbeddingScores(rows, torch.from_numpy(queries), similarity, encoder.device)
+    queries = late_question_rows(encoder, questions) if similarity == "late" else question_rows(encoder, questions)
+    scores = EmbeddingScores(items.rows(), queries, similarity, encoder.device)
     ranks = asked.ranks(scores)
     values = asked.values(ranks)
     if any(question.choices for question in questions):
@@ -146,7 +157,25 @@ def measure_questions(
     return QuestionResults(asked, ranks, scores, values, figures, facts)
 
 
-def question_rows(encoder: Encoder, questions: Sequence[Question]) -> np.ndarray:
+def late_question_rows(encoder: Encoder, questions: Sequence[Question]) -> TokenRows:
+    """Token rows of Q questions, texts with the prompt of a query.
+
+    Raises:
+        ValueError: for a question with pictures or choices.
+    """
+    for question in questions:
+        if question.images or question.choices:
+            what = "pictures" if question.images else "choices"
+            raise ValueError(f"--similarity: late compares texts with items; question {question.id!r} has {what}")
+    rows: dict[int, np.ndarray] = {}
+    for language in dict.fromkeys(question.language for question in questions):
+        own = [place for place, question in enumerate(questions) if question.language == language]
+        texts = [questions[place].text for place in own]
+        rows |= zip(own, encoder.encode_text(texts, language or None, role="query", multi=True), strict=True)
+    return TokenRows.of(rows[place] for place in range(len(questions)))
+
+
+def question_rows(encoder: Encoder, questions: Sequence[Question]) -> Tensor:
     """Questions as float32 [Q, D], texts with the prompt of a query.
 
     Raises:
@@ -156,7 +185,7 @@ def question_rows(encoder: Encoder, questions: Sequence[Question]) -> np.ndarray
     for start in with_progress(range(0, len(questions), AT_ONCE), "encoding questions", len(questions) // AT_ONCE):
         part = questions[start : start + AT_ONCE]
         parts.append(encoder.encode_queries([_query(encoder, question, question.text) for question in part]))
-    return np.concatenate(parts)
+    return torch.from_numpy(np.concatenate(parts))
 
 
 def chosen_rightly(encoder: Encoder, questions: Sequence[Question], similarity: Similarity) -> np.ndarray:

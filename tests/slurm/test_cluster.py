@@ -99,6 +99,7 @@ def test_two_nodes_requeued_in_the_middle(cluster: Cluster, numbers: Path, tmp_p
     check_complete(run)
 
 
+@pytest.mark.timeout(1100)
 def test_out_of_time(cluster: Cluster, numbers: Path, tmp_path: Path) -> None:
     """As a task of an array that inherits little from the submitter.
 
@@ -108,7 +109,9 @@ def test_out_of_time(cluster: Cluster, numbers: Path, tmp_path: Path) -> None:
     inherited = "PYTHONPATH,WANDB_MODE,OMP_NUM_THREADS"
     options = ["--nodes=2", "--time=2:00", "--signal=USR2@10", "--array=3", f"--export={inherited}"]
     job = submit(cluster, options, training(numbers, run, 3))
-    fields = cluster.until(f"{job}_3", "COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", seconds=500)
+    fields = cluster.until(
+        f"{job}_3", "COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", seconds=1000
+    )  # a third leg waits two minutes more
     assert fields["JobState"] == "COMPLETED", log(run)
     assert int(fields["Restarts"]) >= 1
     assert "stopped by" in log(run)

@@ -15,7 +15,7 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
-from functools import partial
+from itertools import repeat
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -93,19 +93,13 @@ def survey(
     Raises OSError, with the reason, for a remote shard that cannot be fetched, and for a process that is killed.
     """
     entries = listed(shards, reading)
-    one = partial(_survey_listed, languages=languages, reading=reading, needs=needs)
     with _executor([shard for shard in shards if shard not in entries]) as executor:
-        surveys = executor.map(one, shards, map(entries.get, shards))
+        of_shards = shards, repeat(languages), repeat(reading), map(entries.get, shards), repeat(needs)
+        surveys = executor.map(survey_shard, *of_shards)
         try:
             return list(with_progress(surveys, "reading shards", len(shards)))
         except BrokenProcessPool:
             raise OSError("a process that read shards was killed; is there memory enough?") from None
-
-
-def _survey_listed(
-    shard: str, entry: dict | None, languages: Sequence[str] | None, reading: Reading, needs: frozenset[str]
-) -> ShardSurvey:
-    return survey_shard(shard, languages, reading, entry, needs)
 
 
 def _executor(unlisted: Sequence[str]) -> Executor:

@@ -260,10 +260,10 @@ class ContrastiveModule(pl.LightningModule):
         return {name: getattr(self.model, name) for name in TRAINED} | {"objectives": self.objectives}
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
-        rates = {"learning_rate": self.learning_rate, "weight_decay": self.weight_decay}
         groups = parameter_groups(
             self.trained_modules(),
-            **rates,
+            learning_rate=self.learning_rate,
+            weight_decay=self.weight_decay,
             layer_decay=self.layer_decay,
             tower_rate=self.tower_rate,
         )

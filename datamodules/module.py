@@ -19,13 +19,13 @@ from datamodules.reading.dataset import ShardDataset
 from datamodules.reading.fields import FieldReader
 from datamodules.reading.layout import Layout, splits_of, train_of
 from datamodules.reading.loaders import EvaluationBatches, make_loader
-from datamodules.reading.parts import Mixing, Part, check_least, parts_of
+from datamodules.reading.parts import Part, check_least, parts_of
 from datamodules.reading.splits import Splits
 from datamodules.reading.training import Training
 from datamodules.shards.locations import Reading
 from datamodules.shards.servers import Patience
 from datamodules.stream.identity import check_all_alike, rank_and_world, shards_digest
-from datamodules.stream.mixture import Source, count_for
+from datamodules.stream.mixture import Mixing, Source, count_for
 from datamodules.tokenizers.tokenizer import ByteTokenizer, Tokenizer
 
 # lazy, so that the command line shows the defaults' own options

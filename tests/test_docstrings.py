@@ -13,6 +13,7 @@ PACKAGES = (
     *("mmtrain", "mmtrain.evaluation", "mmtrain.evaluation.protocols", "mmtrain.towers", "mmtrain.fusion"),
     *("mmtrain.objectives", "mmtrain.phases", "mmtrain.loggers"),
 )
+ENTRY = re.compile(r"^ {4}\**([^\s:(][^:(]*?)(?: \([^)]*\))?:", re.MULTILINE)  # of a section Args
 SHAPE = re.compile(r"\[[\w.]|0-d|`shape`")  # [B, D], [..., W], a scalar
 
 
@@ -61,3 +62,14 @@ def test_where_tensors_are_taken_the_docstring_has_their_shapes(package: str) ->
         name for name, each in public_names(package) if takes_tensors(each) and not SHAPE.search(each.__doc__ or "")
     ]
     assert not shapeless, f"{package}: no shapes: {', '.join(shapeless)}"
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_the_arguments_of_a_docstring_are_those_of_the_signature(package: str) -> None:
+    unknown = []
+    for name, each in public_names(package):
+        _, _, section = (inspect.getdoc(each) or "").partition("\nArgs:\n")
+        entries = ENTRY.findall(re.split(r"\n(?=\S)", section)[0])
+        if entries:
+            unknown += [f"{name}: {entry}" for entry in entries if entry not in inspect.signature(each).parameters]
+    assert not unknown, f"{package}: {'; '.join(unknown)}"

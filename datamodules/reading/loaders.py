@@ -13,7 +13,7 @@ from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 from datamodules.batch import Batch, Batches
 from datamodules.images import resizing
 from datamodules.reading.dataset import PADDING, Draw, ShardDataset
-from datamodules.reading.parts import PartStream
+from datamodules.reading.part_streams import PartStream
 from datamodules.reading.prefetch import Prefetch
 from datamodules.stream.cursor import Cursor
 

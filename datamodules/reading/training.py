@@ -15,13 +15,14 @@ from datamodules.batch import Batch, Batches
 from datamodules.captions.drawing import Drawing
 from datamodules.reading.dataset import ShardDataset
 from datamodules.reading.loaders import TrainingBatches, TrainLoader, make_loader
-from datamodules.reading.parts import Mixing, Part, PartStream, Progress, StepDataset, TrainingStream, check_least
+from datamodules.reading.part_streams import PartStream, Progress, TrainingStream
+from datamodules.reading.parts import Part, StepDataset, check_least
 from datamodules.reading.prefetch import Prefetch
 from datamodules.shards.locations import Reading, is_remote
 from datamodules.shards.survey import CAPTIONED
 from datamodules.stream.cursor import Cursor
 from datamodules.stream.identity import check_resumed, described, inform, shards_digest
-from datamodules.stream.mixture import SurveyedSource, drawn_names
+from datamodules.stream.mixture import Mixing, SurveyedSource, drawn_names
 from datamodules.stream.order import epoch_of
 from datamodules.stream.streams import streams_of
 
@@ -282,12 +283,9 @@ class Training:
             options[f"{prefix}captions_per_image"] = described(dataset.captions_per_image)
             options[f"{prefix}views_per_image"] = described(part.views_per_image)
             options[f"{prefix}drawing"] = described(part.drawing or self.drawing)
-            options[f"{prefix}text"] = described([source.text for source in dataset.sources])
-            options[f"{prefix}images"] = described([source.images for source in dataset.sources])
-            options[f"{prefix}objectives"] = described([source.objectives for source in dataset.sources])
-            options[f"{prefix}caption_fields"] = described([source.caption_fields for source in dataset.sources])
             options[f"{prefix}fields"] = described(dataset.fields)
-            options[f"{prefix}prompts"] = described([source.prompts for source in dataset.sources])
+            for option in ("text", "images", "objectives", "caption_fields", "prompts"):
+                options[f"{prefix}{option}"] = described([getattr(source, option) for source in dataset.sources])
         return {"data": data, "options": options}
 
     def state_dict(self) -> dict:

@@ -18,6 +18,7 @@ from datamodules.shards.survey import CAPTIONED, ShardSurvey, survey
 from datamodules.tokenizers.tokenizer import check_prompts
 
 SHOWN = 20
+Mixing = Literal["samples", "batches"]
 
 
 @dataclass

@@ -8,7 +8,7 @@ import torch
 
 from datamodules import ImagePipeline, Pivot, Source, TextTransform
 from datamodules.reading.loaders import TrainingBatches
-from datamodules.reading.parts import PartStream
+from datamodules.reading.part_streams import PartStream
 
 
 class Shout(TextTransform):

@@ -10,7 +10,7 @@ from tiny_shards import made, sample_files
 
 from datamodules import ShardDataModule
 from datamodules.reading.loaders import EvaluationBatches, TrainingBatches
-from datamodules.reading.parts import PartStream
+from datamodules.reading.part_streams import PartStream
 from datamodules.shards.writing import write_shards
 
 

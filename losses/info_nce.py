@@ -97,10 +97,8 @@ def info_nce_loss(
     pairs = Pairs(own_rows=own, own_columns=own + mine.start)
     if guide is not None:
         pairs.guide = Guide(guide.queries, gather(guide.targets, group), guide.limits())
-    for ids in (query_ids, target_ids):
-        if ids is not None:
-            labels = shared_labels(gather(ids, group)[:, None])
-            pairs.add(Labels(labels[mine], labels.where(labels >= 0, -2)[None]))
+    labels = [shared_labels(gather(ids, group)[:, None]) for ids in (query_ids, target_ids) if ids is not None]
+    pairs.label([Labels(each[mine], each.where(each >= 0, -2)[None]) for each in labels])
     turned = both and guide is not None  # each direction leaves out other pairs
     positives, rows, columns = tiled_logsumexp(
         queries, gather(targets, group), scale, pairs, both=both and not turned, group=group
@@ -158,15 +156,17 @@ def _negatives(
     if guide is not None and guide.negatives is not None:
         theirs = gather(guide.negatives, group).flatten(0, 1)[filled]
         pairs.guide = Guide(guide.queries, theirs, guide.limits())
+    kinds = []
     if query_ids is not None:
         labels = shared_labels(gather(query_ids, group)[:, None])
-        pairs.add(Labels(labels[rank * B : (rank + 1) * B], labels.where(labels >= 0, -2)[owner][None]))
+        kinds.append(Labels(labels[rank * B : (rank + 1) * B], labels.where(labels >= 0, -2)[owner][None]))
     if target_ids is not None and negative_ids is not None:
         of_negatives = gather(negative_ids, group).flatten()[filled]
-        kinds, numbers = torch.cat([target_ids, of_negatives]).unique(return_inverse=True)
+        values, numbers = torch.cat([target_ids, of_negatives]).unique(return_inverse=True)
         ours, theirs = numbers[:B], numbers[B:]
-        shared = torch.isin(kinds, target_ids) & torch.isin(kinds, of_negatives)
-        pairs.add(Labels(ours.where(shared[ours], -1)[:, None], theirs.where(shared[theirs], -2)[None, :, None]))
+        shared = torch.isin(values, target_ids) & torch.isin(values, of_negatives)
+        kinds.append(Labels(ours.where(shared[ours], -1)[:, None], theirs.where(shared[theirs], -2)[None, :, None]))
+    pairs.label(kinds)
     own, others, _ = tiled_logsumexp(queries, columns, scale, pairs, both=False)
     logits = own.new_full((B, n), low).masked_scatter(there, own)
     return [logits.where(usable, low), others[:, None]]

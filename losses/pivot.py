@@ -12,7 +12,7 @@ from torch.distributed import ProcessGroup
 
 from losses.asymmetric import asymmetric_similarity
 from losses.embeddings import Embeddings
-from losses.engine.captions import Captions, caption_columns, distractor_columns
+from losses.engine.captions import Captions, caption_columns, distractor_rows
 from losses.engine.checks import check_captions, choice, full_precision, working_precision
 from losses.engine.distributed import default_group, gather, global_sum, rank_and_size
 from losses.engine.tiles import edges
@@ -106,7 +106,7 @@ def pivot_ranking_loss(
     mask = torch.ones(b, K, dtype=torch.bool, device=image.device) if present is None else present
     everywhere = gather(positive.new_zeros(b, K).masked_scatter(mask, positive), group).flatten()
     column_positive = everywhere[captions.owner * K + captions.slot]
-    further = captions.add(distractor_columns(image, distractors, distractors_present, group))
+    further = captions.add(distractor_rows(image, distractors, distractors_present, group))
     # which never wins against their own image, for they have none
     column_positive = torch.cat([column_positive, column_positive.new_full((len(further),), torch.inf)])
 

@@ -22,8 +22,6 @@ class Captions:
         slot: int64 [C], each caption's slot.
         mine: which captions belong to this process.
         pairs: this process's images as rows; their own captions and those that share ids.
-        images: B, all processes' images.
-        captioned: 0-d, how many of them have a caption.
     """
 
     columns: Tensor
@@ -31,8 +29,6 @@ class Captions:
     slot: Tensor
     mine: slice
     pairs: Pairs
-    images: int
-    captioned: Tensor
 
     def add(self, further: Tensor) -> Tensor:
         """Appends columns that belong to no image and share no ids; returns their numbers."""
@@ -67,15 +63,67 @@ def caption_columns(
     ).tolist()
     own_columns = torch.arange(start, stop, device=filled.device)
     pairs = Pairs(own_rows=owner[start:stop] - rank * b, own_columns=own_columns)
-    for kind in caption_labels(image_ids, text_ids, everywhere, group):
-        pairs.add(Labels(kind.rows[rank * b : (rank + 1) * b], kind.columns[:, filled]))
-    return Captions(columns, owner, slot, slice(start, stop), pairs, size * b, everywhere.any(1).sum())
+    labels = caption_labels(image_ids, text_ids, everywhere, group)
+    pairs.label([Labels(kind.rows[rank * b : (rank + 1) * b], kind.columns[:, filled]) for kind in labels])
+    return Captions(columns, owner, slot, slice(start, stop), pairs)
 
 
-def distractor_columns(
+@dataclass
+class OwnCaptions:
+    """This process's captions as rows beside the images of all processes as columns: K times less to gather.
+
+    Args:
+        rows: float [c + n, D], its c present captions in the order of image and slot, then n distractors.
+        images: float [B, D].
+        pairs: the captions' own images, and the images that share ids with a caption.
+        mine: which images belong to this process.
+        count: c.
+    """
+
+    rows: Tensor
+    images: Tensor
+    pairs: Pairs
+    mine: slice
+    count: int
+
+
+def own_captions(
+    image: Tensor,
+    texts: Tensor,
+    present: Tensor | None,
+    image_ids: Tensor | None,
+    text_ids: Tensor | None,
+    distractors: Tensor | None,
+    distractors_present: Tensor | None,
+    group: ProcessGroup | None,
+) -> OwnCaptions:
+    """Gathers images [b, D]; drops the absent captions of texts [b, K, D] and the absent distractors [b, n, D]."""
+    b, K, _ = texts.shape
+    first = rank_and_size(group)[0] * b
+    rows = texts.flatten(0, 1)
+    filled = torch.arange(len(rows), device=rows.device)
+    if present is not None:
+        filled = present.flatten().nonzero()[:, 0]
+        rows = rows[filled]
+    images, count = gather(image, group), len(rows)
+    further = distractor_rows(image, distractors, distractors_present, None)
+    pairs = Pairs(own_rows=torch.arange(count, device=rows.device), own_columns=first + filled // K)
+    kinds = []
+    if image_ids is not None or text_ids is not None:
+        everywhere = torch.ones(len(images), K, dtype=torch.bool, device=rows.device)
+        if present is not None:
+            everywhere = gather(present, group)
+        for kind in caption_labels(image_ids, text_ids, everywhere, group):
+            ours = functional.pad(kind.columns[0, first * K + filled], (0, 0, 0, len(further)), value=-2)
+            kinds.append(Labels(ours, kind.rows[None]))
+    pairs.label(kinds)
+    return OwnCaptions(torch.cat([rows, further]), images, pairs, slice(first, first + b), count)
+
+
+def distractor_rows(
     image: Tensor, distractors: Tensor | None, present: Tensor | None, group: ProcessGroup | None
 ) -> Tensor:
-    """float [C, D], the distractors [b, n, D] of all processes that are there, present bool [b, n]; [0, D] for None.
+    """float [C, D], the distractors [b, n, D] of a group that are there, present bool [b, n]; [0, D] for None.
 
     Raises:
         ValueError: wrong shapes, or `present` without distractors.
@@ -88,8 +136,8 @@ def distractor_columns(
     if distractors.dim() != 3 or distractors.shape[::2] != (b, D):
         raise ValueError(f"distractors: got shape {list(distractors.shape)}, expected [{b}, n, {D}]")
     check_mask("distractors_present", present, tuple(distractors.shape[:2]))
-    columns = gather(distractors.to(image.dtype), group).flatten(0, 1)
-    return columns if present is None else columns[gather(present, group).flatten()]
+    rows = gather(distractors.to(image.dtype), group).flatten(0, 1)
+    return rows if present is None else rows[gather(present, group).flatten()]
 
 
 def caption_labels(

@@ -8,7 +8,7 @@ from torch.distributed import ProcessGroup
 from torch.nn import functional
 
 from losses.engine.checks import check_mask
-from losses.engine.distributed import gather, rank_and_size
+from losses.engine.distributed import gather, once, rank_and_size
 from losses.engine.pairs import Labels, Pairs, shared_labels
 
 
@@ -49,11 +49,9 @@ def caption_columns(
 ) -> Captions:
     """Gathers texts [b, K, D] with present bool [b, K] and ids, and drops the absent captions."""
     b, K, _ = texts.shape
-    rank, size = rank_and_size(group)
-    columns = gather(texts, group).flatten(0, 1)
-    everywhere = torch.ones(size * b, K, dtype=torch.bool, device=texts.device)
-    if present is not None:
-        everywhere = gather(present, group)
+    rank, _ = rank_and_size(group)
+    columns = gather(texts, group, exact=False).flatten(0, 1)
+    everywhere = everywhere_present(present, texts, group)
     filled = everywhere.flatten().nonzero()[:, 0]
     if len(filled) < len(columns):
         columns = columns[filled]
@@ -105,14 +103,12 @@ def own_captions(
     if present is not None:
         filled = present.flatten().nonzero()[:, 0]
         rows = rows[filled]
-    images, count = gather(image, group), len(rows)
+    images, count = gather(image, group, exact=False), len(rows)
     further = distractor_rows(image, distractors, distractors_present, None)
     pairs = Pairs(own_rows=torch.arange(count, device=rows.device), own_columns=first + filled // K)
     kinds = []
     if image_ids is not None or text_ids is not None:
-        everywhere = torch.ones(len(images), K, dtype=torch.bool, device=rows.device)
-        if present is not None:
-            everywhere = gather(present, group)
+        everywhere = everywhere_present(present, texts, group)
         for kind in caption_labels(image_ids, text_ids, everywhere, group):
             ours = functional.pad(kind.columns[0, first * K + filled], (0, 0, 0, len(further)), value=-2)
             kinds.append(Labels(ours, kind.rows[None]))
@@ -140,6 +136,20 @@ def distractor_rows(
     return rows if present is None else rows[gather(present, group).flatten()]
 
 
+def labels_of(ids: Tensor, group: ProcessGroup | None) -> Tensor:
+    """int64 [B, 1], the ids [b] of all processes renumbered by `shared_labels`."""
+    return once("labels", lambda: shared_labels(gather(ids, group)[:, None]), ids)
+
+
+def everywhere_present(present: Tensor | None, texts: Tensor, group: ProcessGroup | None) -> Tensor:
+    """bool [B, K], which slots of all processes hold a caption; present [b, K] of texts [b, K, D], None for all."""
+    if present is not None:
+        return gather(present, group)
+    b, K, _ = texts.shape
+    count = rank_and_size(group)[1] * b
+    return once(("present", count, K), lambda: torch.ones(count, K, dtype=torch.bool, device=texts.device))
+
+
 def caption_labels(
     image_ids: Tensor | None, text_ids: Tensor | None, everywhere: Tensor, group: ProcessGroup | None
 ) -> list[Labels]:
@@ -151,10 +161,11 @@ def caption_labels(
     B, K = everywhere.shape
     kinds = []
     if image_ids is not None:
-        labels = shared_labels(gather(image_ids, group)[:, None])
+        labels = labels_of(image_ids, group)
         kinds.append((labels, labels.expand(B, K)))
     if text_ids is not None:
         ids = gather(text_ids, group)
-        labels = shared_labels(ids if ids.dim() == 2 else ids[:, None].expand(B, K), everywhere)
+        slots = ids if ids.dim() == 2 else ids[:, None].expand(B, K)
+        labels = once("text labels", lambda: shared_labels(slots, everywhere), ids, everywhere)
         kinds.append((labels, labels))
     return [Labels(rows, columns.where(columns >= 0, -2).reshape(1, B * K, 1)) for rows, columns in kinds]

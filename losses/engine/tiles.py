@@ -9,9 +9,10 @@ softplus(negatives - positive), exact where log-sum-exp minus positive has lost 
 """
 
 import math
+import os
 from collections.abc import Iterator
 from itertools import accumulate, pairwise, starmap
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.distributed as dist
@@ -158,6 +159,8 @@ class _LogSumExp(torch.autograd.Function):
 
         def weigh(logits: Tensor, r: slice, c: slice) -> Tensor:
             nonlocal other
+            if both and isinstance(row_shift, float) and (kernels := _kernels(logits)):
+                return kernels.weigh_(logits, row_shift, a[r], b[c])
             if both and other.numel() < logits.numel():
                 other = torch.empty_like(logits).flatten()
             second = other[: logits.numel()].view_as(logits) if both else other
@@ -198,11 +201,31 @@ def _shifted_sums(
         if tile.own.start < tile.own.stop:
             positives[tile.own] = tile.logits[tile.own_at]
         tile.leave_out()
-        tile.logits.sub_(shift).exp_()
-        row_sums[tile.rows] += tile.logits.sum(1)
+        of_rows, of_columns = _exp_sums(tile.logits, shift, both)
+        row_sums[tile.rows] += of_rows
         if both:
-            column_sums[tile.columns] += tile.logits.sum(0)
+            column_sums[tile.columns] += of_columns
     return shift, row_sums, column_sums, positives
+
+
+def _exp_sums(logits: Tensor, shift: float, both: bool) -> tuple[Tensor, Tensor]:
+    """The sums of exp(l - shift) of a tile's rows, and of its columns if both; the tile is overwritten."""
+    if both and (kernels := _kernels(logits)):
+        sums: tuple[Tensor, Tensor] = kernels.exp_sums(logits, shift)
+        return sums
+    logits.sub_(shift).exp_()
+    return logits.sum(1), logits.sum(0) if both else logits[:0, 0]
+
+
+def _kernels(logits: Tensor) -> Any:
+    """The module of Triton kernels where they can run on a tile, else None."""
+    if not (logits.is_cuda or "TRITON_INTERPRET" in os.environ):
+        return None
+    try:
+        from losses.engine import kernels
+    except ImportError:  # no Triton
+        return None
+    return kernels if kernels.usable(logits) else None
 
 
 def _safe_sums(

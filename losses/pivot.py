@@ -20,7 +20,8 @@ from losses.objective import Objective, Similarity, distractors_of, image_of, te
 
 Negatives = Literal["sum", "hardest"]
 MARGINS = {"asymmetric": 0.05, "cosine": 0.2}
-SCORES_AT_ONCE = 2**18
+SCORES_AT_ONCE = 2**18  # near the cache
+CUDA_SCORES_AT_ONCE = 2**25  # few launches
 
 
 class Score(NamedTuple):
@@ -129,6 +130,10 @@ def pivot_ranking_loss(
     return global_sum(loss, group)
 
 
+def _rows_at_once(rows: Tensor, columns: Tensor) -> int:
+    return max(1, (CUDA_SCORES_AT_ONCE if rows.is_cuda else SCORES_AT_ONCE) // len(columns))
+
+
 def _translations(captions: Captions, language: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
     """Every ordered pair of this process's captions of one image in different languages, as two lists of columns."""
     start, stop = captions.mine.start, captions.mine.stop
@@ -172,7 +177,7 @@ class _Ranked:
             positive: [A], the pairs' scores.
             column_positive: [C], each caption's score with its own image; [0] where captions rank no rows.
         """
-        ends = edges(len(rows), max(1, SCORES_AT_ONCE // len(columns)))
+        ends = edges(len(rows), _rows_at_once(rows, columns))
         bounds = torch.searchsorted(anchors, torch.tensor(ends, device=anchors.device)).tolist()
 
         def part(n: int, rows: Tensor, texts: Tensor, positive: Tensor, column_positive: Tensor) -> Tensor:
@@ -199,7 +204,7 @@ class _Ranked:
         by_row, column = positive.new_full((len(rows),), -torch.inf), torch.zeros_like(images)
         by_column, row = positive.new_full((len(columns),), -torch.inf), torch.zeros_like(columns)
         with torch.no_grad():
-            for start, stop in pairwise(edges(len(rows), max(1, SCORES_AT_ONCE // len(columns)))):
+            for start, stop in pairwise(edges(len(rows), _rows_at_once(rows, columns))):
                 scores = self.score.of_all(rows[start:stop], texts)
                 scores = scores.masked_fill_(self._no_negatives(images[start:stop], columns), -torch.inf)
                 by_row[start:stop], column[start:stop] = scores.max(1)

@@ -12,7 +12,7 @@ from collections.abc import Callable, Hashable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
-from typing import TypeVar
+from typing import TypeVar, cast
 
 import torch
 import torch.distributed as dist
@@ -65,8 +65,7 @@ def once(what: Hashable, make: Callable[[], T], *of: object) -> T:
     key = (what, *map(id, of))
     if key not in shared.made:
         shared.made[key] = make(), of
-    made: T = shared.made[key][0]  # type: ignore[assignment]
-    return made
+    return cast(T, shared.made[key][0])
 
 
 def gathered_like(part: Tensor, whole: Tensor, make: Callable[[Tensor], Tensor]) -> Tensor:

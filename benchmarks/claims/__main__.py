@@ -20,6 +20,7 @@ import torch
 
 from benchmarks.claims import (
     code_switch,
+    documents,
     general,
     hard_negatives,
     m3l,
@@ -45,6 +46,7 @@ CLAIMS: dict[str, Claim] = {
     "rare_words": rare_words.CLAIM,
     "patches": patches.CLAIM,
     **general.CLAIMS,
+    **documents.CLAIMS,
 }
 
 

@@ -13,7 +13,6 @@ import torch
 from PIL import Image
 
 from datamodules.shards.progress import with_progress
-from mmtrain.display.messages import first_line
 from mmtrain.evaluation.measuring.items import Items
 from mmtrain.evaluation.metrics.bootstrap import DRAWS
 from mmtrain.evaluation.metrics.questions import ACCURACY, UNKNOWN, Values, question_figures
@@ -161,5 +160,5 @@ def _picture(encoder: Encoder, question: Question, path: Path) -> Image.Image | 
         image.load()
         return image
     except (OSError, ValueError, EOFError) as error:
-        reason = getattr(error, "strerror", None) or first_line(error)
+        reason = getattr(error, "strerror", None) or ("no picture" if encoder.images else "no array of numbers")
         raise ValueError(f"--questions: {question.id!r}: image {path} cannot be read ({reason})") from None

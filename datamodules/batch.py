@@ -124,8 +124,9 @@ class Batch:
         chosen = self._each(lambda tensor: tensor[rows])
         for each in chosen.fields.values():
             each.texts = [each.texts[row] for row in rows] if each.texts else []
-        lists = {name: [getattr(self, name)[row] for row in rows] for name in ("ids", "captions", "previews")}
-        return replace(chosen, pictured=None, **lists)
+        ids, captions = [self.ids[row] for row in rows], [self.captions[row] for row in rows]
+        previews = [self.previews[row] for row in rows] if self.previews else []
+        return replace(chosen, pictured=None, ids=ids, captions=captions, previews=previews)
 
     def joined(self, other: Batch) -> Batch:
         """The samples of both, those of `other` last, without further inputs; the rest is this batch's own."""

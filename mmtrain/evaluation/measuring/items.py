@@ -37,12 +37,12 @@ class Items:
     def __init__(self, shards: MeasuredShards, many: ManyRows | None = None) -> None:
         self.ids, self.repeated, self.of_text = list[str](), 0, 0
         self._shards, self._many, self._known = shards, many, set[str]()
-        self._read, self._places = set[int](), list[int]()
+        self._read, self._places = np.zeros(len(shards), bool), list[int]()
         self._rows, self._late_texts = list[Tensor](), list[np.ndarray]()
 
     def add(self, batch: Batch, embeddings: Embeddings) -> None:
         assert embeddings.image is not None
-        self._read |= set(batch.rows.tolist())
+        self._read[batch.rows[batch.rows >= 0].numpy()] = True
         new = [number for number in real_samples(batch) if self._is_new(batch.ids[number], int(batch.rows[number]))]
         if self._many is None:
             self._rows.append(embeddings.image[new].float().cpu())
@@ -50,7 +50,7 @@ class Items:
     def add_texts(self, encoder: Encoder) -> None:
         """Encodes the texts of samples without a picture, as passages; those without a text are counted as skipped."""
         texts: list[Text] = []
-        for row in sorted(set(range(len(self._shards))) - self._read):
+        for row in np.flatnonzero(~self._read).tolist():
             try:
                 sample = self._sample(row)
             except BrokenSample:

@@ -107,7 +107,7 @@ def question_rows(encoder: Encoder, questions: Sequence[Question], late: bool = 
     parts: list[np.ndarray] = []
     for start in with_progress(range(0, len(questions), AT_ONCE), "encoding questions", len(questions) // AT_ONCE):
         part = [_query(encoder, question, question.text) for question in questions[start : start + AT_ONCE]]
-        parts.extend(_encoded(encoder, part, late))
+        parts += _encoded(encoder, part, late)
     return _rows(parts, late)
 
 
@@ -138,8 +138,8 @@ def chosen_rightly(encoder: Encoder, questions: Sequence[Question], similarity: 
     return right
 
 
-def _encoded(encoder: Encoder, queries: Sequence[dict[str, Any]], late: bool) -> Sequence[np.ndarray]:
-    return query_token_rows(encoder, queries) if late else encoder.encode_queries(queries)
+def _encoded(encoder: Encoder, queries: Sequence[dict[str, Any]], late: bool) -> list[np.ndarray]:
+    return query_token_rows(encoder, queries) if late else list(encoder.encode_queries(queries))
 
 
 def _rows(encoded: Sequence[np.ndarray], late: bool) -> Rows:

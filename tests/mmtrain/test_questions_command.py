@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
+from webdataset import TarWriter
 
 import mmtrain
 from mmtrain.cli import main
@@ -43,7 +44,7 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def evaluate(model: Path, data: Path, out: Path, questions: Sequence[dict], *options: str) -> dict[str, Any]:
+def evaluate(model: Path, data: Path | str, out: Path, questions: Sequence[dict], *options: str) -> dict[str, Any]:
     file = out.parent / f"{out.name}.jsonl"
     file.write_text("\n".join(json.dumps(each, ensure_ascii=False) for each in questions), encoding="utf-8")
     arguments = ["--data", str(data), "--questions", str(file), "--out", str(out), "--workers", "0", "--device", "cpu"]
@@ -95,7 +96,9 @@ def test_questions_look_for_pages_that_have_no_captions(model: Path, pages: Path
 
 
 def test_a_sample_without_a_picture_is_found_by_its_text(model: Path, mixed: Path, tmp_path: Path) -> None:
-    """Pictures are items, and so are captions and positive texts where there is no picture; broken ones are none."""
+    """Pictures are items, and so are captions and positive texts where there is no picture. A broken picture is none,
+    nor is a sample with neither.
+    """
     encoder = mmtrain.load(model)
     texts = encoder.encode_text(["three\ndrei", "četri"] * 2, role="passage")
     pictures = encoder.encode_image([Image.open(io.BytesIO(picture(seed))) for seed in (0, 2, 0, 1, 3, 1)])
@@ -103,9 +106,12 @@ def test_a_sample_without_a_picture_is_found_by_its_text(model: Path, mixed: Pat
     steps = np.rint(scores / 1e-6)
     reached = int((steps >= steps[1]).sum())
     questions = [{"id": "q", "text": "četri", "language": "lv", "relevant": {"s3-0": 1}}]
-    metrics = evaluate(model, mixed, tmp_path / "out", questions)
-    facts = metrics["protocol"]["questions"]
-    assert (facts["items"], facts["text_items"]) == (10, 4) and metrics["protocol"]["skipped"]["skipped"] == 2
+    with TarWriter(str(tmp_path / "more.tar")) as tar:
+        tar.write({"__key__": "nothing", "json": b'{"id": "nothing"}'})
+    metrics = evaluate(model, f"{mixed}::{tmp_path / 'more.tar'}", tmp_path / "out", questions)
+    facts, skipped = metrics["protocol"]["questions"], metrics["protocol"]["skipped"]
+    assert (facts["items"], facts["text_items"]) == (10, 4)
+    assert skipped["skipped"] == 3 and skipped["causes"]["neither picture nor text"] == 1
     expected = 0 if reached > 10 else 100 / reached
     assert metrics["questions"]["lv"]["MRR@10"] == pytest.approx(expected)
     plain = ["--data", str(mixed), "--out", str(tmp_path / "plain"), "--workers", "0", "--device", "cpu"]

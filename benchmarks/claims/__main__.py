@@ -19,6 +19,7 @@ from pathlib import Path
 import torch
 
 from benchmarks.claims import (
+    binding,
     code_switch,
     general,
     hard_negatives,
@@ -29,6 +30,7 @@ from benchmarks.claims import (
     ranking,
     rare_words,
     symile,
+    tasks,
 )
 from benchmarks.claims.record import Claim, Runs
 from benchmarks.claims.tables import rows_table, systems_table
@@ -44,6 +46,8 @@ CLAIMS: dict[str, Claim] = {
     "code_switch": code_switch.CLAIM,
     "rare_words": rare_words.CLAIM,
     "patches": patches.CLAIM,
+    "binding": binding.CLAIM,
+    "tasks": tasks.CLAIM,
     **general.CLAIMS,
 }
 

@@ -32,12 +32,12 @@ from losses import (
 from mmtrain.models.image_text import ImageTextModel
 from mmtrain.towers import ImageTower, WordGRU
 
-SCHEDULE, RATE = Schedule(steps=600, batch=64), 4e-3  # not searched
+SCHEDULE, RATE = Schedule(steps=400, batch=64), 4e-3  # not searched
 WIDTH, DIMENSION, TOKEN_WIDTH, WORD_WIDTH = 96, 64, 32, 48
 PAGES = 200  # asked, beside the swap of each
 SCALE = 50.0  # of the distillation
 SHOWN = {"train": "train", "val": "trained numbers, val scans", "test": "trained numbers, test scans"}
-DENSE, LATE, BOTH = "a row alone", "token rows alone", "both"
+ALONE, BOTH = "a row alone", "both"
 PULLED, BLIND = "both, scores pulled together", "both, no places"
 SIDES = {"queries": "texts", "targets": "image"}
 
@@ -90,7 +90,7 @@ class World:
 def objectives_of(recipe: str) -> list[Objective]:
     dense, late = InfoNceLoss(**SIDES), LateInteractionLoss(**SIDES)
     pulled = ScoreDistillationLoss(**SIDES, scale=SCALE)
-    return {DENSE: [dense], LATE: [late], PULLED: [dense, late, pulled]}.get(recipe, [dense, late])
+    return {ALONE: [dense], PULLED: [dense, late, pulled]}.get(recipe, [dense, late])
 
 
 def measured(world: World, recipe: str, seed: int, split: str) -> Figures:
@@ -129,12 +129,14 @@ def asked(model: ImageTextModel, world: World, recipe: str, split: str) -> Figur
     assert found.image is not None and found.texts is not None
     (text, text_mask), (page, page_mask) = (flat(found.multi[side]) for side in ("texts", "image"))
     dense, late = found.texts[:, 0] @ found.image.T, late_interaction(text, text_mask, page, page_mask, mean=True)
-    if recipe == DENSE:
-        return told(dense)
-    if recipe == LATE:
-        return told(late)
-    kl = 100 * score_distillation_loss(dense[:PAGES, :PAGES], late[:PAGES, :PAGES], SCALE).item()
-    return told(dense, "row, ") | told(late, "token rows, ") | {"100 KL": kl}
+    figures = told(dense, "row, ")
+    if recipe == ALONE:
+        return figures
+    figures |= told(late, "token rows, ")
+    figures["token rows over row, R@1"] = figures["token rows, R@1"] - figures["row, R@1"]
+    return figures | {
+        "100 KL": 100 * score_distillation_loss(dense[:PAGES, :PAGES], late[:PAGES, :PAGES], SCALE).item()
+    }
 
 
 def flat(many: MultiEmbeddings) -> tuple[Tensor, Tensor]:
@@ -143,7 +145,7 @@ def flat(many: MultiEmbeddings) -> tuple[Tensor, Tensor]:
     return many.rows[:, 0], many.mask[:, 0]
 
 
-def told(scores: Tensor, prefix: str = "") -> Figures:
+def told(scores: Tensor, prefix: str) -> Figures:
     """Of captions by pages [2 N, 2 N], whose second half is the first one's swaps; a tie is no hit."""
     own, swap = scores.diagonal(), scores.roll(PAGES, 1).diagonal()
     first = (scores >= own[:, None]).sum(1) == 1
@@ -153,16 +155,16 @@ def told(scores: Tensor, prefix: str = "") -> Figures:
 
 def recipes(runs: Runs) -> dict[str, Recipe]:
     world = World(runs.pictures())
-    return {name: Recipe(partial(measured, world, name)) for name in (DENSE, LATE, BOTH, PULLED, BLIND)}
+    return {name: Recipe(partial(measured, world, name)) for name in (ALONE, BOTH, PULLED, BLIND)}
 
 
 CLAIM = Claim(
     "jina-embeddings-v4 (Günther et al. 2025)",
     "among swaps late interaction is 20 points above a row; with scores pulled together the row rises, the KL falls",
     recipes,
-    [(LATE, DENSE), (PULLED, BOTH)],
+    [(PULLED, BOTH)],
     [
-        Expected(f"{LATE} over {DENSE}", "R@1", above=20),
+        Expected(BOTH, "token rows over row, R@1", above=20),
         Expected(f"{PULLED} over {BOTH}", "row, R@1", above=0),
         Expected(f"{PULLED} over {BOTH}", "100 KL", below=0),
     ],

@@ -228,9 +228,7 @@ class ImageTextModel(AdaptedNetwork):
         assert isinstance(self.image, VisionLanguageTower) and self.image_projection is not None
         tower, projection = self.image, self.image_projection
         own = self.bank.of_rows(images, adapters)
-        return self.read(
-            lambda *part: self._rows("image", projection(tower.read_both(*part))), own, images, tokens, mask
-        )
+        return self.read(lambda *part: self._rows("image", projection(tower(*part)[0])), own, images, tokens, mask)
 
     def encode_modality(self, name: str, values: Tensor, adapters: Tensor | None = None) -> Tensor:
         """values [N, ...] of a further modality, adapters int64 [N] -> float [N, D], unit rows."""

@@ -70,26 +70,24 @@ class VisionLanguageTower(ImageTower):
         """Token ids that it has embeddings of."""
         return self.network.language_model.embed_tokens.num_embeddings
 
-    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        seen, places = self._pictures(images[:, None])
-        mask = seen.new_ones(seen.shape[:2], dtype=torch.bool)
-        features = self._features(seen, mask, places[:, None].expand(-1, len(seen), -1))
-        return self.pool(features, mask), features[:, 1:-1]
+    def forward(
+        self, images: Tensor | None, tokens: Tensor | None = None, mask: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Pooled features [N, W], and those of the patches or tokens [N, T, W].
 
-    def read_text(self, tokens: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-        """Pooled features [N, W] and those of the tokens [N, L, W] of texts int64 [N, L], mask bool [N, L]."""
-        words, mask, places = self._words(tokens, mask)
-        features = self._features(words, mask, places.expand(3, -1, -1))
-        return self.pool(features, mask), features
-
-    def read_both(self, images: Tensor, tokens: Tensor, mask: Tensor) -> Tensor:
-        """Pooled features [N, W] of k pictures [N, k, 3, H, W] and then a text, int64 [N, L], mask bool [N, L]."""
-        seen, places = self._pictures(images)
-        words, there, behind = self._words(tokens, mask)
-        first = places[:, None].expand(-1, len(seen), -1)
-        mask = torch.cat([there.new_ones(seen.shape[:2]), there], 1)
-        behind = (behind + places.max() + 1).expand(3, -1, -1)
-        return self.pool(self._features(torch.cat([seen, words], 1), mask, torch.cat([first, behind], 2)), mask)
+        Args:
+            images: A picture each [N, 3, H, W]; before texts k pictures each [N, k, 3, H, W], or none.
+            tokens: int64 [N, L], of texts.
+            mask: bool [N, L].
+        """
+        parts = []
+        if images is not None:
+            parts.append(self._pictures(images if images.ndim == 5 else images[:, None]))
+        if tokens is not None and mask is not None:
+            parts.append(self._words(tokens, mask, int(parts[0][2].max()) + 1 if parts else 0))
+        embedded, there = (torch.cat([part[i] for part in parts], 1) for i in (0, 1))
+        features = self._features(embedded, there, torch.cat([part[2] for part in parts], 2))
+        return self.pool(features, there), features[:, 1:-1] if tokens is None else features
 
     def _features(self, embedded: Tensor, mask: Tensor, places: Tensor) -> Tensor:
         """The last hidden states [N, T, W] of embeddings [N, T, W], mask bool [N, T] and places int64 [3, N, T]."""
@@ -99,14 +97,14 @@ class VisionLanguageTower(ImageTower):
             inputs_embeds=embedded, attention_mask=mask.long(), position_ids=places, use_cache=False
         ).last_hidden_state
 
-    def _words(self, tokens: Tensor, mask: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Embeddings [N, L, W], mask and places [N, L] of texts; one without tokens is a single zero."""
+    def _words(self, tokens: Tensor, mask: Tensor, first: int) -> tuple[Tensor, Tensor, Tensor]:
+        """Embeddings [N, L, W], mask bool [N, L] and places [3, N, L] of texts; one without tokens is a single zero."""
         embedded = self.network.language_model.embed_tokens(tokens).masked_fill(~mask[..., None], 0)
         mask = torch.cat([mask[:, :1] | ~mask.any(1, keepdim=True), mask[:, 1:]], 1)
-        return embedded, mask, (mask.cumsum(1) - 1).clamp(min=0)
+        return embedded, mask, (first + mask.cumsum(1) - 1).clamp(min=0).expand(3, -1, -1)
 
-    def _pictures(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """Embeddings [N, T, W] and places int64 [3, T] of pictures [N, k, 3, H, W] one behind the other."""
+    def _pictures(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Embeddings [N, T, W], mask bool [N, T] and places [3, N, T] of pictures [N, k, 3, H, W] in a row."""
         count, several = images.shape[:2]
         patches, grid = self._patches(images.flatten(0, 1))
         grids = torch.tensor([grid], device=images.device).expand(count * several, -1)
@@ -116,7 +114,8 @@ class VisionLanguageTower(ImageTower):
         embedded = torch.cat([start, seen, end], 1).unflatten(0, (count, several)).flatten(1, 2)
         kinds = functional.pad(grids.new_ones(1, seen.shape[1]), (1, 1)).repeat(1, several)  # 1: a patch
         places, _ = self.network.get_rope_index(kinds, kinds, image_grid_thw=grids[:several])
-        return embedded, places[:, 0]
+        mask = torch.ones(embedded.shape[:2], dtype=torch.bool, device=images.device)
+        return embedded, mask, places.expand(-1, count, -1)
 
     def _patches(self, images: Tensor) -> tuple[Tensor, list[int]]:
         """Pixels [M, 3, H, W] as the patches [M * h * w, features] that the network takes, and the grid [1, h, w].
@@ -157,7 +156,7 @@ class VisionLanguageText(TextTower):
         self.width, self.vocabulary_size = tower.width, tower.vocabulary_size
 
     def forward(self, tokens: Tensor, mask: Tensor, languages: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        return self._tower[0].read_text(tokens, mask)
+        return self._tower[0](None, tokens, mask)
 
 
 def _factory_of(settings: Any) -> Any:

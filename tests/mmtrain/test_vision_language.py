@@ -67,9 +67,9 @@ def test_pictures_texts_and_both_are_read_as_the_library_reads_them(folder: Path
         torch.testing.assert_close(pooled, torch.stack([each.mean(0) for each in expected]), rtol=0, atol=2e-6)
         torch.testing.assert_close(patches, torch.stack([each[1:5] for each in expected]), rtol=0, atol=2e-6)
         of_text = theirs(folder, words, images(0))
-        torch.testing.assert_close(tower.read_text(tokens, mask)[1][0], of_text, rtol=0, atol=2e-6)
+        torch.testing.assert_close(tower(None, tokens, mask)[1][0], of_text, rtol=0, atol=2e-6)
         both = theirs(folder, [*picture, *picture, *words], images(2)).mean(0)
-        torch.testing.assert_close(tower.read_both(images(2)[None], tokens, mask)[0], both, rtol=0, atol=2e-6)
+        torch.testing.assert_close(tower(images(2)[None], tokens, mask)[0][0], both, rtol=0, atol=2e-6)
 
 
 def test_rows_depend_on_no_batch_mate_no_padding_and_no_token_of_a_picture_in_a_text(folder: Path) -> None:
@@ -83,10 +83,10 @@ def test_rows_depend_on_no_batch_mate_no_padding_and_no_token_of_a_picture_in_a_
     assert isinstance(tower, VisionLanguageTower)
     tokens, mask = torch.tensor([[5, PATCH, 7, 0, 0]]), torch.tensor([[True, True, True, False, False]])
     with torch.no_grad():
-        right = tower.read_text(tokens, mask)[0]
-        left = tower.read_text(tokens.roll(2, 1), mask.roll(2, 1))[0]
-        both = tower.read_both(images(1)[None], tokens, mask)
-        padded_left = tower.read_both(images(1)[None], tokens.roll(2, 1), mask.roll(2, 1))
+        right = tower(None, tokens, mask)[0]
+        left = tower(None, tokens.roll(2, 1), mask.roll(2, 1))[0]
+        both = tower(images(1)[None], tokens, mask)[0]
+        padded_left = tower(images(1)[None], tokens.roll(2, 1), mask.roll(2, 1))[0]
     torch.testing.assert_close(left, right, rtol=0, atol=1e-6)
     torch.testing.assert_close(padded_left, both, rtol=0, atol=1e-6)
 
@@ -108,7 +108,7 @@ def test_a_query_of_text_and_pictures_is_one_sequence(folder: Path) -> None:
     np.testing.assert_array_equal(rows[3], model.encode_text(["and red"], role="query")[0])
     tower = model.model.image
     assert isinstance(tower, VisionLanguageTower)
-    one = tower.read_both(images(1)[None], *ByteTokenizer()(["and red"], ["en"]))[0]
+    one = tower(images(1)[None], *ByteTokenizer()(["and red"], ["en"]))[0][0]
     np.testing.assert_allclose(rows[1], (one / one.norm()).numpy(), atol=1e-6)
     assert all(np.abs(rows[i] - rows[j]).max() > 1e-3 for i in range(4) for j in range(i))
     np.testing.assert_array_equal(model.encode_queries(asked[:1])[0], rows[0])

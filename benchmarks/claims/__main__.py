@@ -20,6 +20,7 @@ from pathlib import Path
 import torch
 
 from benchmarks.claims import (
+    binding,
     code_switch,
     documents,
     general,
@@ -31,6 +32,7 @@ from benchmarks.claims import (
     ranking,
     rare_words,
     symile,
+    tasks,
 )
 from benchmarks.claims.record import Claim, Runs
 from benchmarks.claims.tables import rows_table, systems_table
@@ -46,6 +48,8 @@ CLAIMS: dict[str, Claim] = {
     "code_switch": code_switch.CLAIM,
     "rare_words": rare_words.CLAIM,
     "patches": patches.CLAIM,
+    "binding": binding.CLAIM,
+    "tasks": tasks.CLAIM,
     **general.CLAIMS,
     **documents.CLAIMS,
 }

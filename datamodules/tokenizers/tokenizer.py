@@ -264,8 +264,10 @@ class TransformersTokenizer(Tokenizer):
             return_tensors="pt",
         )
         # the mask, not `ids != padding`: some vocabularies use one token for both padding and end of text
-        mask = encoded["attention_mask"].bool()
-        return encoded["input_ids"], torch.ones_like(mask) if self.attend_padding else mask
+        mask, ids = encoded["attention_mask"].bool(), encoded["input_ids"].long()
+        if not ids.shape[1]:  # empty texts alone, and no special tokens
+            return ids.new_zeros(len(ids), 1), mask.new_zeros(len(ids), 1)
+        return ids, torch.ones_like(mask) if self.attend_padding else mask
 
     def save(self, folder: str | Path) -> None:
         self.tokenizer.save_pretrained(str(folder))

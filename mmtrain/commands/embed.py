@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Literal
 
-from mmtrain.commands.usage import BatchSize, Device, Folder, Model, Shards, Trust, Workers
+from mmtrain.commands.usage import Adapter, BatchSize, Device, Folder, Model, Shards, Trust, Workers
 
 
 def embed(
@@ -18,6 +18,7 @@ def embed(
     samples_per_shard: int = 1024,
     workers: Workers = 2,
     device: Device | None = None,
+    adapter: Adapter | None = None,
     trust: Trust | None = None,
 ) -> Path:
     """Embeds SHARDS and writes them again with rows in the place of pictures, for a FeatureTower, a teacher or `mine`.
@@ -53,7 +54,7 @@ def embed(
     sizes = Sizes(batch_size, samples_per_shard)
     processes = Processes.launched()
     with parts_beside(target, processes.rank) as parts:
-        encoder = load(model, device=processes.device(device), trust=trust)
+        encoder = load(model, device=processes.device(device), trust=trust, adapter=adapter)
         shards, rows, facts = row_shards(parts, encoder, data, sizes, dtype=dtype, tokens=tokens, multi=multi)
         if shards.is_done(target, DESCRIPTION, processes):
             return target
@@ -61,7 +62,10 @@ def embed(
             shards.make(processes, lambda number: rows, workers, "embedding")
             if processes.rank:
                 return target
-            listing = shards.put(target, DESCRIPTION, facts | {"model": lasting(model), "data": data})
+            facts |= {"model": lasting(model), "data": data} | (
+                {} if adapter is None else {"adapter": lasting(adapter)}
+            )
+            listing = shards.put(target, DESCRIPTION, facts)
         shards.division.remove(processes)
     what = "token rows" if multi else "tokens" if tokens else f"rows of {facts['width']}"
     say(

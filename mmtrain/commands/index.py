@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any, Literal
 
-from mmtrain.commands.usage import BatchSize, Device, Folder, Model, Shards, Trust, Workers
+from mmtrain.commands.usage import Adapter, BatchSize, Device, Folder, Model, Shards, Trust, Workers
 
 
 def index(
@@ -15,6 +15,8 @@ def index(
     candidates: int = 100,
     tokens: Literal["float16", "int8"] | None = None,
     budget: int | None = None,
+    pooling: Literal["kmeans", "attention"] = "kmeans",
+    adapter: Adapter | None = None,
     languages: list[str] | None = None,
     batch_size: BatchSize = 64,
     part_size: int = 1024,
@@ -34,7 +36,8 @@ def index(
         candidates: Pictures that an inexact index proposes, to be scored in full, and those that token rows rank.
         tokens: Keep the pictures' token rows, in this type, by which a text ranks the candidates; what the type loses
             is measured, printed and written to index.json.
-        budget: The most token rows of a picture; what is more is clustered.
+        budget: The most token rows of a picture; what is more is pooled.
+        pooling: How; default: kmeans, the means of clusters; attention: what the rows that differ most attend to.
         languages: Captions to show; default: all. Samples with none are left out.
         part_size: Samples embedded between two files; a kill costs no more.
         picture_side: Pixels of the longer side of the pictures kept to be shown; smaller ones stay as they are.
@@ -70,10 +73,12 @@ def index(
             raise ValueError(f"--{option}: got {value}, expected at least 1")
     if budget is not None and tokens is None:
         raise ValueError(f"--budget: got {budget} without --tokens, whose number it limits")
+    if pooling != "kmeans" and budget is None:
+        raise ValueError(f"--pooling: got {pooling} without --budget, which it keeps to")
     import_faiss()
     processes = Processes.launched()
     with parts_beside(target, processes.rank) as folder_of_parts:
-        encoder = load(model, device=processes.device(device), trust=trust)
+        encoder = load(model, device=processes.device(device), trust=trust, adapter=adapter)
         if tokens is not None and encoder.model.multi_dimension is None:
             raise ValueError(f"--tokens: {NO_HEAD}")
         shards = MeasuredShards(
@@ -93,7 +98,7 @@ def index(
             batch_size=batch_size,
             part_size=part_size,
             text_every=None if exact and tokens is None else -(-samples // MEASURED),
-            tokens=None if tokens is None else TokenOptions(tokens, budget),
+            tokens=None if tokens is None else TokenOptions(tokens, budget, pooling),
         )
         if processes.rank == 0 and (replaced := older(target)) is not None:
             print(f"{target}: replaces the index of {replaced['data']} by {replaced['model']}")
@@ -102,6 +107,7 @@ def index(
             if processes.rank:
                 return target
             description: dict[str, Any] = {"model": lasting(model), "fingerprint": identity, "weights": stamp(model)}
+            description |= {} if adapter is None else {"adapter": lasting(adapter)}
             description |= {"similarity": encoder.metric, "data": data, "kind": kind, "candidates": candidates}
             with whole_folder(target, check_target) as folder:
                 facts = write_index(folder, description, encoder.model.dimension, shards, parts)

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-from mmtrain.commands.usage import Device, File, Files, Folder, Model, Trust, UsageError
+from mmtrain.commands.usage import Adapter, Device, File, Files, Folder, Model, Trust, UsageError
 from mmtrain.display.messages import say
 
 if TYPE_CHECKING:
@@ -24,6 +24,7 @@ def search(
     model: Model | None = None,
     device: Device | None = None,
     trust: Trust | None = None,
+    adapter: Adapter | None = None,
 ) -> "list[Result]":
     """Searches an index folder, prints the nearest pictures, and returns them, best first.
 
@@ -40,6 +41,7 @@ def search(
         json: Print JSON instead of a table.
         html: Also write a page with pictures, which opens offline.
         model: Where the index's model is now, if it was moved, or is not a local one of ours.
+        adapter: The adapter that reads the query: a name, a folder of peft, or language; default: the index's.
 
     Raises:
         ValueError: when there is no index, the model is another one, or the query cannot be encoded.
@@ -53,7 +55,7 @@ def search(
     if k < 1:
         raise UsageError(f"-k: got {k}, expected a whole number from 1")
     pictures = SearchIndex(index)
-    encoder = open_model(pictures, model, device, text_only=not image and not features, trust=trust)
+    encoder = open_model(pictures, model, device, text_only=not image and not features, trust=trust, adapter=adapter)
     sounds = {name: Path(file) for name, file in (features or {}).items()}
     query = Query(text, language, tuple(image or ()), sounds)
     row = query_row(encoder, query)

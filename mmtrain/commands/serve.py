@@ -7,7 +7,7 @@ import socket
 import sys
 from typing import Annotated
 
-from mmtrain.commands.usage import Device, Model, Trust, UsageError
+from mmtrain.commands.usage import Adapter, Device, Model, Trust, UsageError
 from mmtrain.display.messages import say
 
 TOKEN = "MMTRAIN_TOKEN"
@@ -25,6 +25,7 @@ def serve(
     model: Model | None = None,
     device: Device | None = None,
     trust: Trust | None = None,
+    adapter: Adapter | None = None,
 ) -> None:
     """Answers over HTTP until it is stopped by Ctrl-C or SIGTERM: a page to search with, /search, /v1/embeddings.
 
@@ -36,6 +37,7 @@ def serve(
             others on the machine see the command line.
         names: Further names under which the server is reached, as behind a proxy.
         model: Where the index's model is now, if it was moved, or is not a local one of ours.
+        adapter: The adapter that reads: a name, a folder of peft, or language; default: the index's.
 
     Raises:
         ValueError: when the target cannot be loaded, the port is taken, or a token is missing.
@@ -57,7 +59,7 @@ def serve(
         raise UsageError(f"--token: at least {SHORTEST_TOKEN} characters of ASCII, such as openssl rand -hex 24 gives")
     listening = _listening(host, port, token)
     with listening:
-        service = open_service(target, model=model, device=device, trust=trust)
+        service = open_service(target, model=model, device=device, trust=trust, adapter=adapter)
         app = Guard(make_app(service), token, {"localhost", socket.gethostname(), host, *(names or ())})
         server = uvicorn.Server(
             uvicorn.Config(

@@ -27,7 +27,7 @@ from mmtrain.embedding.division import Division
 from mmtrain.embedding.processes import Processes
 from mmtrain.embedding.splits import MeasuredShards, language_indices
 from mmtrain.models.encoder import Encoder
-from mmtrain.models.token_rows import Stored, kept, pooled, stored
+from mmtrain.models.token_rows import Stored, TokenPooling, kept, pooled, stored
 
 
 @dataclass(frozen=True)
@@ -37,10 +37,12 @@ class TokenOptions:
     Attributes:
         dtype: In which they are stored.
         budget: The most of a picture; None for all.
+        pooling: How more become so many.
     """
 
     dtype: Stored
     budget: int | None = None
+    pooling: TokenPooling = "kmeans"
 
 
 @dataclass(frozen=True)
@@ -109,7 +111,7 @@ class EmbeddingParts:
             [[shard.shard, len(shard), file_stamp(shard.shard)] for shard in self.dataset.shards],
         ]
         if tokens is not None:
-            content.append([tokens.dtype, tokens.budget])
+            content.append([tokens.dtype, tokens.budget, tokens.pooling])
         identity = hashlib.sha256(json.dumps(content).encode()).hexdigest()[:16]
         self.division = Division(folder / identity, -(-len(self.dataset) // self.part_size), ["safetensors"])
 
@@ -192,7 +194,7 @@ def _tokens(
     """The columns of `PartTokens` of a batch, from the token rows and masks of its pictures and of its captions."""
     rows, mask = patches
     exact = [rows[i][mask[i]] for i in real]
-    few = [pooled(each, options.budget or len(each)) for each in exact]
+    few = [pooled(each, options.budget or len(each), options.pooling) for each in exact]
     measured = [each for each, i in zip(exact, real, strict=True) if sampled[i]]
     texts = list(kept(words[0], words[1])) if words else []
     nothing = rows.new_zeros(0, rows.shape[2])

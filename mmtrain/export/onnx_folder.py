@@ -30,6 +30,8 @@ def write(encoder: Encoder, folder: Path) -> None:
         raise ValueError(f"--format onnx: {encoder.source} is another library's model; export it there")
     if isinstance(model.text, WordGRU):
         raise ValueError("--format onnx: WordGRU has a network for each language, ONNX one graph; safetensors holds it")
+    if model.reads_both:
+        raise ValueError("--format onnx: a vision-language tower is not one graph; safetensors holds it")
     multi = model.multi_dimension is not None
     if multi and model.shared:
         raise ValueError("--format onnx: its text tower is the image tower, whose tokens have no mask; safetensors")

@@ -17,6 +17,7 @@ from mmtrain.models.adapters import adapter_number
 from mmtrain.models.encoding import in_batches
 from mmtrain.models.image_text import ImageTextModel
 from mmtrain.models.network import Network
+from mmtrain.models.token_rows import TokenPooling
 
 if TYPE_CHECKING:
     from mmtrain.evaluation.ranking.tiles import Similarity
@@ -28,6 +29,7 @@ class Options(TypedDict, total=False):
     """Of `encode_image` and `encode_text`, as told there."""
 
     budget: int | None
+    pooling: TokenPooling
     dim: int | None
     batch_size: int
     progress: bool
@@ -124,6 +126,7 @@ class Encoder:
         *,
         multi: bool = False,
         budget: int | None = None,
+        pooling: TokenPooling = "kmeans",
         dim: int | None = None,
         batch_size: int = 64,
         progress: bool = False,
@@ -134,7 +137,8 @@ class Encoder:
         Args:
             images: PIL images of any size and mode, uint8 [N, H, W, 3] pixels, or float features [N, F] or [N, P, F].
             multi: Token rows instead, of each image float32 [P, d], of unit length.
-            budget: Of token rows: the most of an image; what is more is clustered.
+            budget: Of token rows: the most of an image; what is more is pooled.
+            pooling: How, by "kmeans" or "attention", as `mmtrain.models.token_rows.pooled` tells.
             dim: Keep the first so many dimensions and normalise again (Matryoshka).
             batch_size: Images encoded at once.
             progress: Show how far it is.
@@ -153,7 +157,7 @@ class Encoder:
             pixels, by = self.pixels(part).to(self.device), self.by(adapter, len(part))
             return model.encode_image_multi(pixels, **by)[1:] if multi else (model.encode_image(pixels, **by),)
 
-        return in_batches(self, images, encode, dim, batch_size, progress, multi, budget)
+        return in_batches(self, images, encode, dim, batch_size, progress, multi, budget, pooling)
 
     @overload
     def encode_text(
@@ -183,6 +187,7 @@ class Encoder:
         role: str | None = None,
         multi: bool = False,
         budget: int | None = None,
+        pooling: TokenPooling = "kmeans",
         dim: int | None = None,
         batch_size: int = 256,
         progress: bool = False,
@@ -196,6 +201,7 @@ class Encoder:
             role: "query" or "passage" puts the model's prompt before each, where it has one.
             multi: Token rows instead, of each caption float32 [L, d], of unit length.
             budget: As for images.
+            pooling: As for images.
             dim: As for images.
             batch_size: As for images.
             progress: As for images.
@@ -219,7 +225,7 @@ class Encoder:
                 return self.model.encode_text_multi(*inputs, **by)[1:]
             return (self.model.encode_text(*inputs, **by),)
 
-        return in_batches(self, captions, encode, dim, batch_size, progress, multi, budget)
+        return in_batches(self, captions, encode, dim, batch_size, progress, multi, budget, pooling)
 
     def encode_query(
         self,
@@ -233,7 +239,7 @@ class Encoder:
     ) -> np.ndarray:
         """A query of several inputs as float32 [D]: the normalised sum of their rows; for a Symile model their product.
 
-        A model with `text: shared` reads text and pictures from one canvas, the text above.
+        A model with `text: shared` reads text and pictures from one canvas, or as one sequence, the pictures first.
 
         Args:
             text: A text.

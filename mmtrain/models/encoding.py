@@ -10,7 +10,7 @@ from torch.nn import functional
 
 from datamodules.shards.progress import with_progress
 from mmtrain.models.network import NO_HEAD
-from mmtrain.models.token_rows import kept
+from mmtrain.models.token_rows import TokenPooling, kept
 
 if TYPE_CHECKING:
     from mmtrain.models.encoder import Encoder
@@ -25,6 +25,7 @@ def in_batches(
     progress: bool,
     multi: bool,
     budget: int | None,
+    pooling: TokenPooling,
 ) -> Any:
     """Rows float32 [N, dim] of what `encode` makes of a part of the items, (rows,).
 
@@ -55,7 +56,7 @@ def in_batches(
         for start in starts:
             values, *masks = encode(items[start : start + batch_size])
             rows = functional.normalize(values.float()[..., :dim], dim=-1).cpu()
-            parts += [each.numpy() for each in kept(rows, masks[0].cpu(), budget)] if multi else [rows.numpy()]
+            parts += [each.numpy() for each in kept(rows, masks[0].cpu(), budget, pooling)] if multi else [rows.numpy()]
     if multi:
         return parts
     return np.concatenate(parts) if parts else np.zeros((0, dim or width), dtype=np.float32)

@@ -32,6 +32,7 @@ def fingerprint(encoder: Encoder) -> str:
     digest = _digest(state)
     if isinstance(model, ImageTextModel) and model.bank.default is not None:
         chosen = [model.bank.default] if model.bank.default in model.bank.settings else list(model.bank.settings)
+        digest.update(b"" if model.bank.default in model.bank.settings else model.bank.default.encode())
         for name in chosen:
             digest.update(_digest(dict(model.bank.weights(name))).digest())
     for graph in () if state else sorted(Path(encoder.source).glob("*.onnx*")):

@@ -10,7 +10,7 @@ from torch.nn import functional
 from mmtrain.models.adapted import AdaptedNetwork
 from mmtrain.models.adapters import Adapter
 from mmtrain.models.network import NO_HEAD
-from mmtrain.towers import ImageTower, SharedText, TextTower
+from mmtrain.towers import ImageTower, SharedText, TextTower, VisionLanguageText, VisionLanguageTower
 
 Projection = Literal["linear", "mlp", "none"]
 TOWERS = ("image", "text", "image_projection", "text_projection", "modalities", "modality_projections")
@@ -23,7 +23,8 @@ class ImageTextModel(AdaptedNetwork):
 
     Args:
         image: The image tower; None makes a model of texts alone.
-        text: The text tower; "shared" lets the image tower read texts that a tokenizer renders as images.
+        text: The text tower; "shared" lets the image tower read texts, too: a vision-language tower their tokens, any
+            other what a tokenizer renders as images.
         dimension: D, the width of the shared space.
         projection: linear, mlp (one hidden layer of the tower's width) or none (both towers are D wide already).
         modalities: Further towers by the name of the field that they read, each with a projection of its own.
@@ -63,12 +64,13 @@ class ImageTextModel(AdaptedNetwork):
         adapters: Mapping[str, Adapter | Mapping[str, Any]] | None = None,
     ) -> None:
         super().__init__()
-        self.shared = isinstance(text, str)
+        self.one_tower = isinstance(text, str)
         if isinstance(text, str):
             if text != "shared" or image is None:
                 raise ValueError(f"model.text: got {text!r}, expected a text tower, or shared beside an image tower")
-            text = SharedText(image)
+            text = VisionLanguageText(image) if isinstance(image, VisionLanguageTower) else SharedText(image)
         self.image, self.text = image, text
+        self.shared = isinstance(text, SharedText)
         self.reads_by_language = text.reads_by_language
         self.dimension = dimension
         self.projection = projection
@@ -101,7 +103,7 @@ class ImageTextModel(AdaptedNetwork):
         """The constructor's arguments, for `mmtrain.models.spec.spec_of`."""
         return {
             "image": self.image,
-            "text": "shared" if self.shared else self.text,
+            "text": "shared" if self.one_tower else self.text,
             "dimension": self.dimension,
             "projection": self.projection,
             "modalities": dict(self.modalities.items()),
@@ -215,6 +217,18 @@ class ImageTextModel(AdaptedNetwork):
         """What `_packed` joined."""
         rows, multi = packed.split([self.dimension, packed.shape[1] - self.dimension], 1)
         return rows, multi.unflatten(1, (-1, self.multi_dimension))
+
+    @property
+    def reads_both(self) -> bool:
+        """Whether it has a row for pictures and a text together, `encode_both`."""
+        return isinstance(self.text, VisionLanguageText)
+
+    def encode_both(self, images: Tensor, tokens: Tensor, mask: Tensor, adapters: Tensor | None = None) -> Tensor:
+        """images [N, k, 3, H, W], then tokens [N, L], mask bool [N, L], adapters int64 [N] -> unit rows [N, D]."""
+        assert isinstance(self.image, VisionLanguageTower) and self.image_projection is not None
+        tower, projection = self.image, self.image_projection
+        own = self.bank.of_rows(images, adapters)
+        return self.read(lambda *part: self._rows("image", projection(tower(*part)[0])), own, images, tokens, mask)
 
     def encode_modality(self, name: str, values: Tensor, adapters: Tensor | None = None) -> Tensor:
         """values [N, ...] of a further modality, adapters int64 [N] -> float [N, D], unit rows."""

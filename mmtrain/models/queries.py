@@ -20,7 +20,7 @@ INPUTS = ("text", "images", "features", "language", "role", "adapter")
 
 def query_rows(encoder: "Encoder", queries: Sequence[Mapping[str, Any]]) -> np.ndarray:
     """Queries as float32 [N, D]: the normalised sum of the rows of each one's inputs, or their product. A model of one
-    tower for pictures and texts sees both on one canvas.
+    tower for pictures and texts sees both on one canvas, or as one sequence.
 
     Args:
         encoder: A model whose `composition` is "product", as Symile trains, has products, which are not normalised.
@@ -60,6 +60,10 @@ def _encoded(
             encoder.adapter_number(query.get("adapter"))
         except ValueError as error:
             raise ValueError(f"query {i}: {error}") from error
+    if isinstance(encoder.model, ImageTextModel) and encoder.model.reads_both:
+        for i in [i for i, query in enumerate(queries) if has_both(query)]:
+            rows[i].append(row_of_both(encoder, queries[i]))
+        queries = [{**query, "text": None, "images": ()} if has_both(query) else query for query in queries]
     for (language, role, adapter), members in _grouped(queries, "language", "role", "adapter").items():
         members = [i for i in members if queries[i].get("text") is not None]
         texts = encode_text([queries[i]["text"] for i in members], language, role=role, adapter=adapter)
@@ -89,9 +93,9 @@ def on_one_canvas(encoder: "Encoder", number: int, query: Mapping[str, Any]) -> 
     Raises:
         ValueError: with the number of the query, when the text leaves less than a quarter of the page.
     """
-    text, images = query.get("text"), query.get("images", ())
-    if text is None or not len(images):
+    if not has_both(query):
         return query
+    text, images = query["text"], query["images"]
     rows, _ = encoder.tokenizer_for(query.get("role"))([text], [query.get("language") or ""])
     height, size = rows.shape[1:]
     side = min(size - height, size // len(images))
@@ -104,6 +108,22 @@ def on_one_canvas(encoder: "Encoder", number: int, query: Mapping[str, Any]) -> 
     for place, pixels in enumerate(resizing().resize(encoder.pixels(images), [side, side])):
         canvas[:, height : height + side, place * side : (place + 1) * side] = pixels
     return {**query, "text": None, "images": [Image.fromarray(canvas.permute(1, 2, 0).numpy())]}
+
+
+def has_both(query: Mapping[str, Any]) -> bool:
+    """Whether a query has a text and pictures."""
+    return query.get("text") is not None and len(query.get("images", ())) > 0
+
+
+def row_of_both(encoder: "Encoder", query: Mapping[str, Any]) -> np.ndarray:
+    """The row float32 [D] of a query's pictures and then its text, read as one sequence."""
+    model, language = encoder.model, query.get("language")
+    assert isinstance(model, ImageTextModel)
+    tokens, mask = encoder.tokenizer_for(query.get("role"))([query["text"]], [language or ""])
+    inputs = (each.to(encoder.device) for each in (encoder.pixels(query["images"])[None], tokens, mask))
+    with torch.inference_mode(), encoder.autocast():
+        row = model.encode_both(*inputs, **encoder.by(query.get("adapter"), 1, language))[0]
+    return row.float().cpu().numpy()
 
 
 def _grouped(queries: Sequence[Mapping[str, Any]], *names: str) -> dict[tuple[Any, ...], list[int]]:

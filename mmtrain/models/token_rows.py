@@ -1,7 +1,7 @@
 """Token rows of one item: fewer of them, and in fewer bits."""
 
 from collections.abc import Iterator
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 import torch
@@ -9,26 +9,35 @@ from torch import Tensor
 from torch.nn import functional
 
 ROUNDS = 10  # of k-means
+SHARPNESS = 20.0  # of attention: 1 / 0.05 times the cosines
 Stored = Literal["float16", "int8"]
+TokenPooling = Literal["kmeans", "attention"]
 
 
-def kept(rows: Tensor, mask: Tensor, budget: int | None = None) -> Iterator[Tensor]:
+def kept(rows: Tensor, mask: Tensor, budget: int | None = None, pooling: TokenPooling = "kmeans") -> Iterator[Tensor]:
     """Of each item its token rows [l, d] that there are, at most `budget`, of rows [N, L, d] and mask bool [N, L]."""
     for each, there in zip(rows, mask, strict=True):
         own = each[there]
-        yield own if budget is None else pooled(own, budget)[0]
+        yield own if budget is None else pooled(own, budget, pooling)[0]
 
 
-def pooled(rows: Tensor, budget: int) -> tuple[Tensor, Tensor]:
-    """Unit rows [L, d] as at most `budget` of them [n, d], the means of clusters, and each row's cluster int64 [L].
+def pooled(rows: Tensor, budget: int, pooling: TokenPooling = "kmeans") -> tuple[Tensor, Tensor]:
+    """Unit rows [L, d] as at most `budget` of them [n, d], and which of these is nearest to each row, int64 [L].
 
-    K-means by cosine from the rows that are farthest from each other, beginning with the first: nothing is drawn, and
-    nothing but the item's own rows counts.
+    Both ways begin with the rows that are farthest from each other, the first among them: nothing is drawn, and nothing
+    but the item's own rows counts.
 
     Args:
         rows: float [L, d].
         budget: At least 1; rows that are no more stay as they are.
+        pooling: "kmeans" gives the means of clusters by cosine; "attention" lets each of those rows attend to all by
+            softmax(20 times the cosines), and gives what it reads.
+
+    Raises:
+        ValueError: for another pooling.
     """
+    if pooling not in get_args(TokenPooling):
+        raise ValueError(f"pooling: got {pooling!r}, expected {' or '.join(get_args(TokenPooling))}")
     if len(rows) <= budget:
         return rows, torch.arange(len(rows))
     chosen, nearest = [0], rows @ rows[0]
@@ -36,7 +45,9 @@ def pooled(rows: Tensor, budget: int) -> tuple[Tensor, Tensor]:
         chosen.append(int(nearest.argmin()))
         nearest = torch.maximum(nearest, rows @ rows[chosen[-1]])
     centres = rows[chosen]
-    for _ in range(ROUNDS):
+    if pooling == "attention":
+        centres = functional.normalize((SHARPNESS * centres @ rows.T).softmax(1) @ rows, dim=1)
+    for _ in range(ROUNDS if pooling == "kmeans" else 0):
         cluster = (rows @ centres.T).argmax(1)
         means = torch.zeros_like(centres).index_add(0, cluster, rows)
         # a cluster that lost all its rows keeps its centre

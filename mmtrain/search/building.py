@@ -2,6 +2,7 @@
 
 import json
 from collections import Counter
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -75,8 +76,11 @@ def write_index(
     }
     if parts.tokens is not None:
         store = TokenStore(folder, len(rows))
-        facts = {"dtype": parts.tokens.dtype, "budget": parts.tokens.budget, "width": store.width}
-        description["tokens"] = facts | {"rows": store.count, "loss": measured.loss(store)}
+        description["tokens"] = asdict(parts.tokens) | {
+            "width": store.width,
+            "rows": store.count,
+            "loss": measured.loss(store),
+        }
     _write_json(folder / DESCRIPTION, description)
     index = SearchIndex(folder)
     if not index.exact:

@@ -12,6 +12,7 @@ from datamodules import TransformersTokenizer, WordTokenizer
 from datamodules.images import ImageTooLarge
 from mmtrain.display.messages import first_line, say
 from mmtrain.embedding.processes import default_device
+from mmtrain.models.adapter_folder import is_adapter_folder, use_adapter
 from mmtrain.models.encoder import Encoder
 from mmtrain.models.fingerprint import fingerprint, stamp
 from mmtrain.models.loading import is_ours, load
@@ -27,6 +28,7 @@ def open_model(
     *,
     text_only: bool = False,
     trust: Sequence[str] | None = None,
+    adapter: str | None = None,
 ) -> Encoder:
     """The model that made the index.
 
@@ -35,9 +37,10 @@ def open_model(
         device: Default: cuda where there is one.
         text_only: Load the text side alone, where the files' size and time say that it is the same model.
         trust: Modules whose classes the model may name.
+        adapter: What reads queries, as of `mmtrain.load`; default: what read the pictures.
 
     Raises:
-        ValueError: when it is not there, or is another one.
+        ValueError: when it is not there, or is another one, or has no such adapter.
     """
     name = model or str(index.description["model"])
     if model is None and not is_ours(name):
@@ -46,8 +49,10 @@ def open_model(
             " else by itself; say with --model where it is now"
         )
     unchanged = index.description.get("weights") is not None and stamp(name) == index.description["weights"]
+    own = index.description.get("adapter")
+    text_only &= unchanged and not any(is_adapter_folder(each) for each in (own, adapter) if each is not None)
     try:
-        encoder = load(name, device=device or default_device(), text_only=text_only and unchanged, trust=trust)
+        encoder = load(name, device=device or default_device(), text_only=text_only, trust=trust, adapter=own)
     except ValueError as error:
         if model is not None:
             raise
@@ -58,7 +63,9 @@ def open_model(
             f"{index.folder} was built by other weights (fingerprint {expected}) than those of {name} ({actual}); name"
             " the model that built it with --model, or index again"
         )
-    return encoder
+    if adapter is not None:
+        use_adapter(encoder, adapter)
+    return encoder.to(encoder.device)  # weights of a folder too
 
 
 def query_row(encoder: Encoder, query: Query) -> np.ndarray:

@@ -118,7 +118,9 @@ class Service:
             raise BadRequest(f"image: {error}") from error
 
 
-def open_service(target: str, *, model: str | None, device: str | None, trust: Sequence[str] | None) -> Service:
+def open_service(
+    target: str, *, model: str | None, device: str | None, trust: Sequence[str] | None, adapter: str | None = None
+) -> Service:
     """The service of an index folder and the model that built it, or of a MODEL alone.
 
     Raises:
@@ -129,11 +131,13 @@ def open_service(target: str, *, model: str | None, device: str | None, trust: S
 
     if (Path(target) / DESCRIPTION).is_file():
         index = SearchIndex(target)
-        service = Service(open_model(index, model, device, trust=trust), index, _name(index.description["model"]))
+        encoder = open_model(index, model, device, trust=trust, adapter=adapter)
+        service = Service(encoder, index, _name(index.description["model"]))
     else:
         if model is not None:
             raise ValueError(f"--model: says what built an index, and {target} is none")
-        service = Service(load(target, device=device or default_device(), trust=trust), None, _name(target))
+        encoder = load(target, device=device or default_device(), trust=trust, adapter=adapter)
+        service = Service(encoder, None, _name(target))
     if (images := service.encoder.images) is not None:
         images.max_pixels = min(images.max_pixels, MOST_PIXELS)
     return service

@@ -4,6 +4,7 @@ from mmtrain.towers.image import FeatureTower, TimmTower
 from mmtrain.towers.pooling import Pooling
 from mmtrain.towers.text import ByteGRU, SharedText, TransformersTower, WordGRU
 from mmtrain.towers.tower import ImageTower, TextTower, Tower
+from mmtrain.towers.vision_language import VisionLanguageText, VisionLanguageTower
 
 __all__ = [
     "ByteGRU",
@@ -15,5 +16,7 @@ __all__ = [
     "TimmTower",
     "Tower",
     "TransformersTower",
+    "VisionLanguageText",
+    "VisionLanguageTower",
     "WordGRU",
 ]

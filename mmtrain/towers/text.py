@@ -9,11 +9,9 @@ from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
 from datamodules.tokenizers.fonts import PAPER
-from mmtrain.display.messages import first_line
 from mmtrain.towers.pooling import Pool, Pooling
-from mmtrain.towers.pretrained import is_refused, pretrained_folder
 from mmtrain.towers.tower import ImageTower, TextTower
-from mmtrain.towers.transformers_weights import from_pretrained, keep_positions, positions
+from mmtrain.towers.transformers_weights import described_config, keep_positions, network_of, positions
 
 
 class TransformersTower(TextTower):
@@ -41,33 +39,17 @@ class TransformersTower(TextTower):
         frozen: bool = False,
     ) -> None:
         super().__init__(frozen)
-        from transformers import AutoConfig, AutoModel, AutoModelForTextEncoding
+        from transformers import AutoModel, AutoModelForTextEncoding
 
-        if (pretrained is None) == (config is None):
-            raise ValueError("text tower: give either `pretrained` (hub name or folder) or `config` (with model_type)")
-        config = config or {}
-        try:
-            if pretrained is not None:
-                folder = pretrained_folder(pretrained)
-                settings = AutoConfig.from_pretrained(folder, trust_remote_code=False)
-            else:
-                settings = AutoConfig.for_model(**{"model_type": "", **config})
+        def factory_of(settings: Any) -> Any:
             text_only = type(settings) in AutoModelForTextEncoding._model_mapping
-            factory = AutoModelForTextEncoding if text_only else AutoModel
-            if pretrained is not None:
-                self.network = from_pretrained(factory, str(folder), unused=("pooler.",))
-            else:
-                self.network = factory.from_config(settings, dtype=torch.float32, trust_remote_code=False)
-        except (OSError, ValueError, KeyError, RuntimeError, TypeError) as error:
-            source = pretrained if pretrained is not None else config.get("model_type", "a config without model_type")
-            raise ValueError(f"text tower: transformers cannot load {source!r}: {first_line(error)}") from error
+            return AutoModelForTextEncoding if text_only else AutoModel
+
+        self.network, settings = network_of("text", pretrained, config, factory_of, unused=("pooler.",))
         if getattr(self.network, "pooler", None) is not None:
             self.network.pooler = None  # never used here, and DDP waits for gradients of every parameter
         self.pretrained = None
-        fields = {key: value for key, value in settings.to_diff_dict().items() if key != "_name_or_path"}
-        self.config = {key: value for key, value in fields.items() if not is_refused(key, value)}
-        self.config["model_type"] = settings.model_type
-        self.config.pop("dtype", None)  # of the file; the weights here are float32
+        self.config = described_config(settings)
         self.pooling = pooling
         text = settings.get_text_config()
         self.width, self.vocabulary_size = text.hidden_size, text.vocab_size

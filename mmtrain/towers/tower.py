@@ -62,11 +62,21 @@ class ImageTower(Tower):
     prefix_tokens: int | None = None
 
     def masked(self, images: Tensor, mask: Tensor, token: Tensor) -> tuple[Tensor, Tensor]:
-        """forward with `token` [width] in place of the embedded patches of `mask` bool [N, P]."""
-        raise NotImplementedError
+        """forward with `token` [width] in place of the embedded patches of `mask` bool [N, P].
+
+        Raises:
+            ValueError: where the tower cannot.
+        """
+        raise ValueError(
+            f"model.image: {type(self).__name__} cannot mask patches; expected a vision transformer of timm"
+        )
 
     def check_size(self, size: int) -> None:
         """Raises ValueError, one line, for pictures of a size that it cannot read."""
+
+    def unread_by_texts(self) -> nn.Module | None:
+        """What texts do not go through where they share the tower; None where they go through all."""
+        return None
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Pooled features [N, width] and tokens [N, P, width] of pixels uint8 [N, 3, H, W], or of features.

@@ -2,14 +2,15 @@
 
 import logging
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from mmtrain.display.messages import brief
+from mmtrain.display.messages import brief, first_line
+from mmtrain.towers.pretrained import is_refused, pretrained_folder
 
 # buffers that some versions of transformers store with the weights; each model makes its own
 POSITIONS = ("position_ids", "token_type_ids")
@@ -32,6 +33,52 @@ def quiet() -> Iterator[None]:
         logging.disable(level)
         if bars:
             transformers_logging.enable_progress_bar()
+
+
+def network_of(
+    tower: str,
+    pretrained: str | None,
+    config: dict[str, Any] | None,
+    factory_of: Callable[[Any], Any],
+    unused: tuple[str, ...] = (),
+) -> tuple[Any, Any]:
+    """A network of transformers and its config: the weights of a folder or hub name, or random ones of a config.
+
+    Args:
+        tower: Which it is for, in messages.
+        pretrained: A hub name, NAME or NAME@COMMIT, or a folder.
+        config: A config as a mapping with its model_type, where there is no `pretrained`.
+        factory_of: From the config to AutoModel or its like.
+        unused: As of `from_pretrained`.
+
+    Raises:
+        ValueError: when neither or both are given, transformers cannot read them, or weights are missing.
+    """
+    from transformers import AutoConfig
+
+    if (pretrained is None) == (config is None):
+        raise ValueError(f"{tower} tower: give either `pretrained` (hub name or folder) or `config` (with model_type)")
+    config = config or {}
+    try:
+        if pretrained is None:
+            settings = AutoConfig.for_model(**{"model_type": "", **config})
+            factory = factory_of(settings)
+            return factory.from_config(settings, dtype=torch.float32, trust_remote_code=False), settings
+        folder = pretrained_folder(pretrained)
+        settings = AutoConfig.from_pretrained(folder, trust_remote_code=False)
+        return from_pretrained(factory_of(settings), str(folder), unused), settings
+    except (OSError, ValueError, KeyError, RuntimeError, TypeError) as error:
+        source = pretrained if pretrained is not None else config.get("model_type", "a config without model_type")
+        raise ValueError(f"{tower} tower: transformers cannot load {source!r}: {first_line(error)}") from error
+
+
+def described_config(settings: Any) -> dict[str, Any]:
+    """A config of transformers as a mapping that builds the network again, and names no file."""
+    fields = {key: value for key, value in settings.to_diff_dict().items() if key != "_name_or_path"}
+    config = {key: value for key, value in fields.items() if not is_refused(key, value)}
+    config["model_type"] = settings.model_type
+    config.pop("dtype", None)  # of the file; the weights here are float32
+    return config
 
 
 def from_pretrained(factory: Any, source: str, unused: tuple[str, ...] = ()) -> Any:

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import torch
 from pytorch_lightning.utilities import rank_zero_info
-from torch import Tensor
+from torch import Tensor, nn
 
 from datamodules.batch import Batch
 from losses import Embeddings, Objective
@@ -121,12 +121,14 @@ def rest_unread(model: ImageTextModel, kinds: frozenset[str]) -> None:
     Args:
         kinds: "image", "text": what the parts bring. A shared tower reads both.
     """
-    towers = {"image": model.image, "text": None if model.shared else model.text}
+    towers = {"image": model.image, "text": None if model.one_tower else model.text}
     projections = {"image": model.image_projection, "text": model.text_projection}
     for side in ("image", "text"):
         if side in kinds:
             continue
-        tower = None if side == "image" and model.shared and "text" in kinds else towers[side]
+        tower: nn.Module | None = towers[side]
+        if side == "image" and model.one_tower and model.image is not None and "text" in kinds:
+            tower = model.image.unread_by_texts()
         head = dict(model.multi.items()).get(side)
         unread = [module for module in (tower, projections[side], head) if module is not None]
         parameters = [each for module in unread for each in module.parameters()]

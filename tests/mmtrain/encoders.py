@@ -15,6 +15,31 @@ from mmtrain.towers import FeatureTower, TextTower, TimmTower
 LAYERS = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 2}
 XLMR = LAYERS | {"model_type": "xlm-roberta", "max_position_embeddings": 40, "pad_token_id": 1, "type_vocab_size": 1}
 
+# a vision-language model 32 wide, whose patches of 8 pixels become tokens four by four
+QWEN = {
+    "model_type": "qwen2_5_vl",
+    "image_token_id": 260,
+    "vision_start_token_id": 261,
+    "vision_end_token_id": 262,
+    "video_token_id": 263,
+    "vision_config": {
+        "depth": 2,
+        "hidden_size": 16,
+        "intermediate_size": 24,
+        "num_heads": 2,
+        "out_hidden_size": 32,
+        "patch_size": 8,
+        "window_size": 16,
+        "fullatt_block_indexes": [1],
+    },
+    "text_config": LAYERS
+    | {
+        "vocab_size": 264,
+        "num_key_value_heads": 1,
+        "rope_parameters": {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [2, 3, 3]},
+    },
+}
+
 
 def write_words(folder: Path) -> str:
     """A byte-level tokenizer with XLM-R's special tokens."""

@@ -4,6 +4,7 @@ import io
 import json
 import tarfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,7 +17,7 @@ from mmtrain.cli import main
 from mmtrain.export.parity import images
 from mmtrain.models.encoder import Encoder
 from mmtrain.models.image_text import ImageTextModel
-from mmtrain.models.token_rows import pooled
+from mmtrain.models.token_rows import TokenPooling, pooled
 from mmtrain.towers import ByteGRU, FeatureTower, TimmTower
 from tests.mmtrain.small import fit
 
@@ -96,11 +97,31 @@ def test_a_budget_keeps_the_means_of_clusters() -> None:
     assert pooled(rows, 10)[0] is rows
 
 
+def test_attention_reads_all_rows_of_the_item_and_no_others() -> None:
+    generator = torch.Generator().manual_seed(0)
+    rows = torch.nn.functional.normalize(torch.randn(9, 4, generator=generator), dim=1)
+    few, nearest = pooled(rows, 3, "attention")
+    seeds = [0]
+    while len(seeds) < 3:
+        seeds.append(min(range(9), key=lambda i: max(float(rows[i] @ rows[seed]) for seed in seeds)))
+    for row, seed in zip(few, seeds, strict=True):
+        weights = np.exp([20 * float(each @ rows[seed]) for each in rows])
+        read = (weights[:, None] * rows.numpy()).sum(0)
+        np.testing.assert_allclose(row, read / np.linalg.norm(read), atol=1e-5)
+    assert torch.equal(nearest, (rows @ few.T).argmax(1))
+    another: Any = "max"
+    with pytest.raises(ValueError, match=r"^pooling: got 'max', expected kmeans or attention"):
+        encoder().encode_text(["two"], multi=True, budget=1, pooling=another)
+
+
 def test_a_budget_holds_at_encoding() -> None:
     model = encoder()
     assert [len(rows) for rows in model.encode_image(images(model)[:2], multi=True, budget=5)] == [5, 5]
     assert [len(rows) for rows in model.encode_text(TEXTS, multi=True, budget=5)] == [5, 5, 2, 5]
     assert [rows.shape for rows in model.encode_text(["two"], multi=True, dim=3)] == [(5, 3)]
+    ways: tuple[TokenPooling, ...] = ("kmeans", "attention")
+    means, read = (model.encode_text(TEXTS[:1], multi=True, budget=2, pooling=way)[0] for way in ways)
+    assert means.shape == read.shape == (2, 8) and not np.allclose(means, read)
 
 
 @pytest.mark.parametrize("micro_batch", [[], ["--model.micro_batch=3"]])

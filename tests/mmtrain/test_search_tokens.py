@@ -81,6 +81,10 @@ def test_fewer_rows_in_fewer_bits(
     assert index.tokens is not None and index.tokens.clusters.max() == 2
     assert np.load(out / "tokens.npy", mmap_mode="r").dtype == np.int8
     assert main(["search", str(out), "red", "-k", "3", "--html", str(tmp_path / "page.html")]) == 0
+    more = ["--tokens", "float16", "--budget", "3", "--pooling", "attention"]
+    attended = SearchIndex(build(model, shards, tmp_path / "attended", *more))
+    assert attended.tokens is not None and attended.description["tokens"]["pooling"] == "attention"
+    assert np.abs(attended.tokens.rows(0) - index.tokens.rows(0)).max() > 0.01
 
 
 def test_int8_rows_stay_near() -> None:
@@ -146,6 +150,7 @@ def test_what_cannot_be_is_one_line(
     for command, message in (
         ([*index, "--tokens", "int8"], "--tokens: multi: the model gives no token rows"),
         ([*index, "--budget", "3"], "--budget: got 3 without --tokens"),
+        ([*index, "--pooling", "attention"], "--pooling: got attention without --budget"),
         ([*index, "--tokens", "int8", "--budget", "0"], "--budget: got 0, expected at least 1"),
         (["search", str(built), " "], "text: got ' ', expected words to search for"),
     ):

@@ -117,6 +117,8 @@ def shrink(config: dict, material: Path, run: Path) -> dict:
         for objective in own.get("objectives", {}).values():
             if "teacher" in objective.get("init_args", {}):
                 objective["init_args"]["teacher"] = str(material / "space")
+        if "selection" in own:  # by the first stage
+            own["selection"]["init_args"]["reference"] = str(run / "1")
     model.pop("pretrained", None)
     model["dimension"] = min(model["dimension"], 32)
     for stage in config.get("stages", []):

@@ -28,6 +28,7 @@ from benchmarks.claims import (
     patches,
     ranking,
     rare_words,
+    selection,
     symile,
 )
 from benchmarks.claims.record import Claim, Runs
@@ -44,6 +45,7 @@ CLAIMS: dict[str, Claim] = {
     "code_switch": code_switch.CLAIM,
     "rare_words": rare_words.CLAIM,
     "patches": patches.CLAIM,
+    "selection": selection.CLAIM,
     **general.CLAIMS,
 }
 

@@ -14,7 +14,8 @@ from mmtrain.display.messages import say
 
 WORKERS = os.cpu_count() or 1
 HALVES = {"image": "picture", "texts": "caption"}
-OF_PICTURES = ("images", "image_size", "image_format", "quality", "deduplicate", "proper_nouns", "proper_noun_share")
+OF_PICTURES = ("images", "image_size", "image_format", "quality", "deduplicate", "near_pictures", "near_captions")
+OF_PICTURES += ("proper_nouns", "proper_noun_share", "shortest_caption", "longest_caption", "identify")
 
 
 def add_formats(pack: OneLineParser) -> None:

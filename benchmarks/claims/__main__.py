@@ -19,6 +19,7 @@ from pathlib import Path
 import torch
 
 from benchmarks.claims import (
+    balance,
     code_switch,
     general,
     hard_negatives,
@@ -46,6 +47,7 @@ CLAIMS: dict[str, Claim] = {
     "rare_words": rare_words.CLAIM,
     "patches": patches.CLAIM,
     "selection": selection.CLAIM,
+    "balance": balance.CLAIM,
     **general.CLAIMS,
 }
 

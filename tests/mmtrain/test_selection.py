@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+import torch.distributed as dist
+from torch import Tensor, multiprocessing
 from torch.nn import functional
 
 from datamodules.batch import Batch, Field
@@ -129,6 +130,34 @@ def test_what_cannot_be_used_is_one_line(
 ) -> None:
     assert fit(shards, tmp_path, selection(reference, **options)) != 0
     assert says in capsys.readouterr().err
+
+
+def pairs_of(rank: int = 0, size: int = 1) -> tuple[Tensor, Tensor, Tensor]:
+    """l_ii, l_ij + l_ji without a bias, and what is drawn where the first of each half goes with the last of all."""
+    torch.manual_seed(0)
+    group = dist.group.WORLD if size > 1 else None
+    image, texts = (unit(6, 7).chunk(size)[rank] for _ in range(2))
+    own_ids = torch.tensor([0, 1, 2, 0, 4, 5]).chunk(size)[rank], torch.arange(6)[:, None].chunk(size)[rank]
+    own, pairs = pair_losses(image, texts, 5.0, None, own_ids, group)
+    scores, together = torch.tensor([100.0, 0, 0, 100, 0, 0]), torch.zeros(6, 6)
+    together[1, 3] = together[5, 0] = 100.0  # what the other half drew first
+    return own, pairs, drawn(scores.chunk(size)[rank], together.chunk(size)[rank], 4 // size, 2, group)
+
+
+def work(rank: int, folder: str) -> None:
+    dist.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=2)
+    torch.save(pairs_of(rank, 2), Path(folder, f"{rank}.pt"))
+    dist.destroy_process_group()
+
+
+@pytest.mark.system
+def test_two_processes_score_and_draw_together(tmp_path: Path) -> None:
+    multiprocessing.start_processes(work, (str(tmp_path),), nprocs=2, start_method="spawn")
+    first, second = (torch.load(tmp_path / f"{rank}.pt") for rank in range(2))
+    own, pairs, kept = pairs_of()
+    torch.testing.assert_close(torch.cat([first[0], second[0]]), own)
+    torch.testing.assert_close(torch.cat([first[1], second[1]]), pairs)
+    assert first[2].tolist() == [0, 1] and second[2].tolist() == [0, 2] and kept.tolist() == [0, 1, 3, 5]
 
 
 @pytest.mark.system

@@ -24,7 +24,6 @@ from datamodules import ByteTokenizer
 from datamodules.batch import Batch
 from datamodules.reading.parts import Part
 from losses import SiglipLoss
-from losses.temperature import clamped_scale
 from mmtrain.evaluation import retrieval_metrics
 from mmtrain.export.writing import write
 from mmtrain.models.encoder import Encoder
@@ -89,8 +88,8 @@ def reference(folder: Path, shards: str) -> str:
     if not folder.is_dir():
         loss = SiglipLoss()
         model = trained({"": Part(shards, KEPT)}, {"siglip": loss}, Schedule(STEPS, KEPT), RATE, REFERENCE_SEED)
-        scale, bias = float(clamped_scale(loss.log_scale)), float(loss.bias)
-        write(Encoder(model, ByteTokenizer(), None, ["en"], "cosine", "it", scale=scale, bias=bias), "it", folder)
+        learned = {name: float(value) for name, value in loss.logged().items()}  # scale and bias
+        write(Encoder(model, ByteTokenizer(), None, ["en"], "cosine", "it", **learned), "it", folder)
     return str(folder)
 
 

@@ -26,7 +26,7 @@ def add_formats(pack: OneLineParser) -> None:
         parser.add_argument("source", metavar=format.source)
         parser.add_argument("--out", required=True, metavar="DIR", help="gets the shards and shards.json")
         add_arguments(parser, format.read, without=("source",))
-        without = ("rows", "out", "title") + (() if format.splits else ("split",))
+        without = ("rows", "out", "title", "pages") + (() if format.splits else ("split",))
         without += () if format.pictures else tuple(OF_PICTURES)
         add_arguments(parser, packing.pack_rows, without=without, defaults={"workers": WORKERS, "images": None})
         parser.set_defaults(run=partial(_pack, format))

@@ -132,6 +132,20 @@ def test_what_cannot_be_used_is_one_line(
     assert says in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        (["--model.objectives={pivot: {class_path: losses.PivotRankingLoss}}"], "no objective has a temperature"),
+        (["--model.missing=[text]"], "expected samples with both, without data.parts and model.missing"),
+    ],
+)
+def test_what_it_cannot_judge_by_is_one_line(
+    shards: Path, reference: Path, tmp_path: Path, options: list[str], says: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert fit(shards, tmp_path, selection(reference), *options) != 0
+    assert says in (said := capsys.readouterr().err) and "model.selection: " in said
+
+
 def pairs_of(rank: int = 0, size: int = 1) -> tuple[Tensor, Tensor, Tensor]:
     """l_ii, l_ij + l_ji without a bias, and what is drawn where the first of each half goes with the last of all."""
     torch.manual_seed(0)

@@ -141,6 +141,19 @@ class Batch:
         ids, captions = self.ids + other.ids, self.captions + other.captions
         return replace(self, labels=labels, ids=ids, captions=captions, **values)
 
+    def take(self, samples: Tensor) -> Batch:
+        """These samples alone, int64 [n], each with its views; what was counted stays that of all."""
+        rows = (samples[:, None] * self.views + torch.arange(self.views, device=samples.device)).flatten()
+        numbers = rows.tolist()
+
+        def listed(values: list[Any]) -> list[Any]:
+            return [values[number] for number in numbers] if values else []
+
+        taken = self._each(lambda tensor: tensor[rows])
+        further = {name: replace(each, texts=listed(each.texts)) for name, each in taken.fields.items()}
+        lists: dict[str, Any] = {name: listed(getattr(self, name)) for name in ("ids", "captions", "previews")}
+        return replace(taken, fields=further, **lists)
+
     def to(self, device: torch.device | str, non_blocking: bool = True) -> Batch:
         """The same batch with every tensor on `device`."""
         return self._each(lambda tensor: tensor.to(device, non_blocking=non_blocking))

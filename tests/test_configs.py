@@ -20,7 +20,7 @@ from mmtrain.models.encoder import Encoder
 from mmtrain.models.image_text import ImageTextModel
 from mmtrain.models.run_folder import folder_of
 from mmtrain.models.yaml12 import read_yaml
-from mmtrain.towers import ByteGRU, FeatureTower
+from mmtrain.towers import ByteGRU, FeatureTower, TransformersTower
 from tests.mmtrain.encoders import QWEN
 
 CONFIGS = sorted((Path(__file__).parents[1] / "configs").rglob("*.yaml"))
@@ -122,6 +122,8 @@ def shrink(config: dict, material: Path, run: Path) -> dict:
         for objective in own.get("objectives", {}).values():
             if "teacher" in objective.get("init_args", {}):
                 objective["init_args"]["teacher"] = str(material / "space")
+        if "selection" in own:  # by the first stage
+            own["selection"]["init_args"]["reference"] = str(run / "1")
     model.pop("pretrained", None)
     model["dimension"] = min(model["dimension"], 32)
     for stage in config.get("stages", []):
@@ -188,3 +190,19 @@ def test_a_shipped_config_trains_one_step(path: Path, material: Path, tmp_path: 
         "frozen", False
     )
     assert frozen == config["model"]["init_args"]["image"]["init_args"].get("frozen", False)
+
+
+def test_metaclip_2_reads_the_end_of_sequence_of_its_own_text_tower() -> None:
+    """24 layers of 1024 for 901,629 tokens, as published; a causal tower's row is that of XLM-V's </s>, number 2."""
+    page = next(path for path in CONFIGS if path.stem == "metaclip2").read_text(encoding="utf-8")
+    options = read_yaml(page)["model"]["init_args"]["text"]["init_args"]
+    with torch.device("meta"):
+        tower = TransformersTower(**options)
+    assert (tower.vocabulary_size, tower.positions, tower.width) == (901_629, 77, 1024)
+    layer = 4 * 1024 * (1024 + 1) + 2 * 4 * 1024 * 1024 + 5 * 1024 + 4 * 1024  # attention, MLP, two norms
+    assert sum(each.numel() for each in tower.parameters()) == (901_629 + 77) * 1024 + 24 * layer + 2 * 1024
+    small = {"vocab_size": 50, "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2}
+    tower = TransformersTower(**options | {"config": options["config"] | small | {"intermediate_size": 32}}).eval()
+    tokens = torch.tensor([[0, 40, 7, 2, 1, 1], [0, 9, 40, 8, 30, 2]])
+    pooled, features = tower(tokens, tokens != 1)
+    torch.testing.assert_close(pooled, features[torch.arange(2), torch.tensor([3, 5])])

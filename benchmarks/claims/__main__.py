@@ -20,6 +20,7 @@ from pathlib import Path
 import torch
 
 from benchmarks.claims import (
+    balance,
     binding,
     code_switch,
     documents,
@@ -31,6 +32,7 @@ from benchmarks.claims import (
     patches,
     ranking,
     rare_words,
+    selection,
     symile,
     tasks,
 )
@@ -50,6 +52,8 @@ CLAIMS: dict[str, Claim] = {
     "patches": patches.CLAIM,
     "binding": binding.CLAIM,
     "tasks": tasks.CLAIM,
+    "selection": selection.CLAIM,
+    "balance": balance.CLAIM,
     **general.CLAIMS,
     **documents.CLAIMS,
 }

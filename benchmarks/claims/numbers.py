@@ -76,12 +76,14 @@ def trained(
     """Trains a linear map of the features and a byte GRU; the rate as in `benchmarks.number_features.fit`.
 
     Args:
-        parts: Of each step.
+        parts: Of each step; one without a name is the whole of it.
         text: Another text tower.
         module: What trains.
         options: Of the module.
     """
-    data = ShardDataModule(parts=parts, workers=0, seed=seed)
+    whole = parts.get("")
+    of = {"parts": parts} if whole is None else {"train": whole.train, "batch_size": whole.batch_size}
+    data = ShardDataModule(workers=0, seed=seed, **of)
     image, text = FeatureTower(WIDTH, normalise=True), text or ByteGRU(GRU_WIDTH, BYTE_WIDTH)
     defaults = {"dimension": DIMENSION, "weight_decay": 0.0, "betas": (0.9, 0.999)}
     training = module(

@@ -15,8 +15,10 @@ from typing import Annotated, Any, Literal
 
 from datamodules.files import inside, one_at_a_time, whole_folder
 from datamodules.packing.cells import file_of, read_path
+from datamodules.packing.filters import CaptionFilter, Length, SpokenLanguage, filtered
+from datamodules.packing.near import NearCaption, NearPicture, PictureFilter, SamePicture
 from datamodules.packing.pages import PageLayout
-from datamodules.packing.proper_nouns import without_proper_nouns
+from datamodules.packing.proper_nouns import ProperNouns
 from datamodules.packing.reencoding import reencoded
 from datamodules.packing.row import Row
 from datamodules.packing.texts import lines
@@ -43,6 +45,11 @@ def pack_rows(
     deduplicate: bool = False,
     proper_nouns: Annotated[Mapping[str, str], "[it=MODEL]"] | None = None,
     proper_noun_share: float = 0.8,
+    shortest_caption: int = 1,
+    longest_caption: int | None = None,
+    identify: bool = False,
+    near_pictures: int | None = None,
+    near_captions: float | None = None,
     samples_per_shard: int = SAMPLES_PER_SHARD,
     workers: int = 1,
     title: str = "packing",
@@ -65,6 +72,13 @@ def pack_rows(
         proper_nouns: For each language spaCy's model, such as it=it_core_news_sm: leave out captions that are mostly
             proper nouns.
         proper_noun_share: Share of a caption's tokens from which on they are.
+        shortest_caption: Leave out captions of fewer letters.
+        longest_caption: Leave out captions of more letters.
+        identify: Leave out captions of 20 letters or more whose language is not that of their tag (py3langid).
+        near_pictures: Leave out pictures whose perceptual hash differs in at most so many of 64 bits from one packed
+            before, such as 4. Each is read twice.
+        near_captions: Leave out captions that share so much of their runs of three letters with one of their language
+            packed before, such as 0.8; at least 0.5.
         samples_per_shard: Rows that make one shard.
         workers: Processes; the bytes written do not depend on it.
         title: Of the progress bar.
@@ -93,11 +107,17 @@ def pack_rows(
     chosen = _of_split(rows, split, splits)
     if only is not None:
         chosen = (row for row in chosen if isinstance(row, BadRow) or _names_of(row) & only)
-    if proper_nouns:
-        chosen = without_proper_nouns(chosen, proper_nouns, proper_noun_share)
-    chosen = convert(chosen, partial(_usable, folder=folder, excluded=excluded))
-    if deduplicate:
-        chosen = _without_duplicates(chosen, folder)
+    filters: list[CaptionFilter] = [ProperNouns(proper_nouns, proper_noun_share)] if proper_nouns else []
+    if shortest_caption != 1 or longest_caption is not None:
+        filters.append(Length(shortest_caption, longest_caption))
+    filters += [SpokenLanguage()] if identify else []
+    pictures: list[PictureFilter] = [SamePicture()] if deduplicate else []
+    pictures += [] if near_pictures is None else [NearPicture(near_pictures)]
+    chosen = convert(filtered(chosen, filters), partial(_usable, folder=folder, excluded=excluded))
+    for each in pictures:
+        chosen = _without_repeated(chosen, folder, each)
+    if near_captions is not None:  # last, so that it remembers what is packed alone
+        chosen = filtered(chosen, [NearCaption(near_captions)])
     tasks = _tasks(chosen, samples_per_shard, encoding if pages is None else pages.settings)
     first = next(tasks, None)
     if first is None:
@@ -214,18 +234,12 @@ def _found(folder: Path, images: Iterable[object]) -> str | None:
     return next((name for name in named if os.path.isfile(folder / file_of(name))), None)
 
 
-def _without_duplicates(rows: Iterable[Row | BadRow], folder: Path) -> Iterator[Row | BadRow]:
+def _without_repeated(rows: Iterable[Row | BadRow], folder: Path, pictures: PictureFilter) -> Iterator[Row | BadRow]:
     # in the one process that hands out the work, so that which row comes first does not depend on the others' speed
-    seen: set[bytes] = set()
-
     def unseen(number: int, record: dict, images: tuple[str, ...], *further: Any) -> Row:
         where = _where(number, record)
-        if not images:
-            return Row(number, record, images, *further)
-        digest = hashlib.blake2b(_content(folder, images[0], where), digest_size=16).digest()
-        if digest in seen:
-            raise BadRow("duplicate image", where, images[0])
-        seen.add(digest)
+        if images and pictures.repeats(_content(folder, images[0], where), where):
+            raise BadRow(pictures.cause, where, images[0])
         return Row(number, record, images, *further)
 
     return convert(rows, unseen)

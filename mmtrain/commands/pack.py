@@ -14,7 +14,8 @@ from mmtrain.display.messages import say
 
 WORKERS = os.cpu_count() or 1
 HALVES = {"image": "picture", "texts": "caption"}
-OF_PICTURES = ("images", "image_size", "image_format", "quality", "deduplicate", "proper_nouns", "proper_noun_share")
+OF_PICTURES = ["images", "image_size", "image_format", "quality", "deduplicate", "near_pictures", "near_captions"]
+OF_PICTURES += ["proper_nouns", "proper_noun_share", "shortest_caption", "longest_caption", "identify"]
 
 
 def add_formats(pack: OneLineParser) -> None:
@@ -25,8 +26,8 @@ def add_formats(pack: OneLineParser) -> None:
         parser.add_argument("source", metavar=format.source)
         parser.add_argument("--out", required=True, metavar="DIR", help="gets the shards and shards.json")
         add_arguments(parser, format.read, without=("source",))
-        without = ("rows", "out", "title") + (() if format.splits else ("split",))
-        without += () if format.pictures else OF_PICTURES
+        without = ("rows", "out", "title", "pages") + (() if format.splits else ("split",))
+        without += () if format.pictures else tuple(OF_PICTURES)
         add_arguments(parser, packing.pack_rows, without=without, defaults={"workers": WORKERS, "images": None})
         parser.set_defaults(run=partial(_pack, format))
     add_command(formats, "numbers", numbers, "the embedded corpus: handwritten numbers in many languages")

@@ -51,6 +51,11 @@ class Teacher(GuideModel):
         """The width of its rows."""
         return self._encoder.model.dimension
 
+    @property
+    def scale_and_bias(self) -> tuple[float | None, float | None]:
+        """What its loss multiplied cosines by and added to them; None where that is not known, or nothing."""
+        return self._encoder.scale, self._encoder.bias
+
     def prepare(self, languages: Sequence[str]) -> None:
         if self.language is not None and self.language not in languages:
             raise ValueError(f"teacher: language: got {self.language}; the data have {', '.join(languages)}")

@@ -1,6 +1,6 @@
 """Pretraining: two towers, any weighted sum of objectives, samples seen as the clock."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 import pytorch_lightning as pl
@@ -24,10 +24,10 @@ from mmtrain.training.monitoring.diagnostics import gradient_norm, mean_over_pro
 from mmtrain.training.networks import connect, networks_of, prepare
 from mmtrain.training.optimisation import OptimizerClass, Schedule, clip_adaptively, make_optimizer, parameter_groups
 from mmtrain.training.parts import check_parts, needs_on, objectives_on, rest_unread, terms
+from mmtrain.training.selection import ActiveSelection
 from mmtrain.training.sharding import shard
 from mmtrain.training.starting_weights import load_parts, start
-from mmtrain.training.validation import Validation, figures_of
-from mmtrain.training.waiting import told_by_first
+from mmtrain.training.validation import Validation, figures_of, log_validation
 
 
 class ContrastiveModule(pl.LightningModule):
@@ -69,6 +69,7 @@ class ContrastiveModule(pl.LightningModule):
         mining: Hard negatives from the whole training split, see `mmtrain.training.mining.Mining`.
         on: Which parts of the step (data.parts) an objective sees, summed; default: all that have what it needs.
         gather_dtype: What rows are on their way between processes; bfloat16 halves what is sent and rounds them.
+        selection: Trains a part of each batch, see `mmtrain.training.ActiveSelection`.
 
     Raises:
         ValueError: for weights of unknown objectives, no objective, or a micro_batch that the towers cannot have.
@@ -109,6 +110,7 @@ class ContrastiveModule(pl.LightningModule):
         adaptive_clipping: float | None = None,
         adapters: dict[str, Adapter] | None = None,
         gather_dtype: Literal["float32", "bfloat16"] = "float32",
+        selection: ActiveSelection | None = None,
     ) -> None:
         super().__init__()
         unknown = set(weights or {}) - set(objectives)
@@ -130,7 +132,7 @@ class ContrastiveModule(pl.LightningModule):
         self.optimizer, self.layer_decay, self.tower_rate = optimizer, layer_decay, tower_rate
         self.clock = Clock(learning_rate, schedule, warmup_steps, cooldown_steps)
         self.recall_at, self.adaptive_clipping = tuple(recall_at), adaptive_clipping
-        self.neighbours = None if mining is None else Neighbours(mining)
+        self.neighbours, self.selection = None if mining is None else Neighbours(mining), selection
         self.on, self.samples_seen = dict(on or {}), 0
         self.start_from: str | None = None  # a checkpoint, whose objectives and head are taken as far as they fit
         self._seed, self._validation = torch.initial_seed(), Validation()
@@ -145,6 +147,8 @@ class ContrastiveModule(pl.LightningModule):
     # ---- one step
 
     def training_step(self, batch: Batch | Batches, batch_idx: int) -> Tensor:
+        if self.selection is not None and isinstance(batch, Batch):
+            batch = self.selection.chosen(self._readers.told(batch, ""), self.model)
         if self.neighbours is not None and isinstance(batch, Batch):
             batch = self.neighbours.joined(batch, mined_data(self.trainer))
         losses: dict[tuple[str, str], Tensor] = {}  # by objective and part
@@ -247,6 +251,8 @@ class ContrastiveModule(pl.LightningModule):
             prepare(objectives, self.data, self._seed)
             self._readers.settle(self.data)
             rest_unread(self.model, self.data.kinds)
+            if self.selection is not None:
+                self.selection.prepare(objectives.values(), self.model, self.data)
 
     def on_fit_start(self) -> None:
         checks.check_one_step_a_batch(self.trainer, self.instead_of_accumulation)
@@ -291,16 +297,8 @@ class ContrastiveModule(pl.LightningModule):
     def on_validation_epoch_end(self) -> None:
         splits, how = self._validation.gather(), (self.data.languages, self.recall_at, self.similarity)
         first = next(iter(splits), "")
-        self.log_validation(lambda: figures_of(splits, *how), f"{first}/mean_recall" if first else "mean_recall")
-
-    def log_validation(self, measure: Callable[[], dict[str, float]], headline: str) -> None:
-        """Logs what process 0 measures, on every process; the progress bar shows `headline`."""
-        figures = {name: torch.tensor(value, dtype=torch.float32) for name, value in told_by_first(measure).items()}
-        if figures:
-            self.log_dict({f"val/{name}": value for name, value in figures.items()})
-            self.log("samples_seen", float(self.samples_seen))
-            if headline in figures:
-                self.log(headline, figures[headline], prog_bar=True, logger=False)
+        headline = f"{first}/mean_recall" if first else "mean_recall"
+        log_validation(self, self.samples_seen, lambda: figures_of(splits, *how), headline)
 
     def _logs_this_step(self) -> bool:
         return (self.global_step + 1) % logging_interval(self.trainer) == 0
@@ -312,7 +310,8 @@ class ContrastiveModule(pl.LightningModule):
         for name, objective in self.named_objectives():
             self.log_dict({f"{name}/{key}": value.detach().float() for key, value in objective.logged().items()})
         rate = self.trainer.optimizers[0].param_groups[0]["lr"]
-        self.log_dict({"learning_rate": rate, "samples_seen": float(self.samples_seen)})
+        further = {} if self.selection is None else self.selection.logged()
+        self.log_dict({"learning_rate": rate, "samples_seen": float(self.samples_seen)} | further)
         self.log("loss", figures["train/loss"], prog_bar=True, logger=False)
 
     # ---- checkpoints

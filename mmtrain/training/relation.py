@@ -22,6 +22,7 @@ from mmtrain.training.data import LabelledData
 from mmtrain.training.optimisation import OptimizerClass, Schedule
 from mmtrain.training.regression import start_from_regression
 from mmtrain.training.starting_weights import Pretrained
+from mmtrain.training.validation import log_validation
 
 
 class RelationModule(ContrastiveModule):
@@ -263,7 +264,7 @@ class RelationModule(ContrastiveModule):
     def on_validation_epoch_end(self) -> None:
         pairs = self._predicted.gather()
         self._predicted = PredictedSplit(self.head)
-        self.log_validation(lambda: relation_figures(pairs, self.data.languages), "macro_f1")
+        log_validation(self, self.samples_seen, lambda: relation_figures(pairs, self.data.languages), "macro_f1")
 
 
 def _balanced(counts: Tensor) -> Tensor:

@@ -1,15 +1,18 @@
 """What is measured while training: retrieval on data.val, and on the validation shards of each part of a step."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
+import pytorch_lightning as pl
+import torch
 
 from datamodules.batch import Batch
 from losses import Embeddings
 from losses.objective import Similarity
 from mmtrain.embedding.collected import Embedded, EmbeddedSplit
 from mmtrain.evaluation.metrics.retrieval import flat_figures, retrieval_metrics
+from mmtrain.training.waiting import told_by_first
 
 
 class Validation:
@@ -72,3 +75,15 @@ def retrieval_figures(
         bootstrap=0,
     )
     return flat_figures(metrics, recall_at)
+
+
+def log_validation(
+    module: pl.LightningModule, samples_seen: int, measure: Callable[[], dict[str, float]], headline: str
+) -> None:
+    """Logs what process 0 measures, on every process; the progress bar shows `headline`."""
+    figures = {name: torch.tensor(value, dtype=torch.float32) for name, value in told_by_first(measure).items()}
+    if figures:
+        module.log_dict({f"val/{name}": value for name, value in figures.items()})
+        module.log("samples_seen", float(samples_seen))
+        if headline in figures:
+            module.log(headline, figures[headline], prog_bar=True, logger=False)

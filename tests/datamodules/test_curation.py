@@ -1,6 +1,7 @@
 """What is kept of captions: matching, thresholds, metadata, and what a source draws of it."""
 
 import json
+import tracemalloc
 from collections import Counter
 from fractions import Fraction
 from itertools import chain, count, islice
@@ -14,8 +15,11 @@ from tiny_shards import sample_files
 from datamodules import Source
 from datamodules.curation.balancing import caption_probabilities, entry_probabilities, number_of, threshold
 from datamodules.curation.building import Limits, build_metadata
+from datamodules.curation.joining import Balance, Joined
 from datamodules.curation.kept import Kept
 from datamodules.curation.metadata import Metadata
+from datamodules.curation.parts import CurationParts
+from datamodules.shards.writing import write_shards
 
 COUNTS = st.lists(st.integers(0, 300), min_size=1, max_size=60).map(np.array)
 SHARES = st.integers(0, 50).map(lambda percent: Fraction(percent, 50))
@@ -224,3 +228,43 @@ def test_keep_that_is_none_of_curates_is_told_by_its_line(tmp_path):
         Kept(folder)
     with pytest.raises(ValueError, match="keep: .*cannot be read"):
         Kept(tmp_path)
+
+
+def highest(work):
+    """Bytes that Python and numpy held at most at one time meanwhile."""
+    tracemalloc.start()
+    try:
+        work()
+        return tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+
+
+def test_memory_does_not_grow_with_the_number_of_parts(tmp_path, monkeypatch):
+    monkeypatch.setattr("datamodules.curation.parts.SAMPLES", 200)
+
+    def made(task):
+        for number in range(task["first"], task["first"] + 1000):
+            record = {"id": f"s{number}", "captions": {"en": f"the number {number % 97} and more of it " * 4}}
+            yield {"__key__": f"{number:06d}", "json": json.dumps(record).encode()}
+
+    write_shards(tmp_path / "shards", [{"first": 1000 * n} for n in range(4)], made)
+    lines = (json.dumps({"language": "en", "entry": str(number)}) for number in range(97))
+    (tmp_path / "metadata.jsonl").write_text("\n".join(lines))
+    metadata = Metadata.read(str(tmp_path / "metadata.jsonl"))
+    parts = CurationParts(str(tmp_path / "shards"), metadata)
+    paths = [tmp_path / f"{number}.safetensors" for number in range(20)]
+    assert len(parts.runs) == len(paths)
+
+    def make(numbers):
+        for number in numbers:
+            parts.make(number).write(paths[number])
+
+    def join(count):
+        (tmp_path / str(count)).mkdir()
+        Joined(paths[:count], metadata, Balance(), "").write(tmp_path / str(count))
+
+    make(range(20))  # opens what stays open
+    assert highest(lambda: make(range(20))) < 1.3 * highest(lambda: make(range(2)))
+    join(1)
+    assert highest(lambda: join(20)) < 1.3 * highest(lambda: join(2))

@@ -153,6 +153,22 @@ def test_an_array_embeds_for_one_index(cluster: Cluster, numbers: Path, tmp_path
     assert len(logs) == 2
 
 
+def test_an_array_curates_in_parts(cluster: Cluster, numbers: Path, tmp_path: Path) -> None:
+    pytest.importorskip("ahocorasick_rs")
+    metadata = tmp_path / "metadata.jsonl"
+    assert main(["curate", "--build_metadata", str(numbers), "--top_unigrams", "1", "--out", str(metadata)]) == 0
+    curate = ["curate", str(numbers), "--metadata", str(metadata), "--tail", "0.2", "--out"]
+    assert main([*curate, str(tmp_path / "one")]) == 0
+    array = [*curate, str(tmp_path / "array")]
+    job = submit(cluster, ["--array=0-1", "--time=10:00"], [*array, "--part", "{task}/{tasks}"])
+    for task in ("0", "1"):
+        fields = cluster.until(f"{job}_{task}", "COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", seconds=300)
+        assert fields["JobState"] == "COMPLETED"
+    assert main([*array, "--join"]) == 0
+    for name in ("keep.jsonl", "curation.json"):
+        assert (tmp_path / "array" / name).read_bytes() == (tmp_path / "one" / name).read_bytes()
+
+
 def test_what_sbatch_refuses_is_one_line(cluster: Cluster, numbers: Path, tmp_path: Path) -> None:
     command = [MMTRAIN, "submit", "--partition=nowhere", "--", *training(numbers, tmp_path / "run", 0)]
     done = subprocess.run(command, env=environment(cluster), capture_output=True, text=True, cwd=ROOT)

@@ -178,9 +178,9 @@ class ShardDataModule(LightningDataModule):
         return self._layout.kinds()
 
     @property
-    def picture_sizes(self) -> set[int]:
-        """The sides, in pixels, of the pictures that the training brings; those of data.images where it brings none."""
-        return self._layout.picture_sizes(self.images)
+    def picture_shapes(self) -> set[tuple[int, ...]]:
+        """The shapes of the pictures that the training brings; that of data.images where it brings none."""
+        return self._layout.picture_shapes(self.images)
 
     @property
     def tokenizers(self) -> dict[str, Tokenizer]:

@@ -65,8 +65,12 @@ class ImageTower(Tower):
         """forward with `token` [width] in place of the embedded patches of `mask` bool [N, P]."""
         raise NotImplementedError
 
-    def check_size(self, size: int) -> None:
-        """Raises ValueError, one line, for pictures of a size that it cannot read."""
+    def check_shape(self, shape: tuple[int, ...]) -> None:
+        """Raises ValueError, one line, for pictures of a shape that it cannot read."""
+
+    def places(self, images: Tensor) -> Tensor | None:
+        """Which of its tokens there are, bool [N, P], of pictures of free size; None for all."""
+        return None
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Pooled features [N, width] and tokens [N, P, width] of pixels uint8 [N, 3, H, W], or of features.

@@ -226,9 +226,10 @@ class Pretrained:
                 f"data.tokenizer: {_short(data.tokenizer)}, but {self.name} was trained with {_short(self._tokenizer)};"
                 " take the same"
             )
-        if self._images is not None and data.images.size != self._images.size:
+        if self._images is not None and data.images.shape != self._images.shape:
             raise ValueError(
-                f"data.images.size: {data.images.size}, but {self.name} was trained with {self._images.size}"
+                f"data.images.size: {data.images.size}, but {self.name} was trained with {self._images.size}: pictures"
+                f" {list(self._images.shape)}, not {list(data.images.shape)}"
             )
         if self.model.reads_by_language and list(data.languages) != list(self._languages):
             raise ValueError(

@@ -48,7 +48,7 @@ class TokenFeatures:
         return None if self.leading_mask is None else ~self.leading_mask[..., 1:]
 
     def whole(self) -> Tensor:
-        """`leading`, for a network that takes no mask of it. Raises ValueError where there is one."""
+        """`leading` [..., 1 + L, W], for a network that takes no mask of it. Raises ValueError where there is one."""
         if self.leading_mask is not None:
             raise ValueError("data.images: pictures of free size are read by the captioner, not by fusion encoders")
         return self.leading

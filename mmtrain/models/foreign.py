@@ -36,11 +36,12 @@ def load_foreign(model: str) -> Encoder:
     """The encoder that `model` names.
 
     `open_clip:` takes a folder with open_clip_config.json, `hf-hub:OWNER/NAME`, or an architecture of open_clip with
-    the tag of its weights behind a slash, as in `open_clip:xlm-roberta-base-ViT-B-32/laion5b_s13b_b90k`. `hf:` takes a
-    folder or hub name of a transformers model that has get_image_features and get_text_features (CLIP, SigLIP, SigLIP 2
-    of fixed resolution, AltCLIP, Chinese-CLIP, ALIGN). A hub's name may end with the commit to take, NAME@COMMIT. What
-    a hub has is fetched into a folder first, without any code; no code of a folder is run. Raises ValueError, one line,
-    when the library is missing, cannot load it, or finds weights missing.
+    the tag of its weights behind a slash, as in `open_clip:xlm-roberta-base-ViT-B-32/laion5b_s13b_b90k`; where the
+    image tower is a naflexvit of timm, pictures are of free size, with as many patches as its image_size has. `hf:`
+    takes a folder or hub name of a transformers model that has get_image_features and get_text_features (CLIP, SigLIP,
+    SigLIP 2 of fixed or free size, AltCLIP, Chinese-CLIP, ALIGN). A hub's name may end with the commit to take,
+    NAME@COMMIT. What a hub has is fetched into a folder first, without any code; no code of a folder is run. Raises
+    ValueError, one line, when the library is missing, cannot load it, or finds weights missing.
     """
     prefix, name = model.split(":", 1)
     if not name:

@@ -206,6 +206,17 @@ def test_siglip_2_of_transformers(siglip2: Path) -> None:
     np.testing.assert_allclose(model.encode_image(PICTURES, batch_size=1), images, atol=1e-6)
 
 
+def test_a_run_starts_from_siglip_2_of_transformers(siglip2: Path, shards: Path, tmp_path: Path) -> None:
+    init = {"name": NAME, "options": OPTIONS | {"mlp_ratio": 1.5}}
+    image = json.dumps({"class_path": "mmtrain.towers.TimmTower", "init_args": init})
+    options = [*FREE, f"--model.image={image}", f"--model.pretrained=hf:{siglip2}", "--model.learning_rate=0"]
+    options += ["--model.dimension=32", "--model.projection=none", "--trainer.max_steps=1"]
+    assert fit(shards, tmp_path / "run", *options) == 0
+    ours, pictures = mmtrain.load(tmp_path / "run"), [picture.resize((40, 32)) for picture in PICTURES]
+    theirs = mmtrain.load(f"hf:{siglip2}").encode_image(pictures)
+    np.testing.assert_allclose(ours.encode_image(pictures), theirs, atol=1e-5)
+
+
 @timm.models.register_model
 def naflexvit_test(pretrained: bool = False, **options: object) -> torch.nn.Module:
     """An architecture that open_clip's config can name."""

@@ -20,6 +20,7 @@ class TrainingData(Protocol):
     tokenizer: Tokenizer
     images: ImagePipeline
     account: SkipAccount
+    classes: dict[str, int]
 
     @property
     def languages(self) -> list[str]: ...

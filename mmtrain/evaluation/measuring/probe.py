@@ -111,9 +111,8 @@ class Probe:
     ) -> None:
         self.encoder, self.task, self.patches = encoder, task, patches
         self.train, languages = training_shards(model, train, "--probe")
-        self.learnt = open_split(
-            encoder, self.train, languages, batch_size, workers, labelled=not patches, label_names=label_names
-        )
+        options: dict[str, Any] = {"labelled": not patches, "label_names": label_names, "option": "--train"}
+        self.learnt = open_split(encoder, self.train, languages, batch_size, workers, **options)
 
     def collector(self, shards: MeasuredShards, where: str) -> LabelledImages | LabelledPatches:
         """Collects what the probe is asked about, or learns from; `where` names the shards."""

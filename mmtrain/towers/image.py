@@ -106,9 +106,9 @@ class TimmTower(ImageTower):
         """`forward` of packed patches [N, P, 2 + 3 p^2]."""
         if not self.reads_patches:
             raise ValueError(f"{self.name} reads no pictures of free size; a naflexvit of timm does")
-        side, pixels = self.network.embeds.patch_size[0], images.shape[2] - PLACE
-        if pixels != 3 * side**2:
-            raise ValueError(f"its patches are {side} pixels wide, those of data.images have {pixels} numbers")
+        side, numbers = self.network.embeds.patch_size[0], images.shape[2] - PLACE
+        if numbers != 3 * side**2:
+            raise ValueError(f"its patches are {side} pixels wide, those of data.images have {numbers} numbers")
         if self.training and self.network.patch_drop is not None:
             raise ValueError("model.image.options: patch_drop_rate does not go with pictures of free size")
         pixels, places, there = unpacked(images)
@@ -118,7 +118,7 @@ class TimmTower(ImageTower):
         values = (values - self.mean.view(3)) / self.deviation.view(3)
         features = self.network.forward_features(values.flatten(2), places, there)
         tokens = features["patches"]
-        there = functional.pad(there, (self.prefix_tokens, 0), value=True)
+        there = functional.pad(there, (self.prefix_tokens or 0, 0), value=True)
         if self.pool is None:
             pooled = self.network.forward_head(**features, pre_logits=True)
         else:
@@ -131,7 +131,7 @@ class TimmTower(ImageTower):
     def places(self, images: Tensor) -> Tensor | None:
         if images.ndim != 3:
             return None
-        return functional.pad(unpacked(images)[2], (self.prefix_tokens, 0), value=True)
+        return functional.pad(unpacked(images)[2], (self.prefix_tokens or 0, 0), value=True)
 
     def masked(self, images: Tensor, mask: Tensor, token: Tensor) -> tuple[Tensor, Tensor]:
         def put(layer: nn.Module, inputs: Any, patches: Tensor) -> Tensor:

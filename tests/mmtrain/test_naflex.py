@@ -10,6 +10,7 @@ import pytest
 import timm
 import torch
 import yaml
+from PIL import Image
 from safetensors.torch import save_file
 from timm.data import create_transform
 from timm.data.naflex_dataset import NaFlexCollator
@@ -128,6 +129,34 @@ def test_a_run_is_measured_and_exported(
         capsys.readouterr()
         assert main(["export", str(run), "--out", str(tmp_path / other), "--format", other]) == 1
         assert f"--format {other}: it takes pictures of one size" in capsys.readouterr().err
+
+
+def test_patches_are_probed_in_the_pictures_own_grid(run: Path, tmp_path: Path) -> None:
+    """A dark spot in a bright picture, or the reverse, at one of its places."""
+    rows, random = [], np.random.default_rng(0)
+    for number in range(24):
+        dark, column, wide = number % 2, int(random.integers(0, 4)), bool(number % 3)
+        pixels = np.full((16, 64, 3), 230 if dark else 20, np.uint8)
+        pixels[:, 16 * column : 16 * column + 16] = 20 if dark else 230
+        x, y = (column + 0.5) / 4, 0.5
+        image, place = (pixels, [dark, x, y]) if wide else (pixels.swapaxes(0, 1), [dark, y, x])
+        Image.fromarray(np.ascontiguousarray(image)).save(tmp_path / f"{number}.png")
+        row = {"id": str(number), "image": f"{number}.png", "captions": {"en": "a spot"}, "places": {"dark": [place]}}
+        rows.append(json.dumps(row))
+    (tmp_path / "rows.jsonl").write_text("\n".join(rows))
+    shards = str(tmp_path / "shards")
+    assert main(["pack", "jsonl", str(tmp_path / "rows.jsonl"), "--out", shards, "--workers", "1"]) == 0
+    probed = ["--probe", "dark", "--patches", "--train", shards, "--workers", "0", "--out", str(tmp_path / "report")]
+    assert main(["evaluate", str(run), "--data", shards, *probed]) == 0
+    found = json.loads((tmp_path / "report" / "metrics.json").read_text())["probe"]["dark"]
+    assert found["n"] == 24 and found["accuracy"] == 100
+
+
+def test_crops_are_of_one_size(shards: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    masked = "{patches: {class_path: mmtrain.objectives.MaskedPatches, init_args: {prototypes: 8, hidden: 16}}}"
+    options = [f"--model.objectives={masked}", "--data.fields={global: {class_path: datamodules.Crops}}"]
+    assert fit(shards, tmp_path / "run", *FREE, *options, "--trainer.max_steps=1") == 1
+    assert "data.fields.global: pictures of free size have no crops" in capsys.readouterr().err
 
 
 def test_parts_of_a_batch_are_the_batch(shards: Path, tmp_path: Path) -> None:

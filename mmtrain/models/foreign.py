@@ -166,9 +166,11 @@ def _open_clip(model: str, name: str) -> Encoder:
         ids = tokenizer(captions)
         return ids, torch.ones_like(ids, dtype=torch.bool)
 
-    images, image = ForeignImages(render), network.encode_image
-    if hasattr(trunk := getattr(network.visual, "trunk", None), "embeds"):
-        images, image = patches_of_open_clip(network, trunk.embeds.patch_size[0])
+    embeds = getattr(getattr(network.visual, "trunk", None), "embeds", None)
+    images: ForeignImages | ForeignPatches = ForeignImages(render)
+    image: Callable[..., Tensor] = network.encode_image
+    if embeds is not None:
+        images, image = patches_of_open_clip(network, embeds.patch_size[0])
     theirs = getattr(tokenizer, "tokenizer", None)  # of transformers, behind open_clip's
     words = ForeignTokenizer(encode, theirs, len(theirs) if theirs is not None else tokenizer.vocab_size)
     foreign = ForeignModel(network, image, lambda tokens, mask: network.encode_text(tokens), images, words)

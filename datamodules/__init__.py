@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from datamodules.captions.rewriting import AsWritten, CodeSwitch, TextTransform
     from datamodules.images import ImagePipeline
     from datamodules.module import ShardDataModule
+    from datamodules.naflex import NaFlexPipeline
     from datamodules.packing.as_shards import Manifest
     from datamodules.reading.fields import Crops, Features, FieldReader, Pictures, Texts
     from datamodules.reading.parts import Part
@@ -32,6 +33,7 @@ __getattr__, __all__ = lazy(
         "datamodules.captions.rewriting": ("AsWritten", "CodeSwitch", "TextTransform"),
         "datamodules.images": ("ImagePipeline",),
         "datamodules.module": ("ShardDataModule",),
+        "datamodules.naflex": ("NaFlexPipeline",),
         "datamodules.packing.as_shards": ("Manifest",),
         "datamodules.reading.fields": ("Crops", "Features", "FieldReader", "Pictures", "Texts"),
         "datamodules.reading.parts": ("Part",),

@@ -50,8 +50,8 @@ class Field:
 class Batch:
     """B rows of one split: a sample each, or in training V rows in turn that are views of one sample.
 
-    images      uint8 [B, 3, H, W] (the tower normalises on the device) or float32 features [B, F] or [B, P, F];
-                None where no objective reads pictures
+    images      uint8 [B, 3, H, W] (the tower normalises on the device), patches as NaFlexPipeline packs them, or
+                float32 features [B, F] or [B, P, F]; None where no objective reads pictures
     tokens      int64 [B, K, L] (or as the tokenizer gives them, [B, K, L, ...] of any type), token_mask bool [B, K, L];
                 absent captions are all zeros and False; K = 0 where no objective reads captions
     present     bool [B, K], which caption slots are filled

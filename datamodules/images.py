@@ -125,9 +125,13 @@ class ImagePipeline:
         return {name: getattr(self, name) for name in names} | {"transform": None}
 
     @property
-    def shape(self) -> tuple[int, int, int]:
+    def shape(self) -> tuple[int, ...]:
         """Of every view: channels, height, width."""
         return 3, self.size, self.size
+
+    def of_batch(self, rng: random.Random) -> ImagePipeline:
+        """The pipeline of one training batch of all processes, which share the `rng`."""
+        return self
 
     def open(self, content: bytes) -> Image.Image:
         """The image, its header read and its pixels not yet. Raises ImageTooLarge or BrokenImage."""

@@ -17,6 +17,7 @@ from datamodules.captions.rewriting import AsWritten, TextTransform
 from datamodules.images import ImagePipeline
 from datamodules.reading.dataset import ShardDataset
 from datamodules.reading.fields import FieldReader
+from datamodules.reading.labels import classes_of
 from datamodules.reading.layout import Layout, splits_of, train_of
 from datamodules.reading.loaders import EvaluationBatches, make_loader
 from datamodules.reading.parts import Part, check_least, parts_of
@@ -121,7 +122,7 @@ class ShardDataModule(LightningDataModule):
         self.tokenizer = ByteTokenizer() if tokenizer is BYTES else tokenizer
         self.images = ImagePipeline() if images is PIXELS else images
         self.drawing = Uniform() if drawing is EVENLY else drawing
-        self.account = SkipAccount(max_skip_rate)
+        self.account, self.classes = SkipAccount(max_skip_rate), dict[str, int]()  # by task, once labels were read
         patience = Patience(tuple(retry_seconds), timeout_seconds)
         self._reading = Reading(text_language, cache_dir, allow_pipe, cache_gb, patience)
         self._batch_size, self._workers = batch_size, workers
@@ -178,9 +179,9 @@ class ShardDataModule(LightningDataModule):
         return self._layout.kinds()
 
     @property
-    def picture_sizes(self) -> set[int]:
-        """The sides, in pixels, of the pictures that the training brings; those of data.images where it brings none."""
-        return self._layout.picture_sizes(self.images)
+    def picture_shapes(self) -> set[tuple[int, ...]]:
+        """The shapes of the pictures that the training brings; that of data.images where it brings none."""
+        return self._layout.picture_shapes(self.images)
 
     @property
     def tokenizers(self) -> dict[str, Tokenizer]:
@@ -291,25 +292,24 @@ class ShardDataModule(LightningDataModule):
             self._training.load_state_dict(state)
 
     def _set_up(self, stage: str | None) -> None:
-        splits = self._splits
-        if stage == "fit" and "" in self._parts and splits.specs["train"] is None:
+        if stage == "fit" and "" in self._parts and self._splits.specs["train"] is None:
             raise ValueError("data.train: no shards are named; a folder, a tar or a brace pattern")
         new = [name for name in self._layout.splits(splits_of(stage)) if name not in self._datasets]
         if new:
-            self._layout.choose(new, splits, None if self.trainer is None else self.trainer.lightning_module)
-            splits.survey(new)
-            self.surveyed(splits, new)
+            self._layout.choose(new, self._splits, None if self.trainer is None else self.trainer.lightning_module)
+            self._splits.survey(new)
+            self.surveyed(self._splits, new)
         for name in new:
             part = self._layout.trained_part(name)
             make = ShardDataset if part is None else partial(self._training.set_up, name=part)
             self._datasets[name] = self._new_dataset(make, name)
 
     def _new_dataset(self, make: Callable[..., ShardDataset], name: str) -> ShardDataset:
-        options = self._layout.dataset_options(name, self._splits, self.tokenizer)
-        return make(self._splits.sources[name], **options)
+        return make(self._splits.sources[name], **self._layout.dataset_options(name, self._splits, self.tokenizer))
 
     def surveyed(self, splits: Splits, new: Sequence[str]) -> None:
-        """For subclasses: the shards of splits that are new were read, nothing is drawn from them yet."""
+        """The shards of splits that are new were read, nothing is drawn from them yet."""
+        self.classes = classes_of(splits, {}, split=None)
 
     def _evaluation_loader(self, name: str) -> DataLoader | list:
         if self._splits.specs[name] is None:

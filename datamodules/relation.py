@@ -92,7 +92,6 @@ class RelationDataModule(ShardDataModule):
         self._splits.elsewhere = list(languages or []) if any(by_split.values()) else []
         self._task, self._sampling, self._declared = task, sampling, classes or {}
         self._examples, self._seed, self._manifest = examples_per_class, seed, manifest
-        self.classes: dict[str, int] = {}
         self.label_counts: dict[str, list[int]] = {}
         self.balanced_task: str | None = None
 

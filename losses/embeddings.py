@@ -42,6 +42,17 @@ class TokenFeatures:
             return torch.ones(self.tokens.shape[:-1], dtype=torch.bool, device=self.leading.device)
         return self.leading_mask[..., 1:]
 
+    @property
+    def absent(self) -> Tensor | None:
+        """bool [..., L], which tokens are not there; None where all are."""
+        return None if self.leading_mask is None else ~self.leading_mask[..., 1:]
+
+    def whole(self) -> Tensor:
+        """`leading` [..., 1 + L, W], for a network that takes no mask of it. Raises ValueError where there is one."""
+        if self.leading_mask is not None:
+            raise ValueError("data.images: pictures of free size are read by the captioner, not by fusion encoders")
+        return self.leading
+
 
 @dataclass
 class FieldEmbeddings:

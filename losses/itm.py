@@ -159,7 +159,7 @@ class ItmLoss(Objective):
             if images is None or texts is None or texts.leading_mask is None:
                 raise ValueError("image_tokens, text_tokens: expected both, the texts' with a mask; ITM judges tokens")
             tokens, mask = texts.leading.flatten(0, 1), texts.leading_mask.flatten(0, 1)
-            inputs = [*_tokens_of(images.leading, tokens, mask, image, caption, group)]
+            inputs = [*_tokens_of(images.whole(), tokens, mask, image, caption, group)]
         return [*inputs, (pair[0] * pair[1]).sum(1)] if reads_cosine else inputs
 
     def connect(self, model: Any) -> None:

@@ -101,7 +101,7 @@ def shrink(config: dict, material: Path, run: Path) -> dict:
         image = model["image"]["init_args"]
         image.pop("pretrained", None)
         image |= {
-            "name": "vit_tiny_patch16_224",
+            "name": image["name"] if "naflexvit" in image.get("name", "") else "vit_tiny_patch16_224",
             "image_size": 32,
             "options": {"patch_size": 16, "embed_dim": 32, "depth": 1, "num_heads": 2},
         }

@@ -107,8 +107,11 @@ class Collator:
         )
 
     def _images(self, loaded: Sequence[Loaded | None], shape: tuple[int, ...]) -> Tensor:
-        blank = torch.zeros(shape, dtype=torch.uint8 if len(shape) == 3 else torch.float32)
-        return torch.stack([blank if item is None or item.view is None else item.view for item in loaded])
+        views = [item.view if item else None for item in loaded]
+        there = next((view for view in views if view is not None), None)
+        dtype = there.dtype if there is not None else torch.uint8 if len(shape) == 3 else torch.float32
+        blank = torch.zeros(shape, dtype=dtype)
+        return torch.stack([blank if view is None else view for view in views])
 
     def _field(self, name: str, loaded: Sequence[Loaded | None]) -> Field:
         rows = [item.values[name] if item else [] for item in loaded]

@@ -175,7 +175,8 @@ class ShardDataset(Dataset):
             seed = f"{self._seed}/{draw.position}/{attempt}"
             rngs = [random.Random(f"{seed}/{view}" if view else seed) for view in range(self.views_per_image)]
             if attempt:
-                place = self.at(rngs[0].randrange(first, end), draw.position)._replace(language=draw.language)
+                other = self.at(rngs[0].randrange(first, end), draw.position)
+                place = other._replace(language=draw.language, end=draw.end)
             try:
                 return self._read(place, rngs if training else [])
             except BrokenSample as error:
@@ -204,7 +205,8 @@ class ShardDataset(Dataset):
                 source.kept.restrict(sample)
             if "texts" in self.needs - self._lacking and not sample.captions and sample.image is not None:
                 raise BrokenSample("no caption")
-            views, small = self._views(sample, source.images, rngs)
+            images = source.images.of_batch(random.Random(f"{self._seed}/{place.end}")) if rngs else source.images
+            views, small = self._views(sample, images, rngs)
         except BrokenSample:
             if self._reader.cut(path, number):
                 raise BrokenSample("truncated shard") from None

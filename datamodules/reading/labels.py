@@ -54,9 +54,11 @@ def check_labels(splits: Splits, declared: Mapping[str, int]) -> None:
                     raise ValueError(f"data.{split}: task {task} holds the label {value!r}; {', '.join(names)}")
 
 
-def classes_of(splits: Splits, declared: Mapping[str, int]) -> dict[str, int]:
-    """Number of classes of each task: as declared, or as the strings say, or the training split's largest label."""
-    sources = splits.sources.get("train") or [source for split in splits.sources.values() for source in split]
+def classes_of(splits: Splits, declared: Mapping[str, int], split: str | None = "train") -> dict[str, int]:
+    """Number of classes of each task: as declared, or as the strings say, or the largest label of a split, None for
+    all that were read.
+    """
+    sources = splits.sources.get(split or "") or [source for each in splits.sources.values() for source in each]
     classes = {}
     for task, values in label_counts(sources).items():
         counted = len(splits.label_names.get(task, ())) or 1 + max(v for v in values if isinstance(v, int))

@@ -90,12 +90,12 @@ class Layout:
         needs = frozenset().union(*(self.needs[split] for _, split in self._trained()))
         return frozenset(kinds | {kind for need, kind in (("image", "image"), ("texts", "text")) if need in needs})
 
-    def picture_sizes(self, images: ImagePipeline) -> set[int]:
-        """The sizes that parts with pictures bring; that of `images` where none does."""
+    def picture_shapes(self, images: ImagePipeline) -> set[tuple[int, ...]]:
+        """The shapes that parts with pictures bring; that of `images` where none does."""
         read = [self.parts[name] for name, split in self._trained() if "image" in self.needs[split]]
         readers = [reader for _, split in self._trained() for reader in self.readers[split].values()]
-        own = {reader.images.size for reader in readers if isinstance(reader, Crops | Pictures) and reader.images}
-        return own | {(part.images or images).size for part in read} or {images.size}
+        own = {reader.images.shape for reader in readers if isinstance(reader, Crops | Pictures) and reader.images}
+        return own | {(part.images or images).shape for part in read} or {images.shape}
 
     def tokenizers(self, tokenizer: Tokenizer) -> dict[str, Tokenizer]:
         """That of the run and those of parts with a text length of their own, each by the option of its length."""

@@ -163,9 +163,10 @@ def _check(source: Source, where: str, images: ImagePipeline, languages: list[st
     for field, weight in (source.caption_fields or {}).items():
         if not (math.isfinite(weight) and weight > 0):
             raise ValueError(f"{where}: caption_fields: {field} weighs {weight}; a number above 0")
-    if source.images is not None and source.images.size != images.size:
+    if source.images is not None and source.images.shape != images.shape:
         raise ValueError(
-            f"{where}: images.size is {source.images.size}, data.images.size is {images.size}; one size for all"
+            f"{where}: images.size is {source.images.size}, data.images.size is {images.size}; one size for all, and"
+            " one number of patches"
         )
     check_prompts(source.prompts or {}, f"{where}: prompts")
     adapter_named(source, where)

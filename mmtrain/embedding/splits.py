@@ -3,7 +3,6 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -52,6 +51,7 @@ class MeasuredShards:
         tokenised: Whether captions become tokens too; without, they are text alone.
         preview_side: Pixels of the longer side of the previews that come with each batch; None for none.
         captioned: Whether a sample needs a picture and a caption; without, those that lack one are read too.
+        option: What named the shards, for messages.
 
     Raises:
         ValueError: one line, for shards that cannot be used.
@@ -70,6 +70,7 @@ class MeasuredShards:
         tokenised: bool = True,
         preview_side: int | None = None,
         captioned: bool = True,
+        option: str = "--data",
     ) -> None:
         self._lacking = frozenset() if captioned else CAPTIONED
         self._batch_size, self._workers, self._tokenised = batch_size, workers, tokenised
@@ -94,7 +95,7 @@ class MeasuredShards:
                 self.classes = classes_of(self._splits, {})
             facts = {"samples": sum(map(len, sources)), "shards": shards_digest(sources)}
         except ValueError as error:
-            facts = error
+            facts = ValueError(str(error).replace("data.test", option, 1))
         check_all_alike(facts)
         self.read_for(encoder, self._splits.languages)
 
@@ -154,6 +155,7 @@ def open_split(
     labelled: bool = False,
     label_names: Mapping[str, Sequence[str]] | None = None,
     captioned: bool = True,
+    option: str = "--data",
 ) -> MeasuredShards:
     """SHARDS in the languages, or in the model's as far as the shards have them. The arguments are MeasuredShards'.
 
@@ -165,8 +167,17 @@ def open_split(
     if encoder.languages and unknown:
         say(f"{', '.join(unknown)}: not trained on; measured by transfer")
     chosen = languages if captioned else None
-    options: dict[str, Any] = {"label_names": label_names, "labelled": labelled, "captioned": captioned}
-    shards = MeasuredShards(encoder, data, chosen, batch_size, workers, **options)
+    shards = MeasuredShards(
+        encoder,
+        data,
+        chosen,
+        batch_size,
+        workers,
+        label_names=label_names,
+        labelled=labelled,
+        captioned=captioned,
+        option=option,
+    )
     if not captioned and languages is not None:
         shards.read_for(encoder, [language for language in languages if language in shards.languages])
     if languages is not None or not encoder.languages:

@@ -5,6 +5,7 @@ import json
 from pathlib import Path
 
 from datamodules.files import room_for, whole_folder
+from datamodules.naflex import NaFlexPipeline
 from mmtrain.display.messages import say
 from mmtrain.export import peft_folder
 from mmtrain.export.formats import Writer
@@ -50,6 +51,8 @@ def write(
     target, network = Path(out), encoder.model
     if format not in ("safetensors", "peft") and (others := list(getattr(network, "modalities", {}))):
         say(f"{', '.join(others)}: {format} holds pictures and texts alone; safetensors holds further modalities too")
+    if format not in ("safetensors", "peft") and isinstance(encoder.images, NaFlexPipeline):
+        raise ValueError(f"--format {format}: it takes pictures of one size, this model those of any; use safetensors")
     multi = network.multi_dimension is not None
     if multi and not writer.multi:
         raise ValueError(f"--format {format}: it holds no token rows; safetensors, onnx and multi_vector do")

@@ -87,7 +87,13 @@ class CaptionDecoder(nn.Module):
         nn.init.zeros_(self.output.weight)
 
     def forward(
-        self, image_tokens: Tensor, languages: Tensor, tokens: Tensor, mask: Tensor, parallel: Tensor | None = None
+        self,
+        image_tokens: Tensor,
+        languages: Tensor,
+        tokens: Tensor,
+        mask: Tensor,
+        parallel: Tensor | None = None,
+        absent: Tensor | None = None,
     ) -> Tensor:
         """Features float [N, 1 + L, W]: place l is what the token l is predicted from, the last one the end.
 
@@ -97,6 +103,7 @@ class CaptionDecoder(nn.Module):
             tokens: int64 [N, L].
             mask: bool [N, L], the tokens that there are.
             parallel: bool [N], captions of which it sees no token; None for none.
+            absent: bool [N, P], image tokens that there are not; None where all are.
         """
         N, L = tokens.shape
         if parallel is None:
@@ -108,7 +115,7 @@ class CaptionDecoder(nn.Module):
         hidden = hidden.repeat_interleave(self.blocks[0].self_attn.num_heads, 0)
         pictures = self.image_in(image_tokens)
         for block in self.blocks:
-            rows = block(rows, pictures, tgt_mask=hidden)
+            rows = block(rows, pictures, tgt_mask=hidden, memory_key_padding_mask=absent)
         return self.norm(rows)
 
     def targets(self, tokens: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
@@ -116,10 +123,12 @@ class CaptionDecoder(nn.Module):
         ids = nn.functional.pad(tokens.masked_fill(~mask, self.end), (0, 1), value=self.end)
         return ids, torch.cat([mask.new_ones(len(mask), 1), mask], 1)
 
-    def log_likelihood(self, image_tokens: Tensor, languages: Tensor, tokens: Tensor, mask: Tensor) -> Tensor:
-        """log p of whole texts, their ends included, given pictures and languages: [N]."""
+    def log_likelihood(
+        self, image_tokens: Tensor, languages: Tensor, tokens: Tensor, mask: Tensor, absent: Tensor | None = None
+    ) -> Tensor:
+        """log p of whole texts, their ends included, given pictures and languages: [N]; the rest as for `forward`."""
         ids, there = self.targets(tokens, mask)
-        features = self(image_tokens, languages, tokens, mask)
+        features = self(image_tokens, languages, tokens, mask, absent=absent)
         each = linear_token_losses(features[there], self.output.weight, ids[there])
         return -each.new_zeros(there.shape).masked_scatter(there, each).sum(1)
 
@@ -131,6 +140,7 @@ class CaptionDecoder(nn.Module):
         beams: int = 1,
         longest: int = 64,
         without: Collection[int] = (),
+        absent: Tensor | None = None,
     ) -> list[list[int]]:
         """The tokens of a text for each picture: the likeliest token at each place, or what a search of beams finds.
 
@@ -142,10 +152,12 @@ class CaptionDecoder(nn.Module):
             beams: b, texts kept at each place; 1 keeps the likeliest alone.
             longest: Tokens of the longest text.
             without: Ids that no text has.
+            absent: As for `forward`.
         """
         N, ids = len(image_tokens), self.end + 1
         pictures = self.image_in(image_tokens)
         seen = [keys_values(block.multihead_attn, pictures).repeat_interleave(beams, 0) for block in self.blocks]
+        there = None if absent is None else ~absent.repeat_interleave(beams, 0)[:, None, None]
         past = [pictures.new_zeros(N * beams, 0, 2 * pictures.shape[2]) for _ in self.blocks]
         scores = pictures.new_full((N, beams), -torch.inf, dtype=torch.float32)
         scores[:, 0] = 0
@@ -155,7 +167,7 @@ class CaptionDecoder(nn.Module):
         places = sines(longest, pictures)
         rows = self._language_rows(languages).repeat_interleave(beams, 0)
         for place in range(longest):
-            rows, past = self._step(rows + places[place], past, seen)
+            rows, past = self._step(rows + places[place], past, seen, there)
             logs = self.output(rows[:, 0]).float().index_fill(1, banned, -torch.inf).log_softmax(1).view(N, beams, ids)
             if place:
                 ended = texts[:, :, -1:] == self.end
@@ -171,14 +183,16 @@ class CaptionDecoder(nn.Module):
         best = (scores / ((texts != self.end).sum(2) + 1)).argmax(1)
         return [[id for id in text if id != self.end] for text in texts[torch.arange(N), best].tolist()]
 
-    def _step(self, rows: Tensor, past: list[Tensor], seen: list[Tensor]) -> tuple[Tensor, list[Tensor]]:
+    def _step(
+        self, rows: Tensor, past: list[Tensor], seen: list[Tensor], there: Tensor | None
+    ) -> tuple[Tensor, list[Tensor]]:
         """One more place [N, 1, W] behind those whose keys and values are given; without dropout."""
         now = []
         for block, before, picture in zip(self.blocks, past, seen, strict=True):
             normed = block.norm1(rows)
             now.append(torch.cat([before, keys_values(block.self_attn, normed)], 1))
             rows = rows + attended(block.self_attn, normed, now[-1])
-            rows = rows + attended(block.multihead_attn, block.norm2(rows), picture)
+            rows = rows + attended(block.multihead_attn, block.norm2(rows), picture, there)
             rows = rows + block.linear2(block.activation(block.linear1(block.norm3(rows))))
         return self.norm(rows), now
 

@@ -78,7 +78,7 @@ class RelationHead(nn.Module):
         if not N:
             posts = slots = posts.new_zeros(1)
         rows = pair_rows(embeddings.image[posts], embeddings.texts[posts, slots])
-        logits = self(images.leading[posts], texts.leading[posts, slots], texts.leading_mask[posts, slots], rows)
+        logits = self(images.whole()[posts], texts.leading[posts, slots], texts.leading_mask[posts, slots], rows)
         return {task: each[:N] for task, each in logits.items()}
 
     def match(self, fused: Tensor) -> Tensor:

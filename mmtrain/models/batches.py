@@ -173,14 +173,19 @@ def _with_tokens(
     text_tokens = TokenFeatures(
         captions.in_slots(text_features), _of_tokens(network, present, batch.token_mask, text_features), batch.tokens
     )
+    there = None if network.image is None else network.image.places(batch.images)
+    if there is not None:
+        there = functional.pad(there, (1, 0), value=True)
+    image_tokens = TokenFeatures(image_features, there)
     many: dict[str, MultiEmbeddings | None] = {}
     if multi:
         own = network.bank.of_rows(image, adapters[0]), network.bank.of_rows(text, adapters[1], captions.languages)
-        many["image"] = MultiEmbeddings(network.multi_rows("image", image_features[:, 1:], own[0])[:, None])
+        rows = network.multi_rows("image", image_features[:, 1:], own[0])
+        many["image"] = MultiEmbeddings(rows[:, None], None if there is None else there[:, None, -rows.shape[1] :])
         rows = network.multi_rows("text", text_features[:, 1:], own[1])
-        there = network.text.places(captions.tokens, captions.mask, rows.shape[1])
-        many["texts"] = _in_slots((text, rows, there), captions.rows, captions.shape)[1]
-    return image, captions.in_slots(text), TokenFeatures(image_features), text_tokens, many
+        places = network.text.places(captions.tokens, captions.mask, rows.shape[1])
+        many["texts"] = _in_slots((text, rows, places), captions.rows, captions.shape)[1]
+    return image, captions.in_slots(text), image_tokens, text_tokens, many
 
 
 def _of_tokens(network: ImageTextModel, present: Tensor, mask: Tensor, features: Tensor) -> Tensor:

@@ -39,19 +39,27 @@ def captions_of(
     decoder_of(encoder, "caption")
     if hasattr(images, "convert"):
         raise ValueError("caption: got one picture, expected a list of them, or an array")
-    tower = encoder.model.get_submodule("image")
+    tower: Any = encoder.model.get_submodule("image")
     found: list[str] = []
     for start in range(0, len(images), batch_size):
         with torch.inference_mode(), encoder.autocast():
-            tokens = tower(encoder.pixels(images[start : start + batch_size]).to(encoder.device))[1]
-            found += written(encoder, tokens, language, beams=beams, longest=longest)
+            pixels = encoder.pixels(images[start : start + batch_size]).to(encoder.device)
+            there = tower.places(pixels)
+            absent = None if there is None else ~there
+            found += written(encoder, tower(pixels)[1], language, beams=beams, longest=longest, absent=absent)
     return found
 
 
 def written(
-    encoder: "Encoder", image_tokens: Tensor, language: str | None, *, beams: int = 1, longest: int | None = None
+    encoder: "Encoder",
+    image_tokens: Tensor,
+    language: str | None,
+    *,
+    beams: int = 1,
+    longest: int | None = None,
+    absent: Tensor | None = None,
 ) -> list[str]:
-    """Captions of pictures in a language, from their un-pooled tokens [N, P, Wi].
+    """Captions of pictures in a language, from their un-pooled tokens [N, P, Wi], but for the `absent` [N, P].
 
     Raises:
         ValueError: for a model without a decoder, a language that it does not write, fewer than one beam or token.
@@ -63,13 +71,16 @@ def written(
     number = language_number(decoder, language, "caption")
     languages = torch.full((len(image_tokens),), number, device=image_tokens.device)
     tokenizer = encoder.tokenizer_for("query")  # as captions are read in training
-    ids = decoder.write(image_tokens, languages, beams=beams, longest=longest, without=tokenizer.special_ids)
+    without = tokenizer.special_ids
+    ids = decoder.write(image_tokens, languages, beams=beams, longest=longest, without=without, absent=absent)
     return [tokenizer.decode(each) for each in ids]
 
 
-def likelihoods(encoder: "Encoder", image_tokens: Tensor, texts: list[str], languages: list[str]) -> Tensor:
+def likelihoods(
+    encoder: "Encoder", image_tokens: Tensor, texts: list[str], languages: list[str], absent: Tensor | None = None
+) -> Tensor:
     """log p of texts, each beside its picture's tokens [N, P, Wi] and in its language: [N]."""
     decoder, tokenizer, device = decoder_of(encoder, "caption"), encoder.tokenizer_for("query"), image_tokens.device
     tokens, mask = contents(*tokenizer(texts, languages), torch.tensor(sorted(tokenizer.special_ids)))
     numbers = torch.tensor([language_number(decoder, language, "caption") for language in languages], device=device)
-    return decoder.log_likelihood(image_tokens, numbers, tokens.to(device), mask.to(device))
+    return decoder.log_likelihood(image_tokens, numbers, tokens.to(device), mask.to(device), absent)

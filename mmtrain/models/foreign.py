@@ -10,24 +10,22 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional
 
-from datamodules import ImagePipeline
+from datamodules.naflex import unpacked
 from datamodules.tokenizers.languages import LanguageTokens
 from datamodules.tokenizers.tokenizer import Tokenizer
 from mmtrain.display.messages import one_line
 from mmtrain.models.encoder import Encoder
+from mmtrain.models.foreign_images import ForeignImages, ForeignPatches, patches_of_open_clip
 from mmtrain.models.network import Network
 from mmtrain.towers.pretrained import pretrained_folder
 from mmtrain.towers.transformers_weights import from_pretrained, positions, quiet
 
 PREFIXES = ("open_clip:", "hf:")
-# pictures that preprocessing is tried on: square, wide, tall, larger than any model's input
-TRIED = ((48, 48), (90, 45), (61, 80), (700, 500))
 
 
 def is_foreign(model: str) -> bool:
@@ -38,11 +36,12 @@ def load_foreign(model: str) -> Encoder:
     """The encoder that `model` names.
 
     `open_clip:` takes a folder with open_clip_config.json, `hf-hub:OWNER/NAME`, or an architecture of open_clip with
-    the tag of its weights behind a slash, as in `open_clip:xlm-roberta-base-ViT-B-32/laion5b_s13b_b90k`. `hf:` takes a
-    folder or hub name of a transformers model that has get_image_features and get_text_features (CLIP, SigLIP, SigLIP 2
-    of fixed resolution, AltCLIP, Chinese-CLIP, ALIGN). A hub's name may end with the commit to take, NAME@COMMIT. What
-    a hub has is fetched into a folder first, without any code; no code of a folder is run. Raises ValueError, one line,
-    when the library is missing, cannot load it, or finds weights missing.
+    the tag of its weights behind a slash, as in `open_clip:xlm-roberta-base-ViT-B-32/laion5b_s13b_b90k`; where the
+    image tower is a naflexvit of timm, pictures are of free size, with as many patches as its image_size has. `hf:`
+    takes a folder or hub name of a transformers model that has get_image_features and get_text_features (CLIP, SigLIP,
+    SigLIP 2 of fixed or free size, AltCLIP, Chinese-CLIP, ALIGN). A hub's name may end with the commit to take,
+    NAME@COMMIT. What a hub has is fetched into a folder first, without any code; no code of a folder is run. Raises
+    ValueError, one line, when the library is missing, cannot load it, or finds weights missing.
     """
     prefix, name = model.split(":", 1)
     if not name:
@@ -64,7 +63,8 @@ class ForeignModel(Network):
 
     Args:
         model: Their network.
-        image: float pixels [N, 3, H, W], normalised as they do it -> [N, D].
+        image: float pixels [N, 3, H, W], normalised as they do it -> [N, D]; for pictures of free size float patches
+            [N, P, 3 p^2], their places int64 [N, P, 2] and which there are, bool [N, P].
         text: int64 tokens [N, L], bool mask [N, L] -> [N, D].
         images: Their preprocessing.
         tokenizer: Their tokenizer.
@@ -79,9 +79,9 @@ class ForeignModel(Network):
     def __init__(
         self,
         model: nn.Module,
-        image: Callable[[Tensor], Tensor],
+        image: Callable[..., Tensor],
         text: Callable[[Tensor, Tensor], Tensor],
-        images: "ForeignImages",
+        images: ForeignImages | ForeignPatches,
         tokenizer: "ForeignTokenizer",
     ) -> None:
         super().__init__()
@@ -99,6 +99,10 @@ class ForeignModel(Network):
             )
 
     def encode_image(self, images: Tensor, adapters: Tensor | None = None) -> Tensor:
+        if images.ndim == 3:
+            patches, places, there = unpacked(images)
+            values = patches.unflatten(2, (-1, 3)) * self.gain.view(3) + self.shift.view(3)
+            return functional.normalize(self._image(values.flatten(2), places, there), dim=-1)
         return functional.normalize(self._image(images * self.gain + self.shift), dim=-1)
 
     def encode_text(
@@ -124,45 +128,6 @@ class ForeignTokenizer(Tokenizer):
 
     def save(self, folder: str | Path) -> None:
         raise ValueError("tokenizer: it belongs to another library's model, which exports it itself")
-
-
-class ForeignImages(ImagePipeline):
-    """Their preprocessing up to its last step, a gain and a shift a channel, which are the model's.
-
-    Args:
-        render: All that their library does to an RGB image -> float [3, H, W].
-
-    Attributes:
-        gain, shift: float [3, 1, 1]: what they give is gain * pixels + shift, for pixels from 0 to 255.
-
-    Raises:
-        ValueError: where it does something else than resizing, cropping, and one gain and shift a channel.
-    """
-
-    def __init__(self, render: Callable[[Image.Image], Tensor]) -> None:
-        self._render = render
-        black, white = (render(Image.new("RGB", (64, 64), colour)) for colour in ("black", "white"))
-        _, height, width = self._shape = black.shape[0], black.shape[1], black.shape[2]
-        super().__init__(size=width, augment=False)
-        middle = (..., slice(height // 2, height // 2 + 1), slice(width // 2, width // 2 + 1))
-        self.shift = black[middle].clone()
-        self.gain = (white[middle] - self.shift) / 255
-        for size in TRIED:
-            noise = np.random.default_rng(0).integers(0, 256, (*size, 3), dtype=np.uint8)
-            image = Image.fromarray(noise)
-            theirs = render(image)
-            if theirs.shape != self._shape:
-                raise ValueError("its preprocessing gives pictures of free size; one of fixed resolution can be read")
-            rest = (theirs - self.view(image) * self.gain - self.shift) / self.gain
-            if not rest.abs().max() <= 0.01:  # of 255 steps
-                raise ValueError("its preprocessing is more than resizing, cropping, and one gain and shift a channel")
-
-    @property
-    def shape(self) -> tuple[int, int, int]:
-        return self._shape
-
-    def view(self, image: Image.Image) -> Tensor:
-        return ((self._render(image) - self.shift) / self.gain).round().clamp(0, 255).to(torch.uint8)
 
 
 def _open_clip(model: str, name: str) -> Encoder:
@@ -201,12 +166,14 @@ def _open_clip(model: str, name: str) -> Encoder:
         ids = tokenizer(captions)
         return ids, torch.ones_like(ids, dtype=torch.bool)
 
-    images = ForeignImages(render)
+    embeds = getattr(getattr(network.visual, "trunk", None), "embeds", None)
+    images: ForeignImages | ForeignPatches = ForeignImages(render)
+    image: Callable[..., Tensor] = network.encode_image
+    if embeds is not None:
+        images, image = patches_of_open_clip(network, embeds.patch_size[0])
     theirs = getattr(tokenizer, "tokenizer", None)  # of transformers, behind open_clip's
     words = ForeignTokenizer(encode, theirs, len(theirs) if theirs is not None else tokenizer.vocab_size)
-    foreign = ForeignModel(
-        network, network.encode_image, lambda tokens, mask: network.encode_text(tokens), images, words
-    )
+    foreign = ForeignModel(network, image, lambda tokens, mask: network.encode_text(tokens), images, words)
     return Encoder(foreign, words, images, [], "cosine", model, _scale(network), bias=_bias(network))
 
 
@@ -243,17 +210,29 @@ def _transformers(model: str, name: str) -> Encoder:
     def render(image: Image.Image) -> Tensor:
         given = processor(images=image, return_tensors="pt")
         if set(given) != {"pixel_values"} or given["pixel_values"].ndim != 4:
-            raise ValueError("its processor gives pictures of free size; one of fixed resolution can be read")
+            raise ValueError("its processor gives pictures of free size that are no patches of SigLIP 2")
         return given["pixel_values"][0].float()
 
-    def image(images: Tensor) -> Tensor:
-        return _pooled(network.get_image_features(pixel_values=images))
+    def render_patches(image: Image.Image) -> tuple[Tensor, int, int]:
+        given = processor(images=image, return_tensors="pt")
+        rows, columns = given["spatial_shapes"][0].tolist()
+        return given["pixel_values"][0, : rows * columns].float(), rows, columns
+
+    def image(images: Tensor, *free: Tensor) -> Tensor:
+        where = {"spatial_shapes": free[0].amax(1) + 1, "pixel_attention_mask": free[1].int()} if free else {}
+        return _pooled(network.get_image_features(pixel_values=images, **where))
 
     def text(tokens: Tensor, mask: Tensor) -> Tensor:
         attention = {} if siglip else {"attention_mask": mask.long()}
         return _pooled(network.get_text_features(input_ids=tokens, **attention))
 
-    images, words = ForeignImages(render), ForeignTokenizer(encode, tokenizer, len(tokenizer))
+    naflex = network.config.model_type == "siglip2" and "spatial_shapes" in processor.model_input_names
+    images = (
+        ForeignPatches(render_patches, processor.max_num_patches, processor.patch_size)
+        if naflex
+        else ForeignImages(render)
+    )
+    words = ForeignTokenizer(encode, tokenizer, len(tokenizer))
     foreign = ForeignModel(network, image, text, images, words)
     return Encoder(foreign, words, images, [], "cosine", model, _scale(network), bias=_bias(network))
 

@@ -152,7 +152,10 @@ class ImageTextModel(AdaptedNetwork):
     def encode_image_multi(self, images: Tensor, adapters: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
         own = self.bank.of_rows(images, adapters)
         rows, multi = self._unpacked(self.read(lambda part: _packed(*self.image_rows_multi(part)), own, images))
-        return rows, multi, rows.new_ones(multi.shape[:2], dtype=torch.bool)
+        there = None if self.image is None else self.image.places(images)
+        if there is None:
+            return rows, multi, rows.new_ones(multi.shape[:2], dtype=torch.bool)
+        return rows, multi, there[:, -multi.shape[1] :]
 
     def image_rows_multi(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Rows [N, D] and token rows [N, P, d] of images, in one piece."""

@@ -103,9 +103,12 @@ def on_one_canvas(encoder: "Encoder", number: int, query: Mapping[str, Any]) -> 
         raise ValueError(
             f"query {number}: a text of {height} of {size} rows and {len(images)} pictures have no room on one page"
         )
+    pictures = encoder.pixels(images)
+    if pictures.ndim != 4:
+        raise ValueError(f"query {number}: pictures of free size do not lie on a page with text")
     canvas = torch.full((3, size, size), PAPER, dtype=torch.uint8)
     canvas[:, :height] = rows[0]
-    for place, pixels in enumerate(resizing().resize(encoder.pixels(images), [side, side])):
+    for place, pixels in enumerate(resizing().resize(pictures, [side, side])):
         canvas[:, height : height + side, place * side : (place + 1) * side] = pixels
     return {**query, "text": None, "images": [Image.fromarray(canvas.permute(1, 2, 0).numpy())]}
 

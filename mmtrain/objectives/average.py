@@ -193,11 +193,14 @@ def views_of(batch: Batch, name: str) -> Tensor:
     """The pictures of a field, view by view: uint8 [T, B, 3, H, W].
 
     Raises:
-        ValueError: for a field that the batch lacks, that holds no pictures, or larger ones than the batch's own.
+        ValueError: for a field that the batch lacks, that holds no pictures or those of free size, or larger ones than
+            the batch's own.
     """
     field = batch.fields.get(name)
     if field is None or field.kind != "image":
         raise ValueError(f"data.fields: no pictures called {name}; datamodules.Crops gives views of a sample's own")
+    if field.values.ndim != 5:
+        raise ValueError(f"data.fields.{name}: pictures of free size have no crops; give it images of ImagePipeline")
     side, own = field.values.shape[-1], batch.images
     if own is not None and own.ndim == 4 and side > own.shape[-1]:
         raise ValueError(f"data.fields.{name}: crops of {side} pixels, larger than the picture's {own.shape[-1]}")

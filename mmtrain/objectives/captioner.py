@@ -61,7 +61,8 @@ class Captioner(Objective):
         tokens, mask = contents(batch.tokens[rows, slots], batch.token_mask[rows, slots], self.special)
         languages = batch.languages[rows, slots].clamp(min=0)
         parallel = (torch.rand(len(rows)) < self.parallel).to(rows.device)  # the step's own numbers, on any device
-        features = self.decoder(images.tokens[rows], languages, tokens, mask, parallel)
+        absent = None if images.absent is None else images.absent[rows]
+        features = self.decoder(images.tokens[rows], languages, tokens, mask, parallel, absent)
         ids, there = self.decoder.targets(tokens, mask)
         loss = linear_token_loss(features, self.decoder.output.weight, ids, there & (count > 0), group=default_group())
         # other processes wait for the projections and the text tower, also where this is the only objective

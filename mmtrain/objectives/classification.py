@@ -40,16 +40,20 @@ class Classification(Objective):
     def connect(self, model: ImageTextModel) -> None:
         self.head = nn.Linear(model.dimension, self.classes)
 
+    def prepare(self, data: Any) -> None:
+        """Raises ValueError for a task that nobody labelled, or a label beyond the classes."""
+        if self.task not in data.classes:
+            raise ValueError(
+                f"Classification.task: got {self.task}, the samples are labelled with {', '.join(sorted(data.classes))}"
+            )
+        if data.classes[self.task] > self.classes:
+            raise ValueError(
+                f"Classification.classes: got {self.classes}, {self.task} has a label of class"
+                f" {data.classes[self.task] - 1}"
+            )
+
     def loss(self, batch: Any, embeddings: Embeddings, model: Any) -> Tensor:
-        if self.task not in embeddings.labels:
-            raise ValueError(
-                f"Classification.task: got {self.task}, the samples are labelled with {', '.join(embeddings.labels)}"
-            )
         rows, labels = image_of(embeddings), embeddings.labels[self.task]
-        if int(labels.max()) >= self.classes:
-            raise ValueError(
-                f"Classification.classes: got {self.classes}, {self.task} has a label of class {int(labels.max())}"
-            )
         with torch.autocast(rows.device.type, enabled=False):
             logits = self.head(rows.shape[1] ** 0.5 * rows.float())
         options: dict[str, Any] = {"ignore_index": -1, "label_smoothing": self.smoothing, "reduction": "sum"}

@@ -111,7 +111,7 @@ class MaskedText(Objective):
         rows = slots_of(embeddings, self.texts).rows.sum()
         for fusion in self._fusion:
             assert embeddings.image_tokens is not None
-            image = embeddings.image_tokens.leading[samples]
+            image = embeddings.image_tokens.whole()[samples]
             features = fusion.tokens(image[:, 0], image[:, 1:], text[:, 0], text[:, 1:], mask)[:, 1:]
             rows = rows + image_of(embeddings).sum()
         loss = linear_token_loss(

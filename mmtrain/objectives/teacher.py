@@ -109,6 +109,9 @@ class Teacher(GuideModel):
             reads, holds = ("pictures", "features") if images is not None else ("features", "pictures")
             raise ValueError(f"teacher: {self.model} reads {reads}, and {name} holds {holds}; take its rows as a field")
 
+        if images is not None and len(images.shape) != pictures.ndim - 1:
+            raise ValueError(f"teacher: {self.model} and {name}: one has pictures of free size, the other of one size")
+
         def encode(part: slice) -> Tensor:
             own = pictures[part]
             if images is not None and own.shape[-2:] != images.shape[-2:]:

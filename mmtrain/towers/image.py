@@ -6,7 +6,9 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
+from datamodules.naflex import PLACE, unpacked
 from mmtrain.display.messages import first_line
 from mmtrain.towers.pooling import Pool, Pooling
 from mmtrain.towers.pretrained import is_refused, pretrained_folder, read_settings
@@ -27,7 +29,9 @@ class TimmTower(ImageTower):
         options: Further arguments of timm.create_model, e.g. {patch_drop_rate: 0.5, embed_dim: 192, depth: 6}.
         frozen: Keep the weights as they are (LiT, Zhai et al. 2022).
 
-    forward(images uint8 [N, 3, H, W] or float in [0, 1]) normalises with the model's own mean and deviation.
+    forward(images uint8 [N, 3, H, W] or float in [0, 1]) normalises with the model's own mean and deviation. A NaFlex
+    model (naflexvit_..., or a vision transformer with the option use_naflex: true) reads packed patches too, as
+    `datamodules.NaFlexPipeline` makes them; the token features behind a picture's last patch are zeros.
 
     Raises:
         ValueError: for a name timm does not know, or a folder that holds no timm model.
@@ -66,7 +70,7 @@ class TimmTower(ImageTower):
         self.options = {name: value for name, value in options.items() if not is_refused(name, value, options=True)}
         self.width = self.network.num_features if pooling != "timm" else self.network.head_hidden_size
         self.pool = None if pooling == "timm" else Pooling(pooling, self.width)
-        if hasattr(self.network, "patch_embed"):
+        if self._patches is not None:
             self.prefix_tokens = getattr(self.network, "num_prefix_tokens", None)
         data = resolve_model_data_config(self.network)
         # saved with the weights: a hub repository may have its own, which the architecture's name does not tell
@@ -74,7 +78,19 @@ class TimmTower(ImageTower):
         self.register_buffer("deviation", torch.tensor(data["std"]).view(1, -1, 1, 1))
         self.apply_frozen()
 
+    @property
+    def reads_patches(self) -> bool:
+        """Whether it reads pictures of free size."""
+        return hasattr(getattr(self.network, "embeds", None), "patch_size")
+
+    @property
+    def _patches(self) -> Any:
+        """The layer that gives the embedded patches, not yet their positions; None where there are none."""
+        return self.network.embeds.norm if self.reads_patches else getattr(self.network, "patch_embed", None)
+
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        if images.ndim == 3:
+            return self._of_patches(images)
         if images.dtype == torch.uint8:
             images = images.to(self.mean.dtype) / 255
         features = self.network.forward_features((images - self.mean) / self.deviation)
@@ -86,11 +102,42 @@ class TimmTower(ImageTower):
             pooled = pooled + 0 * self.network.forward_head(features, pre_logits=True).sum()
         return pooled, tokens
 
+    def _of_patches(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """`forward` of packed patches [N, P, 2 + 3 p^2]."""
+        if not self.reads_patches:
+            raise ValueError(f"{self.name} reads no pictures of free size; a naflexvit of timm does")
+        side, numbers = self.network.embeds.patch_size[0], images.shape[2] - PLACE
+        if numbers != 3 * side**2:
+            raise ValueError(f"its patches are {side} pixels wide, those of data.images have {numbers} numbers")
+        if self.training and self.network.patch_drop is not None:
+            raise ValueError("model.image.options: patch_drop_rate does not go with pictures of free size")
+        pixels, places, there = unpacked(images)
+        longest = max(1, int(there.sum(1).max()))  # what is behind it is nobody's
+        pixels, places, there = pixels[:, :longest], places[:, :longest], there[:, :longest]
+        values = pixels.to(self.mean.dtype).unflatten(2, (-1, 3)) / 255
+        values = (values - self.mean.view(3)) / self.deviation.view(3)
+        features = self.network.forward_features(values.flatten(2), places, there)
+        tokens = features["patches"]
+        there = functional.pad(there, (self.prefix_tokens or 0, 0), value=True)
+        if self.pool is None:
+            pooled = self.network.forward_head(**features, pre_logits=True)
+        else:
+            pooled = self.pool(tokens, there)
+            if self.training:  # as above
+                pooled = pooled + 0 * self.network.forward_head(**features, pre_logits=True).sum()
+        tokens = tokens * there.unsqueeze(-1)
+        return pooled, functional.pad(tokens, (0, 0, 0, images.shape[1] - longest))
+
+    def places(self, images: Tensor) -> Tensor | None:
+        if images.ndim != 3:
+            return None
+        return functional.pad(unpacked(images)[2], (self.prefix_tokens or 0, 0), value=True)
+
     def masked(self, images: Tensor, mask: Tensor, token: Tensor) -> tuple[Tensor, Tensor]:
         def put(layer: nn.Module, inputs: Any, patches: Tensor) -> Tensor:
             return torch.where(mask.view(*patches.shape[:-1], 1), token.to(patches.dtype), patches)
 
-        hook = self.network.patch_embed.register_forward_hook(put)
+        hook = self._patches.register_forward_hook(put)
         try:
             return self.forward(images)  # a compiled tower would not know of the hook
         finally:
@@ -116,16 +163,19 @@ class TimmTower(ImageTower):
         }
 
     @torch.no_grad()
-    def check_size(self, size: int) -> None:
+    def check_shape(self, shape: tuple[int, ...]) -> None:
         modes = {module: module.training for module in self.modules()}
         self.eval()  # batch normalisation cannot train on one picture
         try:
-            pooled, _ = self.forward(torch.zeros(1, 3, size, size, dtype=torch.uint8, device=self.mean.device))
+            pooled, _ = self.forward(torch.zeros(1, *shape, dtype=torch.uint8, device=self.mean.device))
         except (RuntimeError, AssertionError, ValueError, IndexError) as error:
+            why = first_line(error).rstrip(".")
+            if len(shape) == 2:
+                raise ValueError(f"data.images.patch_size: the image tower cannot read the patches: {why}") from error
             raise ValueError(
-                f"data.images.size: the image tower cannot read pictures of {size} pixels"
-                f" ({first_line(error).rstrip('.')}); set it, that of the field or part, or model.image.image_size; for"
-                " several sizes dynamic_img_size: true among model.image.options"
+                f"data.images.size: the image tower cannot read pictures of {shape[-1]} pixels ({why}); set it, that"
+                " of the field or part, or model.image.image_size; for several sizes dynamic_img_size: true among"
+                " model.image.options"
             ) from error
         finally:
             for module, mode in modes.items():

@@ -71,8 +71,12 @@ class ImageTower(Tower):
             f"model.image: {type(self).__name__} cannot mask patches; expected a vision transformer of timm"
         )
 
-    def check_size(self, size: int) -> None:
-        """Raises ValueError, one line, for pictures of a size that it cannot read."""
+    def check_shape(self, shape: tuple[int, ...]) -> None:
+        """Raises ValueError, one line, for pictures of a shape that it cannot read."""
+
+    def places(self, images: Tensor) -> Tensor | None:
+        """Which of its tokens there are, bool [N, P], of pictures of free size; None for all."""
+        return None
 
     def unread_by_texts(self) -> nn.Module | None:
         """What texts do not go through where they share the tower; None where they go through all."""

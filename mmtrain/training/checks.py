@@ -133,8 +133,8 @@ def check_fits(model: ImageTextModel, data: TrainingData) -> None:
         if name not in brings:
             raise ValueError(f"model.modalities.{name}: data.fields has no {name}; the data bring {_listed(brings)}")
     if model.image is not None and "image" in data.kinds:
-        for size in data.picture_sizes:
-            model.image.check_size(size)
+        for shape in data.picture_shapes:
+            model.image.check_shape(shape)
 
 
 def check_pages(model: ImageTextModel, data: TrainingData) -> None:
@@ -152,7 +152,7 @@ def check_pages(model: ImageTextModel, data: TrainingData) -> None:
             )
         assert model.image is not None
         try:
-            model.image.check_size(rows.shape[2])
+            model.image.check_shape((3, rows.shape[2], rows.shape[2]))
         except ValueError:
             raise ValueError(
                 f"data.tokenizer.size: the image tower cannot read pages of {rows.shape[2]} pixels; expected the"

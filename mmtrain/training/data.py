@@ -20,6 +20,7 @@ class TrainingData(Protocol):
     tokenizer: Tokenizer
     images: ImagePipeline
     account: SkipAccount
+    classes: dict[str, int]
 
     @property
     def languages(self) -> list[str]: ...
@@ -31,7 +32,7 @@ class TrainingData(Protocol):
     def kinds(self) -> frozenset[str]: ...
 
     @property
-    def picture_sizes(self) -> set[int]: ...
+    def picture_shapes(self) -> set[tuple[int, ...]]: ...
 
     @property
     def tokenizers(self) -> dict[str, Tokenizer]: ...

@@ -24,6 +24,7 @@ from mmtrain.models.tokenizer_files import alike
 from mmtrain.models.weights import first_difference, shape_of
 from mmtrain.towers import TimmTower
 from mmtrain.training.data import TrainingData
+from mmtrain.training.siglip2_weights import by_timms_names
 
 # open_clip's names of timm and transformers towers, and ours (`mmtrain export --format open_clip` writes them)
 OPEN_CLIP = {
@@ -71,8 +72,9 @@ def load_partially(model: ImageTextModel, name: str, starts: Mapping[str, str] =
 
     Args:
         starts: By adapter of the model the one of MODEL that it begins as, where that has another name.
-        name: A run, checkpoint or export of ours, or an open_clip model with a tower of timm, of transformers, or its
-            own vision transformer; its normalisation of pictures comes with the weights of its image tower.
+        name: A run, checkpoint or export of ours, an open_clip model with a tower of timm, of transformers, or its own
+            vision transformer, or a SigLIP 2 of free size of transformers, whose image tower a naflexvit takes; the
+            normalisation of pictures comes with the weights of the image tower.
 
     Raises:
         ValueError: when nothing of a tower fits.
@@ -226,9 +228,10 @@ class Pretrained:
                 f"data.tokenizer: {_short(data.tokenizer)}, but {self.name} was trained with {_short(self._tokenizer)};"
                 " take the same"
             )
-        if self._images is not None and data.images.size != self._images.size:
+        if self._images is not None and data.images.shape != self._images.shape:
             raise ValueError(
-                f"data.images.size: {data.images.size}, but {self.name} was trained with {self._images.size}"
+                f"data.images.size: {data.images.size}, but {self.name} was trained with {self._images.size}: pictures"
+                f" {list(self._images.shape)}, not {list(data.images.shape)}"
             )
         if self.model.reads_by_language and list(data.languages) != list(self._languages):
             raise ValueError(
@@ -252,6 +255,8 @@ def _by_our_names(network: nn.Module, tower: nn.Module | None) -> dict[str, Tens
     state = network.model.state_dict()
     if "visual.class_embedding" in state and isinstance(tower, TimmTower) and tower.prefix_tokens is not None:
         state |= _by_timms_names(state, tower)
+    if isinstance(tower, TimmTower) and tower.reads_patches:
+        state |= {f"visual.trunk.{key}": value for key, value in by_timms_names(state).items()}
     for key, value in state.items():
         theirs = next((prefix for prefix in OPEN_CLIP if key.startswith(prefix)), None)
         renamed[OPEN_CLIP[theirs] + key.removeprefix(theirs) if theirs else f"{key} (theirs)"] = value

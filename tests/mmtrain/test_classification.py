@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -74,10 +75,13 @@ def test_two_processes_one_without_labels_equal_one(tmp_path: Path) -> None:
         (lambda: Classification("kind", 1), "classes: got 1, expected at least 2"),
         (lambda: Classification("kind", 2, smoothing=1.0), "smoothing: got 1.0, expected 0 to below 1"),
         (
-            lambda: made().loss(None, losses.Embeddings(whole(), None, labels={"other": LABELS}), None),
+            lambda: made().prepare(SimpleNamespace(classes={"other": 3})),
             "Classification.task: got kind, the samples are labelled with other",
         ),
-        (lambda: learned(whole(), LABELS + 1), "Classification.classes: got 3, kind has a label of class 3"),
+        (
+            lambda: made().prepare(SimpleNamespace(classes={"kind": 4})),
+            "Classification.classes: got 3, kind has a label of class 3",
+        ),
     ],
 )
 def test_what_is_wrong_is_said(make, says: str) -> None:
@@ -95,8 +99,8 @@ def posts(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_a_tower_trains_on_classes_alone(posts: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    def objectives(task: str) -> str:
-        own = {"class_path": "mmtrain.objectives.Classification", "init_args": {"task": task, "classes": 4}}
+    def objectives(task: str, classes: int = 4) -> str:
+        own = {"class_path": "mmtrain.objectives.Classification", "init_args": {"task": task, "classes": classes}}
         return f"--model.objectives={json.dumps({'classes': own})}"
 
     options = [each for each in arguments(posts, tmp_path) if not each.startswith("--data.val")]
@@ -108,3 +112,6 @@ def test_a_tower_trains_on_classes_alone(posts: Path, tmp_path: Path, capsys: py
         "Classification.task: got colour, the samples are labelled with adds, relation, represented"
         in capsys.readouterr().err
     )
+    assert main([*options, objectives("relation", 2)]) != 0
+    said = capsys.readouterr()
+    assert "Classification.classes: got 2, relation has a label of class 3" in said.err and "train: " not in said.out

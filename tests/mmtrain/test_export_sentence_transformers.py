@@ -1,5 +1,6 @@
 """sentence-transformers holds our poolings, projections and prompts, and says in one line what it does not."""
 
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -98,3 +99,15 @@ def test_mmtrain_says_that_it_does_not_read_the_folder(words: str, tmp_path: Pat
     write(model(words), "a model", tmp_path / "out", "sentence_transformers")
     with pytest.raises(ValueError, match="is a folder for sentence-transformers or transformers.js"):
         mmtrain.load(tmp_path / "out")
+
+
+@pytest.mark.parametrize("format", ["sentence_transformers", "multi_vector"])
+def test_without_the_library_it_is_one_line(
+    format: str, words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("sentence_transformers_folder", "multi_vector_folder"):
+        monkeypatch.delitem(sys.modules, f"mmtrain.export.{name}", raising=False)
+    monkeypatch.setitem(sys.modules, "sentence_transformers", None)
+    with pytest.raises(ValueError, match=f"--format: {format} needs sentence_transformers: pip install") as raised:
+        write(model(words), "a model", tmp_path / "out", format)
+    assert "\n" not in str(raised.value) and not (tmp_path / "out").exists()

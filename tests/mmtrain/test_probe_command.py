@@ -72,6 +72,9 @@ def test_pictures_are_probed_by_their_labels(run: Path, scenes: Path, tmp_path: 
         (["--sts", "--templates", "FILE"], "--templates: FILE says nothing by itself; it needs --classes FILE"),
         (["--sts", "--recall_at", "3"], "--recall_at: says nothing about --sts"),
         (["--probe", "numbers", "--sts"], "--probe: says nothing about --sts"),
+        (["--probe", "numbers", "--train", "missing"], "--train: missing does not exist; a folder of .tar"),
+        (["--baselines", "--train", "missing"], "--train: missing does not exist; a folder of .tar"),
+        (["--data", "missing"], "--data: missing does not exist; a folder of .tar"),
     ],
 )
 def test_what_cannot_be_probed_is_one_line(

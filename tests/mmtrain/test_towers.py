@@ -268,7 +268,7 @@ def test_towers_that_cannot_read_the_data_are_one_line(
     tower = TransformersTower(config=text) if text else ByteGRU(width=32)
     model = ImageTextModel(TimmTower("vit_tiny_patch16_224", **image), tower, dimension=8)
     data = SimpleNamespace(
-        tokenizer=ByteTokenizer(), languages=["en", "lv"], picture_sizes={32}, kinds={"image", "text"}
+        tokenizer=ByteTokenizer(), languages=["en", "lv"], picture_shapes={(3, 32, 32)}, kinds={"image", "text"}
     )
     data.tokenizers = {f"text {number}": ByteTokenizer(size) for number, size in enumerate(lengths)}
     data.brings = {"": frozenset({"image", "texts"})}

@@ -45,9 +45,10 @@ class WrittenCaptions:
     def add(self, batch: Batch, embeddings: Embeddings) -> None:
         real = real_samples(batch)
         assert embeddings.image_tokens is not None
-        tokens = embeddings.image_tokens.tokens[real]
+        tokens, absent = embeddings.image_tokens.tokens[real], embeddings.image_tokens.absent
+        absent = None if absent is None else absent[real]
         for language, texts in self._texts.items():
-            new = written(self._encoder, tokens, language, beams=self._beams)
+            new = written(self._encoder, tokens, language, beams=self._beams, absent=absent)
             texts.update(zip(batch.rows[real].tolist(), new, strict=True))
 
     def metrics(self, split: Embedded) -> dict[str, Any]:
@@ -89,11 +90,14 @@ class Answers:
     def add(self, batch: Batch, embeddings: Embeddings) -> None:
         b, k = real_captions(batch)
         assert embeddings.image_tokens is not None
-        tokens = embeddings.image_tokens.tokens[b]
+        tokens, absent = embeddings.image_tokens.tokens[b], embeddings.image_tokens.absent
+        absent = None if absent is None else absent[b]
         captions = [batch.captions[i][j] for i, j in zip(b.tolist(), k.tolist(), strict=True)]
         languages = [self._languages[number] for number in batch.languages[b, k].tolist()]
         scores = [
-            likelihoods(self._encoder, tokens, [template.replace("{text}", each) for each in captions], languages)
+            likelihoods(
+                self._encoder, tokens, [template.replace("{text}", each) for each in captions], languages, absent
+            )
             for template in self._templates
         ]
         self._parts.append((batch.rows[b].numpy(), torch.stack(scores, 1).cpu().numpy()))

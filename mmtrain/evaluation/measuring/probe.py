@@ -8,6 +8,7 @@ import numpy as np
 
 from datamodules.batch import Batch
 from datamodules.images import ImagePipeline
+from datamodules.naflex import unpacked
 from datamodules.shards.samples import BrokenSample, Sample, read_places
 from losses import Embeddings
 from mmtrain.display.messages import say
@@ -44,9 +45,7 @@ class LabelledPatches:
     def add(self, batch: Batch, embeddings: Embeddings) -> None:
         assert embeddings.image_tokens is not None
         features = embeddings.image_tokens.tokens[:, self._first :]
-        side, dataset = isqrt(features.shape[1]), self._shards.dataset
-        if side**2 != features.shape[1]:
-            raise ValueError(f"--patches: the {features.shape[1]} patches of a picture are no square")
+        grids, dataset = self._grids(batch, features.shape[1]), self._shards.dataset
         for number, row in enumerate(batch.rows.tolist()):
             if row < 0:
                 continue
@@ -54,10 +53,20 @@ class LabelledPatches:
                 if not (0 <= x <= 1 and 0 <= y <= 1):
                     self.cut_off += 1
                     continue
-                column, line = (min(int(share * side), side - 1) for share in (x, y))
-                self.rows.append(features[number, line * side + column].float().cpu().numpy())
+                lines, columns = grids[number]
+                line, column = min(int(y * lines), lines - 1), min(int(x * columns), columns - 1)
+                self.rows.append(features[number, line * columns + column].float().cpu().numpy())
                 self.labels.append(label)
                 self.pictures.append(row)
+
+    def _grids(self, batch: Batch, patches: int) -> list[list[int]]:
+        """Lines and columns of each picture's patches."""
+        if batch.images is not None and batch.images.ndim == 3:
+            return (unpacked(batch.images)[1].amax(1) + 1).tolist()
+        side = isqrt(patches)
+        if side**2 != patches:
+            raise ValueError(f"--patches: the {patches} patches of a picture are no square")
+        return [[side, side]] * len(batch)
 
     def _places(self, sample: Sample) -> list[tuple[int, float, float]]:
         """Labels with their places in the view."""
@@ -102,9 +111,8 @@ class Probe:
     ) -> None:
         self.encoder, self.task, self.patches = encoder, task, patches
         self.train, languages = training_shards(model, train, "--probe")
-        self.learnt = open_split(
-            encoder, self.train, languages, batch_size, workers, labelled=not patches, label_names=label_names
-        )
+        options: dict[str, Any] = {"labelled": not patches, "label_names": label_names, "option": "--train"}
+        self.learnt = open_split(encoder, self.train, languages, batch_size, workers, **options)
 
     def collector(self, shards: MeasuredShards, where: str) -> LabelledImages | LabelledPatches:
         """Collects what the probe is asked about, or learns from; `where` names the shards."""

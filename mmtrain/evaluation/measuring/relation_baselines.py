@@ -35,7 +35,7 @@ def open_training_posts(
         ValueError: where neither says them, or they have no labels.
     """
     shards, languages = training_shards(model, shards, "--baselines")
-    options: dict[str, Any] = {"labelled": True, "label_names": label_names}
+    options: dict[str, Any] = {"labelled": True, "label_names": label_names, "option": "--train"}
     posts = open_split(encoder, shards, languages, batch_size, workers, **options)
     if not posts.classes:
         raise ValueError(f"--baselines: {shards} has no labels to learn from; --train SHARDS names posts that do")

@@ -34,6 +34,20 @@ def test_the_whole_table_runs_here() -> None:
     assert [cells[0] for cells in table if any("not measured" in cell for cell in cells)] == ["| search"]
 
 
+@pytest.mark.system
+def test_steps_import_little() -> None:
+    absent = ("open_clip", "webdataset", "jsonargparse", "wandb", "faiss", "pytorch_lightning", "lightning_fabric")
+    script = (
+        f"import sys; sys.modules.update(dict.fromkeys({absent}))\n"
+        "from benchmarks.device_steps import SMALL, loss_row, step_row\n"
+        "lines = [next(step_row(SMALL, 4, 4)), *loss_row(64, 16)]\n"
+        "print(*('not measured' in line.note for line in lines))"
+    )
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    said = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True, check=True)
+    assert said.stdout.split() == ["False", "False", "True"]  # open_clip's loss
+
+
 def test_operations_are_counted() -> None:
     layer = nn.Linear(8, 16)
     assert flops_of(layer, torch.ones(4, 8)) == 2 * 2 * 4 * 8 * 16  # forward, and the weight's gradient

@@ -155,7 +155,7 @@ class Training(nn.Module):
         """One step of training on the batch."""
         parts = {**dict(self.model.named_children()), "objectives": self.objective}
         groups = parameter_groups(parts, learning_rate=1e-4, weight_decay=0.1)
-        return stepping(lambda: self(batch), make_optimizer(None, groups, (0.9, 0.98)))
+        return stepping(lambda: self(batch), make_optimizer(None, groups, (0.9, 0.98), device() == "cuda"))
 
 
 def stepping(forward: Callable[[], Tensor], optimizer: torch.optim.Optimizer) -> Callable[[], None]:

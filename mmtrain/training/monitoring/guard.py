@@ -57,10 +57,8 @@ class Guard(pl.Callback):
     ) -> None:
         gradients = [parameter.grad for parameter in pl_module.parameters() if parameter.grad is not None]
         norm = whole(torch.nn.utils.get_total_norm(gradients))
-        finite = bool(torch.isfinite(norm) & torch.isfinite(self._loss))
-        if trainer.world_size > 1:
-            finite = trainer.strategy.reduce_boolean_decision(finite)
-        if finite:
+        broken = (~(torch.isfinite(norm) & torch.isfinite(self._loss))).int()
+        if not trainer.strategy.reduce(broken, reduce_op="sum"):  # the one time that a step waits for its device
             self._in_a_row.clear()
             return
         scaler = getattr(trainer.precision_plugin, "scaler", None)

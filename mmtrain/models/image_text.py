@@ -282,8 +282,9 @@ class ImageTextModel(AdaptedNetwork):
 
     def _projected(self, name: str, pooled: Tensor, adapters: Tensor | None) -> Tensor:
         """Pooled features [N, W] of an input as its rows [N, D]; adapters as of `bank.of_rows`."""
-        projections = {"image": self.image_projection, "text": self.text_projection, **self.modality_projections}
-        return self._rows(name, self.bank.encode(projections[name], adapters, pooled))
+        own = {"image": self.image_projection, "text": self.text_projection}
+        projection = own.get(name) or self.modality_projections[name]
+        return self._rows(name, self.bank.encode(projection, adapters, pooled))
 
     def _rows(self, name: str, projected: Tensor) -> Tensor:
         return self._unit(projected + self.observed[name] if name in self.missing else projected)

@@ -145,8 +145,8 @@ class Training(nn.Module):
 
     def __init__(self, size: Size, K: int) -> None:
         super().__init__()
-        self.model, self.objective = size.model(), OneToKLoss() if K > 1 else ClipLoss()
-        self.to(device())
+        with torch.device(device()):  # random weights are drawn fastest there
+            self.model, self.objective = size.model(), OneToKLoss() if K > 1 else ClipLoss()
 
     def forward(self, batch: Batch) -> Tensor:
         return self.objective(embed_batch(self.model, batch))
@@ -183,7 +183,8 @@ def open_clip_lines(size: Size, batch: Batch, work: tuple[int, int]) -> Iterator
         text = CLIPTextCfg(hf_model_name=folder, hf_model_pretrained=False, hf_proj_type="linear")
         head = 16 if size.small else 64
         vision = CLIPVisionCfg(size.layers, size.width, head, patch_size=size.patch, image_size=size.pixels)
-        model = CustomTextCLIP(512, vision, text, output_dict=True).to(device()).train()
+        with torch.device(device()):
+            model = CustomTextCLIP(512, vision, text, output_dict=True).train()
     images = batch.images.repeat_interleave(K, 0).float() / 255
     decays = {0.0: [each for each in model.parameters() if each.ndim < 2]}
     decays |= {0.2: [each for each in model.parameters() if each.ndim >= 2]}

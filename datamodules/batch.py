@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import unicodedata
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, fields, replace
 from hashlib import blake2b
 from typing import Any, Literal, NamedTuple
@@ -122,6 +122,15 @@ class Batch:
     def parts(self) -> dict[str, Batch]:
         """Itself: the one part of the step, which has no name."""
         return {"": self}
+
+    def only(self, rows: Sequence[int]) -> Batch:
+        """These rows alone, as one whose every sample has a picture."""
+        chosen = self._each(lambda tensor: tensor[rows])
+        for each in chosen.fields.values():
+            each.texts = [each.texts[row] for row in rows] if each.texts else []
+        ids, captions = [self.ids[row] for row in rows], [self.captions[row] for row in rows]
+        previews = [self.previews[row] for row in rows] if self.previews else []
+        return replace(chosen, pictured=None, ids=ids, captions=captions, previews=previews)
 
     def joined(self, other: Batch) -> Batch:
         """The samples of both, those of `other` last, without further inputs; the rest is this batch's own."""

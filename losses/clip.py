@@ -7,7 +7,7 @@ from torch.distributed import ProcessGroup
 
 from losses.embeddings import Embeddings
 from losses.engine.checks import check_captions
-from losses.engine.distributed import default_group, total
+from losses.engine.distributed import default_group, gathered_like, shared_gathers, total
 from losses.objective import image_of, texts_of
 from losses.one_to_k import one_to_k_loss
 from losses.temperature import ScaledObjective, clamped_scale
@@ -68,20 +68,28 @@ class ClipLoss(ScaledObjective):
         texts, present, text_ids = texts_of(embeddings), embeddings.present, embeddings.text_ids
         image = image_of(embeddings)
         check_captions(image, texts, present, embeddings.image_ids, text_ids)
-        losses = [
-            one_to_k_loss(
-                image,
-                texts[:, k, None],
-                scale,
-                None if present is None else present[:, k, None],
-                group=group,
-                image_ids=embeddings.image_ids,
-                text_ids=None if text_ids is None else text_ids[:, k, None],
-            )
-            for k in range(texts.shape[1])
-        ]
+        with shared_gathers():
+            losses = [
+                one_to_k_loss(
+                    image,
+                    texts[:, k, None],
+                    scale,
+                    _slot(present, k),
+                    group=group,
+                    image_ids=embeddings.image_ids,
+                    text_ids=_slot(text_ids, k),
+                )
+                for k in range(texts.shape[1])
+            ]
         used = len(losses) if present is None else (total(present.sum(0), group) > 0).sum().clamp(min=1)
         return sum(losses[1:], losses[0]) / used
 
     def chance(self, images: int, captions: float) -> float:
         return math.log(images)
+
+
+def _slot(values: Tensor | None, k: int) -> Tensor | None:
+    """Column k [B, 1] of [B, K]; all columns are gathered at once."""
+    return (
+        None if values is None else gathered_like(values[:, k, None], values, lambda everyones: everyones[:, k, None])
+    )

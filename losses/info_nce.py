@@ -10,6 +10,7 @@ from torch.distributed import ProcessGroup
 from torch.nn import functional
 
 from losses.embeddings import Embeddings
+from losses.engine.captions import labels_of
 from losses.engine.checks import (
     check_integers,
     check_mask,
@@ -20,7 +21,7 @@ from losses.engine.checks import (
     working_precision,
 )
 from losses.engine.distributed import default_group, gather, global_sum, rank_and_size
-from losses.engine.pairs import Guide, Labels, Pairs, shared_labels
+from losses.engine.pairs import Guide, Labels, Pairs
 from losses.engine.tiles import lowest, tiled_logsumexp
 from losses.guide import GuideModel, GuideRows
 from losses.objective import field_of, rows_of
@@ -97,13 +98,11 @@ def info_nce_loss(
     pairs = Pairs(own_rows=own, own_columns=own + mine.start)
     if guide is not None:
         pairs.guide = Guide(guide.queries, gather(guide.targets, group), guide.limits())
-    for ids in (query_ids, target_ids):
-        if ids is not None:
-            labels = shared_labels(gather(ids, group)[:, None])
-            pairs.add(Labels(labels[mine], labels.where(labels >= 0, -2)[None]))
+    labels = [labels_of(ids, group) for ids in (query_ids, target_ids) if ids is not None]
+    pairs.label([Labels(each[mine], each.where(each >= 0, -2)[None]) for each in labels])
     turned = both and guide is not None  # each direction leaves out other pairs
     positives, rows, columns = tiled_logsumexp(
-        queries, gather(targets, group), scale, pairs, both=both and not turned, group=group
+        queries, gather(targets, group, exact=False), scale, pairs, both=both and not turned, group=group
     )
     wrong = [rows[:, None]]
     if negatives.shape[1]:
@@ -115,7 +114,7 @@ def info_nce_loss(
         return global_sum(forward.sum() / (size * B), group)
     if turned and guide is not None:
         pairs = replace(pairs, guide=Guide(guide.targets, gather(guide.queries, group), guide.limits()))
-        _, reverse, _ = tiled_logsumexp(targets, gather(queries, group), scale, pairs, both=False)
+        _, reverse, _ = tiled_logsumexp(targets, gather(queries, group, exact=False), scale, pairs, both=False)
     else:
         reverse = columns[mine]
     backward = functional.softplus(reverse - positives)
@@ -150,7 +149,7 @@ def _negatives(
     rank, _ = rank_and_size(group)
     everywhere = gather(there, group)
     filled = everywhere.flatten().nonzero()[:, 0]
-    columns = gather(negatives, group).flatten(0, 1)
+    columns = gather(negatives, group, exact=False).flatten(0, 1)
     columns = columns if len(filled) == len(columns) else columns[filled]  # no copy where none is absent
     owner = filled // n
     at = ((owner >= rank * B) & (owner < (rank + 1) * B)).nonzero()[:, 0]
@@ -158,15 +157,17 @@ def _negatives(
     if guide is not None and guide.negatives is not None:
         theirs = gather(guide.negatives, group).flatten(0, 1)[filled]
         pairs.guide = Guide(guide.queries, theirs, guide.limits())
+    kinds = []
     if query_ids is not None:
-        labels = shared_labels(gather(query_ids, group)[:, None])
-        pairs.add(Labels(labels[rank * B : (rank + 1) * B], labels.where(labels >= 0, -2)[owner][None]))
+        labels = labels_of(query_ids, group)
+        kinds.append(Labels(labels[rank * B : (rank + 1) * B], labels.where(labels >= 0, -2)[owner][None]))
     if target_ids is not None and negative_ids is not None:
         of_negatives = gather(negative_ids, group).flatten()[filled]
-        kinds, numbers = torch.cat([target_ids, of_negatives]).unique(return_inverse=True)
+        values, numbers = torch.cat([target_ids, of_negatives]).unique(return_inverse=True)
         ours, theirs = numbers[:B], numbers[B:]
-        shared = torch.isin(kinds, target_ids) & torch.isin(kinds, of_negatives)
-        pairs.add(Labels(ours.where(shared[ours], -1)[:, None], theirs.where(shared[theirs], -2)[None, :, None]))
+        shared = torch.isin(values, target_ids) & torch.isin(values, of_negatives)
+        kinds.append(Labels(ours.where(shared[ours], -1)[:, None], theirs.where(shared[theirs], -2)[None, :, None]))
+    pairs.label(kinds)
     own, others, _ = tiled_logsumexp(queries, columns, scale, pairs, both=False)
     logits = own.new_full((B, n), low).masked_scatter(there, own)
     return [logits.where(usable, low), others[:, None]]

@@ -9,9 +9,9 @@ from torch.distributed import ProcessGroup
 from torch.nn import functional
 
 from losses.embeddings import Embeddings
-from losses.engine.captions import caption_labels
+from losses.engine.captions import caption_labels, everywhere_present
 from losses.engine.checks import check_captions, check_mask, choice, full_precision, working_precision
-from losses.engine.distributed import default_group, gather, global_sum, longest, rank_and_size, total
+from losses.engine.distributed import default_group, fetch, gather, global_sum, longest, rank_and_size, total
 from losses.objective import Objective, image_of, texts_of
 
 Negatives = Literal["hard", "random"]
@@ -148,7 +148,7 @@ class ItmLoss(Objective):
         reads_rows, reads_cosine = (getattr(self.fusion, name, False) for name in ("reads_rows", "reads_cosine"))
         inputs, pair = [], []
         if reads_rows or reads_cosine:
-            pair = [gather(rows, group)[image], gather(texts_of(embeddings), group).flatten(0, 1)[caption]]
+            pair = [fetch(rows, image, group), fetch(texts_of(embeddings).flatten(0, 1), caption, group)]
         if reads_rows:
             inputs = [
                 *(each[:, None] for each in pair),
@@ -180,11 +180,12 @@ class ItmLoss(Objective):
         """
         texts, present = texts_of(embeddings), embeddings.present
         b, K, _ = texts.shape
+        everywhere = everywhere_present(present, texts, group)
         if present is None:
             present = torch.ones(b, K, dtype=torch.bool, device=texts.device)
-        everywhere = gather(present, group)
         labels = caption_labels(embeddings.image_ids, embeddings.text_ids, everywhere, group)
-        images, captions = gather(image_rows.float(), group), gather(texts.float(), group).flatten(0, 1)
+        images = gather(image_rows.float(), group, exact=False)
+        captions = gather(texts.float(), group, exact=False).flatten(0, 1)
         filled = everywhere.flatten().nonzero()[:, 0]
 
         def fits(image: Tensor, caption: Tensor) -> Tensor:
@@ -263,4 +264,4 @@ def _tokens_of(
     """Image tokens [N, P, W], text tokens [N, L, W] and mask [N, L] of images and caption slots of all processes."""
     missing = longest(texts.shape[1], texts.device, group) - texts.shape[1]
     texts, mask = functional.pad(texts, (0, 0, 0, missing)), functional.pad(mask, (0, missing))
-    return gather(images, group)[image], gather(texts, group)[caption], gather(mask, group)[caption]
+    return fetch(images, image, group), fetch(texts, caption, group), fetch(mask, caption, group)

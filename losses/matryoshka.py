@@ -7,6 +7,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from losses.embeddings import Embeddings
+from losses.engine.distributed import gathered_like, shared_gathers
 from losses.objective import Objective, needs_of
 
 
@@ -45,7 +46,8 @@ class MatryoshkaLoss(Objective):
         width = _width(embeddings)
         if max(self.dims) > width:
             raise ValueError(f"dims: got {max(self.dims)}, expected at most the embeddings' width {width}")
-        losses = [self.objective.loss(batch, _prefix(embeddings, d), model) for d in self.dims]
+        with shared_gathers():
+            losses = [self.objective.loss(batch, _prefix(embeddings, d), model) for d in self.dims]
         first, *others = (weight * loss for weight, loss in zip(self.weights, losses, strict=True))
         return sum(others, first)
 
@@ -73,8 +75,11 @@ def _width(embeddings: Embeddings) -> int:
 
 
 def _prefix(embeddings: Embeddings, d: int) -> Embeddings:
-    def cut(rows: Tensor) -> Tensor:
+    def shorter(rows: Tensor) -> Tensor:
         return functional.normalize(rows[..., :d].float() if rows.dtype.itemsize < 4 else rows[..., :d], dim=-1)
+
+    def cut(rows: Tensor) -> Tensor:
+        return gathered_like(shorter(rows), rows, shorter)
 
     return replace(
         embeddings,

@@ -9,10 +9,9 @@ from torch.distributed import ProcessGroup
 from torch.nn import functional
 
 from losses.embeddings import Embeddings
-from losses.engine.captions import caption_columns, distractor_columns
+from losses.engine.captions import own_captions
 from losses.engine.checks import check_captions, check_mask, choice, full_precision, positive_scale, working_precision
 from losses.engine.distributed import default_group, global_sum, total
-from losses.engine.pairs import Pairs
 from losses.engine.tiles import lowest, tiled_logsumexp
 from losses.objective import distractors_of, image_of, texts_of
 from losses.temperature import ScaledObjective, clamped_scale
@@ -75,22 +74,17 @@ def one_to_k_loss(
     if weighting == "published" and present is not None and not present.all():
         raise ValueError(f"present: {int((~present).sum())} captions missing, weighting 'published' expects all")
 
-    captions = caption_columns(texts, present, image_ids, text_ids, group)
-    positives, row_negatives, column_negatives = tiled_logsumexp(
-        image, captions.columns, scale, captions.pairs, group=group
-    )
-    further = distractor_columns(image, distractors, distractors_present, group)
-    if len(further):
-        _, sums, _ = tiled_logsumexp(image, further, scale, Pairs.none(image.device), both=False)
-        row_negatives = torch.logaddexp(row_negatives, sums)
-    image_to_text = _nll_of_captions(positives, row_negatives, present, texts.shape[:2])  # [B, K], 0 where absent
-    text_to_image = functional.softplus(column_negatives[captions.mine] - positives)
-    K, C, captioned = texts.shape[1], max(len(captions.columns), 1), captions.captioned.clamp(min=1)
+    own = own_captions(image, texts, present, image_ids, text_ids, distractors, distractors_present, group)
+    positives, of_texts, of_images = tiled_logsumexp(own.rows, own.images, scale, own.pairs, group=group)
+    image_to_text = _nll_of_captions(positives, of_images[own.mine], present, texts.shape[:2])  # [B, K], 0 where absent
+    text_to_image = functional.softplus(of_texts[: own.count] - positives)
+    counting = torch.ones(texts.shape[:2], dtype=torch.bool, device=texts.device) if present is None else present
     if paired is not None:
-        own = paired[captions.pairs.own_rows]
-        image_to_text, text_to_image = image_to_text.where(paired[:, None], 0.0), text_to_image.where(own, 0.0)
-        with_caption = paired if present is None else paired & present.any(1)
-        C, captioned = total(torch.stack([own.sum(), with_caption.sum()]), group).clamp(min=1)
+        counting = counting & paired[:, None]
+        text_to_image = text_to_image.where(paired[own.pairs.own_columns - own.mine.start], 0.0)
+        image_to_text = image_to_text.where(paired[:, None], 0.0)
+    K = texts.shape[1]
+    C, captioned = total(torch.stack([counting.sum(), counting.any(1).sum()]), group).clamp(min=1)
     if weighting == "published":
         return global_sum(image_to_text.sum() / (2 * C) + text_to_image.sum() / (2 * K * C), group)
     counts = K if present is None else present.sum(1).clamp(min=1)

@@ -12,7 +12,7 @@ from torch.distributed import ProcessGroup
 
 from losses.asymmetric import asymmetric_similarity
 from losses.embeddings import Embeddings
-from losses.engine.captions import Captions, caption_columns, distractor_columns
+from losses.engine.captions import Captions, caption_columns, distractor_rows
 from losses.engine.checks import check_captions, choice, full_precision, working_precision
 from losses.engine.distributed import default_group, gather, global_sum, rank_and_size
 from losses.engine.tiles import edges
@@ -20,7 +20,8 @@ from losses.objective import Objective, Similarity, distractors_of, image_of, te
 
 Negatives = Literal["sum", "hardest"]
 MARGINS = {"asymmetric": 0.05, "cosine": 0.2}
-SCORES_AT_ONCE = 2**18
+SCORES_AT_ONCE = 2**18  # near the cache
+CUDA_SCORES_AT_ONCE = 2**25  # few launches
 
 
 class Score(NamedTuple):
@@ -106,7 +107,7 @@ def pivot_ranking_loss(
     mask = torch.ones(b, K, dtype=torch.bool, device=image.device) if present is None else present
     everywhere = gather(positive.new_zeros(b, K).masked_scatter(mask, positive), group).flatten()
     column_positive = everywhere[captions.owner * K + captions.slot]
-    further = captions.add(distractor_columns(image, distractors, distractors_present, group))
+    further = captions.add(distractor_rows(image, distractors, distractors_present, group))
     # which never wins against their own image, for they have none
     column_positive = torch.cat([column_positive, column_positive.new_full((len(further),), torch.inf)])
 
@@ -127,6 +128,10 @@ def pivot_ranking_loss(
             own_image = captions.owner[p] - first_image
             loss = loss + hinges(rows, own_image, columns, torch.arange(len(p), device=p.device), scores, nothing)
     return global_sum(loss, group)
+
+
+def _rows_at_once(rows: Tensor, columns: Tensor) -> int:
+    return max(1, (CUDA_SCORES_AT_ONCE if rows.is_cuda else SCORES_AT_ONCE) // len(columns))
 
 
 def _translations(captions: Captions, language: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
@@ -172,7 +177,7 @@ class _Ranked:
             positive: [A], the pairs' scores.
             column_positive: [C], each caption's score with its own image; [0] where captions rank no rows.
         """
-        ends = edges(len(rows), max(1, SCORES_AT_ONCE // len(columns)))
+        ends = edges(len(rows), _rows_at_once(rows, columns))
         bounds = torch.searchsorted(anchors, torch.tensor(ends, device=anchors.device)).tolist()
 
         def part(n: int, rows: Tensor, texts: Tensor, positive: Tensor, column_positive: Tensor) -> Tensor:
@@ -199,7 +204,7 @@ class _Ranked:
         by_row, column = positive.new_full((len(rows),), -torch.inf), torch.zeros_like(images)
         by_column, row = positive.new_full((len(columns),), -torch.inf), torch.zeros_like(columns)
         with torch.no_grad():
-            for start, stop in pairwise(edges(len(rows), max(1, SCORES_AT_ONCE // len(columns)))):
+            for start, stop in pairwise(edges(len(rows), _rows_at_once(rows, columns))):
                 scores = self.score.of_all(rows[start:stop], texts)
                 scores = scores.masked_fill_(self._no_negatives(images[start:stop], columns), -torch.inf)
                 by_row[start:stop], column[start:stop] = scores.max(1)

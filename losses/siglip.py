@@ -8,10 +8,9 @@ from torch.distributed import ProcessGroup
 from torch.nn import functional
 
 from losses.embeddings import Embeddings
-from losses.engine.captions import caption_columns, distractor_columns
+from losses.engine.captions import own_captions
 from losses.engine.checks import check_captions, full_precision, one_number, positive_scale, working_precision
 from losses.engine.distributed import default_group, global_sum, rank_and_size
-from losses.engine.pairs import Pairs
 from losses.engine.tiles import tiled_softplus
 from losses.objective import distractors_of, image_of, texts_of
 from losses.temperature import ScaledObjective, clamped_scale
@@ -60,12 +59,9 @@ def siglip_loss(
     image, texts = working_precision(image, texts)
     scale = positive_scale(scale, image)
     bias = one_number("bias", bias, image)
-    captions = caption_columns(texts, present, image_ids, text_ids, group)
-    positives, negatives = tiled_softplus(image, captions.columns, scale, bias, captions.pairs)
-    further = distractor_columns(image, distractors, distractors_present, group)
-    if len(further):
-        negatives = negatives + tiled_softplus(image, further, scale, bias, Pairs.none(image.device))[1]
-    return global_sum((functional.softplus(-positives).sum() + negatives) / captions.images, group)
+    own = own_captions(image, texts, present, image_ids, text_ids, distractors, distractors_present, group)
+    positives, negatives = tiled_softplus(own.rows, own.images, scale, bias, own.pairs)
+    return global_sum((functional.softplus(-positives).sum() + negatives) / len(own.images), group)
 
 
 class SiglipLoss(ScaledObjective):

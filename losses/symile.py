@@ -73,7 +73,7 @@ def symile_loss(
     positives = scale * torch.stack(embeddings).prod(0).sum(1)
     rank, size = rank_and_size(group)
     mine = slice(rank * b, (rank + 1) * b)
-    everyone = [gather(rows, group) for rows in embeddings]
+    everyone = [gather(rows, group, exact=False) for rows in embeddings]
     kinds = [gather(ids.view(b, -1), group) for ids in (image_ids, text_ids) if ids is not None]
     labels = [shared_labels(ids) for ids in kinds]
     shuffles = _shuffles(len(embeddings), size * b, generator, group, scale.device) if negatives == "shuffled" else None

@@ -1,4 +1,4 @@
-"""Frozen copies of four configs train as they did at 88189aa: the same first weights, the same losses."""
+"""Frozen copies of four configs train as they did when values.json was written: the same first weights and losses."""
 
 import json
 from pathlib import Path

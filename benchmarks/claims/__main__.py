@@ -4,10 +4,11 @@
     python -m benchmarks.claims table --out OUT              # the table of all claims whose JSON lies in OUT
 
 One file a claim tells what it says and how it is measured. Pictures are features of a frozen network
-(benchmarks/number_features.py). All recipes of a claim see the same pictures in the same steps; what a recipe may
-choose is chosen on the validation numbers, with seeds that are not among those reported. Every training is kept under
-OUT/NAME, so that a stopped command goes on; more seeds may be asked for later. Intervals are Student's over seeds; a
-claim is shown where the intervals of all that it says lie on its side, refuted where one lies on the other, else open.
+(benchmarks/number_features.py); documents.py reads stories instead. All recipes of a claim see the same pictures in the
+same steps; what a recipe may choose is chosen on the validation numbers, with seeds that are not among those reported.
+Every training is kept under OUT/NAME, so that a stopped command goes on; more seeds may be asked for later. Intervals
+are Student's over seeds; a claim is shown where the intervals of all that it says lie on its side, refuted where one
+lies on the other, else open.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ import torch
 
 from benchmarks.claims import (
     code_switch,
+    documents,
     general,
     hard_negatives,
     m3l,
@@ -45,6 +47,7 @@ CLAIMS: dict[str, Claim] = {
     "rare_words": rare_words.CLAIM,
     "patches": patches.CLAIM,
     **general.CLAIMS,
+    **documents.CLAIMS,
 }
 
 

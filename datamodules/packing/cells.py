@@ -58,14 +58,9 @@ def table_rows(file: str | Path, columns: Mapping[str, Sequence[str]]) -> Iterat
     Raises:
         ValueError: one line, for a file that cannot be read.
     """
-    if find_spec("pyarrow") is None:
-        raise ValueError(f"{file}: parquet and arrow files need pyarrow: pip install 'mmtrain[documents]'")
-    from datamodules.shards.tables import ERRORS, open_table
+    table = _readable(file)
+    from datamodules.shards.tables import ERRORS
 
-    try:
-        table = open_table(file)
-    except BrokenSample as error:
-        raise ValueError(f"{file}: {error.cause}; a parquet or arrow file") from None
     there = set(table.schema.names)
     found = {name: next((each for each in names if each in there), None) for name, names in columns.items()}
     wanted = list(dict.fromkeys(column for column in found.values() if column is not None))
@@ -79,6 +74,23 @@ def table_rows(file: str | Path, columns: Mapping[str, Sequence[str]]) -> Iterat
                     yield {name: row[column] for name, column in found.items() if column is not None}
     except ERRORS as error:
         raise ValueError(f"{file}: cannot be read ({str(error).splitlines()[0]}); a parquet or arrow file") from None
+
+
+def columns_of(file: str | Path) -> list[str]:
+    """The names of a table's columns. Raises ValueError, one line, for a file that cannot be read."""
+    return list(_readable(file).schema.names)
+
+
+def _readable(file: str | Path) -> ParquetTable | ArrowTable:
+    """A table. Raises ValueError, one line, for a file that is none."""
+    if find_spec("pyarrow") is None:
+        raise ValueError(f"{file}: parquet and arrow files need pyarrow: pip install 'mmtrain[documents]'")
+    from datamodules.shards.tables import open_table
+
+    try:
+        return open_table(file)
+    except BrokenSample as error:
+        raise ValueError(f"{file}: {error.cause}; a parquet or arrow file") from None
 
 
 @lru_cache(maxsize=4)

@@ -8,7 +8,7 @@ from torch.distributed import ProcessGroup
 from torch.nn import functional
 
 from losses.engine.checks import check_mask
-from losses.engine.distributed import gather, rank_and_size
+from losses.engine.distributed import gather, once, rank_and_size
 from losses.engine.pairs import Labels, Pairs, shared_labels
 
 
@@ -22,8 +22,6 @@ class Captions:
         slot: int64 [C], each caption's slot.
         mine: which captions belong to this process.
         pairs: this process's images as rows; their own captions and those that share ids.
-        images: B, all processes' images.
-        captioned: 0-d, how many of them have a caption.
     """
 
     columns: Tensor
@@ -31,8 +29,6 @@ class Captions:
     slot: Tensor
     mine: slice
     pairs: Pairs
-    images: int
-    captioned: Tensor
 
     def add(self, further: Tensor) -> Tensor:
         """Appends columns that belong to no image and share no ids; returns their numbers."""
@@ -53,11 +49,9 @@ def caption_columns(
 ) -> Captions:
     """Gathers texts [b, K, D] with present bool [b, K] and ids, and drops the absent captions."""
     b, K, _ = texts.shape
-    rank, size = rank_and_size(group)
-    columns = gather(texts, group).flatten(0, 1)
-    everywhere = torch.ones(size * b, K, dtype=torch.bool, device=texts.device)
-    if present is not None:
-        everywhere = gather(present, group)
+    rank, _ = rank_and_size(group)
+    columns = gather(texts, group, exact=False).flatten(0, 1)
+    everywhere = everywhere_present(present, texts, group)
     filled = everywhere.flatten().nonzero()[:, 0]
     if len(filled) < len(columns):
         columns = columns[filled]
@@ -67,15 +61,65 @@ def caption_columns(
     ).tolist()
     own_columns = torch.arange(start, stop, device=filled.device)
     pairs = Pairs(own_rows=owner[start:stop] - rank * b, own_columns=own_columns)
-    for kind in caption_labels(image_ids, text_ids, everywhere, group):
-        pairs.add(Labels(kind.rows[rank * b : (rank + 1) * b], kind.columns[:, filled]))
-    return Captions(columns, owner, slot, slice(start, stop), pairs, size * b, everywhere.any(1).sum())
+    labels = caption_labels(image_ids, text_ids, everywhere, group)
+    pairs.label([Labels(kind.rows[rank * b : (rank + 1) * b], kind.columns[:, filled]) for kind in labels])
+    return Captions(columns, owner, slot, slice(start, stop), pairs)
 
 
-def distractor_columns(
+@dataclass
+class OwnCaptions:
+    """This process's captions as rows beside the images of all processes as columns: K times less to gather.
+
+    Args:
+        rows: float [c + n, D], its c present captions in the order of image and slot, then n distractors.
+        images: float [B, D].
+        pairs: the captions' own images, and the images that share ids with a caption.
+        mine: which images belong to this process.
+        count: c.
+    """
+
+    rows: Tensor
+    images: Tensor
+    pairs: Pairs
+    mine: slice
+    count: int
+
+
+def own_captions(
+    image: Tensor,
+    texts: Tensor,
+    present: Tensor | None,
+    image_ids: Tensor | None,
+    text_ids: Tensor | None,
+    distractors: Tensor | None,
+    distractors_present: Tensor | None,
+    group: ProcessGroup | None,
+) -> OwnCaptions:
+    """Gathers images [b, D]; drops the absent captions of texts [b, K, D] and the absent distractors [b, n, D]."""
+    b, K, _ = texts.shape
+    first = rank_and_size(group)[0] * b
+    rows = texts.flatten(0, 1)
+    filled = torch.arange(len(rows), device=rows.device)
+    if present is not None:
+        filled = present.flatten().nonzero()[:, 0]
+        rows = rows[filled]
+    images, count = gather(image, group, exact=False), len(rows)
+    further = distractor_rows(image, distractors, distractors_present, None)
+    pairs = Pairs(own_rows=torch.arange(count, device=rows.device), own_columns=first + filled // K)
+    kinds = []
+    if image_ids is not None or text_ids is not None:
+        everywhere = everywhere_present(present, texts, group)
+        for kind in caption_labels(image_ids, text_ids, everywhere, group):
+            ours = functional.pad(kind.columns[0, first * K + filled], (0, 0, 0, len(further)), value=-2)
+            kinds.append(Labels(ours, kind.rows[None]))
+    pairs.label(kinds)
+    return OwnCaptions(torch.cat([rows, further]), images, pairs, slice(first, first + b), count)
+
+
+def distractor_rows(
     image: Tensor, distractors: Tensor | None, present: Tensor | None, group: ProcessGroup | None
 ) -> Tensor:
-    """float [C, D], the distractors [b, n, D] of all processes that are there, present bool [b, n]; [0, D] for None.
+    """float [C, D], the distractors [b, n, D] of a group that are there, present bool [b, n]; [0, D] for None.
 
     Raises:
         ValueError: wrong shapes, or `present` without distractors.
@@ -88,8 +132,22 @@ def distractor_columns(
     if distractors.dim() != 3 or distractors.shape[::2] != (b, D):
         raise ValueError(f"distractors: got shape {list(distractors.shape)}, expected [{b}, n, {D}]")
     check_mask("distractors_present", present, tuple(distractors.shape[:2]))
-    columns = gather(distractors.to(image.dtype), group).flatten(0, 1)
-    return columns if present is None else columns[gather(present, group).flatten()]
+    rows = gather(distractors.to(image.dtype), group).flatten(0, 1)
+    return rows if present is None else rows[gather(present, group).flatten()]
+
+
+def labels_of(ids: Tensor, group: ProcessGroup | None) -> Tensor:
+    """int64 [B, 1], the ids [b] of all processes renumbered by `shared_labels`."""
+    return once("labels", lambda: shared_labels(gather(ids, group)[:, None]), ids)
+
+
+def everywhere_present(present: Tensor | None, texts: Tensor, group: ProcessGroup | None) -> Tensor:
+    """bool [B, K], which slots of all processes hold a caption; present [b, K] of texts [b, K, D], None for all."""
+    if present is not None:
+        return gather(present, group)
+    b, K, _ = texts.shape
+    count = rank_and_size(group)[1] * b
+    return once(("present", count, K), lambda: torch.ones(count, K, dtype=torch.bool, device=texts.device))
 
 
 def caption_labels(
@@ -103,10 +161,11 @@ def caption_labels(
     B, K = everywhere.shape
     kinds = []
     if image_ids is not None:
-        labels = shared_labels(gather(image_ids, group)[:, None])
+        labels = labels_of(image_ids, group)
         kinds.append((labels, labels.expand(B, K)))
     if text_ids is not None:
         ids = gather(text_ids, group)
-        labels = shared_labels(ids if ids.dim() == 2 else ids[:, None].expand(B, K), everywhere)
+        slots = ids if ids.dim() == 2 else ids[:, None].expand(B, K)
+        labels = once("text labels", lambda: shared_labels(slots, everywhere), ids, everywhere)
         kinds.append((labels, labels))
     return [Labels(rows, columns.where(columns >= 0, -2).reshape(1, B * K, 1)) for rows, columns in kinds]

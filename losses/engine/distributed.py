@@ -8,10 +8,72 @@ average is then the gradient of the whole, for the towers and for the parameters
 All processes must hold the same number of rows (`itm_loss` alone does not ask for it).
 """
 
+from collections.abc import Callable, Hashable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from typing import TypeVar, cast
+
 import torch
 import torch.distributed as dist
 from torch import Tensor
 from torch.distributed import ProcessGroup
+
+T = TypeVar("T")
+
+
+@dataclass
+class _Shared:
+    """What the losses of one step share.
+
+    made        by what was made and the identities of the tensors it was made of, which are kept: an identity is free
+                again when its tensor is gone
+    prefixes    tensors that are made from others in the same way before a gather and after it
+    """
+
+    wire: torch.dtype | None
+    made: dict[Hashable, tuple[object, tuple[object, ...]]] = field(default_factory=dict)
+    prefixes: dict[int, tuple[Tensor, Tensor, Callable[[Tensor], Tensor]]] = field(default_factory=dict)
+
+
+_SHARED: ContextVar[_Shared | None] = ContextVar("shared", default=None)
+
+
+@contextmanager
+def shared_gathers(wire: torch.dtype | None = None) -> Iterator[None]:
+    """Inside, a tensor is gathered and labelled once, however many losses ask for it; nested ones share the outermost.
+
+    Args:
+        wire: What rows are rounded to on their way to other processes; None sends them as they are. Gradients return in
+            full.
+    """
+    if _SHARED.get() is not None:
+        yield
+        return
+    token = _SHARED.set(_Shared(wire))
+    try:
+        yield
+    finally:
+        _SHARED.reset(token)
+
+
+def once(what: Hashable, make: Callable[[], T], *of: object) -> T:
+    """`make()`, or what it gave before for the same objects inside `shared_gathers`."""
+    shared = _SHARED.get()
+    if shared is None:
+        return make()
+    key = (what, *map(id, of))
+    if key not in shared.made:
+        shared.made[key] = make(), of
+    return cast(T, shared.made[key][0])
+
+
+def gathered_like(part: Tensor, whole: Tensor, make: Callable[[Tensor], Tensor]) -> Tensor:
+    """Returns `part`, which is make(whole); inside `shared_gathers` it is gathered as make(gather(whole))."""
+    shared = _SHARED.get()
+    if shared is not None:
+        shared.prefixes[id(part)] = part, whole, make
+    return part
 
 
 def default_group() -> ProcessGroup | None:
@@ -25,13 +87,51 @@ def rank_and_size(group: ProcessGroup | None) -> tuple[int, int]:
     return (0, 1) if group is None else (dist.get_rank(group), dist.get_world_size(group))
 
 
-def gather(rows: Tensor, group: ProcessGroup | None) -> Tensor:
-    """The rows of all processes in the order of their ranks: [b, ...] -> [W b, ...], differentiable for floats."""
+def gather(rows: Tensor, group: ProcessGroup | None, *, exact: bool = True) -> Tensor:
+    """The rows of all processes in the order of their ranks: [b, ...] -> [W b, ...], differentiable for floats.
+
+    Args:
+        exact: False for rows of the space, which may be rounded on the way, see `shared_gathers`.
+    """
     if group is None:
         return rows
-    if rows.dtype == torch.bool:  # gloo does not carry booleans
-        return gather(rows.to(torch.uint8), group).bool()
-    return _Gather.apply(rows, group)
+    shared = _SHARED.get()
+    wire = None if shared is None or exact else shared.wire
+
+    @torch.enable_grad()  # it may be asked for without gradients first
+    def make() -> Tensor:
+        if shared is not None and id(rows) in shared.prefixes:
+            _, whole, prefix = shared.prefixes[id(rows)]
+            return prefix(gather(whole, group, exact=exact))
+        if rows.dtype == torch.bool:  # gloo does not carry booleans
+            return _Gather.apply(rows.to(torch.uint8), group, None).bool()
+        return _Gather.apply(rows, group, wire)
+
+    everyones = once(("gather", id(group), wire), make, rows)
+    return everyones if torch.is_grad_enabled() or not everyones.requires_grad else everyones.detach()
+
+
+def fetch(rows: Tensor, numbers: Tensor, group: ProcessGroup | None) -> Tensor:
+    """Some rows of all processes: gather(rows, group)[numbers], where only those travel.
+
+    Args:
+        rows: [b, ...], differentiable for floats.
+        numbers: int64 [N], counted over all processes; N may differ between them.
+    """
+    if group is None:
+        return rows[numbers]
+    if rows.dtype == torch.bool:
+        return fetch(rows.to(torch.uint8), numbers, group).bool()
+    size, b = group.size(), len(rows)
+    order = torch.argsort(numbers, stable=True)
+    ours = torch.bincount(numbers // b, minlength=size)
+    theirs = torch.empty_like(ours)
+    dist.all_to_all_single(theirs, ours, group=group)
+    wanted, given = torch.stack([ours, theirs]).tolist()
+    asked = numbers.new_empty(sum(given))
+    dist.all_to_all_single(asked, numbers[order] % b, given, wanted, group=group)
+    arrived = _Exchange.apply(rows[asked], given, wanted, group)
+    return arrived[torch.argsort(order)]
 
 
 def global_sum(part: Tensor, group: ProcessGroup | None) -> Tensor:
@@ -58,24 +158,37 @@ def longest(length: int, device: torch.device, group: ProcessGroup | None) -> in
 
 class _Gather(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, rows: Tensor, group: ProcessGroup) -> Tensor:
+    def forward(ctx, rows: Tensor, group: ProcessGroup, wire: torch.dtype | None) -> Tensor:
         ctx.group = group
-        everyone = [torch.empty_like(rows, memory_format=torch.contiguous_format) for _ in range(group.size())]
-        dist.all_gather(everyone, rows.contiguous(), group=group)
-        return torch.cat(everyone)
+        mine = rows.to(wire or rows.dtype).contiguous()
+        everyone = mine.new_empty(group.size() * len(mine), *mine.shape[1:])
+        dist.all_gather_into_tensor(everyone, mine, group=group)
+        return everyone.to(rows.dtype)
 
     @staticmethod
-    def backward(ctx, gradient: Tensor) -> tuple[Tensor, None]:
+    def backward(ctx, gradient: Tensor) -> tuple[Tensor, None, None]:
         # Over gloo a gradient that is not contiguous (after einsum, permute, diagonal) comes back wrong, silently.
         gradient = gradient.contiguous()
-        rank, size = rank_and_size(ctx.group)
-        if gradient.is_cuda:
-            mine = torch.empty_like(gradient[: len(gradient) // size])
-            dist.reduce_scatter_tensor(mine, gradient, group=ctx.group)
-            return mine, None
-        gradient = gradient.clone()  # the caller may still use its own
-        dist.all_reduce(gradient, group=ctx.group)
-        return gradient.chunk(size)[rank], None
+        mine = torch.empty_like(gradient[: len(gradient) // ctx.group.size()])
+        dist.reduce_scatter_tensor(mine, gradient, group=ctx.group)
+        return mine, None, None
+
+
+class _Exchange(torch.autograd.Function):
+    """Rows [sum(given), ...] out, rows [sum(wanted), ...] in, each process's part in the order of the ranks."""
+
+    @staticmethod
+    def forward(ctx, rows: Tensor, given: list[int], wanted: list[int], group: ProcessGroup) -> Tensor:
+        ctx.given, ctx.wanted, ctx.group = given, wanted, group
+        arrived = rows.new_empty(sum(wanted), *rows.shape[1:])
+        dist.all_to_all_single(arrived, rows.contiguous(), wanted, given, group=group)
+        return arrived
+
+    @staticmethod
+    def backward(ctx, gradient: Tensor) -> tuple[Tensor, None, None, None]:
+        returned = gradient.new_empty(sum(ctx.given), *gradient.shape[1:])
+        dist.all_to_all_single(returned, gradient.contiguous(), ctx.given, ctx.wanted, group=ctx.group)
+        return returned, None, None, None
 
 
 class _GlobalSum(torch.autograd.Function):

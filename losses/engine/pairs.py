@@ -4,10 +4,13 @@ Rows are images, columns are captions, but nothing here knows that. A row's own 
 out false negatives: the same image under another key, or the same words under another image.
 """
 
+from __future__ import annotations
+
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 
 @dataclass
@@ -30,6 +33,26 @@ class Labels:
             for other in theirs.unbind(2):
                 shared |= label[:, None, None] == other
         return shared
+
+
+@dataclass
+class Block:
+    """Some pairs of a tile.
+
+    Args:
+        at: int64 [r, 1] and [c], rows and columns of the tile; None for all of them.
+        mask: bool [r, c], which of their pairs.
+    """
+
+    at: tuple[Tensor, Tensor] | None
+    mask: Tensor
+
+    def fill(self, tile: Tensor, value: float) -> None:
+        """Writes a value where these pairs are, without asking the device how many there are."""
+        if self.at is None:
+            tile.masked_fill_(self.mask, value)
+        else:
+            tile[self.at] = tile[self.at].masked_fill(self.mask, value)
 
 
 @dataclass
@@ -72,37 +95,38 @@ class Pairs:
     guide: Guide | None = None
 
     @classmethod
-    def none(cls, device: torch.device) -> "Pairs":
+    def none(cls, device: torch.device) -> Pairs:
         """Where every pair is a plain negative."""
         nothing = torch.zeros(0, dtype=torch.int64, device=device)
         return cls(nothing, nothing)
 
-    def add(self, kind: Labels) -> None:
-        """One more kind of id, of columns with one member each."""
-        rows, columns = (kind.rows >= 0).any(1).nonzero()[:, 0], (kind.columns[0] >= 0).any(1).nonzero()[:, 0]
-        self.labels.append(kind)
-        self.rows = rows if self.rows is None else torch.cat([self.rows, rows]).unique()
-        self.columns = columns if self.columns is None else torch.cat([self.columns, columns]).unique()
+    def label(self, kinds: list[Labels]) -> None:
+        """Takes kinds of ids, of columns with one member each. Waits for the device twice, where there are any."""
+        self.labels = kinds
+        if kinds:
+            self.rows = torch.stack([(kind.rows >= 0).any(1) for kind in kinds]).any(0).nonzero()[:, 0]
+            self.columns = torch.stack([(kind.columns[0] >= 0).any(1) for kind in kinds]).any(0).nonzero()[:, 0]
 
-    def left_out(self, rows: slice, columns: slice) -> tuple[Tensor, Tensor] | Tensor | None:
-        """An index into the tile: the pairs that share ids or that a guide leaves out; own pairs may be among them."""
-        shared = self._sharing(rows, columns)
-        if self.guide is None:
+    def left_out(self, rows: slice, columns: slice, some_rows: slice, some_columns: slice) -> Block | None:
+        """The pairs of a tile that share ids or that a guide leaves out; own pairs may be among them.
+
+        Args:
+            rows: Of the tile.
+            columns: Of the tile.
+            some_rows: Which of `self.rows` are in the tile.
+            some_columns: Which of `self.columns` are.
+        """
+        barred = None if self.guide is None else Block(None, self.guide.above(rows, columns))
+        if self.rows is None or self.columns is None:
+            return barred
+        i, j = self.rows[some_rows], self.columns[some_columns]
+        if not len(i) or not len(j):
+            return barred
+        shared = Block((i[:, None] - rows.start, j - columns.start), self.share_ids(i, j))
+        if barred is None:
             return shared
-        barred = self.guide.above(rows, columns)
-        if shared is not None:
-            barred[shared] = True
+        shared.fill(barred.mask, True)
         return barred
-
-    def _sharing(self, rows: slice, columns: slice) -> tuple[Tensor, Tensor] | None:
-        """Row and column numbers inside the tile of the pairs that share ids."""
-        if not self.labels or self.rows is None or self.columns is None:
-            return None
-        some_rows, some_columns = _inside(self.rows, rows), _inside(self.columns, columns)
-        if not len(some_rows) or not len(some_columns):
-            return None
-        i, j = self.share_ids(some_rows, some_columns).nonzero(as_tuple=True)
-        return some_rows[i] - rows.start, some_columns[j] - columns.start
 
     def share_ids(self, rows: Tensor, columns: Tensor) -> Tensor:
         """bool [len(rows), len(columns)]: whether ids leave the column out for the row; for numbers int64."""
@@ -112,18 +136,15 @@ class Pairs:
         return same.all(1)
 
 
-def _inside(numbers: Tensor, part: slice) -> Tensor:
-    return numbers[(numbers >= part.start) & (numbers < part.stop)]
-
-
 def shared_labels(ids: Tensor, valid: Tensor | None = None) -> Tensor:
     """Renumbers ids [B, n]: equal ids of different samples get equal labels from 0 up, all others -1."""
     B, n = ids.shape
     owner = torch.arange(B, device=ids.device)[:, None].expand(B, n).flatten()
     usable = torch.ones_like(owner, dtype=torch.bool) if valid is None else valid.flatten()
-    kinds, number = ids.flatten()[usable].unique(return_inverse=True)
-    holders = (number * B + owner[usable]).unique() // B  # an id once for each sample that has it
-    several = holders.bincount(minlength=len(kinds)) > 1
-    labels = torch.full_like(owner, -1)
-    labels[usable] = torch.where(several[number], number, -1) if len(kinds) else number
-    return labels.view(B, n)
+    # without unique, whose number of results the host would wait for: an id's number is its place among the sorted
+    ascending, order = ids.flatten().sort()
+    place = functional.pad((ascending[1:] != ascending[:-1]).cumsum(0), (1, 0))
+    number = torch.empty_like(order).scatter_(0, order, place)
+    first = torch.full_like(owner, B).scatter_reduce_(0, number, owner.where(usable, B), "amin")
+    last = torch.full_like(owner, -1).scatter_reduce_(0, number, owner.where(usable, -1), "amax")
+    return number.where((first < last)[number] & usable, -1).view(B, n)

@@ -9,8 +9,10 @@ softplus(negatives - positive), exact where log-sum-exp minus positive has lost 
 """
 
 import math
+import os
 from collections.abc import Iterator
-from typing import NamedTuple
+from itertools import accumulate, pairwise, starmap
+from typing import Any, NamedTuple
 
 import torch
 import torch.distributed as dist
@@ -18,7 +20,7 @@ from torch import Tensor
 from torch.distributed import ProcessGroup
 from torch.nn import functional
 
-from losses.engine.pairs import Pairs
+from losses.engine.pairs import Block, Pairs
 
 CPU_TILE = (1024, 4096)  # 16 MiB of float32: near the cache, and few enough that a busy core delays little
 CUDA_TILE = (4096, 8192)  # 128 MiB: few launches, far from memory's end
@@ -62,35 +64,50 @@ class Tile(NamedTuple):
     logits: Tensor
     own: slice  # of the positives
     own_at: tuple[Tensor, Tensor]  # where they are in the tile
-    left_out: tuple[Tensor, Tensor] | Tensor | None
+    left_out: Block | None
 
     def leave_out(self) -> None:
         """Makes positives and pairs that are left out vanish from sums of exponentials."""
-        self.logits[self.own_at] = -torch.inf
+        if self.own.start < self.own.stop:
+            self.logits[self.own_at] = -torch.inf
         if self.left_out is not None:
-            self.logits[self.left_out] = -torch.inf
+            self.left_out.fill(self.logits, -torch.inf)
 
 
-def _tiles(rows: Tensor, columns: Tensor, scale: float, bias: float | None, pairs: Pairs) -> Iterator[Tile]:
-    height, width = CUDA_TILE if rows.is_cuda else CPU_TILE
-    height, width = min(height, len(rows)), min(width, len(columns))
-    if not height or not width:
-        return
-    buffer = rows.new_empty(height * width)
-    row_edges, column_edges = edges(len(rows), height), edges(len(columns), width)
-    own_of_rows, own_of_columns = _positions(pairs.own_rows, row_edges), _positions(pairs.own_columns, column_edges)
-    for i in range(len(row_edges) - 1):
-        r = slice(row_edges[i], row_edges[i + 1])
-        for j in range(len(column_edges) - 1):
-            c = slice(column_edges[j], column_edges[j + 1])
-            logits = buffer[: (r.stop - r.start) * (c.stop - c.start)].view(r.stop - r.start, -1)
-            torch.addmm(logits, rows[r], columns[c].T, beta=0, alpha=scale, out=logits)
-            if bias is not None:
-                logits.add_(bias)
-            first = max(own_of_rows[i], own_of_columns[j])
-            own = slice(first, max(first, min(own_of_rows[i + 1], own_of_columns[j + 1])))
-            own_at = (pairs.own_rows[own] - r.start, pairs.own_columns[own] - c.start)
-            yield Tile(r, c, logits, own, own_at, pairs.left_out(r, c))
+class Tiling:
+    """The tiles of [R, D] rows and [C, D] columns, and where among them the pairs are; waits for the device once."""
+
+    def __init__(self, rows: Tensor, columns: Tensor, pairs: Pairs) -> None:
+        height, width = CUDA_TILE if rows.is_cuda else CPU_TILE
+        self.height = min(height, len(rows))
+        self.width = min(height * width // max(self.height, 1), len(columns))  # few rows make wide tiles
+        self.pairs = pairs
+        self._rows, self._columns = edges(len(rows), max(self.height, 1)), edges(len(columns), max(self.width, 1))
+        row_edges, column_edges = (torch.tensor(each, device=rows.device) for each in (self._rows, self._columns))
+        nothing = pairs.own_rows[:0]
+        numbers = (pairs.own_rows, nothing if pairs.rows is None else pairs.rows)
+        others = (pairs.own_columns, nothing if pairs.columns is None else pairs.columns)
+        places = [torch.searchsorted(each, row_edges) for each in numbers]
+        places += [torch.searchsorted(each, column_edges) for each in others]
+        flat, lengths = torch.cat(places).tolist(), [len(each) for each in places]
+        found = [flat[end - length : end] for length, end in zip(lengths, accumulate(lengths), strict=True)]
+        self._own_of_rows, self._some_rows, self._own_of_columns, self._some_columns = found
+
+    def tiles(self, rows: Tensor, columns: Tensor, scale: float, bias: float | None) -> Iterator[Tile]:
+        if not self.height or not self.width:
+            return
+        pairs, buffer = self.pairs, rows.new_empty(self.height * self.width)
+        for i, r in enumerate(starmap(slice, pairwise(self._rows))):
+            for j, c in enumerate(starmap(slice, pairwise(self._columns))):
+                logits = buffer[: (r.stop - r.start) * (c.stop - c.start)].view(r.stop - r.start, -1)
+                torch.addmm(logits, rows[r], columns[c].T, beta=0, alpha=scale, out=logits)
+                if bias is not None:
+                    logits.add_(bias)
+                first = max(self._own_of_rows[i], self._own_of_columns[j])
+                own = slice(first, max(first, min(self._own_of_rows[i + 1], self._own_of_columns[j + 1])))
+                own_at = (pairs.own_rows[own] - r.start, pairs.own_columns[own] - c.start)
+                some = slice(*self._some_rows[i : i + 2]), slice(*self._some_columns[j : j + 2])
+                yield Tile(r, c, logits, own, own_at, pairs.left_out(r, c, *some))
 
 
 def edges(length: int, step: int) -> list[int]:
@@ -98,23 +115,19 @@ def edges(length: int, step: int) -> list[int]:
     return [*range(0, length, step), length]
 
 
-def _positions(ascending: Tensor, edges: list[int]) -> list[int]:
-    return torch.searchsorted(ascending, torch.tensor(edges, device=ascending.device)).tolist()
-
-
 class _LogSumExp(torch.autograd.Function):
     @staticmethod
     def forward(ctx, rows, columns, scale, pairs, both, group):
-        s = scale.item()
-        largest = _largest(rows, columns, s)
-        shift, row_sums, column_sums, positives = _shifted_sums(rows, columns, s, largest, pairs, both)
+        tiling = Tiling(rows, columns, pairs)
+        s, largest = _scale_and_largest(rows, columns, scale)
+        shift, row_sums, column_sums, positives = _shifted_sums(rows, columns, s, largest, tiling, both)
         row_shift: float | Tensor = shift
         column_shift: float | Tensor = shift
         # A sum that left the range of its type has lost digits: take the slow way with a maximum for each row.
         smallest = torch.finfo(rows.dtype).tiny / torch.finfo(rows.dtype).eps
         sums = torch.cat([row_sums, column_sums])
         if not ((sums >= smallest) & sums.isfinite()).all():
-            (row_shift, row_sums), (column_shift, column_sums) = _safe_sums(rows, columns, s, pairs, both)
+            (row_shift, row_sums), (column_shift, column_sums) = _safe_sums(rows, columns, s, tiling, both)
         row_logs, column_logs = (
             sums.log().add_(shift).clamp_(min=lowest(rows.dtype))
             for sums, shift in ((row_sums, row_shift), (column_sums, column_shift))
@@ -129,13 +142,13 @@ class _LogSumExp(torch.autograd.Function):
             column_weights = (1.0 if share is None else share) / column_sums.where(column_sums > 0, 1.0)
         else:
             row_weights, column_weights = (row_shift - row_logs).exp_(), (column_shift - column_logs).exp_()
-        ctx.save_for_backward(rows, columns, scale, row_weights, column_weights)
-        ctx.shifts, ctx.pairs, ctx.both, ctx.group = (row_shift, column_shift), pairs, both, group
+        ctx.save_for_backward(rows, columns, row_weights, column_weights)
+        ctx.shifts, ctx.scale, ctx.tiling, ctx.both, ctx.group = (row_shift, column_shift), s, tiling, both, group
         return positives, row_logs, column_logs
 
     @staticmethod
     def backward(ctx, g_positives, g_rows, g_columns):
-        rows, columns, scale, row_weights, column_weights = ctx.saved_tensors
+        rows, columns, row_weights, column_weights = ctx.saved_tensors
         if ctx.group is not None and ctx.both:
             g_columns = g_columns.clone(memory_format=torch.contiguous_format)
             dist.all_reduce(g_columns, group=ctx.group)
@@ -146,6 +159,8 @@ class _LogSumExp(torch.autograd.Function):
 
         def weigh(logits: Tensor, r: slice, c: slice) -> Tensor:
             nonlocal other
+            if both and isinstance(row_shift, float) and (kernels := _kernels(logits)):
+                return kernels.weigh_(logits, row_shift, a[r], b[c])
             if both and other.numel() < logits.numel():
                 other = torch.empty_like(logits).flatten()
             second = other[: logits.numel()].view_as(logits) if both else other
@@ -158,43 +173,63 @@ class _LogSumExp(torch.autograd.Function):
             return logits.add_(second) if both else logits
 
         needed = ctx.needs_input_grad
-        g_row, g_column, g_scale, _ = _gradients(
-            rows, columns, scale.item(), None, ctx.pairs, g_positives, weigh, needed
-        )
+        g_row, g_column, g_scale, _ = _gradients(rows, columns, ctx.scale, None, ctx.tiling, g_positives, weigh, needed)
         return g_row, g_column, g_scale, None, None, None
 
 
-def _largest(rows: Tensor, columns: Tensor, scale: float) -> float:
-    """No logit leaves [-largest, largest]."""
-    if not len(columns):
-        return 0.0
-    longest = scale * torch.linalg.vector_norm(rows, dim=1).max().item()
-    return longest * torch.linalg.vector_norm(columns, dim=1).max().item()
+def _scale_and_largest(rows: Tensor, columns: Tensor, scale: Tensor) -> tuple[float, float]:
+    """The scale, and a number so that no logit leaves [-number, number]."""
+    if not len(rows) or not len(columns):
+        return scale.item(), 0.0
+    longest = [torch.linalg.vector_norm(each, dim=1).max() for each in (rows, columns)]
+    s, row, column = torch.stack([scale, *longest]).tolist()
+    return s, s * row * column
 
 
 def _shifted_sums(
-    rows: Tensor, columns: Tensor, scale: float, largest: float, pairs: Pairs, both: bool
+    rows: Tensor, columns: Tensor, scale: float, largest: float, tiling: Tiling, both: bool
 ) -> tuple[float, Tensor, Tensor, Tensor]:
     """Sums of exp(l - shift) over rows and columns with one exponential for both: (shift, rows, columns, positives)."""
     info = torch.finfo(rows.dtype)
     row_sums, column_sums = rows.new_zeros(len(rows)), rows.new_zeros(len(columns) if both else 0)
-    positives = rows.new_empty(len(pairs.own_rows))
+    positives = rows.new_empty(len(tiling.pairs.own_rows))
     # The shift puts the lower end where an exponential still has all its digits,
     # as far as the upper end then leaves room for the sum.
     room = math.log(info.max) - math.log(len(rows) + len(columns)) - 4
     shift = largest - min(max(2 * largest + math.log(info.tiny / info.eps), 0.0), room)
-    for tile in _tiles(rows, columns, scale, None, pairs):
-        positives[tile.own] = tile.logits[tile.own_at]
+    for tile in tiling.tiles(rows, columns, scale, None):
+        if tile.own.start < tile.own.stop:
+            positives[tile.own] = tile.logits[tile.own_at]
         tile.leave_out()
-        tile.logits.sub_(shift).exp_()
-        row_sums[tile.rows] += tile.logits.sum(1)
+        of_rows, of_columns = _exp_sums(tile.logits, shift, both)
+        row_sums[tile.rows] += of_rows
         if both:
-            column_sums[tile.columns] += tile.logits.sum(0)
+            column_sums[tile.columns] += of_columns
     return shift, row_sums, column_sums, positives
 
 
+def _exp_sums(logits: Tensor, shift: float, both: bool) -> tuple[Tensor, Tensor]:
+    """The sums of exp(l - shift) of a tile's rows, and of its columns if both; the tile is overwritten."""
+    if both and (kernels := _kernels(logits)):
+        sums: tuple[Tensor, Tensor] = kernels.exp_sums(logits, shift)
+        return sums
+    logits.sub_(shift).exp_()
+    return logits.sum(1), logits.sum(0) if both else logits[:0, 0]
+
+
+def _kernels(logits: Tensor) -> Any:
+    """The module of Triton kernels where they can run on a tile, else None."""
+    if not (logits.is_cuda or "TRITON_INTERPRET" in os.environ):
+        return None
+    try:
+        from losses.engine import kernels
+    except ImportError:  # no Triton
+        return None
+    return kernels if kernels.usable(logits) else None
+
+
 def _safe_sums(
-    rows: Tensor, columns: Tensor, scale: float, pairs: Pairs, both: bool
+    rows: Tensor, columns: Tensor, scale: float, tiling: Tiling, both: bool
 ) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
     """(largest logit, sum of exp(l - largest)) of each row and of each column: for logits of any range."""
 
@@ -208,7 +243,7 @@ def _safe_sums(
         (rows.new_full((length,), lowest(rows.dtype)), rows.new_zeros(length))
         for length in (len(rows), len(columns) if both else 0)
     )
-    for tile in _tiles(rows, columns, scale, None, pairs):
+    for tile in tiling.tiles(rows, columns, scale, None):
         tile.leave_out()
         add(of_rows, tile.rows, tile.logits, 1)
         if both:
@@ -229,38 +264,40 @@ def _over_processes(logs: Tensor, group: ProcessGroup) -> tuple[Tensor, Tensor]:
 class _Softplus(torch.autograd.Function):
     @staticmethod
     def forward(ctx, rows, columns, scale, bias, pairs):
-        positives = rows.new_empty(len(pairs.own_rows))
+        positives, tiling = rows.new_empty(len(pairs.own_rows)), Tiling(rows, columns, pairs)
         summed = torch.zeros((), dtype=torch.float64, device=rows.device)
-        for tile in _tiles(rows, columns, scale.item(), bias.item(), pairs):
+        s, b = torch.stack([scale, bias]).tolist()
+        for tile in tiling.tiles(rows, columns, s, b):
             positives[tile.own] = tile.logits[tile.own_at]
             tile.leave_out()
             summed += functional.softplus(tile.logits).sum()
-        ctx.save_for_backward(rows, columns, scale, bias)
-        ctx.pairs = pairs
+        ctx.save_for_backward(rows, columns)
+        ctx.scale, ctx.bias, ctx.tiling = s, b, tiling
         return positives, summed.to(rows.dtype)
 
     @staticmethod
     def backward(ctx, g_positives, g_summed):
-        rows, columns, scale, bias = ctx.saved_tensors
+        rows, columns = ctx.saved_tensors
 
         def weigh(logits: Tensor, r: slice, c: slice) -> Tensor:
             return logits.sigmoid_().mul_(g_summed)
 
-        s, b, needed = scale.item(), bias.item(), ctx.needs_input_grad
-        return *_gradients(rows, columns, s, b, ctx.pairs, g_positives, weigh, needed), None
+        needed = ctx.needs_input_grad
+        return *_gradients(rows, columns, ctx.scale, ctx.bias, ctx.tiling, g_positives, weigh, needed), None
 
 
-def _gradients(rows, columns, scale, bias, pairs, g_positives, weigh, needed) -> tuple[Tensor | None, ...]:
+def _gradients(rows, columns, scale, bias, tiling, g_positives, weigh, needed) -> tuple[Tensor | None, ...]:
     """Gradients of rows, columns, scale and bias, given `weigh`, which turns logits into dL/dl in place."""
     with torch.autocast(rows.device.type, enabled=False):
         g_rows, g_columns = torch.zeros_like(rows), torch.zeros_like(columns) if needed[1] else None
         g_scale, g_bias = torch.zeros((2,), dtype=torch.float64, device=rows.device)
-        for tile in _tiles(rows, columns, scale, bias, pairs):
+        for tile in tiling.tiles(rows, columns, scale, bias):
             r, c = tile.rows, tile.columns
             g_logits = weigh(tile.logits, r, c)
             if tile.left_out is not None:
-                g_logits[tile.left_out] = 0.0
-            g_logits[tile.own_at] = g_positives[tile.own]
+                tile.left_out.fill(g_logits, 0.0)
+            if tile.own.start < tile.own.stop:
+                g_logits[tile.own_at] = g_positives[tile.own]
             g_rows[r].addmm_(g_logits, columns[c], alpha=scale)
             if g_columns is not None:
                 g_columns[c].addmm_(g_logits.T, rows[r], alpha=scale)

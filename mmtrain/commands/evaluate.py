@@ -135,9 +135,10 @@ def evaluate(
     from mmtrain.embedding.processes import default_device
     from mmtrain.embedding.splits import open_split
     from mmtrain.evaluation.measuring.captions import Answers, WrittenCaptions
+    from mmtrain.evaluation.measuring.items import Items
     from mmtrain.evaluation.measuring.late import ManyRows, rerank_by_late
     from mmtrain.evaluation.measuring.probe import Probe
-    from mmtrain.evaluation.measuring.questions import Items, asked_in, measure_questions
+    from mmtrain.evaluation.measuring.questions import asked_in, measure_questions
     from mmtrain.evaluation.measuring.relation import relation_results
     from mmtrain.evaluation.measuring.relation_baselines import baseline_tables, open_training_posts
     from mmtrain.evaluation.measuring.relation_zero_shot import class_templates, read_prompts, zero_shot_results
@@ -182,9 +183,7 @@ def evaluate(
     shards = open_split(encoder, data, languages, batch_size, workers, **read)
     of_captions: dict[str, Any] = {"text_to_text": text_to_text, "rerank": rerank, "dims": dims, "precision": precision}
     of_captions |= {"zero_shot": zero_shot, "baselines": baselines, "generate": generate}
-    for name, value in of_captions.items():
-        if value and not shards.languages:
-            raise ValueError(f"--{name}: {data} has no captions that it could be about; without it")
+    _check_captions(of_captions, data, bool(shards.languages))
 
     thumbnails, features = Thumbnails(), Features()
     predicted = PredictedSplit(encoder.head) if isinstance(encoder.head, RelationHead) else None
@@ -193,11 +192,12 @@ def evaluate(
     answers = Answers(encoder, shards, answers_to) if zero_shot_by == "captioner" else None
     captioned = WrittenCaptions(encoder, shards, beams) if generate else None
     probed = None if linear is None else linear.collector(shards, data)
-    items = None if asked is None else Items(shards, late=similarity == "late")
+    items = None if asked is None else Items(shards, many if similarity == "late" else None)
     of_tokens: list[Collector | None] = [predicted, features if collected else None, answers, captioned]
     collectors: list[Collector] = [each for each in (thumbnails, *of_tokens, probed, items, many) if each is not None]
     tokens = patches or any(each is not None for each in of_tokens)
     split = embed(encoder, shards, collectors, tokens=tokens, multi=many is not None)
+    _check_captions(of_captions, data, len(split.texts) > 0)
     token_rows = None if many is None or not len(split.texts) else many.of(split)
     ranked = token_rows if similarity == "late" else None
 
@@ -209,6 +209,7 @@ def evaluate(
         ranks, metrics = measure_split(encoder, shards, split, published, rows=ranked, **ranking)
     answered = None
     if asked is not None and items is not None:
+        items.add_texts(encoder)
         answered = measure_questions(encoder, items, asked, ranking["similarity"])
         metrics["questions"], metrics["protocol"]["questions"] = answered.figures, answered.facts | {"file": questions}
         if asking is not None:
@@ -254,6 +255,12 @@ def evaluate(
     print_metrics(metrics, relations)
     say(f"report: {folder / 'report.html'}")
     return metrics
+
+
+def _check_captions(options: dict[str, Any], data: str, there: bool) -> None:
+    for name, value in options.items():
+        if value and not there:
+            raise ValueError(f"--{name}: {data} has no captions that it could be about; without it")
 
 
 def _folder(model: str, out: str | None) -> Path:

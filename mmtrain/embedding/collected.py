@@ -25,6 +25,12 @@ class Embedded:
     row_of_text: np.ndarray  # int64 [M], the place of the caption's own sample
     labels: dict[str, np.ndarray]  # task -> int64 [M], of the caption's own sample, -1 unlabelled
 
+    @classmethod
+    def empty(cls, dimension: int) -> "Embedded":
+        """No images, no captions."""
+        rows, places = np.zeros((0, dimension), np.float32), np.zeros(0, np.int64)
+        return cls(rows, rows, places, places, [], [], places, places, {})
+
 
 def of_all_processes(parts: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """In process 0 the parts that every process collected, without those that hold no rows; in the others none."""

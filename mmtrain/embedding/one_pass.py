@@ -34,7 +34,8 @@ def embed(
     multi: bool = False,
     texts: bool = True,
 ) -> Embedded:
-    """Every image and caption of the test split; broken samples are counted and left out.
+    """Every image and caption of the test split; broken samples are counted and left out, and samples without an image
+    are left out where the split may have some.
 
     Args:
         encoder: The model.
@@ -49,10 +50,15 @@ def embed(
     """
     indices = language_indices(encoder, shards.languages).to(encoder.device)
     rows = EmbeddedSplit()
-    loader = shards.loader()
+    loader, read = shards.loader(), 0
     with torch.inference_mode():
         for batch in with_progress(loader, "embedding", len(shards), "samples", lambda batch: len(real_samples(batch))):
             shards.count(batch)
+            read += len(real_samples(batch))
+            if batch.pictured is not None:
+                batch = batch.only(batch.pictured.nonzero()[:, 0].tolist())
+                if not len(batch):
+                    continue
             moved = batch.to(encoder.device)
             chosen = None if texts else torch.zeros_like(moved.present)
             embeddings = embed_batch(encoder.model, moved, tokens=tokens, multi=multi, chosen=chosen, languages=indices)
@@ -61,9 +67,9 @@ def embed(
                 collector.add(batch, embeddings)
     shards.account.check(epoch_end=True)
     split = rows.gather()
-    if split is None:
+    if not read:
         raise ValueError("--data: no sample could be read")
-    return split
+    return Embedded.empty(encoder.model.dimension) if split is None else split
 
 
 class Thumbnails:

@@ -51,7 +51,7 @@ class MeasuredShards:
         labelled: Whether labels are checked and their classes counted.
         tokenised: Whether captions become tokens too; without, they are text alone.
         preview_side: Pixels of the longer side of the previews that come with each batch; None for none.
-        captioned: Whether a sample needs a caption; without, those that have none are read too.
+        captioned: Whether a sample needs a picture and a caption; without, those that lack one are read too.
 
     Raises:
         ValueError: one line, for shards that cannot be used.
@@ -71,7 +71,7 @@ class MeasuredShards:
         preview_side: int | None = None,
         captioned: bool = True,
     ) -> None:
-        self._lacking = frozenset() if captioned else frozenset(("texts",))
+        self._lacking = frozenset() if captioned else CAPTIONED
         self._batch_size, self._workers, self._tokenised = batch_size, workers, tokenised
         self.preview_side = preview_side
         self._splits = Splits(

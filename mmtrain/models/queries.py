@@ -1,6 +1,7 @@
 """A query of any inputs as one row: texts, pictures and features of further modalities, added or multiplied."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -28,6 +29,27 @@ def query_rows(encoder: "Encoder", queries: Sequence[Mapping[str, Any]]) -> np.n
     Raises:
         ValueError: for a query without inputs, an input that is unknown, or one that the model has no tower for.
     """
+    made = [composed(encoder, parts) for parts in _encoded(encoder, queries, encoder.encode_text, encoder.encode_image)]
+    return np.stack(made) if made else np.zeros((0, encoder.model.dimension), np.float32)
+
+
+def query_token_rows(encoder: "Encoder", queries: Sequence[Mapping[str, Any]]) -> list[np.ndarray]:
+    """Queries as their token rows, each float32 [L, d]: those of its text, then those of its pictures.
+
+    Raises:
+        ValueError: as `query_rows`, and for a model without token rows.
+    """
+    encode = (partial(each, multi=True) for each in (encoder.encode_text, encoder.encode_image))
+    return [np.concatenate(parts) for parts in _encoded(encoder, queries, *encode)]
+
+
+def _encoded(
+    encoder: "Encoder",
+    queries: Sequence[Mapping[str, Any]],
+    encode_text: Callable[..., Iterable[np.ndarray]],
+    encode_image: Callable[..., Iterable[np.ndarray]],
+) -> list[list[np.ndarray]]:
+    """What the inputs of each query are encoded as."""
     rows: list[list[np.ndarray]] = [[] for _ in queries]
     if encoder.model.shared:
         queries = [on_one_canvas(encoder, i, query) for i, query in enumerate(queries)]
@@ -40,7 +62,7 @@ def query_rows(encoder: "Encoder", queries: Sequence[Mapping[str, Any]]) -> np.n
             raise ValueError(f"query {i}: {error}") from error
     for (language, role, adapter), members in _grouped(queries, "language", "role", "adapter").items():
         members = [i for i in members if queries[i].get("text") is not None]
-        texts = encoder.encode_text([queries[i]["text"] for i in members], language, role=role, adapter=adapter)
+        texts = encode_text([queries[i]["text"] for i in members], language, role=role, adapter=adapter)
         for i, row in zip(members, texts, strict=True):
             rows[i].append(row)
     for (adapter,), members in _grouped(queries, "adapter").items():
@@ -50,15 +72,14 @@ def query_rows(encoder: "Encoder", queries: Sequence[Mapping[str, Any]]) -> np.n
         images: Any = [image for _, image in pictures]
         if all(isinstance(image, np.ndarray) for image in images):
             images = np.stack(images)
-        for (i, _), row in zip(pictures, encoder.encode_image(images, adapter=adapter), strict=True):
+        for (i, _), row in zip(pictures, encode_image(images, adapter=adapter), strict=True):
             rows[i].append(row)
     for i, query in enumerate(queries):
         given, adapter = query.get("features", {}), query.get("adapter")
         rows[i] += [feature_row(encoder, name, values, adapter) for name, values in given.items()]
         if not rows[i]:
             raise ValueError(f"query {i}: nothing to encode; a text, images or features")
-    made = [composed(encoder, parts) for parts in rows]
-    return np.stack(made) if made else np.zeros((0, encoder.model.dimension), np.float32)
+    return rows
 
 
 def on_one_canvas(encoder: "Encoder", number: int, query: Mapping[str, Any]) -> Mapping[str, Any]:

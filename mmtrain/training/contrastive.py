@@ -23,7 +23,7 @@ from mmtrain.training.mining import Mining, Neighbours, mined_data
 from mmtrain.training.monitoring.diagnostics import gradient_norm, mean_over_processes, step_figures
 from mmtrain.training.networks import connect, networks_of, prepare
 from mmtrain.training.optimisation import OptimizerClass, Schedule, clip_adaptively, make_optimizer, parameter_groups
-from mmtrain.training.parts import check_parts, needs_on, objectives_on, rest_unread, without_uncounted
+from mmtrain.training.parts import check_parts, needs_on, objectives_on, rest_unread, terms
 from mmtrain.training.sharding import shard
 from mmtrain.training.starting_weights import load_parts, start
 from mmtrain.training.validation import Validation, figures_of
@@ -68,6 +68,7 @@ class ContrastiveModule(pl.LightningModule):
         recall_at: Ranks reported by validation.
         mining: Hard negatives from the whole training split, see `mmtrain.training.mining.Mining`.
         on: Which parts of the step (data.parts) an objective sees, summed; default: all that have what it needs.
+        gather_dtype: What rows are on their way between processes; bfloat16 halves what is sent and rounds them.
 
     Raises:
         ValueError: for weights of unknown objectives, no objective, or a micro_batch that the towers cannot have.
@@ -107,6 +108,7 @@ class ContrastiveModule(pl.LightningModule):
         on: dict[str, list[str]] | None = None,
         adaptive_clipping: float | None = None,
         adapters: dict[str, Adapter] | None = None,
+        gather_dtype: Literal["float32", "bfloat16"] = "float32",
     ) -> None:
         super().__init__()
         unknown = set(weights or {}) - set(objectives)
@@ -132,6 +134,7 @@ class ContrastiveModule(pl.LightningModule):
         self.on, self.samples_seen = dict(on or {}), 0
         self.start_from: str | None = None  # a checkpoint, whose objectives and head are taken as far as they fit
         self._seed, self._validation = torch.initial_seed(), Validation()
+        self._wire = torch.bfloat16 if gather_dtype == "bfloat16" else None
         self._counts_for: dict[str, list[bool]] = {}  # objectives that not all sources' captions count for
         checks.check_micro_batch(self.model, micro_batch)
         if checkpoint_activations:
@@ -160,10 +163,7 @@ class ContrastiveModule(pl.LightningModule):
 
     def losses(self, batch: Batch, embeddings: Embeddings, part: str = "") -> dict[str, Tensor]:
         """The terms (0-d) of the sum that a part of the step gives, by objective, without their weights."""
-        objectives = self.objectives_on(part)
-        sources = {name: tuple(self._counts_for.get(name, ())) for name in objectives}
-        seen = {counted: without_uncounted(counted, batch, embeddings) for counted in set(sources.values())}
-        return {name: each.loss(batch, seen[sources[name]], self.model) for name, each in objectives.items()}
+        return terms(self.objectives_on(part), self._counts_for, batch, embeddings, self.model, self._wire)
 
     def objectives_on(self, part: str) -> dict[str, Objective]:
         """The objectives that see a part of the step."""

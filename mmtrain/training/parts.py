@@ -5,9 +5,11 @@ from dataclasses import replace
 
 import torch
 from pytorch_lightning.utilities import rank_zero_info
+from torch import Tensor
 
 from datamodules.batch import Batch
 from losses import Embeddings, Objective
+from losses.engine.distributed import shared_gathers
 from losses.objective import ALL_FIELDS, needs_of
 from mmtrain.models.image_text import ImageTextModel
 
@@ -61,6 +63,26 @@ def without_uncounted(counted: Sequence[bool], batch: Batch, embeddings: Embeddi
     counts = torch.tensor(counted, device=embeddings.present.device)[batch.sources]
     present = embeddings.present & counts[:, None]
     return replace(embeddings, present=present, languages=embeddings.languages.masked_fill(~present, -1))
+
+
+def terms(
+    objectives: Mapping[str, Objective],
+    counts_for: Mapping[str, Sequence[bool]],
+    batch: Batch,
+    embeddings: Embeddings,
+    model: ImageTextModel,
+    wire: torch.dtype | None = None,
+) -> dict[str, Tensor]:
+    """The losses (0-d) of a batch by objective; they share what they gather from other processes.
+
+    Args:
+        counts_for: Of an objective, which sources' captions count for it; all where it is not named.
+        wire: What rows are rounded to on their way to other processes.
+    """
+    sources = {name: tuple(counts_for.get(name, ())) for name in objectives}
+    seen = {counted: without_uncounted(counted, batch, embeddings) for counted in set(sources.values())}
+    with shared_gathers(wire):
+        return {name: each.loss(batch, seen[sources[name]], model) for name, each in objectives.items()}
 
 
 def check_parts(

@@ -1,4 +1,8 @@
-"""Runs a frozen config in processes of its own; as a module it writes values.json, which was done once, at 88189aa."""
+"""Runs a frozen config in processes of its own; as a module it writes values.json.
+
+Written at 88189aa, and again when images were gathered in place of texts. First weights and, on one process, first
+losses were equal to the last bit then; on two, first losses differed by 9e-8 at most, and the last ones by 2e-3.
+"""
 
 import json
 import os

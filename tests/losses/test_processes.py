@@ -19,7 +19,7 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> list[dict]:
 
 
 @pytest.mark.parametrize("size", [2, 4])
-@pytest.mark.parametrize("name", [*workers.contrastive_cases(), "itm"])
+@pytest.mark.parametrize("name", [*workers.contrastive_cases(), "itm", "fetch"])
 def test_a_group_equals_one_process(results, name, size):
     for rank, found in enumerate(results):
         for what, error in found[f"{name} on {size}"].items():
@@ -57,3 +57,18 @@ def test_matching_draws_negatives_on_all_processes(results):
         assert image in own or owner in own
         assert match or not slow.left_out(image, owner, slot, case)
     assert any(image // share != caption // workers.K // share for _, image, caption, _ in judged)
+
+
+@pytest.mark.parametrize("loss", ["1-to-K", "siglip"])
+def test_images_are_gathered_and_not_texts(results, loss):
+    for found in results:
+        traffic = found["traffic on 4"]
+        assert 0 < 6 * traffic[loss]["bytes"] <= traffic["texts"]["bytes"]
+
+
+def test_the_losses_of_a_step_share_what_they_gather(results):
+    for found in results:
+        exact, rounded = (found["traffic on 4"][f"all as {wire}"] for wire in ("None", "torch.bfloat16"))
+        assert exact["all_gather_into_tensor"] == 3  # the images' rows, their ids and the texts' ids
+        assert exact["torch.float32"] == 1 and rounded["torch.bfloat16"] == 1 and "torch.float32" not in rounded
+        assert rounded["value"] == pytest.approx(exact["value"], rel=1e-2) and rounded["value"] != exact["value"]

@@ -1,7 +1,9 @@
 """What each process of the distributed tests does: every loss on its share, beside one process with the whole batch."""
 
 import json
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -11,7 +13,7 @@ from torch.nn import functional
 from torch.nn.parallel import DistributedDataParallel
 
 import losses
-from losses.engine.distributed import gather, global_sum
+from losses.engine.distributed import fetch, gather, global_sum, shared_gathers
 
 B, K, D = 8, 3, 5
 
@@ -307,6 +309,72 @@ def itm_pairs(whole: Batch) -> list[tuple[int, int, bool]]:
     return [(i, t, i == t // K) for i, t in zip(fusion.image.tolist(), fusion.text.tolist(), strict=True)]
 
 
+@contextmanager
+def counted_traffic() -> Iterator[Counter[str]]:
+    """Counts what this process receives by type and by collective, in numbers and in bytes."""
+    counts: Counter[str] = Counter()
+    plain = {name: getattr(dist, name) for name in ("all_gather_into_tensor", "all_to_all_single")}
+
+    def counting(name: str) -> Callable:
+        def collective(output: Tensor, *args, **kwargs):
+            counts[name] += 1
+            counts["bytes"] += output.nbytes
+            counts[str(output.dtype)] += 1
+            return plain[name](output, *args, **kwargs)
+
+        return collective
+
+    for name in plain:
+        setattr(dist, name, counting(name))
+    try:
+        yield counts
+    finally:
+        for name, function in plain.items():
+            setattr(dist, name, function)
+
+
+def traffic(group) -> dict[str, dict[str, int]]:
+    """What losses of K = 8 captions receive from the other process."""
+    rank, size = dist.get_rank(group), dist.get_world_size(group)
+    random = torch.Generator().manual_seed(6)
+    rows = unit(torch.randn(16, 9, 64, generator=random)).chunk(size)[rank]
+    image, texts = rows[:, 0].clone().requires_grad_(), rows[:, 1:].clone().requires_grad_()
+    found = {"texts": {"bytes": size * texts.nbytes}}
+    for name, loss in {
+        "1-to-K": lambda: losses.one_to_k_loss(image, texts, 10.0, group=group),
+        "siglip": lambda: losses.siglip_loss(image, texts, 10.0, -5.0, group=group),
+    }.items():
+        with counted_traffic() as counts:
+            loss().backward()
+        found[name] = dict(counts)
+    ids = torch.arange(len(image)) + rank * len(image)
+    embeddings = losses.Embeddings(image, texts, image_ids=ids, text_ids=ids[:, None].expand(-1, 8).contiguous())
+    objectives = [losses.OneToKLoss(), losses.SiglipLoss(), losses.ClipLoss()]
+    objectives.append(losses.MatryoshkaLoss(losses.OneToKLoss(), [16, 32, 64]))
+    for wire in (None, torch.bfloat16):
+        with counted_traffic() as counts, shared_gathers(wire):
+            value = sum(objective(embeddings) for objective in objectives)
+        found[f"all as {wire}"] = {**counts, "value": value.item()}
+    return found
+
+
+def fetched(group) -> dict[str, float]:
+    """`fetch` beside `gather`, of rows and masks, of another number of them on each process."""
+    rank, size = dist.get_rank(group), dist.get_world_size(group)
+    random = torch.Generator().manual_seed(7)
+    rows = torch.randn(3 * size, 2, 5, generator=random, dtype=torch.float64).chunk(size)[rank].requires_grad_()
+    numbers = torch.randint(0, 3 * size, (4 * rank,), generator=random)  # none on the first
+    weights = torch.randn(4 * rank, 2, 5, generator=random, dtype=torch.float64)
+    ours, right = (take(rows) for take in (lambda x: fetch(x, numbers, group), lambda x: gather(x, group)[numbers]))
+    gradients = [torch.autograd.grad((weights * each).sum(), rows)[0] for each in (ours, right)]
+    masks = fetch(rows > 0, numbers, group), gather(rows > 0, group)[numbers]
+    return {
+        "rows": float(not torch.equal(ours, right)),
+        "masks": float(not torch.equal(*masks)),
+        "gradient": (gradients[0] - gradients[1]).abs().max().item(),
+    }
+
+
 def work(rank: int, folder: str) -> None:
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=4)
@@ -318,6 +386,8 @@ def work(rank: int, folder: str) -> None:
             for name, case in contrastive_cases().items():
                 results[f"{name} on {group.size()}"] = compare(case, whole, group)
             results[f"itm on {group.size()}"] = uneven_itm(group)
+            results[f"fetch on {group.size()}"] = fetched(group)
+            results[f"traffic on {group.size()}"] = traffic(group)
     results["ddp"] = under_ddp(whole)
     results["itm pairs"] = itm_pairs(whole)
     Path(folder, f"{rank}.json").write_text(json.dumps(results))

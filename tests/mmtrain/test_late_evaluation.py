@@ -5,10 +5,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 import mmtrain
+from losses import Embeddings, MultiEmbeddings
 from mmtrain.cli import main
+from mmtrain.evaluation.measuring.late import ManyRows
+from tests.mmtrain.batches import made_batch
 from tests.mmtrain.conftest import WORDS
 from tests.mmtrain.runs import log
 from tests.mmtrain.small import fit
@@ -140,13 +144,39 @@ def test_questions_look_for_items_by_their_token_rows(run: Path, shards: Path, t
     assert asked["protocol"]["questions"]["similarity"] == "late"
 
 
-@pytest.mark.parametrize("more", [{"choices": ["a", "b"], "answer": 0}, {"images": ["one.png"]}])
-def test_late_questions_are_texts(
-    run: Path, shards: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], more
-) -> None:
-    Image.new("RGB", (8, 8)).save(tmp_path / "one.png")
-    questions = tmp_path / "questions.jsonl"
-    questions.write_text(json.dumps({"id": "q", "text": "red", "language": "en", "relevant": {"c0": 1}} | more))
-    command = ["evaluate", str(run), "--data", str(shards), "--workers", "0", "--out", str(tmp_path / "out")]
-    assert main([*command, "--similarity", "late", "--questions", str(questions)]) == 1
-    assert "--similarity: late compares texts with items; question 'q' has" in capsys.readouterr().err
+def scored(asks: np.ndarray, found: np.ndarray) -> float:
+    return float(np.mean([max(np.double(q) @ np.double(p) for p in found) for q in asks]))
+
+
+def test_pictures_ask_and_choices_are_compared_by_token_rows(run: Path, shards: Path, tmp_path: Path) -> None:
+    model, files = mmtrain.load(run), [shards.parent / f"{number}.png" for number in range(32)]
+    items = model.encode_image([Image.open(file) for file in files], multi=True)
+    text = model.encode_text(["blue"], "en", multi=True)[0]
+    asks = [items[3], np.concatenate([text, items[3], items[5]])]  # a query has all the rows of its inputs
+    choices = ["red", "blue and red", "grey"]
+    offered = model.encode_text([f"which? {choice}" for choice in choices], "en", multi=True)
+    passages = model.encode_text(choices, "en", multi=True)
+    answers = [[scored(each, items[3]) for each in offered], [scored(text, each) for each in passages]]
+    rows = [{"images": [str(files[3])]}, {"text": "blue", "images": [str(files[3]), str(files[5])]}]
+    places = []
+    for row, query in zip(rows, asks, strict=True):
+        order = np.argsort([-scored(query, item) for item in items], kind="stable")
+        places.append(1 + len(places))
+        row["relevant"] = {f"c{order[places[-1] - 1]}": 1}
+    for answer, row in zip(answers, ({"text": "which?", "images": [str(files[3])]}, {"text": "blue"}), strict=True):
+        rows.append({**row, "choices": choices, "answer": int(np.argmax(answer))})
+    rows.append(rows[-1] | {"answer": (rows[-1]["answer"] + 1) % 3})
+    lines = [json.dumps({"id": str(place), "language": "en"} | row) for place, row in enumerate(rows)]
+    (tmp_path / "questions.jsonl").write_text("\n".join(lines))
+    options = ["--similarity", "late", "--questions", str(tmp_path / "questions.jsonl")]
+    figures = evaluated(run, shards, tmp_path / "out", *options)["questions"]["en"]
+    assert figures["MRR@10"] == pytest.approx(100 * np.mean([1 / place for place in places]))
+    assert figures["accuracy"] == pytest.approx(200 / 3) and figures["queries"] == 5
+
+
+def test_token_rows_of_pictures_are_held_once() -> None:
+    many, batch = ManyRows(), made_batch(torch.zeros(3, 3, 8, 8), K=0)
+    rows = torch.arange(24.0).view(3, 1, 4, 2)
+    many.add(batch, Embeddings(torch.zeros(3, 2), None, multi={"image": MultiEmbeddings(rows, None)}))
+    assert many.images([0, 1, 2]) is many.images(np.arange(3))
+    assert torch.equal(many.images([2, 0]).values, torch.cat([rows[2, 0], rows[0, 0]]))

@@ -1,5 +1,6 @@
 """`mmtrain evaluate --questions`: figures against brute force with the loaded model, and one line for bad input."""
 
+import io
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -8,14 +9,16 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
+from webdataset import TarWriter
 
 import mmtrain
 from mmtrain.cli import main
 from mmtrain.models.encoder import Encoder
 from tests.mmtrain.conftest import COLOURS
 from tests.mmtrain.indexes import model
+from tests.mmtrain.mixed import mixed, picture
 
-__all__ = ["model"]
+__all__ = ["mixed", "model"]
 
 NAMES = ("red", "green", "blue", "grey")
 
@@ -41,7 +44,7 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def evaluate(model: Path, data: Path, out: Path, questions: Sequence[dict], *options: str) -> dict[str, Any]:
+def evaluate(model: Path, data: Path | str, out: Path, questions: Sequence[dict], *options: str) -> dict[str, Any]:
     file = out.parent / f"{out.name}.jsonl"
     file.write_text("\n".join(json.dumps(each, ensure_ascii=False) for each in questions), encoding="utf-8")
     arguments = ["--data", str(data), "--questions", str(file), "--out", str(out), "--workers", "0", "--device", "cpu"]
@@ -82,6 +85,7 @@ def test_questions_look_for_pages_that_have_no_captions(model: Path, pages: Path
         assert figures[language]["queries"] == len(places)
     assert figures["groups"]["b"]["MRR@10"] == pytest.approx(np.mean([expected["lv"][0], expected["en"][2]]))
     names = {"nDCG@5", "nDCG@10", "R@1", "R@5", "R@10", "MRR@10"}
+    assert all(low <= figures["en"][name] <= high for name in names for low, high in [figures["en"][f"{name}_ci95"]])
     assert set(figures["mean"]) == names | {f"{name}_ci95" for name in names} | {"queries"}
     facts = metrics["protocol"]["questions"]
     assert (facts["questions"], facts["items"], facts["excluded"], facts["unknown_items"]) == (6, 32, 2, 2)
@@ -89,6 +93,31 @@ def test_questions_look_for_pages_that_have_no_captions(model: Path, pages: Path
     assert "text_to_image" not in metrics and "mean_recall" not in metrics
     report = (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
     assert "Questions in 2 languages" in report and "<bdi>p" in report and report.count("data:image/webp") >= 9
+
+
+def test_a_sample_without_a_picture_is_found_by_its_text(model: Path, mixed: Path, tmp_path: Path) -> None:
+    """Pictures are items, and so are captions and positive texts where there is no picture. A broken picture is none,
+    nor is a sample with neither.
+    """
+    encoder = mmtrain.load(model)
+    texts = encoder.encode_text(["three\ndrei", "četri"] * 2, role="passage")
+    pictures = encoder.encode_image([Image.open(io.BytesIO(picture(seed))) for seed in (0, 2, 0, 1, 3, 1)])
+    scores = np.concatenate([texts, pictures]) @ encoder.encode_text(["četri"], "lv", role="query")[0]
+    steps = np.rint(scores / 1e-6)
+    reached = int((steps >= steps[1]).sum())
+    questions = [{"id": "q", "text": "četri", "language": "lv", "relevant": {"s3-0": 1}}]
+    with TarWriter(str(tmp_path / "more.tar")) as tar:
+        tar.write({"__key__": "nothing", "json": b'{"id": "nothing"}'})
+    metrics = evaluate(model, f"{mixed}::{tmp_path / 'more.tar'}", tmp_path / "out", questions)
+    facts, skipped = metrics["protocol"]["questions"], metrics["protocol"]["skipped"]
+    assert (facts["items"], facts["text_items"]) == (10, 4)
+    assert skipped["skipped"] == 3 and skipped["causes"]["neither picture nor text"] == 1
+    expected = 0 if reached > 10 else 100 / reached
+    assert metrics["questions"]["lv"]["MRR@10"] == pytest.approx(expected)
+    plain = ["--data", str(mixed), "--out", str(tmp_path / "plain"), "--workers", "0", "--device", "cpu"]
+    assert main(["evaluate", str(model), *plain]) == 0
+    without = json.loads((tmp_path / "plain" / "metrics.json").read_text())
+    assert metrics["text_to_image"] == without["text_to_image"]  # captions of pictures alone
 
 
 def test_captions_are_measured_too_where_there_are_some(model: Path, shards: Path, tmp_path: Path) -> None:
@@ -197,7 +226,8 @@ FINE = {"id": "a", "text": "red", "language": "en", "relevant": {"p1": 1}}
         ([FINE | {"choices": "xy", "answer": 0}], [], "choices is no list"),
         ([{"id": "a", "language": "en"}], [], "neither text nor images"),
         ([FINE | {"id": 3}], [], "id, text, language and group are strings"),
-        ([FINE | {"images": ["nowhere.png"]}], [], "nowhere.png cannot be read"),
+        ([FINE | {"images": ["nowhere.png"]}], [], "nowhere.png cannot be read (No such file or directory)"),
+        ([FINE | {"images": ["questions.jsonl"]}], [], "questions.jsonl cannot be read (no picture)"),
         ([FINE | {"relevant": {"x": 1}}], [], "none of 1 questions has an answer among its items; 1 ids are no item"),
         ([FINE | {"pool": "nowhere"}], [], "none of 1 questions has an answer"),
         ([FINE | {"pool": ["p2"]}], [], "none of 1 questions has an answer"),

@@ -1,5 +1,6 @@
 """`mmtrain evaluate --similarity late` and `--rerank_by late`: a split's token rows."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -18,7 +19,8 @@ class ManyRows:
     """Token rows of every image and caption in float32, without padding."""
 
     def __init__(self) -> None:
-        self._images: dict[int, Tensor] = {}
+        self._read: dict[int, Tensor] = {}
+        self._images, self._rows = TokenRows.of([]), np.array([], np.int64)
         self._texts: list[tuple[Tensor, list[Tensor]]] = []
 
     def add(self, batch: Batch, embeddings: Embeddings) -> None:
@@ -26,17 +28,24 @@ class ManyRows:
         every = torch.arange(len(batch.rows))
         for row, rows in zip(batch.rows.tolist(), token_rows(images, every), strict=True):
             if row >= 0:
-                self._images[row] = rows
+                self._read[row] = rows
         if len(b):
             self._texts.append((batch.rows[b], token_rows(embeddings.multi["texts"], b, k)))
 
+    def images(self, rows: Sequence[int] | np.ndarray) -> TokenRows:
+        """Of the images of some samples, by their places in the split; of all in their order they are no copy."""
+        if self._read:
+            self._rows = np.array(sorted(self._read))
+            self._images, self._read = TokenRows.of(self._read[int(row)] for row in self._rows), {}
+        places = np.searchsorted(self._rows, rows)
+        return self._images if np.array_equal(places, np.arange(len(self._rows))) else self._images[places]
+
     def of(self, split: Embedded) -> tuple[TokenRows, TokenRows]:
-        """Of the split's images [N] and captions [M]; empties the collector."""
+        """Of the split's images [N] and captions [M]; forgets the captions."""
         rows = torch.cat([rows for rows, _ in self._texts])
         texts = [each for _, part in self._texts for each in part]
-        images = TokenRows.of([self._images[int(row)] for row in split.rows])
-        self._images, self._texts = {}, []
-        return images, TokenRows.of([texts[place] for place in rows.argsort(stable=True).tolist()])
+        self._texts = []
+        return self.images(split.rows), TokenRows.of([texts[place] for place in rows.argsort(stable=True).tolist()])
 
 
 def token_rows(many: MultiEmbeddings, b: Tensor, k: Tensor | None = None) -> list[Tensor]:

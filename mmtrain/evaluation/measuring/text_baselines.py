@@ -6,10 +6,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from datamodules.shards.samples import BrokenSample, Sample, read_texts
 from mmtrain.display.messages import first_line
 from mmtrain.embedding.rows import Text, text_rows
-from mmtrain.evaluation.measuring.questions import Items, QuestionResults
+from mmtrain.evaluation.measuring.items import Items, page_text
+from mmtrain.evaluation.measuring.questions import QuestionResults
 from mmtrain.evaluation.metrics.questions import paired_questions, question_figures
 from mmtrain.evaluation.ranking.bm25 import Bm25Scores, words
 from mmtrain.evaluation.ranking.graded import EmbeddingScores, Scores
@@ -24,8 +24,7 @@ def text_baselines(
 ) -> dict[str, Any]:
     """By name {"questions": figures, "gain": what the model adds to them on the same questions, "items_without_text"}.
 
-    A page's text is "text" of its JSON, else its captions, else what it is the positive of; one without any scores 0.
-    Questions without text are left out.
+    A page without any text scores 0. Questions without text are left out.
 
     Args:
         names: "bm25", sentence-transformers' models as hf:NAME-OR-FOLDER, and MODELs of ours.
@@ -54,16 +53,6 @@ def text_baselines(
             "items_without_text": sum(not text for _, text in pages),
         }
     return tables
-
-
-def page_text(sample: Sample) -> Text:
-    """The language and the text of an item; "" without any."""
-    captions = [(language, text) for language, each in sample.captions.items() for text in each]
-    try:
-        texts = read_texts(sample.record, "text", "") or captions or read_texts(sample.record, "positive", "")
-    except BrokenSample:
-        texts = captions
-    return (texts[0][0], "\n".join(text for _, text in texts)) if texts else ("", "")
 
 
 def text_scores(

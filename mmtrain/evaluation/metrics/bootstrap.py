@@ -36,13 +36,15 @@ def resampled_means(values: np.ndarray, members: np.ndarray, samples: int, seed:
     """
     counted = ~np.isnan(values)
     columns = [(member[:, None] * counted).astype(np.float32) for member in members]
-    sums = [(np.nan_to_num(values) * column).astype(np.float32) for column in columns]
-    means = []
+    known, means = np.nan_to_num(values), []
     with np.errstate(invalid="ignore"):
+        centres = [(known * column).sum(0) / column.sum(0) for column in columns]
+        # float32 holds the distances from the mean, so that the mean is in its interval to the last bit
+        sums = [((known - own) * column).astype(np.float32) for own, column in zip(centres, columns, strict=True)]
         for weights in drawn(len(values), samples, seed):
             pairs = zip(sums, columns, strict=True)
             means.append(np.stack([weights @ own / (weights @ column) for own, column in pairs], 1))
-    return np.concatenate(means, dtype=np.float64)
+    return np.concatenate(means, dtype=np.float64) + np.stack(centres)
 
 
 def drawn(count: int, samples: int, seed: int) -> Iterator[np.ndarray]:

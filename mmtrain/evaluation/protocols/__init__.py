@@ -18,7 +18,8 @@
 | visr_bench/all | | 16 | questions to the pages of a document | its paper, visual models | its text models, BM25 |
 | jina_vdr/test | | 22 | questions to pages, many data sets | nDCG@5 of its paper, MTEB | nDCG@10 |
 | vidore/test | | | the same tables | v1, v2 nDCG@5, v3 nDCG@10 | the other depth |
-| mieb/retrieval | | | the same tables, queries with pictures | MTEB's nDCG@10 | two inputs: plain sum there |
+| mieb/retrieval | | | the same tables, pictures ask, texts answer | MTEB's nDCG@10 | two inputs: plain sum there |
+| mieb/compositionality | | en | one of two to five captions of a picture | MTEB's text_acc | its image_acc, accuracy |
 | cvqa/local, cvqa/en | | 31, en | one of four answers to a picture | MetaCLIP 2 | generative models |
 | merit/test | 51,177 | 5 | pictures and words ask for a product | its paper, R@1, MRR@10 | titles of candidates |
 
@@ -28,6 +29,7 @@ The last ones ask questions (`mmtrain evaluate --questions`) in place of caption
 """
 
 from mmtrain.evaluation.protocols import (
+    compositionality,
     cvqa,
     iglue,
     jina_vdr,
@@ -43,7 +45,7 @@ from mmtrain.evaluation.protocols import (
 from mmtrain.evaluation.protocols.protocol import Protocol, Reference, Split
 
 CAPTIONS = (xm3600, xtd10, multi30k, mscoco, iglue, wit)
-ASKED = (miracl_vision, visr_bench, jina_vdr, cvqa, merit)
+ASKED = (miracl_vision, visr_bench, jina_vdr, compositionality, cvqa, merit)
 PROTOCOLS: dict[str, Protocol] = {
     str(protocol): protocol for module in (*CAPTIONS, *ASKED) for protocol in module.PROTOCOLS
 }

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from datamodules.packing import Row
-from datamodules.packing.cells import cell, table_rows
+from datamodules.packing.cells import cell, columns_of, table_rows
 from datamodules.shards.encoding import BadRow
 from mmtrain.evaluation.protocols.spelling import language_of
 
@@ -91,21 +91,22 @@ def pools_in(source: Path) -> list[PagePool]:
 def read_pages(source: Path) -> Iterator[Row | BadRow]:
     """The items of all pools: {"id": POOL/ID, "pool": POOL, "text", "title", "document"}, as far as a corpus says them.
 
-    An item without a picture has its text as a caption of the language und.
+    An item without a picture has its title and text as a caption of the language und.
     """
     number = 0
     for pool in pools_in(source):
         by_image: dict[str, list[dict[str, Any]]] = {}
         for file in pool.tables["corpus"]:
+            columns = columns_of(file)
             for place, row in enumerate(rows_of(file, ITEM, "id")):
                 record = {name: row[name] for name in ("text", "title", "document") if row.get(name)}
                 record |= {"id": pool.item_id(row["id"])} | pool.named
                 if pool.tables.get("images"):
                     by_image.setdefault(str(row.get("image_id")), []).append(record)
                     continue
-                pictured = "image" in (row.get("modality") or "image")
+                pictured = _pictured(row, columns)
                 if not pictured:
-                    record["captions"] = {"und": str(row.get("text") or "")}
+                    record["captions"] = {"und": " ".join(record.pop(name, "") for name in ("title", "text"))}
                 name = cell(file.relative_to(source).as_posix(), PICTURES, place)
                 yield Row(number, record, (name,) if pictured else (), complete=False)
                 number += 1
@@ -135,13 +136,19 @@ def page_questions(
     """
     for pool in pools_in(source):
         for file in pool.tables["queries"]:
+            columns = columns_of(file)
             for place, row in enumerate(rows_of(file, QUERY, "id")):
                 spoken = language_of(row["language"]) if row.get("language") else language(pool.name)
                 question = {"id": pool.item_id(row["id"]), "text": row.get("text") or "", "language": spoken}
                 question |= {"relevant": pool.grades.get(str(row["id"]), {})} | pool.named | of_pool(pool.name)
-                if "image" in (row.get("modality") or ""):
+                if _pictured(row, columns):
                     question["images"] = [cell(file.relative_to(source).as_posix(), PICTURES, place)]
                 yield question
+
+
+def _pictured(row: Mapping[str, Any], columns: Sequence[str]) -> bool:
+    """Whether a row of a table with these columns has a picture: as its modality says, else where there is a column."""
+    return "image" in (row.get("modality") or columns)
 
 
 def rows_of(file: Path, columns: Mapping[str, Sequence[str]], *needed: str) -> Iterator[dict[str, Any]]:

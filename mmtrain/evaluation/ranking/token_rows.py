@@ -38,6 +38,13 @@ class TokenRows:
         values = torch.cat(rows) if rows else torch.empty(0, 0)
         return cls(values, np.cumsum([0, *map(len, rows)]))
 
+    @classmethod
+    def joined(cls, first: "TokenRows", last: "TokenRows") -> "TokenRows":
+        """The items of both; those of one share its rows where the other has none."""
+        if not len(first) or not len(last):
+            return first if len(first) else last
+        return cls(torch.cat([first.values, last.values]), np.r_[first.edges, first.edges[-1] + last.edges[1:]])
+
     def __len__(self) -> int:
         return len(self.edges) - 1
 

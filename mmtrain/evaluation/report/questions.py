@@ -8,7 +8,8 @@ import numpy as np
 
 from datamodules.shards.samples import FEATURE_SUFFIX
 from mmtrain.display.html import picture_uri
-from mmtrain.evaluation.measuring.questions import Items, QuestionResults
+from mmtrain.evaluation.measuring.items import Items, page_text
+from mmtrain.evaluation.measuring.questions import QuestionResults
 from mmtrain.evaluation.metrics.questions import ACCURACY, figure_names
 from mmtrain.evaluation.questions import Question
 from mmtrain.evaluation.ranking.tiles import score_steps
@@ -20,13 +21,14 @@ TOP = 3  # answers shown
 
 @dataclass(frozen=True)
 class Page:
-    """An item as an answer; its picture is a data URI, None where it has features only."""
+    """An item as an answer; its picture is a data URI, None where it has features or a text only."""
 
     id: str
     grade: float
     place: int
     score: float
     picture: str | None
+    text: tuple[str, str]  # language and text; ("", "") of what has a picture
 
     @property
     def right(self) -> bool:
@@ -79,10 +81,12 @@ def _example(results: QuestionResults, items: Items, query: int, rank: int) -> Q
     def page(place: int) -> Page:
         item, score = int(pool[order[place]]), float(scores[order[place]])
         sample = items.sample(item)
-        shown = (
-            None if sample.image is None or sample.suffix == FEATURE_SUFFIX else picture_uri(sample.image, PAGE_SIDE)
-        )
-        return Page(sample.id, float(grades[order[place]]), place + 1, score, shown)
+        shown, text = None, ("", "")
+        if sample.image is None:
+            text = page_text(sample)
+        elif sample.suffix != FEATURE_SUFFIX:
+            shown = picture_uri(sample.image, PAGE_SIDE)
+        return Page(sample.id, float(grades[order[place]]), place + 1, score, shown, text)
 
     first = int(np.flatnonzero(grades[order] > 0)[0])
     pictures = [picture_uri(path.read_bytes(), PAGE_SIDE // 2) for path in question.images if path.suffix != ".npy"]
@@ -102,6 +106,8 @@ def questions_in_words(facts: dict[str, Any]) -> list[str]:
         sentences.append(f"{facts['excluded']:,} questions have no answer among them and are left out.")
     if facts["unknown_items"]:
         sentences.append(f"{facts['unknown_items']:,} ids that questions name are no item.")
+    if facts["text_items"]:
+        sentences.append(f"{facts['text_items']:,} items have no picture; their text is compared.")
     if facts["repeated_items"]:
         sentences.append(f"{facts['repeated_items']:,} samples have the id of another; the first is the item.")
     sentences.append(

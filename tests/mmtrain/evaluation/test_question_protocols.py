@@ -19,6 +19,7 @@ from mmtrain.evaluation.protocols import PROTOCOLS, named_protocol
 from mmtrain.evaluation.protocols.jina_vdr import language_in
 from mmtrain.evaluation.protocols.spelling import language_of
 from mmtrain.evaluation.questions import read_questions
+from mmtrain.models.loading import load
 from tests.mmtrain.small import fit
 
 
@@ -74,6 +75,24 @@ def mieb(folder):
     table(folder / "qrels" / "test-0.parquet", **{"query-id": ["q0", "q1"], "corpus-id": ["c", "b"], "score": [1, 1]})
 
 
+def image_to_text(folder):
+    """Pictures ask, as MSCOCOI2TRetrieval and VQA2IT2TRetrieval have them; no table says what is a picture."""
+    table(folder / "corpus" / "test-0.parquet", id=["a", "b", "c"], text=["one", "two", "three"], title=["", "T", ""])
+    table(folder / "query" / "test-0.parquet", id=["q0", "q1"], image=[png(1), png(2)])
+    scores = {"query-id": ["q0", "q0", "q1"], "corpus-id": ["a", "c", "b"], "score": [1, 1, 1]}
+    table(folder / "qrels" / "test-0.parquet", **scores)
+
+
+def compositionality(folder):
+    part = "data/train-00000-of-00001.parquet"  # of the one split that there is
+    captions = {"caption": ["a dog on a mat", "a cat"], "negative_caption": ["a mat on a dog", "a hat"]}
+    table(folder / "SUGARCREPE_fmt" / part, images=[png(1), png(1)], **captions)
+    hard = {f"hard_text_{number}": [f"order {number}"] for number in (1, 2, 3, 4)}
+    table(folder / "ARO-COCO-order" / part, images=[png(2)], correct_caption=["in order"], **hard)
+    pair = {"true_caption": ["the man eats the fish"], "false_caption": ["the fish eats the man"]}
+    table(folder / "ARO-Visual-Relation" / part, image=[png(3)], **pair)
+
+
 def visr_bench(folder):
     def document(name, questions, *texts):
         pages = [f"{name}_{page}.png" for page in range(len(texts))]
@@ -122,6 +141,7 @@ def merit(folder):
 
 
 MINIATURES = {"miracl_vision": miracl_vision, "jina_vdr": jina_vdr, "vidore": vidore, "mieb": mieb}
+MINIATURES |= {"mieb/compositionality": compositionality}
 MINIATURES |= {"visr_bench": visr_bench, "cvqa": cvqa, "cvqa/en": cvqa, "merit": merit}
 
 
@@ -170,6 +190,33 @@ def test_mieb_asks_by_pictures_too(packed):
     questions, items = packed("mieb")
     assert questions["q0"].images[0].read_bytes() == png(9) and not questions["q1"].images
     assert items["b"].image is None and items["b"].captions == {"und": ["in words"]} and items["c"].image == png(2)
+
+
+def test_mieb_looks_for_texts_too(run, tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    image_to_text(tmp_path / "files")
+    data = ["--data", str(tmp_path / "files"), "--protocol", "mieb", "--workers", "0", "--device", "cpu"]
+    assert main(["evaluate", str(run), *data, "--out", str(tmp_path / "out")]) == 0
+    metrics = json.loads((tmp_path / "out" / "metrics.json").read_text(encoding="utf-8"))
+    assert metrics["protocol"]["questions"] | {"items": 3, "text_items": 3} == metrics["protocol"]["questions"]
+    encoder = load(run)
+    rows = encoder.encode_image([Image.open(io.BytesIO(png(number))) for number in (1, 2)])
+    scores = rows @ encoder.encode_text(["one", "T two", "three"], role="passage").T
+    first = [scores[0].argmax() in (0, 2), scores[1].argmax() == 1]
+    assert metrics["questions"]["en"]["R@1"] == pytest.approx(100 * np.mean(first))
+    assert metrics["questions"]["en"]["R@5"] == 100 and "text_to_image" not in metrics
+    assert "T two" in (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
+
+
+def test_of_compositionality_the_right_caption_is_offered_last(packed):
+    questions, items = packed("mieb/compositionality")
+    assert len(items) == 3  # each picture once
+    by_group = {each.group: each for each in questions.values()}
+    assert sorted(by_group) == ["ARO-COCO-order", "ARO-Visual-Relation", "SUGARCREPE_fmt"] and len(questions) == 4
+    asked = by_group["ARO-COCO-order"]
+    assert asked.choices == [*(f"order {number}" for number in (1, 2, 3, 4)), "in order"] and asked.answer == 4
+    assert asked.images[0].read_bytes() == png(2) and asked.language == "en" and not asked.text
+    assert by_group["ARO-Visual-Relation"].choices == ["the fish eats the man", "the man eats the fish"]
 
 
 def test_visr_bench_asks_within_a_document_whose_every_page_counts(packed):
@@ -319,7 +366,9 @@ def run(shards, tmp_path_factory):
     return folder
 
 
-@pytest.mark.parametrize("name", ["miracl_vision", "visr_bench", "jina_vdr", "mieb", "cvqa", "merit"])
+@pytest.mark.parametrize(
+    "name", ["miracl_vision", "visr_bench", "jina_vdr", "mieb", "mieb/compositionality", "cvqa", "merit"]
+)
 def test_from_the_files_to_figures(name, run, tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     MINIATURES[name](tmp_path / "files")
@@ -335,11 +384,14 @@ def test_from_the_files_to_figures(name, run, tmp_path, monkeypatch, capsys):
         "visr_bench": (["de", "en"], ["figure", "multilingual", "text"]),
         "jina_vdr": (["de", "es", "ja"], ["airbnb_beir", "europeana-es-news_beir"]),
         "mieb": (["en"], []),
+        "mieb/compositionality": (["en"], ["ARO-COCO-order", "ARO-Visual-Relation", "SUGARCREPE_fmt"]),
         "cvqa": (["hi", "sw"], ["Hindi, India", "Swahili, Kenya"]),
         "merit": (["id", "th"], ["bag", "food"]),
     }[name]
     assert (sorted(figures.keys() - {"mean", "groups"}), sorted(figures["groups"])) == expected
-    assert (("accuracy" if name == "cvqa" else "nDCG@5") in figures["mean"]) and protocol["questions"]
+    assert (("accuracy" if name in ("cvqa", "mieb/compositionality") else "nDCG@5") in figures["mean"]) and protocol[
+        "questions"
+    ]
     if name == "visr_bench":  # every pool has at most 3 pages
         assert figures["mean"]["R@5"] == 100
 

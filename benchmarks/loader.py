@@ -91,7 +91,7 @@ def pictures_of(manifest: Path, count: int) -> Iterator[tuple[Image.Image, str]]
         yield image.convert("RGB"), texts if isinstance(texts, str) else texts[0]
 
 
-def write(folder: Path, manifest: Path | None, count: int) -> None:
+def write(folder: Path, manifest: Path | None, count: int, workers: int = 1) -> None:
     """Shards that both read: .jpg, our .json, and the peer's .txt."""
 
     def samples(task: dict) -> Iterator[dict]:
@@ -103,7 +103,7 @@ def write(folder: Path, manifest: Path | None, count: int) -> None:
                 record = {"id": str(number), "captions": {"en": text}}
                 yield encoded_sample(number, record, jpeg.getvalue()) | {"txt": text.encode()}
 
-    write_shards(folder, [{"shard": shard} for shard in range(SHARDS)], samples, title="making shards")
+    write_shards(folder, [{"shard": shard} for shard in range(SHARDS)], samples, workers=workers, title="making shards")
 
 
 # -- ours and the peer's

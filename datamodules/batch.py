@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, fields, replace
 from hashlib import blake2b
 from typing import Any, Literal, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -76,6 +77,8 @@ class Batch:
     drawn       training only: (source, language) -> captions, (source, -1) -> samples; where captions are
                 curated, (source, -2 - language) -> captions of the tail
     end         training only: the place behind this batch in the stream, in samples of all ranks
+    lengths     int64 [B, K] of numpy, which stays on the CPU: the tokens of each caption, -1 absent; None where
+                `token_mask` is there too
     """
 
     images: Tensor | None
@@ -100,6 +103,7 @@ class Batch:
     views: int = 1
     drawn: Counter[tuple[int, int]] = field(default_factory=Counter)
     end: int = 0
+    lengths: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -126,7 +130,7 @@ class Batch:
             each.texts = [each.texts[row] for row in rows] if each.texts else []
         ids, captions = [self.ids[row] for row in rows], [self.captions[row] for row in rows]
         previews = [self.previews[row] for row in rows] if self.previews else []
-        return replace(chosen, pictured=None, ids=ids, captions=captions, previews=previews)
+        return replace(chosen, pictured=None, ids=ids, captions=captions, previews=previews, lengths=None)
 
     def joined(self, other: Batch) -> Batch:
         """The samples of both, those of `other` last, without further inputs; the rest is this batch's own."""
@@ -139,7 +143,7 @@ class Batch:
             values[name] = torch.cat(parts)
         labels = {task: torch.cat([own, other.labels[task]]) for task, own in self.labels.items()}
         ids, captions = self.ids + other.ids, self.captions + other.captions
-        return replace(self, labels=labels, ids=ids, captions=captions, **values)
+        return replace(self, labels=labels, ids=ids, captions=captions, lengths=None, **values)
 
     def take(self, samples: Tensor) -> Batch:
         """These samples alone, int64 [n], each with its views; what was counted stays that of all."""
@@ -152,11 +156,14 @@ class Batch:
         taken = self._each(lambda tensor: tensor[rows])
         further = {name: replace(each, texts=listed(each.texts)) for name, each in taken.fields.items()}
         lists: dict[str, Any] = {name: listed(getattr(self, name)) for name in ("ids", "captions", "previews")}
-        return replace(taken, fields=further, **lists)
+        return replace(taken, fields=further, lengths=None if self.lengths is None else self.lengths[numbers], **lists)
 
     def to(self, device: torch.device | str, non_blocking: bool = True) -> Batch:
-        """The same batch with every tensor on `device`."""
-        return self._each(lambda tensor: tensor.to(device, non_blocking=non_blocking))
+        """The same batch with every tensor on `device`; the captions' lengths stay, lest anybody wait for them."""
+        moved = self._each(lambda tensor: tensor.to(device, non_blocking=non_blocking))
+        if self.token_mask.device.type == "cpu" and moved.token_mask.device.type != "cpu":
+            moved.lengths = self.token_mask.sum(2).where(self.present, -1).numpy()
+        return moved
 
     def pin_memory(self) -> Batch:
         """The same batch in page-locked memory, for DataLoader(pin_memory=True)."""

@@ -11,7 +11,8 @@ def micro_batched(encode: Callable[..., Tensor], *inputs: Tensor, micro_batch: i
     """`encode(*inputs)` in parts, with the gradients of the whole and the memory of one part.
 
     Each part keeps its inputs and its output only; its activations are computed again in the backward pass, with the
-    random numbers of the first time, so that dropout repeats. Since the loss sees all rows at once, contrastive
+    random numbers of the first time, so that dropout repeats. A part whose output needs no gradient, of a frozen tower,
+    is computed once. Since the loss sees all rows at once, contrastive
     gradients are those of the whole batch: what GradCache does in three passes (Gao et al., "Scaling Deep Contrastive
     Learning Batch Size under Memory Limited Setup", RepL4NLP 2021), here inside one backward call, so that loss
     parameters, DDP, clipping and mixed precision need nothing special.

@@ -5,8 +5,9 @@ import sys
 import warnings
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
+import torch
 from jsonargparse import SUPPRESS, Namespace
 from pytorch_lightning import Callback, LightningDataModule, LightningModule, Trainer
 from pytorch_lightning.callbacks import ProgressBar
@@ -147,6 +148,12 @@ class Fit(LightningCLI):
         parser.add_argument(
             "--start_from", type=str, default=SUPPRESS, help="a checkpoint whose weights training starts from"
         )
+        parser.add_argument(
+            "--float32_matmul_precision",
+            type=Literal["highest", "high", "medium"],
+            default="high",
+            help="of float32 products on CUDA, torch's setting: float32, TF32 or bfloat16 within",
+        )
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         options = self._get(self.config_init, "trainer")
@@ -204,6 +211,9 @@ class Fit(LightningCLI):
         elif arguments.ckpt_path == "last" and "start_from" not in arguments:
             rank_zero_info(f"--ckpt_path last: there is no {folder / 'checkpoints' / 'last.ckpt'}; starting anew")
         arguments.ckpt_path = None if self._resumed is None else str(self._resumed)
+        if self.trainer.strategy.root_device.type == "cuda":
+            torch.set_float32_matmul_precision(arguments.float32_matmul_precision)
+            rank_zero_info(f"float32 products on CUDA: float32_matmul_precision {arguments.float32_matmul_precision}")
         if self._resumed is None and isinstance(self.model, ContrastiveModule):
             self.model.start_from = arguments.get("start_from")
         for logger in self.trainer.loggers:

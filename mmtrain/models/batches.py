@@ -2,7 +2,9 @@
 
 from collections.abc import Collection, Mapping
 from dataclasses import replace
+from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, distributed
 from torch.nn import functional
@@ -10,7 +12,7 @@ from torch.nn import functional
 from datamodules.batch import Batch
 from losses import Embeddings, FieldEmbeddings, MultiEmbeddings, TokenFeatures
 from losses.embeddings import modalities_of
-from mmtrain.models.image_text import ImageTextModel
+from mmtrain.models.image_text import ImageTextModel, on_device_of
 from mmtrain.models.network import Network
 
 
@@ -83,12 +85,12 @@ def _of_images(network: Network, images: Tensor, multi: bool, adapters: Mapping[
 
 
 def _of_texts(
-    network: Network, texts: tuple[Tensor, Tensor, Tensor | None], multi: bool, adapters: Mapping[str, Tensor]
+    network: Network, texts: tuple[Tensor, Tensor, Tensor | None], multi: bool, more: Mapping[str, Any]
 ) -> Encoded:
-    """`texts` are tokens, mask and languages."""
+    """`texts` are tokens, mask and languages; `more` what else a network is told by name."""
     if multi:
-        return network.encode_text_multi(*texts, **adapters)
-    return network.encode_text(*texts, **adapters), None, None
+        return network.encode_text_multi(*texts, **more)
+    return network.encode_text(*texts, **more), None, None
 
 
 def _in_slots(encoded: Encoded, rows: Tensor, shape: torch.Size) -> tuple[Tensor, MultiEmbeddings | None]:
@@ -101,7 +103,7 @@ def _in_slots(encoded: Encoded, rows: Tensor, shape: torch.Size) -> tuple[Tensor
     )
 
 
-def _encoded(network: Network, rows: Tensor, always: bool = False) -> Tensor:
+def _encoded(network: Network, rows: np.ndarray, device: torch.device, always: bool = False) -> np.ndarray:
     """The rows that are encoded: these, and more of them where other processes wait for the tower.
 
     In training, or `always`, there is one at least: DDP waits for the tower's gradients. Where the weights are divided
@@ -109,11 +111,10 @@ def _encoded(network: Network, rows: Tensor, always: bool = False) -> Tensor:
     """
     count = max(len(rows), int(always or torch.is_grad_enabled()))
     if isinstance(network, ImageTextModel) and network.divided:
-        most = torch.tensor(count, device=rows.device)
+        most = torch.tensor(count, device=device)
         distributed.all_reduce(most, distributed.ReduceOp.MAX)
         count = int(most)
-    more = count - len(rows)
-    return functional.pad(rows, (0, more), value=int(rows[0]) if len(rows) else 0) if more else rows
+    return np.append(rows, np.full(count - len(rows), rows[0] if len(rows) else 0))
 
 
 def _placed(values: Tensor, rows: Tensor, shape: torch.Size) -> Tensor:
@@ -132,8 +133,13 @@ class _Captions:
         self, network: Network, batch: Batch, present: Tensor, languages: Tensor | None, always: bool = False
     ) -> None:
         self.shape = present.shape
-        self.rows = present.flatten().nonzero()[:, 0]
-        self.inputs = _encoded(network, self.rows, always)
+        lengths = batch.lengths if present is batch.present else None
+        if lengths is None:
+            lengths = batch.token_mask.sum(2).where(present, -1).numpy(force=True)
+        rows = np.flatnonzero(lengths >= 0)
+        inputs = _encoded(network, rows, present.device, always)
+        self.lengths = lengths.ravel()[inputs]
+        self.rows, self.inputs = on_device_of(present, rows), on_device_of(present, inputs)
         self.tokens, self.mask = batch.tokens.flatten(0, 1)[self.inputs], batch.token_mask.flatten(0, 1)[self.inputs]
         self.languages = _own_indices(batch.languages.flatten()[self.inputs], languages)
         self.adapters = _of_rows(batch, self.inputs // present.shape[1] if len(self.inputs) else self.inputs)
@@ -154,7 +160,8 @@ def _texts(
     captions = _Captions(network, batch, present, languages)
     if not len(captions.inputs):
         return torch.zeros(*present.shape, network.dimension, device=present.device), None
-    encoded = _of_texts(network, captions.read, multi, captions.adapters)
+    known = {"lengths": captions.lengths} if isinstance(network, ImageTextModel) else {}
+    encoded = _of_texts(network, captions.read, multi, {**captions.adapters, **known})
     return _in_slots(encoded, captions.rows, captions.shape)
 
 
@@ -214,8 +221,10 @@ def _field(
 ) -> tuple[FieldEmbeddings, MultiEmbeddings | None]:
     """A field by the modality of its name, else by the tower of its kind; absent values are rows of zeros."""
     field = batch.fields[name]
-    rows = field.present.flatten().nonzero()[:, 0]
-    inputs = _encoded(network, rows)
+    there = np.flatnonzero(field.present.numpy(force=True))
+    rows, inputs = (
+        on_device_of(field.present, each) for each in (there, _encoded(network, there, field.present.device))
+    )
     if not len(inputs):  # of padding alone
         rows = torch.zeros(*field.present.shape, network.dimension, device=field.present.device)
         return FieldEmbeddings(rows, field.present, field.ids), None

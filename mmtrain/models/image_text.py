@@ -1,8 +1,10 @@
 """Two towers and their projections into the shared space."""
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any, Literal
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -10,9 +12,9 @@ from torch.nn import functional
 from mmtrain.models.adapted import AdaptedNetwork
 from mmtrain.models.adapters import Adapter
 from mmtrain.models.network import NO_HEAD
+from mmtrain.models.projections import Projection, multi_dimension, projected_by
 from mmtrain.towers import ImageTower, SharedText, TextTower, VisionLanguageText, VisionLanguageTower
 
-Projection = Literal["linear", "mlp", "none"]
 TOWERS = ("image", "text", "image_projection", "text_projection", "modalities", "modality_projections")
 TRAINED = (*TOWERS, "absent", "observed", "multi")  # the modules of an ImageTextModel
 Composition = Literal["sum", "product"]
@@ -75,11 +77,11 @@ class ImageTextModel(AdaptedNetwork):
         self.dimension = dimension
         self.projection = projection
         self.buckets = buckets
-        self.image_projection = None if image is None else _projection(projection, "image", image.width, dimension)
-        self.text_projection = _projection(projection, "text", self.text.width, dimension)
+        self.image_projection = None if image is None else projected_by(projection, "image", image.width, dimension)
+        self.text_projection = projected_by(projection, "text", self.text.width, dimension)
         self.modalities = nn.ModuleDict(dict(modalities or {}))
         self.modality_projections = nn.ModuleDict(
-            {name: _projection(projection, name, tower.width, dimension) for name, tower in (modalities or {}).items()}
+            {name: projected_by(projection, name, tower.width, dimension) for name, tower in (modalities or {}).items()}
         )
         inputs = {"image", "text", *self.modalities}
         if unknown := [name for name in missing if name not in inputs]:
@@ -89,7 +91,7 @@ class ImageTextModel(AdaptedNetwork):
         self.missing, self.layer_norm, self.composition = list(missing), layer_norm, composition
         self.absent = nn.ParameterDict({name: nn.Parameter(torch.randn(dimension)) for name in missing})
         self.observed = nn.ParameterDict({name: nn.Parameter(torch.zeros(dimension)) for name in missing})
-        self.multi_dimension = None if multi is None else _multi_dimension(multi)
+        self.multi_dimension = None if multi is None else multi_dimension(multi)
         widths = {"text": self.text.width} | ({} if image is None else {"image": image.width})
         self.multi = nn.ModuleDict(
             {} if multi is None else {side: nn.Linear(widths[side], multi["dimension"], bias=False) for side in widths}
@@ -137,13 +139,23 @@ class ImageTextModel(AdaptedNetwork):
 
     def encode_image(self, images: Tensor, adapters: Tensor | None = None) -> Tensor:
         """images [N, ...], adapters int64 [N] as `Batch.adapters` -> float [N, D], unit rows."""
-        return self.read(self._image_rows, self.bank.of_rows(images, adapters), images)
+        if self.image is None:
+            raise ValueError("model.image: this model was built for texts alone")
+        tower, own = self.image, self.bank.of_rows(images, adapters)
+        # the projection is no part of what is read: of a frozen tower nothing is computed again
+        return self._projected("image", self.read(lambda part: tower(part)[0], own, images), own)
 
     def encode_text(
-        self, tokens: Tensor, mask: Tensor, languages: Tensor | None = None, adapters: Tensor | None = None
+        self,
+        tokens: Tensor,
+        mask: Tensor,
+        languages: Tensor | None = None,
+        adapters: Tensor | None = None,
+        lengths: np.ndarray | None = None,
     ) -> Tensor:
-        """tokens [N, L, ...], mask bool [N, L], languages and adapters int64 [N] -> float [N, D], unit rows."""
-        return self._in_buckets(self.text_rows, tokens, mask, languages, adapters)
+        """As `Network.encode_text`; lengths int64 [N] of the texts, where they are known without asking the device."""
+        project = partial(self._projected, "text")
+        return self._in_buckets(lambda *part: self.text(*part)[0], project, tokens, mask, languages, adapters, lengths)
 
     def text_rows(self, tokens: Tensor, mask: Tensor, languages: Tensor | None) -> Tensor:
         """`encode_text`, float [N, D], in one piece whatever the captions' lengths: what a graph can be traced from."""
@@ -164,12 +176,18 @@ class ImageTextModel(AdaptedNetwork):
         return self._rows("image", self.image_projection(pooled)), self.multi_rows("image", tokens)
 
     def encode_text_multi(
-        self, tokens: Tensor, mask: Tensor, languages: Tensor | None = None, adapters: Tensor | None = None
+        self,
+        tokens: Tensor,
+        mask: Tensor,
+        languages: Tensor | None = None,
+        adapters: Tensor | None = None,
+        lengths: np.ndarray | None = None,
     ) -> tuple[Tensor, Tensor, Tensor]:
         def encode(*part: Tensor) -> Tensor:
             return _packed(*self.text_rows_multi(*part)[:2])
 
-        rows, multi = self._unpacked(self._in_buckets(encode, tokens, mask, languages, adapters))
+        packed = self._in_buckets(encode, lambda rows, own: rows, tokens, mask, languages, adapters, lengths)
+        rows, multi = self._unpacked(packed)
         return rows, multi, self.text.places(tokens, mask, multi.shape[1])
 
     def text_rows_multi(self, tokens: Tensor, mask: Tensor, languages: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
@@ -197,22 +215,28 @@ class ImageTextModel(AdaptedNetwork):
     def _in_buckets(
         self,
         encode: Callable[..., Tensor],
+        head: Callable[[Tensor, Tensor | None], Tensor],
         tokens: Tensor,
         mask: Tensor,
         languages: Tensor | None,
         adapters: Tensor | None,
+        lengths: np.ndarray | None,
     ) -> Tensor:
-        """`encode(tokens, mask, languages)` [N, ...] in buckets of like lengths; zeros behind what is narrower."""
+        """`head(encode(tokens, mask, languages), adapters)` in buckets of like lengths, zeros behind narrower ones."""
         if languages is None:
             languages = torch.full((len(tokens),), -1, device=tokens.device)
         own = self.bank.of_rows(tokens, adapters, languages)
-        lengths = mask.sum(1)
-        order = lengths.argsort(stable=True)
-        rows = []
+        if lengths is None:
+            lengths = mask.sum(1).numpy(force=True)
+        sorted_lengths = np.sort(lengths)
+        order = on_device_of(tokens, np.argsort(lengths, kind="stable"))
+        rows, end = [], 0
         for part in order.chunk(self.buckets if len(tokens) > self.buckets else 1):
-            longest = max(int(lengths[part[-1]]), 1)
+            end += len(part)
+            longest = max(int(sorted_lengths[end - 1]), 1)
             inputs = tokens[part, :longest], mask[part, :longest], languages[part]
-            rows.append(self.read(encode, None if own is None else own[part], *inputs))
+            by = None if own is None else own[part]
+            rows.append(head(self.read(encode, by, *inputs), by))
         widest = max(part.shape[1] for part in rows)
         return torch.cat([functional.pad(part, (0, widest - part.shape[1])) for part in rows])[order.argsort()]
 
@@ -235,9 +259,8 @@ class ImageTextModel(AdaptedNetwork):
 
     def encode_modality(self, name: str, values: Tensor, adapters: Tensor | None = None) -> Tensor:
         """values [N, ...] of a further modality, adapters int64 [N] -> float [N, D], unit rows."""
-        tower, projection = self.modalities[name], self.modality_projections[name]
-        own = self.bank.of_rows(values, adapters)
-        return self.read(lambda part: self._rows(name, projection(tower(part)[0])), own, values)
+        tower, own = self.modalities[name], self.bank.of_rows(values, adapters)
+        return self._projected(name, self.read(lambda part: tower(part)[0], own, values), own)
 
     def with_absent(self, name: str, rows: Tensor, present: Tensor) -> Tensor:
         """Rows [..., D] of an input that may be missing, with its learned row where `present` bool [...] is not."""
@@ -256,15 +279,15 @@ class ImageTextModel(AdaptedNetwork):
         Args:
             adapters: Of images and texts, as `Batch.adapters`.
         """
-        assert self.image is not None and self.image_projection is not None
+        assert self.image is not None
         image_tower = self.image
         own = self.bank.of_rows(images, adapters[0]), self.bank.of_rows(tokens, adapters[1], languages)
         of_images = self.read(lambda part: _pooled_first(*image_tower(part)), own[0], images)
         of_texts = self.text_tokens(tokens, mask, languages, adapters[1])
         pooled = of_images[:, 0].contiguous(), of_texts[:, 0].contiguous()
         return (
-            self._rows("image", self.bank.encode(self.image_projection, own[0], pooled[0])),
-            self._rows("text", self.bank.encode(self.text_projection, own[1], pooled[1])),
+            self._projected("image", pooled[0], own[0]),
+            self._projected("text", pooled[1], own[1]),
             of_images,
             of_texts,
         )
@@ -274,10 +297,11 @@ class ImageTextModel(AdaptedNetwork):
         own = self.bank.of_rows(tokens, adapters, languages)
         return self.read(lambda *part: _pooled_first(*self.text(*part)), own, tokens, mask, languages)
 
-    def _image_rows(self, images: Tensor) -> Tensor:
-        if self.image is None or self.image_projection is None:
-            raise ValueError("model.image: this model was built for texts alone")
-        return self._rows("image", self.image_projection(self.image(images)[0]))
+    def _projected(self, name: str, pooled: Tensor, adapters: Tensor | None) -> Tensor:
+        """Pooled features [N, W] of an input as its rows [N, D]; adapters as of `bank.of_rows`."""
+        own = {"image": self.image_projection, "text": self.text_projection}
+        projection = own.get(name) or self.modality_projections[name]
+        return self._rows(name, self.bank.encode(projection, adapters, pooled))
 
     def _rows(self, name: str, projected: Tensor) -> Tensor:
         return self._unit(projected + self.observed[name] if name in self.missing else projected)
@@ -288,29 +312,16 @@ class ImageTextModel(AdaptedNetwork):
         return functional.normalize(functional.layer_norm(rows, rows.shape[-1:]) if self.layer_norm else rows, dim=-1)
 
 
+def on_device_of(tensor: Tensor, values: np.ndarray) -> Tensor:
+    """Values on the device of a tensor, without waiting for what the device has to do before."""
+    placed = torch.from_numpy(values)
+    return placed.pin_memory().to(tensor.device, non_blocking=True) if tensor.is_cuda else placed.to(tensor.device)
+
+
 def _packed(rows: Tensor, multi: Tensor) -> Tensor:
     """Rows [N, D] and token rows [N, L, d] as one tensor [N, D + L d], which goes through in parts."""
     return torch.cat([rows, multi.flatten(1)], 1)
 
 
-def _multi_dimension(multi: Mapping[str, int]) -> int:
-    dimension = multi.get("dimension")
-    if multi.keys() != {"dimension"} or not isinstance(dimension, int) or dimension < 1:
-        raise ValueError(f"model.multi: got {dict(multi)}, expected {{dimension: d}}, d from 1, as 128")
-    return dimension
-
-
 def _pooled_first(pooled: Tensor, tokens: Tensor) -> Tensor:
     return torch.cat([pooled.unsqueeze(1), tokens], 1)
-
-
-def _projection(kind: Projection, side: str, width: int, dimension: int) -> nn.Module:
-    if kind == "linear":
-        return nn.Linear(width, dimension, bias=False)
-    if kind == "mlp":
-        return nn.Sequential(nn.Linear(width, width), nn.GELU(), nn.Linear(width, dimension))
-    if kind != "none":
-        raise ValueError(f"projection: got {kind!r}, expected linear, mlp or none")
-    if width != dimension:
-        raise ValueError(f"projection none needs {side} features of width {dimension}, the tower gives {width}")
-    return nn.Identity()

@@ -275,7 +275,7 @@ class ContrastiveModule(pl.LightningModule):
         )
         if not groups:
             raise ValueError("model: nothing to train; every tower is frozen and there is no projection")
-        return make_optimizer(self.optimizer, groups, self.betas)
+        return make_optimizer(self.optimizer, groups, self.betas, fused=self.device.type == "cuda")
 
     def checkpoint_networks(self) -> dict[str, tuple[str, nn.Module]]:
         """The networks behind the towers that a checkpoint describes, each with its name in this module."""

@@ -71,15 +71,26 @@ def parameter_groups(
 
 
 def make_optimizer(
-    optimizer: OptimizerClass | None, groups: list[dict[str, Any]], betas: tuple[float, float]
+    optimizer: OptimizerClass | None,
+    groups: list[dict[str, Any]],
+    betas: tuple[float, float],
+    fused: bool = False,
 ) -> Optimizer:
     """The optimiser of the groups, AdamW where none is chosen; rates and decay are those of the groups.
+
+    Args:
+        optimizer: The chosen one.
+        groups: As `parameter_groups` gives them.
+        betas: Of AdamW.
+        fused: Whether AdamW makes its step in one pass over the weights, which pays on CUDA.
 
     Raises:
         ValueError: when it cannot be made of them, in one line.
     """
     if optimizer is None:
-        return AdamW(groups, betas=betas, eps=1e-6)
+        adamw = AdamW(groups, betas=betas, eps=1e-6, fused=fused)
+        adamw._step_supports_amp_scaling = False  # scaled gradients are not left to it: Lightning could not clip them
+        return adamw
     try:
         return optimizer(groups)
     except (TypeError, ValueError, RuntimeError) as error:

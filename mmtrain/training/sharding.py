@@ -119,14 +119,24 @@ def shard(module: pl.LightningModule, mesh: DeviceMesh) -> None:
     module.to(module.trainer.strategy.root_device)
     for tensor in (*module.parameters(), *module.buffers()):
         dist.broadcast(tensor.detach(), 0)
+    divide(module, mesh)
+    for method in ("training_step", "validation_step"):
+        register_fsdp_forward_method(module, method)
+
+
+def divide(module: nn.Module, mesh: DeviceMesh) -> None:
+    """Divides each block of the towers in it by itself, and what is left together; every process has the same weights.
+
+    Args:
+        module: On the device.
+        mesh: Of all processes, in one dimension.
+    """
     for network in [each for each in module.modules() if isinstance(each, ImageTextModel)]:
         network.divided = True
     for tower in [each for each in module.modules() if isinstance(each, Tower)]:
         for block in _blocks(tower):
             fully_shard(block, mesh=mesh)
     fully_shard(module, mesh=mesh)
-    for method in ("training_step", "validation_step"):
-        register_fsdp_forward_method(module, method)
 
 
 def _blocks(tower: Tower) -> list[nn.Module]:

@@ -1,4 +1,4 @@
-"""What process 0 does alone while the others wait for it."""
+"""Who waits for whom: processes for process 0, and none for its device."""
 
 import json
 from collections.abc import Callable
@@ -6,7 +6,8 @@ from datetime import timedelta
 from itertools import count
 from typing import TypeVar
 
-from torch import distributed
+import torch
+from torch import Tensor, distributed
 
 T = TypeVar("T")
 PATIENCE = timedelta(hours=6)
@@ -31,3 +32,26 @@ def told_by_first(do: Callable[[], T]) -> T:
         return result
     store.wait([key], PATIENCE)
     return json.loads(store.get(key))
+
+
+class Later:
+    """Numbers of a step that are read one step later: by then the device has them, and nobody waits for it."""
+
+    def __init__(self) -> None:
+        self._before: tuple[Tensor, torch.cuda.Event | None] | None = None
+
+    def exchange(self, numbers: Tensor | None) -> list[float]:
+        """Takes a step's numbers [n], None behind the last; gives those of the step before, none in the first."""
+        before, self._before = self._before, None
+        if numbers is not None:
+            copy, ready = numbers.detach().to("cpu", non_blocking=True), None
+            if numbers.is_cuda:
+                ready = torch.cuda.Event()
+                ready.record()
+            self._before = copy, ready
+        if before is None:
+            return []
+        values, copied = before
+        if copied is not None:
+            copied.synchronize()
+        return values.tolist()

@@ -83,9 +83,13 @@ def test_without_gradients_it_just_cuts():
     assert seen == [4, 4, 2, 10] and not output.requires_grad
 
 
-def test_frozen_towers_pass_through():
-    tower = Tower().requires_grad_(False)
-    assert not losses.micro_batched(tower, torch.randn(5, 6), torch.ones(5), micro_batch=2).requires_grad
+def test_frozen_towers_are_computed_once():
+    tower, projection, seen = Tower().requires_grad_(False), nn.Linear(4, 3), []
+    tower.register_forward_hook(lambda module, inputs, output: seen.append(len(output)))
+    features = losses.micro_batched(tower, torch.randn(5, 6), torch.ones(5), micro_batch=2)
+    assert not features.requires_grad
+    projection(features).sum().backward()
+    assert seen == [2, 2, 1]
 
 
 def test_inputs_of_unequal_length_are_refused():

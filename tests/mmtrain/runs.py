@@ -9,8 +9,8 @@ import torch
 from mmtrain.models.run_folder import read_checkpoint
 
 
-def weights(run: Path) -> dict[str, torch.Tensor]:
-    return torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
+def weights(run: Path, name: str = "last.ckpt") -> dict[str, torch.Tensor]:
+    return read_checkpoint(run / "checkpoints" / name)["state_dict"]
 
 
 def log(run: Path) -> list[dict[str, str]]:

@@ -13,7 +13,7 @@ from mmtrain.models.image_text import ImageTextModel
 from mmtrain.models.run_folder import read_checkpoint
 from mmtrain.models.weights import mean_of
 from mmtrain.towers import ByteGRU, TimmTower
-from tests.mmtrain.runs import column
+from tests.mmtrain.runs import column, weights
 from tests.mmtrain.small import IMAGE, fit
 
 VIT = {"patch_size": 16, "embed_dim": 32, "depth": 2, "num_heads": 2}
@@ -25,10 +25,6 @@ def tower(**options) -> ImageTextModel:
     return ImageTextModel(
         TimmTower("vit_tiny_patch16_224", image_size=32, options=VIT, **options), ByteGRU(width=32), 16
     )
-
-
-def weights(run: Path, name: str = "last.ckpt") -> dict[str, torch.Tensor]:
-    return read_checkpoint(run / "checkpoints" / name)["state_dict"]
 
 
 def test_adapters_begin_as_nothing_and_merge_into_the_weights() -> None:

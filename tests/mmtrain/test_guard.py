@@ -10,6 +10,7 @@ from PIL import Image
 
 from losses import ClipLoss, MatryoshkaLoss, OneToKLoss, SiglipLoss
 from mmtrain.cli import main
+from mmtrain.models.run_folder import read_checkpoint
 from tests.mmtrain.runs import column, step, weights, with_callback
 from tests.mmtrain.small import fit
 
@@ -29,6 +30,31 @@ def test_too_many_in_a_row_end_the_run_and_keep_the_checkpoint(shards: Path, tmp
     assert "not finite 2 times in a row" in capsys.readouterr().err
     assert step(tmp_path / "checkpoints" / "last.ckpt") == 4
     assert [row["step"] for row in json.loads((tmp_path / "nonfinite.json").read_text())] == [4, 5]
+
+
+FUSED = "--model.optimizer={class_path: torch.optim.AdamW, init_args: {fused: true}}"
+
+
+def test_a_fused_optimiser_leaves_out_the_same_steps(shards: Path, tmp_path: Path, recwarn) -> None:
+    options = ["--trainer.max_steps=6", "--checkpoint.every_n_steps=1", "--checkpoint.keep_last=3", FUSED]
+    assert fit(shards, tmp_path, *options, with_callback("Poison", steps=[4, 6])) == 0
+    assert sum("the step is left out" in str(warning.message) for warning in recwarn) == 2  # one of them the last
+    [row] = json.loads((tmp_path / "nonfinite.json").read_text())
+    assert row["step"] == 5 and len(row["ids"]) == 8
+    before, after = weights(tmp_path, "previous-1.ckpt"), weights(tmp_path)
+    assert all(torch.isfinite(tensor).all() and torch.equal(tensor, before[name]) for name, tensor in after.items())
+    checkpoint = read_checkpoint(tmp_path / "checkpoints" / "last.ckpt")
+    assert {int(state["step"]) for state in checkpoint["optimizer_states"][0]["state"].values()} == {4}
+
+
+def test_too_many_in_a_row_end_a_fused_run_before_another_weight_changes(shards: Path, tmp_path: Path, capsys) -> None:
+    options = ["--trainer.max_steps=20", "--checkpoint.every_n_steps=1", "--guard.nonfinite_steps=2", FUSED]
+    assert fit(shards, tmp_path, *options, "--checkpoint.keep_last=4", with_callback("Poison", steps=[5, 6])) == 1
+    assert "not finite 2 times in a row" in capsys.readouterr().err
+    assert [row["step"] for row in json.loads((tmp_path / "nonfinite.json").read_text())] == [4, 5]
+    before, after = weights(tmp_path, "previous-2.ckpt"), weights(tmp_path)
+    assert step(tmp_path / "checkpoints" / "last.ckpt") == 6
+    assert all(torch.equal(tensor, before[name]) for name, tensor in after.items())
 
 
 def float16(scale: float) -> str:

@@ -47,6 +47,7 @@ def refusal(capfd: pytest.CaptureFixture[str], *options: str) -> str:
         ("--trainer.callbacks+=EarlyStoping", "such as pytorch_lightning.callbacks.EarlyStopping"),
         ("--trainer.max_stepz=3", "--trainer.max_stepz: Trainer has no such option; nearest: --trainer.max_steps"),
         ("--checkpoint.everi=3", "--checkpoint.everi: Checkpoint has no such option; there are --checkpoint.every_n"),
+        ("--float32_matmul_precision=low", "--float32_matmul_precision: got 'low', expected highest, high"),
         ("--guard=x", "--guard: got 'x', expected its options: nonfinite_steps"),
         ("--nonsense=3", "--nonsense: fit has no such option; there are --trainer"),
     ],

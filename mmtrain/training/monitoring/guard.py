@@ -9,11 +9,13 @@ import pytorch_lightning as pl
 import torch
 from pytorch_lightning.utilities import rank_zero_warn
 from torch import Tensor, distributed
+from torch.distributed.tensor import DTensor
 
 from datamodules.files import write_whole
 from mmtrain.training.contrastive import ContrastiveModule
 from mmtrain.training.data import logging_interval
 from mmtrain.training.sharding import whole
+from mmtrain.training.waiting import Later
 
 WARNED_AFTER = 20  # logging steps in a row
 
@@ -28,6 +30,9 @@ class Guard(pl.Callback):
     In float16 a gradient is not finite where the loss was scaled too high, and the scale is halved: such steps count
     only once there is no scale left to halve, or where the loss itself is not finite.
 
+    A fused optimiser is told on its device to leave the step out, and the guard reads and says so in the next step,
+    before that changes a weight: no step waits for its device.
+
     Args:
         nonfinite_steps: How many steps in a row end the run.
     """
@@ -38,6 +43,7 @@ class Guard(pl.Callback):
         self.nonfinite_steps = nonfinite_steps
         self._loss = torch.zeros(())
         self._ids: list[str] = []
+        self._later, self._step = Later(), (-1, self._ids)
         self._in_a_row: list[dict[str, Any]] = []
         self._counts: dict[str, int] = {}
         self._warned: set[str] = set()
@@ -57,37 +63,57 @@ class Guard(pl.Callback):
     ) -> None:
         gradients = [parameter.grad for parameter in pl_module.parameters() if parameter.grad is not None]
         norm = whole(torch.nn.utils.get_total_norm(gradients))
-        finite = bool(torch.isfinite(norm) & torch.isfinite(self._loss))
-        if trainer.world_size > 1:
-            finite = trainer.strategy.reduce_boolean_decision(finite)
-        if finite:
+        broken = (~(torch.isfinite(norm) & torch.isfinite(self._loss))).int()
+        broken = trainer.strategy.reduce(broken, reduce_op="sum").clamp(max=1)
+        seen = torch.stack([each.float() for each in (broken, self._loss, norm)])
+        scaler = getattr(trainer.precision_plugin, "scaler", None)
+        if scaler is None and _leaves_out(optimizer):
+            vars(optimizer)["found_inf"] = broken.float()  # as a GradScaler does
+            before, numbers = self._step, self._later.exchange(seen)
+            self._step = trainer.global_step, self._ids
+        else:
+            before, numbers = (trainer.global_step, self._ids), seen.tolist()
+            if numbers[0] and scaler is not None and scaler.get_scale() > 1 and math.isfinite(numbers[1]):
+                return  # float16 finds its scale by such steps: it leaves them out itself, and halves the scale
+            if numbers[0]:
+                for parameter in pl_module.parameters():
+                    parameter.grad = None  # AdamW passes over parameters without one
+        self._judge(trainer, before, numbers)
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._judge(trainer, self._step, self._later.exchange(None))
+
+    def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
+        if (numbers := self._later.exchange(None)) and numbers[0]:
+            self._record(trainer, self._step, numbers)  # of this process: others may not be there
+
+    def _judge(self, trainer: pl.Trainer, step: tuple[int, list[str]], numbers: list[float]) -> None:
+        """Records a step, (its number, its sample ids), whose numbers (broken, loss, norm) say that it is broken."""
+        if not numbers:
+            return
+        if not numbers[0]:
             self._in_a_row.clear()
             return
-        scaler = getattr(trainer.precision_plugin, "scaler", None)
-        if scaler is not None and scaler.get_scale() > 1 and torch.isfinite(self._loss):
-            return  # float16 finds its scale by such steps: it leaves them out itself, and halves the scale
-        for parameter in pl_module.parameters():
-            parameter.grad = None  # AdamW passes over parameters without one
-        self._record(trainer, float(norm))
-
-    def _record(self, trainer: pl.Trainer, norm: float) -> None:
-        ids = self._ids
         if trainer.world_size > 1:
             gathered: list = [None] * trainer.world_size
-            distributed.all_gather_object(gathered, ids)
-            ids = [name for part in gathered for name in part]
-        row = {"step": trainer.global_step, "loss": str(float(self._loss)), "gradient_norm": str(norm), "ids": ids}
-        self._in_a_row.append(row)
-        path = Path(trainer.default_root_dir) / "nonfinite.json"
-        if trainer.is_global_zero and not getattr(trainer, "fast_dev_run", False):
-            write_whole(path, json.dumps(self._in_a_row, ensure_ascii=False, indent=1))
-        seen = f"loss {row['loss']}, gradient norm {row['gradient_norm']} in step {row['step']}"
+            distributed.all_gather_object(gathered, step[1])
+            step = step[0], [name for part in gathered for name in part]
+        path = self._record(trainer, step, numbers)
+        seen = f"loss {numbers[1]}, gradient norm {numbers[2]} in step {step[0]}"
         if len(self._in_a_row) >= self.nonfinite_steps:
             raise ValueError(
                 f"guard.nonfinite_steps: {seen}, not finite {self.nonfinite_steps} times in a row; the samples are in"
                 f" {path}, the last checkpoint is unharmed; try a lower model.learning_rate or bf16 instead of 16 bits"
             )
         rank_zero_warn(f"{seen}: not finite; the step is left out, its samples are in {path}")
+
+    def _record(self, trainer: pl.Trainer, step: tuple[int, list[str]], numbers: list[float]) -> Path:
+        row = {"step": step[0], "loss": str(numbers[1]), "gradient_norm": str(numbers[2]), "ids": step[1]}
+        self._in_a_row.append(row)
+        path = Path(trainer.default_root_dir) / "nonfinite.json"
+        if trainer.is_global_zero and not getattr(trainer, "fast_dev_run", False):
+            write_whole(path, json.dumps(self._in_a_row, ensure_ascii=False, indent=1))
+        return path
 
     # ---- numbers that look wrong
 
@@ -131,3 +157,10 @@ class Guard(pl.Callback):
         if self._counts[key] == WARNED_AFTER:
             self._warned.add(key)
             rank_zero_warn(f"{what} for {WARNED_AFTER} logging steps; likely: {cause}")
+
+
+def _leaves_out(optimizer: torch.optim.Optimizer) -> bool:
+    """Whether the optimiser itself leaves out a step whose `found_inf` is 1, moments and count of steps included."""
+    groups = optimizer.param_groups
+    fused = isinstance(optimizer, torch.optim.Adam) and all(group["fused"] for group in groups)
+    return fused and not any(isinstance(each, DTensor) for group in groups for each in group["params"])

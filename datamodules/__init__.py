@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from datamodules.images import ImagePipeline
     from datamodules.module import ShardDataModule
     from datamodules.packing.as_shards import Manifest
-    from datamodules.reading.fields import Crops, Features, FieldReader, Pictures, Texts
+    from datamodules.reading.fields import Crops, Features, FieldReader, Pictures, Pieces, Texts
     from datamodules.reading.parts import Part
     from datamodules.relation import RelationDataModule
     from datamodules.stream.mixture import Source
@@ -33,7 +33,7 @@ __getattr__, __all__ = lazy(
         "datamodules.images": ("ImagePipeline",),
         "datamodules.module": ("ShardDataModule",),
         "datamodules.packing.as_shards": ("Manifest",),
-        "datamodules.reading.fields": ("Crops", "Features", "FieldReader", "Pictures", "Texts"),
+        "datamodules.reading.fields": ("Crops", "Features", "FieldReader", "Pictures", "Pieces", "Texts"),
         "datamodules.reading.parts": ("Part",),
         "datamodules.relation": ("RelationDataModule",),
         "datamodules.stream.mixture": ("Source",),

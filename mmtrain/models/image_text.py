@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from mmtrain.fusion import ComposedQuery
 from mmtrain.models.adapted import AdaptedNetwork
 from mmtrain.models.adapters import Adapter
 from mmtrain.models.network import NO_HEAD
@@ -14,7 +15,7 @@ from mmtrain.towers import ImageTower, SharedText, TextTower
 
 Projection = Literal["linear", "mlp", "none"]
 TOWERS = ("image", "text", "image_projection", "text_projection", "modalities", "modality_projections")
-TRAINED = (*TOWERS, "absent", "observed", "multi")  # the modules of an ImageTextModel
+TRAINED = (*TOWERS, "absent", "observed", "multi", "composer")  # the modules of an ImageTextModel
 Composition = Literal["sum", "product"]
 
 
@@ -34,8 +35,8 @@ class ImageTextModel(AdaptedNetwork):
             is missing, and a learned vector is added to those observed, which is what an indicator beside the features
             is under a linear projection (Saporta et al. 2024, Symile-M3).
         layer_norm: Normalise what is projected to mean 0 and the same variance before it is scaled to unit length.
-        composition: What a query of several inputs is: the normalised sum of their rows, or their product, which Symile
-            trains and which is not normalised.
+        composition: What a query of several inputs is: the normalised sum of their rows, their product, which Symile
+            trains and which is not normalised, or what a network makes of their tokens.
         prompts: What stands before texts of a role, query or passage.
         multi: {dimension: d} adds a linear layer from each tower's tokens to token rows of width d, unit length: of a
             picture its patches, without the tokens before them; of a text all that its tokenizer's mask has.
@@ -57,7 +58,7 @@ class ImageTextModel(AdaptedNetwork):
         buckets: int = 4,
         missing: Sequence[str] = (),
         layer_norm: bool = False,
-        composition: Composition = "sum",
+        composition: Composition | ComposedQuery = "sum",
         prompts: Mapping[str, str] | None = None,
         multi: Mapping[str, int] | None = None,
         adapters: Mapping[str, Adapter | Mapping[str, Any]] | None = None,
@@ -82,9 +83,15 @@ class ImageTextModel(AdaptedNetwork):
         inputs = {"image", "text", *self.modalities}
         if unknown := [name for name in missing if name not in inputs]:
             raise ValueError(f"model.missing: got {', '.join(unknown)}, expected some of {', '.join(sorted(inputs))}")
-        if composition not in ("sum", "product"):
-            raise ValueError(f"model.composition: got {composition!r}, expected sum or product")
-        self.missing, self.layer_norm, self.composition = list(missing), layer_norm, composition
+        self.composer = composition if isinstance(composition, ComposedQuery) else None
+        self.composition: Composition = "product" if composition == "product" else "sum"
+        if self.composer is None and composition != self.composition:
+            raise ValueError(f"model.composition: got {composition!r}, expected sum, product or a ComposedQuery")
+        if self.composer is not None:
+            if image is None:
+                raise ValueError("model.composition: a ComposedQuery reads pictures, and the model has no image tower")
+            self.composer.build(image.width, self.text.width, dimension)
+        self.missing, self.layer_norm = list(missing), layer_norm
         self.absent = nn.ParameterDict({name: nn.Parameter(torch.randn(dimension)) for name in missing})
         self.observed = nn.ParameterDict({name: nn.Parameter(torch.zeros(dimension)) for name in missing})
         self.multi_dimension = None if multi is None else _multi_dimension(multi)
@@ -109,11 +116,15 @@ class ImageTextModel(AdaptedNetwork):
             "buckets": self.buckets,
             "missing": self.missing,
             "layer_norm": self.layer_norm,
-            "composition": self.composition,
+            "composition": self.composer or self.composition,
             "prompts": dict(self.prompts),
             "multi": None if self.multi_dimension is None else {"dimension": self.multi_dimension},
             "adapters": self.bank.described(),
         }
+
+    def trained(self) -> dict[str, nn.Module]:
+        """Its parts by name."""
+        return {name: part for name in TRAINED if (part := getattr(self, name)) is not None}
 
     def checkpoint_activations(self) -> None:
         """Makes the towers that are trained recompute their activations in the backward pass.
@@ -239,23 +250,31 @@ class ImageTextModel(AdaptedNetwork):
         Args:
             adapters: Of images and texts, as `Batch.adapters`.
         """
-        assert self.image is not None and self.image_projection is not None
-        image_tower = self.image
-        own = self.bank.of_rows(images, adapters[0]), self.bank.of_rows(tokens, adapters[1], languages)
-        of_images = self.read(lambda part: _pooled_first(*image_tower(part)), own[0], images)
+        of_images = self.image_tokens(images, adapters[0])
         of_texts = self.text_tokens(tokens, mask, languages, adapters[1])
-        pooled = of_images[:, 0].contiguous(), of_texts[:, 0].contiguous()
         return (
-            self._rows("image", self.bank.encode(self.image_projection, own[0], pooled[0])),
-            self._rows("text", self.bank.encode(self.text_projection, own[1], pooled[1])),
+            self.pooled_rows("image", of_images, self.bank.of_rows(images, adapters[0])),
+            self.pooled_rows("text", of_texts, self.bank.of_rows(tokens, adapters[1], languages)),
             of_images,
             of_texts,
         )
+
+    def image_tokens(self, images: Tensor, adapters: Tensor | None = None) -> Tensor:
+        """Token features of images [N, 1+P, Wi], the pooled feature first."""
+        assert self.image is not None
+        tower = self.image
+        return self.read(lambda part: _pooled_first(*tower(part)), self.bank.of_rows(images, adapters), images)
 
     def text_tokens(self, tokens: Tensor, mask: Tensor, languages: Tensor, adapters: Tensor | None = None) -> Tensor:
         """Token features of texts [M, 1+L, Wt], the pooled feature first."""
         own = self.bank.of_rows(tokens, adapters, languages)
         return self.read(lambda *part: _pooled_first(*self.text(*part)), own, tokens, mask, languages)
+
+    def pooled_rows(self, side: str, features: Tensor, adapters: Tensor | None = None) -> Tensor:
+        """Rows [N, D] of a side, "image" or "text", of token features [N, 1+T, W]; adapters as `multi_rows`."""
+        projection = self.text_projection if side == "text" else self.image_projection
+        assert projection is not None
+        return self._rows(side, self.bank.encode(projection, adapters, features[:, 0].contiguous()))
 
     def _image_rows(self, images: Tensor) -> Tensor:
         if self.image is None or self.image_projection is None:

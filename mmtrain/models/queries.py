@@ -8,7 +8,9 @@ import torch
 from PIL import Image
 
 from datamodules.images import resizing
+from datamodules.reading.fields import pieces
 from datamodules.tokenizers.fonts import PAPER
+from mmtrain.models.composing import composed_rows, composes
 from mmtrain.models.image_text import ImageTextModel
 
 if TYPE_CHECKING:
@@ -22,15 +24,18 @@ def query_rows(encoder: "Encoder", queries: Sequence[Mapping[str, Any]]) -> np.n
     tower for pictures and texts sees both on one canvas.
 
     Args:
-        encoder: A model whose `composition` is "product", as Symile trains, has products, which are not normalised.
+        encoder: A model whose `composition` is "product", as Symile trains, has products, which are not normalised; a
+            `mmtrain.fusion.ComposedQuery` reads text and pictures together.
         queries: Of each the arguments of `Encoder.encode_query`.
 
     Raises:
         ValueError: for a query without inputs, an input that is unknown, or one that the model has no tower for.
     """
     rows: list[list[np.ndarray]] = [[] for _ in queries]
-    if encoder.model.shared:
-        queries = [on_one_canvas(encoder, i, query) for i, query in enumerate(queries)]
+    if not composes(encoder):
+        queries = [_without_marks(query) for query in queries]
+        if encoder.model.shared:
+            queries = [on_one_canvas(encoder, i, query) for i, query in enumerate(queries)]
     for i, query in enumerate(queries):
         if unknown := query.keys() - set(INPUTS):
             raise ValueError(f"query {i}: {', '.join(sorted(unknown))} is no input; expected {', '.join(INPUTS)}")
@@ -38,13 +43,16 @@ def query_rows(encoder: "Encoder", queries: Sequence[Mapping[str, Any]]) -> np.n
             encoder.adapter_number(query.get("adapter"))
         except ValueError as error:
             raise ValueError(f"query {i}: {error}") from error
+    whole = _composed_whole(encoder, queries)
+    for i, row in whole.items():
+        rows[i].append(row)
     for (language, role, adapter), members in _grouped(queries, "language", "role", "adapter").items():
-        members = [i for i in members if queries[i].get("text") is not None]
+        members = [i for i in members if i not in whole and queries[i].get("text") is not None]
         texts = encoder.encode_text([queries[i]["text"] for i in members], language, role=role, adapter=adapter)
         for i, row in zip(members, texts, strict=True):
             rows[i].append(row)
     for (adapter,), members in _grouped(queries, "adapter").items():
-        pictures = [(i, image) for i in members for image in queries[i].get("images", ())]
+        pictures = [(i, image) for i in members if i not in whole for image in queries[i].get("images", ())]
         if not pictures:
             continue
         images: Any = [image for _, image in pictures]
@@ -59,6 +67,37 @@ def query_rows(encoder: "Encoder", queries: Sequence[Mapping[str, Any]]) -> np.n
             raise ValueError(f"query {i}: nothing to encode; a text, images or features")
     made = [composed(encoder, parts) for parts in rows]
     return np.stack(made) if made else np.zeros((0, encoder.model.dimension), np.float32)
+
+
+def _without_marks(query: Mapping[str, Any]) -> Mapping[str, Any]:
+    """A query without the places of its pictures, where it has any."""
+    text = query.get("text")
+    return query if text is None or not len(query.get("images", ())) else {**query, "text": " ".join(pieces(text))}
+
+
+def _composed_whole(encoder: "Encoder", queries: Sequence[Mapping[str, Any]]) -> dict[int, np.ndarray]:
+    """The rows of those queries whose text and pictures a network of the model makes one row of."""
+    if not composes(encoder):
+        return {}
+    rows: dict[int, np.ndarray] = {}
+    for (role, adapter), members in _grouped(queries, "role", "adapter").items():
+        members = [i for i in members if (queries[i].get("text") is not None) + len(queries[i].get("images", ())) > 1]
+        if members:
+            asked = [queries[i] for i in members]
+            encoder.tokenizer_for(role)  # refuses another role
+            rows |= zip(
+                members,
+                composed_rows(
+                    encoder,
+                    [[] if query.get("text") is None else pieces(query["text"]) for query in asked],
+                    [encoder.pixels(query["images"]) for query in asked],
+                    [query.get("language") or "" for query in asked],
+                    role,
+                    adapter,
+                ).numpy(),
+                strict=True,
+            )
+    return rows
 
 
 def on_one_canvas(encoder: "Encoder", number: int, query: Mapping[str, Any]) -> Mapping[str, Any]:

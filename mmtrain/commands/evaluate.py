@@ -148,6 +148,7 @@ def evaluate(
     from mmtrain.evaluation.report.questions import shown_questions
     from mmtrain.evaluation.report.tables import print_metrics
     from mmtrain.fusion import RelationHead
+    from mmtrain.models.composing import composes
     from mmtrain.models.loading import load
     from mmtrain.models.network import NO_HEAD
 
@@ -193,7 +194,7 @@ def evaluate(
     answers = Answers(encoder, shards, answers_to) if zero_shot_by == "captioner" else None
     captioned = WrittenCaptions(encoder, shards, beams) if generate else None
     probed = None if linear is None else linear.collector(shards, data)
-    items = None if asked is None else Items(shards, late=similarity == "late")
+    items = None if asked is None else Items(shards, similarity == "late", encoder if composes(encoder) else None)
     of_tokens: list[Collector | None] = [predicted, features if collected else None, answers, captioned]
     collectors: list[Collector] = [each for each in (thumbnails, *of_tokens, probed, items, many) if each is not None]
     tokens = patches or any(each is not None for each in of_tokens)

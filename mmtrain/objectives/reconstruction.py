@@ -1,6 +1,6 @@
 """Masked words and patches, restored with the help of a row: what the row of several inputs must not forget (Coral).
 
-Letters: B samples, n texts or pictures of each, L tokens of one, S of all, W width, V ids of the tokenizer, D dimensions.
+Letters: B samples, n texts or pictures of each, L tokens of one, S words and P patches of all, W width, D dimensions.
 """
 
 from typing import Any, NamedTuple
@@ -37,12 +37,12 @@ class Restored(NamedTuple):
 class Reconstruction(Objective):
     """l1 L_reg + l2 L_rec of Coral (MERIT, Chow et al. 2025), beside a contrast of the same rows.
 
-    Of the tokens of a text and its pictures a share is masked, and one transformer layer, which reads them all and a row,
-    restores them: patches as the image tower gives them, by the mean squared error, words by the cross-entropy. L_rec has
-    the side's own row, L_reg the row of the other side: the query's row restores the target, and the reverse. Each is the
-    sum over both sides of both errors. The layer is in no export. The paper's layer reads a language model's embeddings,
-    words among them; ours reads embeddings of its own for words, whose weights also predict them, since the features of
-    a text tower have seen the masked word. The weights and the rates of the paper are not known to us.
+    Of the tokens of a text and its pictures a share is masked, and one transformer layer, which reads them all and a
+    row, restores them: patches as the image tower gives them, by the mean squared error, words by the cross-entropy.
+    L_rec has the side's own row, L_reg the row of the other side: the query's row restores the target, and the reverse.
+    Each is the sum over both sides of both errors. The layer is in no export. The paper's layer reads a language
+    model's embeddings of words; ours has embeddings of its own, whose weights also predict the words, since the
+    features of a text tower have seen the masked one. The paper's weights and rates are not known to us.
 
     Args:
         queries: The field of the queries' texts, which a model with a `composition` reads with its pictures.

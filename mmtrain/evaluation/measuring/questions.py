@@ -19,6 +19,7 @@ from datamodules.shards.samples import Sample
 from losses import Embeddings
 from mmtrain.display.messages import first_line
 from mmtrain.embedding.collected import real_samples
+from mmtrain.embedding.items import item_rows
 from mmtrain.embedding.splits import MeasuredShards
 from mmtrain.evaluation.measuring.late import token_rows
 from mmtrain.evaluation.metrics.bootstrap import DRAWS
@@ -39,14 +40,16 @@ class Items:
     Args:
         shards: The samples.
         late: Collects their token rows instead.
+        encoder: A model that composes pictures with captions; None for pictures alone.
 
     Attributes:
         ids: Of the N items.
         repeated: How many samples have the id of another.
     """
 
-    def __init__(self, shards: MeasuredShards, late: bool = False) -> None:
+    def __init__(self, shards: MeasuredShards, late: bool = False, encoder: Encoder | None = None) -> None:
         self.ids, self.repeated, self._late = list[str](), 0, late
+        self._encoder, self._languages = encoder, shards.languages
         self._dataset, self._known = shards.dataset, set[str]()
         self._rows, self._places = list[Tensor](), list[int]()
 
@@ -63,6 +66,8 @@ class Items:
         self._places += batch.rows[new].tolist()
         if self._late:
             self._rows += token_rows(embeddings.multi["image"], torch.tensor(new, dtype=torch.int64))
+        elif self._encoder is not None:
+            self._rows.append(item_rows(self._encoder, batch, self._languages)[new])
         else:
             self._rows.append(embeddings.image[new].float().cpu())
 
@@ -202,7 +207,7 @@ def chosen_rightly(encoder: Encoder, questions: Sequence[Question], similarity: 
         for question in (questions[place] for place in part):
             asked.append(_query(encoder, question, "" if question.images else question.text))
             spoken = {"language": question.language or None, "role": "query" if question.images else "passage"}
-            before = f"{question.text} " if question.images and question.text else ""
+            before = f"{question.words} " if question.images and question.text else ""
             offered += [{"text": before + choice, **spoken} for choice in question.choices]
         rows, choices = (torch.from_numpy(encoder.encode_queries(each)) for each in (asked, offered))
         of_choice = np.repeat(np.arange(len(part)), [len(questions[place].choices) for place in part])

@@ -20,6 +20,7 @@ import torch
 
 from benchmarks.claims import (
     code_switch,
+    coral,
     general,
     hard_negatives,
     m3l,
@@ -42,6 +43,7 @@ CLAIMS: dict[str, Claim] = {
     "symile": symile.CLAIM,
     "m3l": m3l.CLAIM,
     "code_switch": code_switch.CLAIM,
+    "coral": coral.CLAIM,
     "rare_words": rare_words.CLAIM,
     "patches": patches.CLAIM,
     **general.CLAIMS,

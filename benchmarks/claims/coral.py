@@ -165,8 +165,8 @@ def recipes(runs: Runs) -> dict[str, Recipe]:
 
 CLAIM = Claim(
     "Coral (MERIT, Chow et al. 2025)",
-    "reconstruction raises the share of queries of two pictures whose best product meets both conditions, to at least 15"
-    " points above the sum of rows",
+    "reconstruction raises the share of queries of two pictures whose best product meets both conditions, to 15 points"
+    " or more above the sum of rows",
     recipes,
     [(BOTH, CONTRAST), (BOTH, SUM), (CONTRAST, SUM)],
     [

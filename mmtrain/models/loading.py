@@ -130,7 +130,9 @@ def assemble(
     description = upgraded(description, source)
     model = description["model"]
     if text_only and model["init_args"]["text"] != "shared":
-        model = model | {"init_args": model["init_args"] | {"image": None, "modalities": {}, "composition": "sum"}}
+        composition = model["init_args"].get("composition")
+        without = {"image": None, "modalities": {}, "composition": composition if composition == "product" else "sum"}
+        model = model | {"init_args": model["init_args"] | without}
         weights = {name: tensor for name, tensor in weights.items() if name.startswith(TEXT_SIDE)}
     network = build(model, ImageTextModel)
     fill(network, weights, source)

@@ -66,7 +66,7 @@ def queries(source: Path, split: str, known: dict[str, Product]) -> Iterator[Que
         shown, right = ([str(each) for each in record.get(key) or ()] for key in ("query", "pos_candidate"))
         text = record.get("query instruction")
         if not shown or not isinstance(text, str) or (absent := [each for each in shown if each not in known]):
-            said = f"product {absent[0]} is none of its products" if shown and isinstance(text, str) else "no query"
+            said = f"product {absent[0]} is none of the {split} set" if shown and isinstance(text, str) else "no query"
             raise ValueError(f"{file}, line {number + 1}: {said}; MERIT's queries and products")
         yield Query(str(record.get("idx", number + 1)), *interleaved(text, shown), right)
 

@@ -73,8 +73,9 @@ class ComposedQuery(nn.Module):
         self.text_in = nn.Sequential(nn.LayerNorm(text_width), nn.Linear(text_width, self.width))
         self.image_in = nn.Sequential(nn.LayerNorm(image_width), nn.Linear(image_width, self.width))
         self.first = nn.Parameter(torch.randn(1, 1, self.width) * self.width**-0.5)
-        self.out = nn.Sequential(nn.LayerNorm(self.width), nn.Linear(self.width, dimension, bias=False))
-        nn.init.zeros_(self.out[1].weight)
+        out = nn.Linear(self.width, dimension, bias=False)
+        nn.init.zeros_(out.weight)
+        self.out = nn.Sequential(nn.LayerNorm(self.width), out)
 
     def forward(self, texts: FieldEmbeddings, images: FieldEmbeddings) -> Tensor:
         """Rows [N, D], float32 at least; zeros for a query of nothing.

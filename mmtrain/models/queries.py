@@ -90,7 +90,7 @@ def _composed_whole(encoder: "Encoder", queries: Sequence[Mapping[str, Any]]) ->
                 composed_rows(
                     encoder,
                     [[] if query.get("text") is None else pieces(query["text"]) for query in asked],
-                    [encoder.pixels(query["images"]) for query in asked],
+                    [encoder.pixels(_images(encoder, query["images"])) for query in asked],
                     [query.get("language") or "" for query in asked],
                     role,
                     adapter,
@@ -98,6 +98,11 @@ def _composed_whole(encoder: "Encoder", queries: Sequence[Mapping[str, Any]]) ->
                 strict=True,
             )
     return rows
+
+
+def _images(encoder: "Encoder", images: Sequence[Any]) -> Any:
+    """Pictures as they are; features as one array."""
+    return np.stack(images) if encoder.images is None else images
 
 
 def on_one_canvas(encoder: "Encoder", number: int, query: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -22,6 +22,7 @@ from mmtrain.serving.service import LONGEST_TEXT, BadRequest, Service
 
 T = TypeVar("T")
 MOST_PICTURES = 8  # of one query
+NO_FILE = "image: expected a file, as in curl -F image=@FILE"
 FIELDS = ("text", "language", "k", "image")
 
 
@@ -104,7 +105,7 @@ def _add_search(app: FastAPI, service: Service, do: Callable[..., Any]) -> None:
     async def found(fields: dict[str, Any]) -> tuple[Query, list[bytes], list[Result]]:
         text, language, images = (fields.get(name) or None for name in ("text", "language", "image"))
         if isinstance(images, str):
-            raise BadRequest("image: expected a file, as in curl -F image=@FILE")
+            raise BadRequest(NO_FILE)
         images = images or []
         try:
             k = int(fields.get("k") or 10)
@@ -166,17 +167,20 @@ def _add_search(app: FastAPI, service: Service, do: Callable[..., Any]) -> None:
 
 
 async def _form(request: Request) -> dict[str, Any]:
-    """The fields of a form; the pictures as a list of bytes, a field without a file as none."""
+    """The fields of a form, the pictures as a list of bytes."""
     fields: dict[str, Any] = {}
+    images: list[bytes] = []
     async with request.form(max_files=MOST_PICTURES, max_fields=len(FIELDS)) as form:
         for name, value in form.multi_items():
-            if isinstance(value, UploadFile) != (name == "image"):
-                raise BadRequest("search: the field of a file is image, as in curl -F image=@FILE")
             if not isinstance(value, UploadFile):
+                if name == "image" and value:
+                    raise BadRequest(NO_FILE)
                 fields[name] = value
+            elif name != "image":
+                raise BadRequest("search: the field of a file is image")
             elif content := await value.read():
-                fields.setdefault(name, []).append(content)
-    return fields
+                images.append(content)
+    return fields | {"image": images}
 
 
 def _address(result: Result) -> str:

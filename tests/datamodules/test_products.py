@@ -107,7 +107,7 @@ def test_the_first_tag_of_a_product_is_its_place(text: str, found: str) -> None:
 @pytest.mark.parametrize(
     ("change", "says"),
     [
-        ({"query": [99]}, "product 99 is none of its products"),
+        ({"query": [99]}, "product 99 is none of the train set"),
         ({"query instruction": 3}, "no query"),
         ({"pos_candidate": [77]}, "77 is none of its products"),
     ],

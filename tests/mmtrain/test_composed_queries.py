@@ -70,6 +70,13 @@ def test_one_input_keeps_its_row_and_queries_do_not_depend_on_one_another() -> N
     np.testing.assert_allclose(together[2], ours.encode_image([picture(3)])[0], atol=1e-6)
 
 
+def test_features_are_composed_too() -> None:
+    ours = Encoder(small(), ByteTokenizer(), None, ["en"], "cosine", "a test")
+    features = np.random.default_rng(0).standard_normal((2, 8)).astype(np.float32)
+    row = ours.encode_query("a <image> b", list(features))
+    assert np.abs(row - ours.encode_query("a <image> b", features[::-1])).max() > 1e-3
+
+
 def test_a_model_that_adds_rows_reads_no_marks() -> None:
     ours = encoder()
     ours.model.composer = None
@@ -234,6 +241,14 @@ def test_a_run_composes_again_and_its_export_holds_no_reconstruction(trained: Pa
         assert not any("reconstruction" in name or "patch_mask" in name for name in file.keys())  # noqa: SIM118
     text = mmtrain.load(trained / "run", text_only=True).encode_text(["a"])
     np.testing.assert_allclose(text, ours.encode_text(["a"]), atol=1e-6)
+
+
+def test_a_composition_without_pictures_beside_texts_is_refused(trained: Path, capsys) -> None:
+    options = [f"--data.train={trained / 'train'}", "--data.val=null", "--data.fields={}", "--trainer.accelerator=cpu"]
+    options += [f"--trainer.default_root_dir={trained / 'none'}", "--trainer.max_steps=1", "--data.workers=0"]
+    options += ["--data.batch_size=8"]
+    assert main(["fit", "--config", str(ROOT / "configs" / "pretrain" / "coral_tiny.yaml"), *options]) == 1
+    assert "model.composition: no texts have pictures" in capsys.readouterr().err.strip().splitlines()[-1]
 
 
 def test_questions_of_two_pictures_and_a_text_look_for_pictures_with_titles(trained: Path) -> None:

@@ -47,7 +47,8 @@ def composed_rows(
         part = slice(start, start + AT_ONCE)
         fields = _texts(encoder, texts[part], languages[part], role), _pictures(pictures[part])
         by = [encoder.adapter_number(adapter, language or None) for language in languages[part]]
-        adapters = torch.tensor([-1 if number is None else number for number in by]) if any(by) else None
+        said = any(number is not None for number in by)
+        adapters = torch.tensor([-1 if number is None else number for number in by]) if said else None
         parts.append(_composed(encoder, *fields, adapters))
     return torch.cat(parts)
 

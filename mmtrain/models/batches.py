@@ -57,10 +57,11 @@ def embed_batch(
             if isinstance(network, ImageTextModel) and "text" in network.missing:
                 texts, present = network.with_absent("text", texts, present), torch.ones_like(present)
     fields: dict[str, FieldEmbeddings] = {}
-    for name in batch.fields:
+    for name in sorted(batch.fields, key=lambda name: name.endswith(PICTURES)):  # behind the texts that they belong to
         if name in fields or name in without:
             continue
         if (pictures := composed_with(network, batch, name)) is not None:
+            assert isinstance(network, ImageTextModel)
             texts_and_pictures = batch.fields[name], batch.fields[pictures]
             fields[name], fields[pictures] = compose(network, *texts_and_pictures, languages, batch.adapters)
         else:

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -71,12 +71,14 @@ def _pictures(pictures: Sequence[Tensor]) -> Field:
 def _composed(encoder: "Encoder", texts: Field, pictures: Field, adapters: Tensor | None) -> Tensor:
     model = encoder.model
     assert isinstance(model, ImageTextModel)
-    moved = [_moved(field, encoder.device) for field in (texts, pictures)]
+    words, seen = _moved(texts, encoder.device), _moved(pictures, encoder.device)
     adapters = None if adapters is None else adapters.to(encoder.device)
     with torch.inference_mode(), encoder.autocast():
-        return compose(model, *moved, adapters=adapters)[0].rows[:, 0].float().cpu()
+        return compose(model, words, seen, adapters=adapters)[0].rows[:, 0].float().cpu()
 
 
 def _moved(field: Field, device: torch.device) -> Field:
-    tensors = {name: value.to(device) for name, value in vars(field).items() if isinstance(value, Tensor)}
+    tensors: dict[str, Any] = {
+        name: value.to(device) for name, value in vars(field).items() if isinstance(value, Tensor)
+    }
     return replace(field, **tensors)

@@ -66,7 +66,8 @@ def open_model(
 def query_row(encoder: Encoder, query: Query) -> np.ndarray:
     """A query as float32 [1, D]; one of several inputs is composed of them as the model does.
 
-    Raises ValueError for an input that cannot be read, or is none of the model's.
+    A note on stderr says when the model was not trained on its language. Raises ValueError for an input that cannot be
+    read, or is none of the model's.
     """
     if query.text is not None:
         check_text(encoder, query.text, query.language)
@@ -100,16 +101,6 @@ def text_tokens(encoder: Encoder, index: SearchIndex, text: str, language: str |
     if index.tokens is None:
         return None
     return encoder.encode_text([text], language, multi=True, role="query")[0]
-
-
-def text_row(encoder: Encoder, text: str, language: str | None = None) -> np.ndarray:
-    """A text as float32 [1, D]; a note on stderr says when the model was not trained on its language.
-
-    Raises ValueError as `check_text` does.
-    """
-    check_text(encoder, text, language)
-    note_untrained(encoder, language)
-    return encoder.encode_text([text], language, role="query")
 
 
 def note_untrained(encoder: Encoder, language: str | None) -> None:
@@ -149,11 +140,6 @@ def _opened(encoder: Encoder, path: Path) -> Picture:
         return opened(encoder, content)
     except ValueError as error:
         raise ValueError(f"--image: {path} is {error}") from error
-
-
-def image_row(encoder: Encoder, path: Path) -> np.ndarray:
-    """A file as float32 [1, D]. Raises ValueError for one that is no picture."""
-    return encoder.encode_queries([{"images": [_opened(encoder, path)]}])
 
 
 def opened(encoder: Encoder, content: bytes) -> Picture:

@@ -58,8 +58,9 @@ class Service:
             raise BadRequest("search: give a text, a picture, or both")
         images = [self._picture(each) for each in pictures]
         text = None if text is None else self._read(text, language)
+        asked = {"text": text, "language": language, "role": "query"}
         try:
-            row = self.encoder.encode_query(text, images, language=language, role="query")[None]
+            row = self.encoder.encode_queries([asked | {"images": images}])
         except ValueError as error:  # a page without room for the text and so many pictures
             raise BadRequest(f"search: {error}") from error
         tokens = None if text is None or images else text_tokens(self.encoder, self.index, text, language)

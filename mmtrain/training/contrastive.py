@@ -114,7 +114,7 @@ class ContrastiveModule(pl.LightningModule):
         unknown = set(weights or {}) - set(objectives)
         if unknown or not objectives:
             raise ValueError(f"model.weights: {sorted(unknown)} not among the objectives {sorted(objectives)}")
-        how = composition or ("sum" if all(each.composition == "sum" for each in objectives.values()) else "product")
+        how: Any = composition or ("sum" if all(one.composition == "sum" for one in objectives.values()) else "product")
         towers = image, text, dimension, projection, modalities
         self.model = ImageTextModel(*towers, None, 4, missing, layer_norm, how, prompts, multi)
         self.model.micro_batch = micro_batch

@@ -9,12 +9,13 @@ from itertools import groupby
 from pathlib import Path
 
 import numpy as np
+from PIL import Image
 
 from mmtrain.models.encoder import Encoder
 from mmtrain.models.foreign import is_foreign
 from mmtrain.search.heat import with_words
 from mmtrain.search.index import DESCRIPTION, SearchIndex
-from mmtrain.search.queries import Picture, check_text, find, open_model, opened, text_tokens
+from mmtrain.search.queries import check_text, find, open_model, opened, text_tokens
 from mmtrain.search.results import Result
 
 MOST_RESULTS = 1000
@@ -109,15 +110,17 @@ class Service:
             raise BadRequest(str(error).removeprefix("--")) from error
         return text
 
-    def _picture(self, content: bytes) -> Picture:
+    def _picture(self, content: bytes) -> Image.Image:
         if self.encoder.images is None:
             raise BadRequest("image: the model reads features of pictures, not pictures; a text")
         if len(content) > LARGEST_PICTURE:
             raise BadRequest(f"image: got {len(content):,} bytes, at most {LARGEST_PICTURE:,} are read")
         try:
-            return opened(self.encoder, content)
+            picture = opened(self.encoder, content)
         except ValueError as error:
             raise BadRequest(f"image: {error}") from error
+        assert isinstance(picture, Image.Image)
+        return picture
 
 
 def open_service(target: str, *, model: str | None, device: str | None, trust: Sequence[str] | None) -> Service:

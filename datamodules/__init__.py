@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from datamodules.module import ShardDataModule
     from datamodules.naflex import NaFlexPipeline
     from datamodules.packing.as_shards import Manifest
-    from datamodules.reading.fields import Crops, Features, FieldReader, Pictures, Texts
+    from datamodules.reading.fields import Crops, Features, FieldReader, Pictures, Pieces, Texts
     from datamodules.reading.parts import Part
     from datamodules.relation import RelationDataModule
     from datamodules.stream.mixture import Source
@@ -35,7 +35,7 @@ __getattr__, __all__ = lazy(
         "datamodules.module": ("ShardDataModule",),
         "datamodules.naflex": ("NaFlexPipeline",),
         "datamodules.packing.as_shards": ("Manifest",),
-        "datamodules.reading.fields": ("Crops", "Features", "FieldReader", "Pictures", "Texts"),
+        "datamodules.reading.fields": ("Crops", "Features", "FieldReader", "Pictures", "Pieces", "Texts"),
         "datamodules.reading.parts": ("Part",),
         "datamodules.relation": ("RelationDataModule",),
         "datamodules.stream.mixture": ("Source",),

@@ -62,11 +62,13 @@ class FieldEmbeddings:
         rows: float [B, n, D], rows of unit length; absent ones hold anything finite.
         present: bool [B, n], None for all.
         ids: int64 [B, n]; equal ids are the same input, and no negatives of each other.
+        tokens: of n values, [B, n, 1 + L, W], where the model composes rows of them.
     """
 
     rows: Tensor
     present: Tensor | None = None
     ids: Tensor | None = None
+    tokens: TokenFeatures | None = None
 
 
 @dataclass

@@ -12,6 +12,7 @@ import yaml
 from webdataset import TarWriter
 
 from datamodules import ByteTokenizer
+from datamodules.numbers import pack_products
 from datamodules.shards.encoding import encoded_sample
 from datamodules.tokenizers.fonts import unifont_file
 from mmtrain.cli import main
@@ -32,7 +33,7 @@ WORDS = {
 
 @pytest.fixture(scope="module")
 def material(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Shards of pictures, features and text pairs, a vocabulary, a dictionary and a tokenizer of transformers."""
+    """Shards of pictures, features, pairs and products, a vocabulary, a dictionary and a tokenizer of transformers."""
     from PIL import Image
     from tokenizers import Tokenizer, models, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast
@@ -58,6 +59,7 @@ def material(tmp_path_factory: pytest.TempPathFactory) -> Path:
                     record = {"id": f"p{index}", "query": captions["en"], "positive": {"de": captions["de"]}}
                     record["negatives"] = {"de": WORDS["de"].split()[:index]}
                 shard.write(encoded_sample(index, record, file.getvalue() or None, suffix, further))
+    pack_products(folder / "products", "train", ["de", "en"], queries=10)
     network = ImageTextModel(FeatureTower(8), ByteGRU(width=8), 32)
     write(Encoder(network, ByteTokenizer(), None, ["en"], "cosine", "space"), "space", folder / "space")
     (folder / "kept").mkdir()
@@ -130,7 +132,7 @@ def shrink(config: dict, material: Path, run: Path) -> dict:
         stage["trainer"] = {}
         stage.get("model", {"init_args": {}})["init_args"].pop("pretrained", None)
     make_small(config)
-    shards = str(material / ("features" if features else "pictures"))
+    shards = str(material / ("products" if "composition" in model else "features" if features else "pictures"))
     for own in (data, *(stage["data"]["init_args"] for stage in config.get("stages", []) if "data" in stage)):
         own |= {name: ["en"] for name in own if name.endswith("_languages")} | {"val": shards}
         own.get("text", {"init_args": {}})["init_args"] |= {"dictionaries": [str(material / "words.tsv")]}

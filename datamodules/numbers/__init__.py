@@ -3,6 +3,7 @@
 from datamodules.numbers.corpus import LANGUAGES, SPLITS, numbers_of, pack_numbers, picture, png, words
 from datamodules.numbers.pairs import pack_pairs
 from datamodules.numbers.posts import pack_posts, post
+from datamodules.numbers.products import pack_products
 from datamodules.numbers.scenes import pack_scenes
 from datamodules.numbers.spoken import pack_spoken
 
@@ -13,6 +14,7 @@ __all__ = [
     "pack_numbers",
     "pack_pairs",
     "pack_posts",
+    "pack_products",
     "pack_scenes",
     "pack_spoken",
     "picture",

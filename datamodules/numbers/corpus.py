@@ -128,7 +128,7 @@ def _samples(task: dict) -> Iterator[dict]:
 
 
 def png(page: np.ndarray) -> bytes:
-    """A grey page as an RGB image, encoded."""
+    """A page uint8 [H, W], or of colours [H, W, 3], as an RGB image, encoded."""
     encoded = io.BytesIO()
     Image.fromarray(page).convert("RGB").save(encoded, "PNG")
     return encoded.getvalue()

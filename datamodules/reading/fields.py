@@ -21,6 +21,7 @@ from datamodules.reading.views import picture_views
 from datamodules.shards.samples import FEATURE_SUFFIX, BrokenSample, Sample, read_features, read_texts
 from datamodules.tokenizers.tokenizer import Tokenizer
 
+MARK = "<image>"  # in a text: where a picture stands
 PICTURE_FILE = re.compile(r"([a-z_]+)(\d*)\.(?:jpg|jpeg|png|webp)")
 
 
@@ -103,6 +104,36 @@ class Texts(FieldReader):
             Value(Text(language, text, self.prefix), text_id(text), place)
             for place, (language, text) in texts[: self.count]
         ]
+
+
+class Pieces(FieldReader):
+    """A text of the sample's record in pieces, cut at each `<image>`, where a picture stands; see `Texts`.
+
+    A model that composes reads them with the pictures of the field NAME_pictures: the first stands behind the first
+    piece, which is empty where the text begins with a mark, and so on. A prompt stands before the first piece alone.
+
+    Args:
+        key: Of the record; default: the field's name.
+        count: Pieces at most; the last has the rest of the text, without its marks.
+        required: Whether a sample without the text is left out.
+    """
+
+    kind = "text"
+
+    def read(
+        self, sample: Sample, languages: Collection[str], images: ImagePipeline, rng: random.Random | None
+    ) -> list[Value]:
+        texts = [each for each in read_texts(sample.record, self.key) if each[0] in languages]
+        if not texts:
+            return []
+        language, text = texts[0] if rng is None else rng.choice(texts)
+        return [Value(Text(language, each), text_id(each)) for each in pieces(text, self.count)]
+
+
+def pieces(text: str, most: int | None = None) -> list[str]:
+    """The pieces of a text, between its marks; at most so many."""
+    parts = text.split(MARK, -1 if most is None else most - 1)
+    return [" ".join(part.replace(MARK, " ").split()) for part in parts]
 
 
 class Features(FieldReader):
@@ -191,22 +222,27 @@ def field_of(
     """The values of B samples as a Field.
 
     Args:
-        rows: Of each sample its values, fewer than `reader.count` where it has fewer.
+        rows: Of each sample its values, fewer than `reader.count` where it has fewer; an empty text is none, and keeps
+            its place.
         shape: Of one value that is no text.
         languages: Index of each language.
         prompts: What stands before the texts of each sample; default: nothing.
     """
     B, n = len(rows), reader.count
-    present = torch.tensor([[slot < len(row) for slot in range(n)] for row in rows]).view(B, n)
+    present = torch.tensor([[slot < len(row) and _is_there(row[slot]) for slot in range(n)] for row in rows]).view(B, n)
     ids = torch.tensor([[row[slot].id if slot < len(row) else -1 for slot in range(n)] for row in rows]).view(B, n)
-    values = [value.content for row in rows for value in row]
+    values = [value.content for row in rows for value in row if _is_there(value)]
     if reader.kind != "text":
         dtype = torch.uint8 if reader.kind == "image" else torch.float32
         full = torch.zeros(B, n, *(shape or ()), dtype=dtype)
         if values:
             full[present] = torch.stack([value for value in values if isinstance(value, Tensor)])
         return Field(reader.kind, full, present, ids=ids)
-    before = [prompt for row, prompt in zip(rows, prompts or [""] * B, strict=True) for _ in row] or [""]
+    before = [
+        "" if place and isinstance(reader, Pieces) else prompt
+        for row, prompt in zip(rows, prompts or [""] * B, strict=True)
+        for place, _ in enumerate(filter(_is_there, row))
+    ] or [""]
     texts = [value for value in values if isinstance(value, Text)] or [Text("und", "")]  # one says what tokens are
     rows_of_ids, mask = tokenizer(
         [prompt + each.prefix + each.text for prompt, each in zip(before, texts, strict=True)],
@@ -220,3 +256,7 @@ def field_of(
         indices[present] = torch.tensor([languages.get(each.language, -1) for each in texts])
     written = [[value.content.text for value in row if isinstance(value.content, Text)] for row in rows]
     return Field("text", tokens, present, token_mask, indices, ids, [[*row, *[""] * (n - len(row))] for row in written])
+
+
+def _is_there(value: Value) -> bool:
+    return not isinstance(value.content, Text) or value.content.text != ""

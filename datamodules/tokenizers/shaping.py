@@ -73,6 +73,8 @@ class ShapedPages:
         self._pieces: dict[str, list[Piece]] = {}
         self._drawn: dict[tuple[str, int, bool], Drawn] = {}
         self._font_of: dict[str, int] = {}
+        self._had: dict[tuple[int, str], bool] = {}
+        self._lacking = [_ink(font, NOBODY) for font in fonts]
 
     def page(self, text: str) -> tuple[np.ndarray, bool]:
         """Grey pixels uint8 [rows, size] of the rows that are used, and whether all of the text is there."""
@@ -136,11 +138,11 @@ class ShapedPages:
 
     def _has(self, font: int, character: str) -> bool:
         """Whether a font has a character: Pillow does not tell, but what is lacking looks like what nobody has."""
-        if unicodedata.category(character) in ("Cf", "Zs"):
-            return True  # draws nothing
-        masks = (self.fonts[font].getmask(each) for each in (character, NOBODY))
-        ink, lacking = ((mask.size, bytes(mask)) for mask in masks)
-        return ink != lacking
+        if (key := (font, character)) not in self._had:
+            _make_room(self._had)
+            nothing = unicodedata.category(character) in ("Cf", "Zs")  # to draw
+            self._had[key] = nothing or _ink(self.fonts[font], character) != self._lacking[font]
+        return self._had[key]
 
     def _draw(self, text: str, font: int, from_right: bool) -> Drawn:
         key = text, font, from_right
@@ -152,6 +154,11 @@ class ShapedPages:
             advance = round(self.fonts[font].getlength(text, direction=direction))
             self._drawn[key] = Drawn(greys, int(left), int(top), advance)
         return self._drawn[key]
+
+
+def _ink(font: ImageFont.FreeTypeFont, character: str) -> tuple[tuple[int, int], bytes]:
+    mask = font.getmask(character)
+    return mask.size, bytes(mask)
 
 
 def _clusters(word: str) -> Iterator[str]:
@@ -172,6 +179,8 @@ def _directed(pieces: Sequence[Piece]) -> tuple[list[Directed], bool]:
     A text runs as its first letter does, a number as the letters before it; what is neutral runs as both its
     neighbours do, or as the text where they differ.
     """
+    if not any(piece.direction == "R" for piece in pieces):
+        return [Directed(piece.text, piece.font, False) for piece in pieces], False
     base = next((piece.direction for piece in pieces if piece.direction in ("L", "R")), "L")
     letters, known = base, []
     for piece in pieces:
@@ -204,6 +213,10 @@ def _stripped(line: list[Directed]) -> list[Directed]:
 def _put(greys: np.ndarray, page: np.ndarray, x: int, y: int) -> None:
     """Lays greys [h, w] with their left upper corner at x, y of a page, whatever of it is inside."""
     height, width = page.shape
+    if x >= 0 <= y and x + greys.shape[1] <= width and y + greys.shape[0] <= height:  # nearly all, and twice as fast
+        place = page[y : y + greys.shape[0], x : x + greys.shape[1]]
+        np.minimum(place, greys, out=place)
+        return
     part = greys[max(-y, 0) : max(height - y, 0), max(-x, 0) : max(width - x, 0)]
     place = page[max(y, 0) : max(y, 0) + part.shape[0], max(x, 0) : max(x, 0) + part.shape[1]]
     np.minimum(place, part, out=place)

@@ -192,7 +192,7 @@ def evaluate(
     answers = Answers(encoder, shards, answers_to) if zero_shot_by == "captioner" else None
     captioned = WrittenCaptions(encoder, shards, beams) if generate else None
     probed = None if linear is None else linear.collector(shards, data)
-    items = None if asked is None else Items(shards, many if similarity == "late" else None)
+    items = None if asked is None else Items(shards, many if similarity == "late" else None, encoder)
     of_tokens: list[Collector | None] = [predicted, features if collected else None, answers, captioned]
     collectors: list[Collector] = [each for each in (thumbnails, *of_tokens, probed, items, many) if each is not None]
     tokens = patches or any(each is not None for each in of_tokens)
@@ -209,7 +209,7 @@ def evaluate(
         ranks, metrics = measure_split(encoder, shards, split, published, rows=ranked, **ranking)
     answered = None
     if asked is not None and items is not None:
-        items.add_texts(encoder)
+        items.add_texts()
         answered = measure_questions(encoder, items, asked, ranking["similarity"])
         metrics["questions"], metrics["protocol"]["questions"] = answered.figures, answered.facts | {"file": questions}
         if asking is not None:

@@ -31,6 +31,7 @@ def add_formats(pack: OneLineParser) -> None:
         add_arguments(parser, packing.pack_rows, without=without, defaults={"workers": WORKERS, "images": None})
         parser.set_defaults(run=partial(_pack, format))
     add_command(formats, "numbers", numbers, "the embedded corpus: handwritten numbers in many languages")
+    add_command(formats, "products", products, "a catalogue and queries of several pictures: generated, or MERIT's")
     add_command(formats, "pages", pages, "texts and pictures as pictures of pages, for the search of documents")
     add_command(formats, "questions", questions, "a file of questions from captions, for evaluate --questions")
 
@@ -101,6 +102,48 @@ def numbers(
         _print(out, pack_posts(out, split, languages, equal=equal, **sharding))
     else:
         _print(out, pack_numbers(out, split, languages, renderings=renderings, **sharding))
+
+
+def products(
+    source: Folder | None = None,
+    *,
+    out: Folder,
+    split: Literal["train", "val", "test"],
+    languages: list[str] | None = None,
+    queries: int | None = None,
+    samples_per_shard: int = packing.SAMPLES_PER_SHARD,
+    workers: int = WORKERS,
+) -> None:
+    """Packs queries of two products and a text, each with a product that they look for, as title and picture.
+
+    Without a source products are handwritten numbers in an ink on a paper, with titles in five languages; of test the
+    samples are the products of a catalogue, beside them questions.jsonl for evaluate --questions.
+
+    Args:
+        source: The folder of MERIT: queries-SPLIT.json and the products in parquet files. evaluate --protocol merit
+            reads its test split by itself.
+        out: Gets the shards and shards.json.
+        split: Those of the generated catalogue share no number.
+        languages: Of generated queries and titles; default: de, en, es, fr and lv.
+        queries: How many are generated; default: 8,000, 400 or 600.
+        samples_per_shard: Rows that make one shard.
+        workers: Processes; the bytes written do not depend on it.
+
+    Raises:
+        ValueError: for options of what is generated beside a source, and what the packers find.
+    """
+    from datamodules.numbers.products import pack_products
+    from datamodules.packing.merit import read_merit
+
+    sharding: dict[str, Any] = {"samples_per_shard": samples_per_shard, "workers": workers}
+    if source is None:
+        _print(out, pack_products(out, split, languages, queries=queries, **sharding))
+        return
+    for name, value in {"languages": languages, "queries": queries}.items():
+        if value is not None:
+            raise ValueError(f"{name}: got {value}, which says nothing about {source}; without it")
+    title = f"packing {Path(source).name}"
+    _print(out, packing.pack_rows(read_merit(source), out, images=source, split=split, title=title, **sharding))
 
 
 def pages(

@@ -32,9 +32,9 @@ def search(
 
     Args:
         index: What mmtrain index wrote.
-        text: A text in any language.
+        text: A text in any language; <image> in it is the place of a picture.
         image: A picture; features as .npy where the model reads those. It may come several times and beside a text: all
-            are asked for together, added, or multiplied by a model that does so.
+            are asked for together, added, or composed or multiplied by a model that does so.
         features: Files of further modalities by name, as in [audio=sound.npy], each .npy.
         language: Of the text, for models that read each language by itself; its captions are shown first.
         k: Pictures to find; default 10.

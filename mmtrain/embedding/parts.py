@@ -24,8 +24,10 @@ from mmtrain.display.messages import first_line
 from mmtrain.display.thumbnails import thumbnail
 from mmtrain.embedding.collected import columns, joined, real_samples
 from mmtrain.embedding.division import Division
+from mmtrain.embedding.items import item_rows
 from mmtrain.embedding.processes import Processes
 from mmtrain.embedding.splits import MeasuredShards, language_indices
+from mmtrain.models.composing import composes
 from mmtrain.models.encoder import Encoder
 from mmtrain.models.token_rows import Stored, TokenPooling, kept, pooled, stored
 
@@ -177,7 +179,8 @@ class EmbeddingParts:
         inputs += [indices[languages].to(device)] if inputs else []
         pixels = batch.images.to(device)
         if self.tokens is None:
-            images = model.encode_image(pixels)
+            composing = composes(self.encoder)
+            images = item_rows(self.encoder, batch, self.shards.languages) if composing else model.encode_image(pixels)
             texts = model.encode_text(*inputs) if inputs else images[:0]
             return batch, columns(batch, images, texts, b, k)
         images, *patches = (each.cpu() for each in model.encode_image_multi(pixels))

@@ -6,13 +6,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from datamodules.reading.fields import pieces
+
 
 @dataclass(frozen=True)
 class Question:
     """A question to items, or with choices, or both.
 
     Attributes:
-        text: Its words; "" where it asks by pictures alone.
+        text: Its words, with <image> where one of its pictures stands; "" where it asks by pictures alone.
         relevant: Grades by item, 0 for what is wrong.
         images: Files of its pictures.
         pool: The ids of the items among which it looks, or the name of their pool; None for all items.
@@ -32,6 +34,11 @@ class Question:
     choices: list[str] = field(default_factory=list)
     answer: int | None = None
     record: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def words(self) -> str:
+        """The text without the places of pictures."""
+        return " ".join(pieces(self.text)) if self.images else self.text
 
     @property
     def right(self) -> dict[str, float]:

@@ -53,6 +53,8 @@ def write(
         say(f"{', '.join(others)}: {format} holds pictures and texts alone; safetensors holds further modalities too")
     if format not in ("safetensors", "peft") and isinstance(encoder.images, NaFlexPipeline):
         raise ValueError(f"--format {format}: it takes pictures of one size, this model those of any; use safetensors")
+    if format not in ("safetensors", "peft") and getattr(network, "composer", None) is not None:
+        say(f"composition: {format} holds single pictures and texts; safetensors holds queries of several inputs too")
     multi = network.multi_dimension is not None
     if multi and not writer.multi:
         raise ValueError(f"--format {format}: it holds no token rows; safetensors, onnx and multi_vector do")

@@ -1,5 +1,6 @@
-"""Networks behind the towers: fusion encoders, the heads on them, and a decoder of captions."""
+"""Networks behind the towers: fusion encoders, the heads on them, a decoder of captions, and composed queries."""
 
+from mmtrain.fusion.composed_query import ComposedQuery
 from mmtrain.fusion.decoder import CaptionDecoder
 from mmtrain.fusion.encoders import (
     ConcatFusion,
@@ -14,6 +15,7 @@ from mmtrain.fusion.heads import MatchingHead, RelationHead
 
 __all__ = [
     "CaptionDecoder",
+    "ComposedQuery",
     "ConcatFusion",
     "CrossAttentionFusion",
     "Fusion",

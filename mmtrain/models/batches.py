@@ -9,11 +9,15 @@ import torch
 from torch import Tensor, distributed
 from torch.nn import functional
 
-from datamodules.batch import Batch
+from datamodules.batch import Batch, Field
 from losses import Embeddings, FieldEmbeddings, MultiEmbeddings, TokenFeatures
 from losses.embeddings import modalities_of
-from mmtrain.models.image_text import ImageTextModel, on_device_of
+from mmtrain.models.buckets import on_device_of
+from mmtrain.models.image_text import ImageTextModel
 from mmtrain.models.network import Network
+
+PICTURES = "_pictures"  # behind the name of a field of texts: the pictures that it is composed with
+HASH, LARGEST = 6364136223846793005, 2**63 - 1  # ids of several inputs as one; the product wraps
 
 
 def embed_batch(
@@ -55,9 +59,15 @@ def embed_batch(
             texts, many["texts"] = _texts(network, batch, present, languages, multi)
             if isinstance(network, ImageTextModel) and "text" in network.missing:
                 texts, present = network.with_absent("text", texts, present), torch.ones_like(present)
-    fields = {}
-    for name in batch.fields:
-        if name not in without:
+    fields: dict[str, FieldEmbeddings] = {}
+    for name in sorted(batch.fields, key=lambda name: name.endswith(PICTURES)):  # behind the texts that they belong to
+        if name in fields or name in without:
+            continue
+        if (pictures := composed_with(network, batch, name)) is not None:
+            assert isinstance(network, ImageTextModel)
+            texts_and_pictures = batch.fields[name], batch.fields[pictures]
+            fields[name], fields[pictures] = compose(network, *texts_and_pictures, languages, batch.adapters)
+        else:
             fields[name], many[name] = _field(network, batch, name, languages, multi)
     return Embeddings(
         image=image,
@@ -101,6 +111,63 @@ def _in_slots(encoded: Encoded, rows: Tensor, shape: torch.Size) -> tuple[Tensor
     return _placed(values, rows, shape), MultiEmbeddings(
         _placed(many, rows, shape), _placed(mask[: len(rows)], rows, shape)
     )
+
+
+def composed_with(network: Network, batch: Batch, name: str) -> str | None:
+    """The field of pictures that a field of texts is composed with, by a model that composes: NAME_pictures."""
+    if not isinstance(network, ImageTextModel) or network.composer is None or batch.fields[name].kind != "text":
+        return None
+    return f"{name}{PICTURES}" if f"{name}{PICTURES}" in batch.fields else None
+
+
+def compose(
+    network: ImageTextModel,
+    texts: Field,
+    pictures: Field,
+    languages: Tensor | None = None,
+    adapters: Tensor | None = None,
+) -> tuple[FieldEmbeddings, FieldEmbeddings]:
+    """B texts in pieces, each with pictures, as one row each, [B, 1, D]; and the pictures' own.
+
+    Both come with the tokens that the row is made of, as fields of m pieces and n pictures.
+    """
+    assert network.composer is not None
+    own = _with_features(network, texts, languages, adapters), _with_features(network, pictures, None, adapters)
+    there = torch.cat([texts.present, pictures.present], 1)
+    ids = None
+    if texts.ids is not None and pictures.ids is not None:
+        ids = torch.zeros_like(texts.ids[:, :1])
+        for column in torch.cat([texts.ids, pictures.ids], 1).unbind(1):
+            ids = (ids * HASH + column[:, None]) & LARGEST
+    rows = network.composer(*own)[:, None]
+    return FieldEmbeddings(rows, there.any(1, keepdim=True), ids, own[0].tokens), own[1]
+
+
+def _with_features(
+    network: ImageTextModel, field: Field, languages: Tensor | None, adapters: Tensor | None
+) -> FieldEmbeddings:
+    """The values of a field of texts or pictures as rows and tokens."""
+    shape = field.present.shape
+    there = np.flatnonzero(field.present.numpy(force=True))
+    rows, inputs = (
+        on_device_of(field.present, each)
+        for each in (there, _encoded(network, there, field.present.device, always=True))
+    )
+    values = field.values.flatten(0, 1)[inputs]
+    by = None if adapters is None else adapters[inputs // shape[1]]
+    if field.mask is None:
+        features = network.image_tokens(values, by)
+        encoded = network.pooled_rows("image", features, network.bank.of_rows(values, by))
+        tokens = TokenFeatures(_placed(features, rows, shape))
+    else:
+        assert field.languages is not None
+        spoken = field.languages.flatten()[inputs]
+        spoken = spoken if languages is None else languages[spoken.clamp(min=0)]
+        features = network.text_tokens(values, field.mask.flatten(0, 1)[inputs], spoken, by)
+        encoded = network.pooled_rows("text", features, network.bank.of_rows(values, by, spoken))
+        of_tokens = _of_tokens(network, field.present, field.mask, features)
+        tokens = TokenFeatures(_placed(features, rows, shape), of_tokens, field.values)
+    return FieldEmbeddings(_placed(encoded, rows, shape), field.present, field.ids, tokens)
 
 
 def _encoded(network: Network, rows: np.ndarray, device: torch.device, always: bool = False) -> np.ndarray:

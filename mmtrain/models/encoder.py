@@ -239,10 +239,10 @@ class Encoder:
     ) -> np.ndarray:
         """A query of several inputs as float32 [D]: the normalised sum of their rows; for a Symile model their product.
 
-        A model with `text: shared` reads text and pictures from one canvas, or as one sequence, the pictures first.
+        A model with a `ComposedQuery`, or of one tower for both, reads text and pictures together.
 
         Args:
-            text: A text.
+            text: A text; <image> in it is the place of a picture, the others stand behind it.
             images: Pictures, or features as the image tower reads them.
             features: Of further modalities, by name: [F] or [P, F].
             language: Of the text, as for `encode_text`.

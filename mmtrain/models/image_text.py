@@ -9,14 +9,16 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from mmtrain.fusion import ComposedQuery
 from mmtrain.models.adapted import AdaptedNetwork
 from mmtrain.models.adapters import Adapter
+from mmtrain.models.buckets import in_buckets
 from mmtrain.models.network import NO_HEAD
 from mmtrain.models.projections import Projection, multi_dimension, projected_by
 from mmtrain.towers import ImageTower, SharedText, TextTower, VisionLanguageText, VisionLanguageTower
 
 TOWERS = ("image", "text", "image_projection", "text_projection", "modalities", "modality_projections")
-TRAINED = (*TOWERS, "absent", "observed", "multi")  # the modules of an ImageTextModel
+TRAINED = (*TOWERS, "absent", "observed", "multi", "composer")  # the modules of an ImageTextModel
 Composition = Literal["sum", "product"]
 
 
@@ -37,8 +39,8 @@ class ImageTextModel(AdaptedNetwork):
             is missing, and a learned vector is added to those observed, which is what an indicator beside the features
             is under a linear projection (Saporta et al. 2024, Symile-M3).
         layer_norm: Normalise what is projected to mean 0 and the same variance before it is scaled to unit length.
-        composition: What a query of several inputs is: the normalised sum of their rows, or their product, which Symile
-            trains and which is not normalised.
+        composition: What a query of several inputs is: the normalised sum of their rows, their product, which Symile
+            trains and which is not normalised, or what a network makes of their tokens.
         prompts: What stands before texts of a role, query or passage.
         multi: {dimension: d} adds a linear layer from each tower's tokens to token rows of width d, unit length: of a
             picture its patches, without the tokens before them; of a text all that its tokenizer's mask has.
@@ -60,7 +62,7 @@ class ImageTextModel(AdaptedNetwork):
         buckets: int = 4,
         missing: Sequence[str] = (),
         layer_norm: bool = False,
-        composition: Composition = "sum",
+        composition: Composition | ComposedQuery = "sum",
         prompts: Mapping[str, str] | None = None,
         multi: Mapping[str, int] | None = None,
         adapters: Mapping[str, Adapter | Mapping[str, Any]] | None = None,
@@ -74,9 +76,7 @@ class ImageTextModel(AdaptedNetwork):
         self.image, self.text = image, text
         self.shared = isinstance(text, SharedText)
         self.reads_by_language = text.reads_by_language
-        self.dimension = dimension
-        self.projection = projection
-        self.buckets = buckets
+        self.dimension, self.projection, self.buckets = dimension, projection, buckets
         self.image_projection = None if image is None else projected_by(projection, "image", image.width, dimension)
         self.text_projection = projected_by(projection, "text", self.text.width, dimension)
         self.modalities = nn.ModuleDict(dict(modalities or {}))
@@ -86,9 +86,15 @@ class ImageTextModel(AdaptedNetwork):
         inputs = {"image", "text", *self.modalities}
         if unknown := [name for name in missing if name not in inputs]:
             raise ValueError(f"model.missing: got {', '.join(unknown)}, expected some of {', '.join(sorted(inputs))}")
-        if composition not in ("sum", "product"):
-            raise ValueError(f"model.composition: got {composition!r}, expected sum or product")
-        self.missing, self.layer_norm, self.composition = list(missing), layer_norm, composition
+        self.composer = composition if isinstance(composition, ComposedQuery) else None
+        self.composition: Composition = "product" if composition == "product" else "sum"
+        if self.composer is None and composition != self.composition:
+            raise ValueError(f"model.composition: got {composition!r}, expected sum, product or a ComposedQuery")
+        if self.composer is not None:
+            if image is None:
+                raise ValueError("model.composition: a ComposedQuery reads pictures, and the model has no image tower")
+            self.composer.build(image.width, self.text.width, dimension)
+        self.missing, self.layer_norm = list(missing), layer_norm
         self.absent = nn.ParameterDict({name: nn.Parameter(torch.randn(dimension)) for name in missing})
         self.observed = nn.ParameterDict({name: nn.Parameter(torch.zeros(dimension)) for name in missing})
         self.multi_dimension = None if multi is None else multi_dimension(multi)
@@ -113,11 +119,15 @@ class ImageTextModel(AdaptedNetwork):
             "buckets": self.buckets,
             "missing": self.missing,
             "layer_norm": self.layer_norm,
-            "composition": self.composition,
+            "composition": self.composer or self.composition,
             "prompts": dict(self.prompts),
             "multi": None if self.multi_dimension is None else {"dimension": self.multi_dimension},
             "adapters": self.bank.described(),
         }
+
+    def trained(self) -> dict[str, nn.Module]:
+        """Its parts by name."""
+        return {name: part for name in TRAINED if (part := getattr(self, name)) is not None}
 
     def checkpoint_activations(self) -> None:
         """Makes the towers that are trained recompute their activations in the backward pass.
@@ -226,19 +236,13 @@ class ImageTextModel(AdaptedNetwork):
         if languages is None:
             languages = torch.full((len(tokens),), -1, device=tokens.device)
         own = self.bank.of_rows(tokens, adapters, languages)
-        if lengths is None:
-            lengths = mask.sum(1).numpy(force=True)
-        sorted_lengths = np.sort(lengths)
-        order = on_device_of(tokens, np.argsort(lengths, kind="stable"))
-        rows, end = [], 0
-        for part in order.chunk(self.buckets if len(tokens) > self.buckets else 1):
-            end += len(part)
-            longest = max(int(sorted_lengths[end - 1]), 1)
+
+        def of_part(part: Tensor, longest: int) -> Tensor:
             inputs = tokens[part, :longest], mask[part, :longest], languages[part]
             by = None if own is None else own[part]
-            rows.append(head(self.read(encode, by, *inputs), by))
-        widest = max(part.shape[1] for part in rows)
-        return torch.cat([functional.pad(part, (0, widest - part.shape[1])) for part in rows])[order.argsort()]
+            return head(self.read(encode, by, *inputs), by)
+
+        return in_buckets(mask, lengths, self.buckets, of_part)
 
     def _unpacked(self, packed: Tensor) -> tuple[Tensor, Tensor]:
         """What `_packed` joined."""
@@ -252,10 +256,9 @@ class ImageTextModel(AdaptedNetwork):
 
     def encode_both(self, images: Tensor, tokens: Tensor, mask: Tensor, adapters: Tensor | None = None) -> Tensor:
         """images [N, k, 3, H, W], then tokens [N, L], mask bool [N, L], adapters int64 [N] -> unit rows [N, D]."""
-        assert isinstance(self.image, VisionLanguageTower) and self.image_projection is not None
-        tower, projection = self.image, self.image_projection
-        own = self.bank.of_rows(images, adapters)
-        return self.read(lambda *part: self._rows("image", projection(tower(*part)[0])), own, images, tokens, mask)
+        tower, own = self.image, self.bank.of_rows(images, adapters)
+        assert isinstance(tower, VisionLanguageTower)
+        return self._projected("image", self.read(lambda *part: tower(*part)[0], own, images, tokens, mask), own)
 
     def encode_modality(self, name: str, values: Tensor, adapters: Tensor | None = None) -> Tensor:
         """values [N, ...] of a further modality, adapters int64 [N] -> float [N, D], unit rows."""
@@ -279,18 +282,20 @@ class ImageTextModel(AdaptedNetwork):
         Args:
             adapters: Of images and texts, as `Batch.adapters`.
         """
-        assert self.image is not None
-        image_tower = self.image
-        own = self.bank.of_rows(images, adapters[0]), self.bank.of_rows(tokens, adapters[1], languages)
-        of_images = self.read(lambda part: _pooled_first(*image_tower(part)), own[0], images)
+        of_images = self.image_tokens(images, adapters[0])
         of_texts = self.text_tokens(tokens, mask, languages, adapters[1])
-        pooled = of_images[:, 0].contiguous(), of_texts[:, 0].contiguous()
         return (
-            self._projected("image", pooled[0], own[0]),
-            self._projected("text", pooled[1], own[1]),
+            self.pooled_rows("image", of_images, self.bank.of_rows(images, adapters[0])),
+            self.pooled_rows("text", of_texts, self.bank.of_rows(tokens, adapters[1], languages)),
             of_images,
             of_texts,
         )
+
+    def image_tokens(self, images: Tensor, adapters: Tensor | None = None) -> Tensor:
+        """Token features of images [N, 1+P, Wi], the pooled feature first."""
+        assert self.image is not None
+        tower = self.image
+        return self.read(lambda part: _pooled_first(*tower(part)), self.bank.of_rows(images, adapters), images)
 
     def text_tokens(self, tokens: Tensor, mask: Tensor, languages: Tensor, adapters: Tensor | None = None) -> Tensor:
         """Token features of texts [M, 1+L, Wt], the pooled feature first."""
@@ -303,6 +308,10 @@ class ImageTextModel(AdaptedNetwork):
         projection = own.get(name) or self.modality_projections[name]
         return self._rows(name, self.bank.encode(projection, adapters, pooled))
 
+    def pooled_rows(self, side: str, features: Tensor, adapters: Tensor | None = None) -> Tensor:
+        """Rows [N, D] of a side, "image" or "text", of token features [N, 1+T, W]; adapters as `multi_rows`."""
+        return self._projected(side, features[:, 0].contiguous(), adapters)
+
     def _rows(self, name: str, projected: Tensor) -> Tensor:
         return self._unit(projected + self.observed[name] if name in self.missing else projected)
 
@@ -310,12 +319,6 @@ class ImageTextModel(AdaptedNetwork):
         # float32 at least: half precision leaves rows that are not of unit length
         rows = rows if rows.dtype == torch.float64 else rows.float()
         return functional.normalize(functional.layer_norm(rows, rows.shape[-1:]) if self.layer_norm else rows, dim=-1)
-
-
-def on_device_of(tensor: Tensor, values: np.ndarray) -> Tensor:
-    """Values on the device of a tensor, without waiting for what the device has to do before."""
-    placed = torch.from_numpy(values)
-    return placed.pin_memory().to(tensor.device, non_blocking=True) if tensor.is_cuda else placed.to(tensor.device)
 
 
 def _packed(rows: Tensor, multi: Tensor) -> Tensor:

@@ -130,7 +130,9 @@ def assemble(
     description = upgraded(description, source)
     model = description["model"]
     if text_only and model["init_args"]["text"] != "shared":
-        model = model | {"init_args": model["init_args"] | {"image": None, "modalities": {}}}
+        product = model["init_args"].get("composition") == "product"
+        without: dict[str, Any] = {"image": None, "modalities": {}, "composition": "product" if product else "sum"}
+        model = model | {"init_args": model["init_args"] | without}
         weights = {name: tensor for name, tensor in weights.items() if name.startswith(TEXT_SIDE)}
     network = build(model, ImageTextModel)
     fill(network, weights, source)

@@ -9,7 +9,9 @@ import torch
 from PIL import Image
 
 from datamodules.images import resizing
+from datamodules.reading.fields import pieces
 from datamodules.tokenizers.fonts import PAPER
+from mmtrain.models.composing import composed_rows, composes
 from mmtrain.models.image_text import ImageTextModel
 
 if TYPE_CHECKING:
@@ -23,13 +25,15 @@ def query_rows(encoder: "Encoder", queries: Sequence[Mapping[str, Any]]) -> np.n
     tower for pictures and texts sees both on one canvas, or as one sequence.
 
     Args:
-        encoder: A model whose `composition` is "product", as Symile trains, has products, which are not normalised.
+        encoder: A model whose `composition` is "product", as Symile trains, has products, which are not normalised; a
+            `mmtrain.fusion.ComposedQuery` reads text and pictures together.
         queries: Of each the arguments of `Encoder.encode_query`.
 
     Raises:
         ValueError: for a query without inputs, an input that is unknown, or one that the model has no tower for.
     """
-    made = [composed(encoder, parts) for parts in _encoded(encoder, queries, encoder.encode_text, encoder.encode_image)]
+    parts = _encoded(encoder, queries, encoder.encode_text, encoder.encode_image, _read_whole)
+    made = [composed(encoder, each) for each in parts]
     return np.stack(made) if made else np.zeros((0, encoder.model.dimension), np.float32)
 
 
@@ -39,8 +43,8 @@ def query_token_rows(encoder: "Encoder", queries: Sequence[Mapping[str, Any]]) -
     Raises:
         ValueError: as `query_rows`, and for a model without token rows.
     """
-    encode = (partial(each, multi=True) for each in (encoder.encode_text, encoder.encode_image))
-    return [np.concatenate(parts) for parts in _encoded(encoder, queries, *encode)]
+    text, image = (partial(each, multi=True) for each in (encoder.encode_text, encoder.encode_image))
+    return [np.concatenate(parts) for parts in _encoded(encoder, queries, text, image, lambda *_: {})]
 
 
 def _encoded(
@@ -48,11 +52,14 @@ def _encoded(
     queries: Sequence[Mapping[str, Any]],
     encode_text: Callable[..., Iterable[np.ndarray]],
     encode_image: Callable[..., Iterable[np.ndarray]],
+    read_whole: Callable[["Encoder", Sequence[Mapping[str, Any]]], dict[int, np.ndarray]],
 ) -> list[list[np.ndarray]]:
-    """What the inputs of each query are encoded as."""
+    """What the inputs of each query are encoded as; of those that `read_whole` gives, their one row."""
     rows: list[list[np.ndarray]] = [[] for _ in queries]
-    if encoder.model.shared:
-        queries = [on_one_canvas(encoder, i, query) for i, query in enumerate(queries)]
+    if not composes(encoder):
+        queries = [_without_marks(query) for query in queries]
+        if encoder.model.shared:
+            queries = [on_one_canvas(encoder, i, query) for i, query in enumerate(queries)]
     for i, query in enumerate(queries):
         if unknown := query.keys() - set(INPUTS):
             raise ValueError(f"query {i}: {', '.join(sorted(unknown))} is no input; expected {', '.join(INPUTS)}")
@@ -60,17 +67,16 @@ def _encoded(
             encoder.adapter_number(query.get("adapter"))
         except ValueError as error:
             raise ValueError(f"query {i}: {error}") from error
-    if isinstance(encoder.model, ImageTextModel) and encoder.model.reads_both:
-        for i in [i for i, query in enumerate(queries) if has_both(query)]:
-            rows[i].append(row_of_both(encoder, queries[i]))
-        queries = [{**query, "text": None, "images": ()} if has_both(query) else query for query in queries]
+    whole = read_whole(encoder, queries)
+    for i, row in whole.items():
+        rows[i].append(row)
     for (language, role, adapter), members in _grouped(queries, "language", "role", "adapter").items():
-        members = [i for i in members if queries[i].get("text") is not None]
+        members = [i for i in members if i not in whole and queries[i].get("text") is not None]
         texts = encode_text([queries[i]["text"] for i in members], language, role=role, adapter=adapter)
         for i, row in zip(members, texts, strict=True):
             rows[i].append(row)
     for (adapter,), members in _grouped(queries, "adapter").items():
-        pictures = [(i, image) for i in members for image in queries[i].get("images", ())]
+        pictures = [(i, image) for i in members if i not in whole for image in queries[i].get("images", ())]
         if not pictures:
             continue
         images: Any = [image for _, image in pictures]
@@ -84,6 +90,44 @@ def _encoded(
         if not rows[i]:
             raise ValueError(f"query {i}: nothing to encode; a text, images or features")
     return rows
+
+
+def _without_marks(query: Mapping[str, Any]) -> Mapping[str, Any]:
+    """A query without the places of its pictures, where it has any."""
+    text = query.get("text")
+    return query if text is None or not len(query.get("images", ())) else {**query, "text": " ".join(pieces(text))}
+
+
+def _read_whole(encoder: "Encoder", queries: Sequence[Mapping[str, Any]]) -> dict[int, np.ndarray]:
+    """The rows of those queries whose text and pictures the model makes one row of."""
+    if isinstance(encoder.model, ImageTextModel) and encoder.model.reads_both:
+        return {i: row_of_both(encoder, query) for i, query in enumerate(queries) if has_both(query)}
+    if not composes(encoder):
+        return {}
+    rows: dict[int, np.ndarray] = {}
+    for (role, adapter), members in _grouped(queries, "role", "adapter").items():
+        members = [i for i in members if (queries[i].get("text") is not None) + len(queries[i].get("images", ())) > 1]
+        if members:
+            asked = [queries[i] for i in members]
+            encoder.tokenizer_for(role)  # refuses another role
+            rows |= zip(
+                members,
+                composed_rows(
+                    encoder,
+                    [[] if query.get("text") is None else pieces(query["text"]) for query in asked],
+                    [encoder.pixels(_images(encoder, query["images"])) for query in asked],
+                    [query.get("language") or "" for query in asked],
+                    role,
+                    adapter,
+                ).numpy(),
+                strict=True,
+            )
+    return rows
+
+
+def _images(encoder: "Encoder", images: Sequence[Any]) -> Any:
+    """Pictures as they are; features as one array."""
+    return np.stack(images) if encoder.images is None else images
 
 
 def on_one_canvas(encoder: "Encoder", number: int, query: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -5,6 +5,7 @@ from mmtrain.objectives.classification import Classification
 from mmtrain.objectives.distillation import Distillation
 from mmtrain.objectives.masked_patches import MaskedPatches
 from mmtrain.objectives.masked_text import MaskedText
+from mmtrain.objectives.reconstruction import Reconstruction
 from mmtrain.objectives.self_distillation import SelfDistillation
 from mmtrain.objectives.task import TaskLoss
 from mmtrain.objectives.teacher import Teacher
@@ -15,6 +16,7 @@ __all__ = [
     "Distillation",
     "MaskedPatches",
     "MaskedText",
+    "Reconstruction",
     "SelfDistillation",
     "TaskLoss",
     "Teacher",

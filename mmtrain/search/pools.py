@@ -12,17 +12,17 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from datamodules.files import write_whole
 from datamodules.reading.whole import WholeSample
 from datamodules.shards.encoding import BadRow
 from mmtrain.embedding.rewriting import NOT_EMBEDDED, Samples, Written, record_bytes
-from mmtrain.embedding.rows import text_rows
+from mmtrain.evaluation.measuring.questions import question_rows as measured_rows
 from mmtrain.evaluation.questions import Question, pool_names
 from mmtrain.evaluation.ranking.nearest import flat_search
 from mmtrain.evaluation.ranking.tiles import Similarity
 from mmtrain.models.encoder import Encoder
-from mmtrain.search.queries import image_row
 from mmtrain.search.rows import RowSample
 
 
@@ -124,20 +124,16 @@ def pool_of(question: Question) -> str:
 
 
 def question_rows(questions: Sequence[Question], encoder: Encoder | None) -> np.ndarray:
-    """Rows float32 [Q, D]: of text and pictures together, the normalised sum of theirs.
+    """Rows float32 [Q, D]: of text and pictures together, as the model composes them.
 
     Raises:
         ValueError: without a model, and for a picture that cannot be read.
     """
     if encoder is None:
         raise ValueError("--questions: rows that are there already embed no question; give the MODEL they are of")
-    texts = iter(text_rows(encoder, [(each.language, each.text) for each in questions if each.text], "query"))
-    return np.stack(
-        [
-            _sum([*([next(texts)] if each.text else []), *(image_row(encoder, path)[0] for path in each.images)])
-            for each in questions
-        ]
-    )
+    rows = measured_rows(encoder, questions)
+    assert isinstance(rows, torch.Tensor)
+    return rows.numpy()
 
 
 def _item(sample: RowSample) -> np.ndarray | None:

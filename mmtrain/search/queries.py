@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from PIL import Image
 
 from datamodules import TransformersTokenizer, WordTokenizer
 from datamodules.images import ImageTooLarge
@@ -16,9 +17,10 @@ from mmtrain.models.adapter_folder import is_adapter_folder, use_adapter
 from mmtrain.models.encoder import Encoder
 from mmtrain.models.fingerprint import fingerprint, stamp
 from mmtrain.models.loading import is_ours, load
-from mmtrain.models.queries import composed, feature_row
 from mmtrain.search.index import SearchIndex
 from mmtrain.search.results import Query, Result
+
+Picture = Image.Image | np.ndarray  # or features, of a model that reads those
 
 
 def open_model(
@@ -71,22 +73,20 @@ def open_model(
 def query_row(encoder: Encoder, query: Query) -> np.ndarray:
     """A query as float32 [1, D]; one of several inputs is composed of them as the model does.
 
-    Raises ValueError for an input that cannot be read, or is none of the model's.
+    A note on stderr says when the model was not trained on its language. Raises ValueError for an input that cannot be
+    read, or is none of the model's.
     """
-    rows = [] if query.text is None else [text_row(encoder, query.text, query.language)]
-    rows += [image_row(encoder, file) for file in query.images]
+    if query.text is not None:
+        check_text(encoder, query.text, query.language)
+        note_untrained(encoder, query.language)
+    pictures, features = [_opened(encoder, file) for file in query.images], {}
     for name, file in query.features.items():
         try:
-            values = np.load(file, allow_pickle=False)
+            features[name] = np.load(file, allow_pickle=False)
         except (OSError, ValueError) as error:
             raise ValueError(f"--features: {file} cannot be read ({first_line(error)}); a .npy of numbers") from error
-        rows.append(feature_row(encoder, name, values)[None])
-    return row_of(encoder, rows)
-
-
-def row_of(encoder: Encoder, rows: Sequence[np.ndarray]) -> np.ndarray:
-    """The rows [1, D] of a query's inputs as one [1, D], composed as the model does where there are several."""
-    return rows[0] if len(rows) == 1 else composed(encoder, [row[0] for row in rows])[None]
+    asked = {"text": query.text, "language": query.language, "role": "query"}
+    return encoder.encode_queries([asked | {"images": pictures, "features": features}])
 
 
 def find(index: SearchIndex, row: np.ndarray, k: int, tokens: np.ndarray | None = None) -> list[Result]:
@@ -110,16 +110,11 @@ def text_tokens(encoder: Encoder, index: SearchIndex, text: str, language: str |
     return encoder.encode_text([text], language, multi=True, role="query")[0]
 
 
-def text_row(encoder: Encoder, text: str, language: str | None = None) -> np.ndarray:
-    """A text as float32 [1, D]; a note on stderr says when the model was not trained on its language.
-
-    Raises ValueError as `check_text` does.
-    """
-    check_text(encoder, text, language)
+def note_untrained(encoder: Encoder, language: str | None) -> None:
+    """Says on stderr when the model was not trained on a language."""
     languages = encoder.languages
     if language is not None and languages and language not in languages:
         say(f"note: the model was not trained on {language}; it was on {', '.join(languages)}", file=sys.stderr)
-    return encoder.encode_text([text], language, role="query")
 
 
 def check_text(encoder: Encoder, text: str, language: str | None) -> None:
@@ -142,28 +137,35 @@ def check_text(encoder: Encoder, text: str, language: str | None) -> None:
         raise ValueError(f"search: the model's tokenizer knows nothing of {text!r}{where}; other words")
 
 
-def image_row(encoder: Encoder, path: Path) -> np.ndarray:
-    """A file as float32 [1, D]; as `picture_row`."""
+def _opened(encoder: Encoder, path: Path) -> Picture:
+    """A file, as `opened`."""
     try:
         content = path.read_bytes()
     except OSError as error:
         raise ValueError(f"--image: {path} cannot be read ({error.strerror}); a picture's file") from error
     try:
-        return picture_row(encoder, content)
+        return opened(encoder, content)
     except ValueError as error:
         raise ValueError(f"--image: {path} is {error}") from error
 
 
-def picture_row(encoder: Encoder, content: bytes) -> np.ndarray:
-    """A file's content as float32 [1, D]: an image, or .npy features [F] or [1, F]. Raises ValueError for any other."""
+def opened(encoder: Encoder, content: bytes) -> Picture:
+    """A file's content as the model reads it: a picture, or .npy features [F] or [1, F].
+
+    Raises ValueError for any other.
+    """
     if encoder.images is None:
         try:
-            return encoder.encode_image(np.load(io.BytesIO(content), allow_pickle=False).reshape(1, -1))
+            features = np.load(io.BytesIO(content), allow_pickle=False).reshape(-1)
+            encoder.encode_image(features[None])
+            return features
         except Exception as error:  # numpy and the model raise whatever a foreign file makes them stumble over
             reason = first_line(error)
             raise ValueError(f"no .npy of features that the model reads ({reason})") from error
     try:
-        return encoder.encode_image([encoder.images.open(content)])
+        image = encoder.images.open(content)
+        encoder.pixels([image])  # decodes it
+        return image
     except ImageTooLarge as error:
         raise ValueError(f"too large ({error})") from error
     except ValueError as error:

@@ -21,6 +21,8 @@ from mmtrain.serving.guard import error_json
 from mmtrain.serving.service import LONGEST_TEXT, BadRequest, Service
 
 T = TypeVar("T")
+MOST_PICTURES = 8  # of one query
+NO_FILE = "image: expected a file, as in curl -F image=@FILE"
 FIELDS = ("text", "language", "k", "image")
 
 
@@ -100,16 +102,17 @@ def _add_search(app: FastAPI, service: Service, do: Callable[..., Any]) -> None:
     index = service.index
     languages = sorted(service.languages, key=lambda code: language_name(code) or code)
 
-    async def found(fields: dict[str, Any]) -> tuple[Query, bytes | None, list[Result]]:
-        text, language, image = (fields.get(name) or None for name in ("text", "language", "image"))
-        if isinstance(image, str):
-            raise BadRequest("image: expected a file, as in curl -F image=@FILE")
+    async def found(fields: dict[str, Any]) -> tuple[Query, list[bytes], list[Result]]:
+        text, language, images = (fields.get(name) or None for name in ("text", "language", "image"))
+        if isinstance(images, str):
+            raise BadRequest(NO_FILE)
+        images = images or []
         try:
             k = int(fields.get("k") or 10)
         except ValueError:
             raise BadRequest(f"k: got {fields['k'][:20]!r}, expected a whole number") from None
-        query = Query(text, language, () if image is None else (Path("picture"),))
-        return query, image, await do(service.search, text, language, image, k)
+        query = Query(text, language, (Path("picture"),) * len(images))
+        return query, images, await do(service.search, text, language, images, k)
 
     async def as_answer(fields: dict[str, Any]) -> dict[str, Any]:
         query, _, results = await found(fields)
@@ -125,10 +128,10 @@ def _add_search(app: FastAPI, service: Service, do: Callable[..., Any]) -> None:
         results: list[Result] = []
         if fields.get("text") or fields.get("image"):
             try:
-                query, content, results = await found(fields)
-                if query.text and content is None:
+                query, contents, results = await found(fields)
+                if query.text and not contents:
                     results = await do(service.with_words, query.text, query.language, results)
-                images = [] if content is None else [await do(picture_uri, content, QUERY_SIDE)]
+                images = [await do(picture_uri, content, QUERY_SIDE) for content in contents]
             except BadRequest as refused:
                 error = str(refused)
         description = index.description | {"model": service.name}
@@ -164,14 +167,20 @@ def _add_search(app: FastAPI, service: Service, do: Callable[..., Any]) -> None:
 
 
 async def _form(request: Request) -> dict[str, Any]:
-    """The fields of a form; the picture as bytes."""
+    """The fields of a form, the pictures as a list of bytes."""
     fields: dict[str, Any] = {}
-    async with request.form(max_files=1, max_fields=len(FIELDS)) as form:
-        for name, value in form.items():
-            fields[name] = await value.read() if isinstance(value, UploadFile) else value
-    if any(isinstance(value, bytes) for name, value in fields.items() if name != "image"):
-        raise BadRequest("search: the field of a file is image")
-    return fields
+    images: list[bytes] = []
+    async with request.form(max_files=MOST_PICTURES, max_fields=len(FIELDS)) as form:
+        for name, value in form.multi_items():
+            if not isinstance(value, UploadFile):
+                if name == "image" and value:
+                    raise BadRequest(NO_FILE)
+                fields[name] = value
+            elif name != "image":
+                raise BadRequest("search: the field of a file is image")
+            elif content := await value.read():
+                images.append(content)
+    return fields | {"image": images}
 
 
 def _address(result: Result) -> str:

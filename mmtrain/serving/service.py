@@ -9,12 +9,13 @@ from itertools import groupby
 from pathlib import Path
 
 import numpy as np
+from PIL import Image
 
 from mmtrain.models.encoder import Encoder
 from mmtrain.models.foreign import is_foreign
 from mmtrain.search.heat import with_words
 from mmtrain.search.index import DESCRIPTION, SearchIndex
-from mmtrain.search.queries import check_text, find, open_model, picture_row, row_of, text_tokens
+from mmtrain.search.queries import check_text, find, open_model, opened, text_tokens
 from mmtrain.search.results import Result
 
 MOST_RESULTS = 1000
@@ -49,20 +50,22 @@ class Service:
         there = [] if self.index is None else list(self.index.description["captions"])
         return self.encoder.languages or there
 
-    def search(self, text: str | None, language: str | None, picture: bytes | None, k: int) -> list[Result]:
-        """The k nearest pictures to a text, a picture, or both, best first."""
+    def search(self, text: str | None, language: str | None, pictures: Sequence[bytes], k: int) -> list[Result]:
+        """The k nearest pictures to a text, pictures, or both, best first."""
         assert self.index is not None
         if not 1 <= k <= MOST_RESULTS:
             raise BadRequest(f"k: got {k}, expected 1 to {MOST_RESULTS:,}")
-        if text is None and picture is None:
+        if text is None and not pictures:
             raise BadRequest("search: give a text, a picture, or both")
-        rows = [] if picture is None else [self._picture(picture)]
-        tokens = None
-        if text is not None:
-            text = self._read(text, language)
-            rows.insert(0, self.encoder.encode_text([text], language, role="query"))
-            tokens = text_tokens(self.encoder, self.index, text, language) if picture is None else None
-        return find(self.index, row_of(self.encoder, rows), k, tokens)
+        images = [self._picture(each) for each in pictures]
+        text = None if text is None else self._read(text, language)
+        asked = {"text": text, "language": language, "role": "query"}
+        try:
+            row = self.encoder.encode_queries([asked | {"images": images}])
+        except ValueError as error:  # a page without room for the text and so many pictures
+            raise BadRequest(f"search: {error}") from error
+        tokens = None if text is None or images else text_tokens(self.encoder, self.index, text, language)
+        return find(self.index, row, k, tokens)
 
     def with_words(self, text: str, language: str | None, results: list[Result]) -> list[Result]:
         """Results of a text, with what its words found in each picture where the index knows."""
@@ -83,7 +86,7 @@ class Service:
         rows, tokens = [], 0
         for pictured, run in groupby(inputs, lambda text: PICTURE.match(text) is not None):
             if pictured:
-                rows += [self._picture(_decoded(url)) for url in run]
+                rows.append(self.encoder.encode_image([self._picture(_decoded(url)) for url in run]))
                 continue
             texts = [self._read(text, language) for text in run]
             rows.append(self.encoder.encode_text(texts, language, role=role))
@@ -107,15 +110,17 @@ class Service:
             raise BadRequest(str(error).removeprefix("--")) from error
         return text
 
-    def _picture(self, content: bytes) -> np.ndarray:
+    def _picture(self, content: bytes) -> Image.Image:
         if self.encoder.images is None:
             raise BadRequest("image: the model reads features of pictures, not pictures; a text")
         if len(content) > LARGEST_PICTURE:
             raise BadRequest(f"image: got {len(content):,} bytes, at most {LARGEST_PICTURE:,} are read")
         try:
-            return picture_row(self.encoder, content)
+            picture = opened(self.encoder, content)
         except ValueError as error:
             raise BadRequest(f"image: {error}") from error
+        assert isinstance(picture, Image.Image)
+        return picture
 
 
 def open_service(

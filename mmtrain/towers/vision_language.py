@@ -131,10 +131,16 @@ class VisionLanguageTower(ImageTower):
         film = patches.unsqueeze(6).expand(*[-1] * 6, self.frames, -1, -1)
         return film.flatten(5).flatten(0, 4), [1, images.shape[2] // side, images.shape[3] // side]
 
-    def check_size(self, size: int) -> None:
+    def check_shape(self, shape: tuple[int, ...]) -> None:
         step = self.patch * self.merged
-        if size % step:
-            raise ValueError(f"data.images.size: got {size}, expected a multiple of {step}, of {self.merged} patches")
+        if len(shape) != 3:
+            raise ValueError(
+                "data.images: this tower reads no pictures of free size; datamodules.ImagePipeline gives others"
+            )
+        if shape[-1] % step:
+            raise ValueError(
+                f"data.images.size: got {shape[-1]}, expected a multiple of {step}, of {self.merged} patches"
+            )
 
     def unread_by_texts(self) -> nn.Module:
         return self.network.visual

@@ -11,6 +11,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from datamodules.shards.samples import COMMON
 from losses import Objective
 from losses.objective import ALL_FIELDS, needs_of
+from mmtrain.models.batches import PICTURES
 from mmtrain.models.image_text import ImageTextModel
 from mmtrain.objectives.average import AverageTaught
 from mmtrain.training.data import TrainingData
@@ -132,6 +133,11 @@ def check_fits(model: ImageTextModel, data: TrainingData) -> None:
     for name in model.modalities:
         if name not in brings:
             raise ValueError(f"model.modalities.{name}: data.fields has no {name}; the data bring {_listed(brings)}")
+    if model.composer is not None and not any(f"{name}{PICTURES}" in brings for name in brings):
+        raise ValueError(
+            f"model.composition: no texts have pictures, as query and query{PICTURES} of data.fields; the data bring"
+            f" {_listed(brings)}"
+        )
     if model.image is not None and "image" in data.kinds:
         for shape in data.picture_shapes:
             model.image.check_shape(shape)

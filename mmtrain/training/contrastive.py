@@ -11,9 +11,10 @@ from torch import Tensor, nn
 from datamodules.batch import Batch, Batches
 from losses import Embeddings, Objective
 from losses.objective import Similarity, needs_of
+from mmtrain.fusion import ComposedQuery
 from mmtrain.models.adapters import Adapter
 from mmtrain.models.batches import as_queries, embed_batch
-from mmtrain.models.image_text import TRAINED, ImageTextModel, Projection
+from mmtrain.models.image_text import ImageTextModel, Projection
 from mmtrain.towers import ImageTower, TextTower
 from mmtrain.training import checks
 from mmtrain.training.adapters import Readers
@@ -45,6 +46,7 @@ class ContrastiveModule(pl.LightningModule):
         layer_norm: Layer-normed rows, likewise.
         prompts: What stands before texts of a role, e.g. {query: "query: ", passage: "passage: "}, kept with the model.
         multi: {dimension: d} of token rows, as of `mmtrain.ImageTextModel`.
+        composition: Network that makes one row of a text and pictures: of a field of texts and the field NAME_pictures.
         learning_rate: Peak of the learning rate.
         weight_decay: Decay; gains, biases and the temperature have none.
         betas: Momenta of AdamW, where `optimizer` names no other.
@@ -60,9 +62,8 @@ class ContrastiveModule(pl.LightningModule):
         lora: Ranks of one low-rank adapter by tower, as {text: 16}; the tower is frozen, and `load` merges it.
         adapters: Low-rank adapters by name, each an `mmtrain.models.adapters.Adapter`, as {retrieval: {rank: 32}}; all
             else is frozen, and parts and sources of the data name theirs.
-        micro_batch: Encode images and captions in parts of this many, recomputing each part in the backward pass: the
-            gradients of the whole batch in the memory of one part (objectives on tokens keep the towers' last
-            features of all). Batch normalisation would see the parts, so towers that have it are refused.
+        micro_batch: Encode images and captions in parts of this many, recomputed in the backward pass: gradients of all
+            in the memory of one part (objectives on tokens keep the features of all). Not with batch normalisation.
         compile: Compile both towers with torch.compile.
         checkpoint_activations: Recompute the towers' activations in the backward pass.
         recall_at: Ranks reported by validation.
@@ -111,16 +112,15 @@ class ContrastiveModule(pl.LightningModule):
         adapters: dict[str, Adapter] | None = None,
         gather_dtype: Literal["float32", "bfloat16"] = "float32",
         selection: ActiveSelection | None = None,
+        composition: ComposedQuery | None = None,
     ) -> None:
         super().__init__()
         unknown = set(weights or {}) - set(objectives)
         if unknown or not objectives:
             raise ValueError(f"model.weights: {sorted(unknown)} not among the objectives {sorted(objectives)}")
-        self.model = ImageTextModel(
-            image, text, dimension, projection, modalities, None, 4, missing, layer_norm, "sum", prompts, multi
-        )
-        if any(objective.composition == "product" for objective in objectives.values()):
-            self.model.composition = "product"
+        how: Any = composition or ("sum" if all(one.composition == "sum" for one in objectives.values()) else "product")
+        towers = image, text, dimension, projection, modalities
+        self.model = ImageTextModel(*towers, None, 4, missing, layer_norm, how, prompts, multi)
         self.model.micro_batch = micro_batch
         start(self.model, pretrained, lora or {}, adapters or {})
         self._readers = Readers(self.model)
@@ -263,7 +263,7 @@ class ContrastiveModule(pl.LightningModule):
 
     def trained_modules(self) -> dict[str, nn.Module]:
         """What the optimiser gets, by the names of its groups."""
-        return {name: getattr(self.model, name) for name in TRAINED} | {"objectives": self.objectives}
+        return self.model.trained() | {"objectives": self.objectives}
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         groups = parameter_groups(

@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from losses import Objective
-from losses.objective import needs_of
+from losses.objective import ALL_FIELDS, needs_of
 from mmtrain.fusion import CaptionDecoder, MatchingHead
 from mmtrain.models.image_text import ImageTextModel
 from mmtrain.training.data import TrainingData
@@ -24,6 +24,8 @@ def connect(objectives: Mapping[str, Objective], model: ImageTextModel) -> None:
     if not readers:
         model.multi.requires_grad_(False)
     for objective in objectives.values():
+        if model.composer is not None:  # it reads the pictures beside the texts that an objective names
+            objective.needs |= {ALL_FIELDS}
         objective.meet(objectives)
         objective.connect(model)
 

@@ -35,17 +35,18 @@ def _as_captioned(batch: Batch, embeddings: Embeddings) -> tuple[Batch, Embeddin
     if embeddings.image is not None:
         return batch, embeddings
     query, positive = batch.fields["query"], batch.fields["positive"]
+    asked = embeddings.fields["query"]
     assert query.languages is not None and positive.ids is not None
-    present = query.present & positive.present[:, :1]
+    present = (query.present if asked.present is None else asked.present) & positive.present[:, :1]
     captioned = replace(
         batch,
         present=present,
-        languages=query.languages,
+        languages=query.languages if asked.rows.shape[1] > 1 else query.languages.amax(1, keepdim=True),
         image_ids=positive.ids[:, 0],
         captions=[[""] * present.shape[1]] * len(batch),
     )
     rows = embeddings.fields["positive"].rows[:, 0]
-    return captioned, replace(embeddings, image=rows, texts=embeddings.fields["query"].rows)
+    return captioned, replace(embeddings, image=rows, texts=asked.rows)
 
 
 def figures_of(

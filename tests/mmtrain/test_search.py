@@ -21,7 +21,7 @@ from mmtrain.display.thumbnails import thumbnail
 from mmtrain.models.encoder import Encoder
 from mmtrain.models.image_text import ImageTextModel
 from mmtrain.search.items import Item
-from mmtrain.search.queries import image_row, text_row
+from mmtrain.search.queries import query_row
 from mmtrain.search.results import Query, Result, write_results
 from mmtrain.towers.image import FeatureTower
 from mmtrain.towers.text import ByteGRU, WordGRU
@@ -150,9 +150,9 @@ def test_bad_usage_and_bad_input_get_one_line(arguments, code, says, index: Path
 
 
 def test_a_language_the_model_was_not_trained_on_is_said(model: Path, capsys) -> None:
-    row = text_row(mmtrain.load(model), "rosso", "it")
+    row = query_row(mmtrain.load(model), Query("rosso", "it"))
     assert row.shape == (1, 16) and "not trained on it; it was on ar, en, lv" in capsys.readouterr().err
-    text_row(mmtrain.load(model), "rosso")
+    query_row(mmtrain.load(model), Query("rosso"))
     assert not capsys.readouterr().err
 
 
@@ -167,30 +167,30 @@ def encoder_of_words(tmp_path: Path, tower, shared: bool = False) -> Encoder:
 
 def test_models_that_read_each_language_by_itself_ask_for_it(tmp_path: Path) -> None:
     encoder = encoder_of_words(tmp_path, lambda size: WordGRU(2, size, width=8, embedding=4))
-    assert text_row(encoder, "red", "en").shape == (1, 4)
+    assert query_row(encoder, Query("red", "en")).shape == (1, 4)
     with pytest.raises(ValueError, match="--language: the model needs one; it reads each language by itself, en, lv"):
-        text_row(encoder, "red")
+        query_row(encoder, Query("red"))
     with pytest.raises(ValueError, match="--language: got it; "):
-        text_row(encoder, "rosso", "it")
+        query_row(encoder, Query("rosso", "it"))
     with pytest.raises(ValueError, match="the model's tokenizer knows nothing of 'rosso' in lv"):
-        text_row(encoder, "rosso", "lv")
+        query_row(encoder, Query("rosso", "lv"))
 
 
 def test_a_shared_vocabulary_needs_no_language_but_known_words(tmp_path: Path) -> None:
     encoder = encoder_of_words(tmp_path, lambda size: ByteGRU(8, vocabulary_size=size), shared=True)
-    assert text_row(encoder, "rosso sarkans").shape == (1, 4)
+    assert query_row(encoder, Query("rosso sarkans")).shape == (1, 4)
     with pytest.raises(ValueError, match="knows nothing of 'rosso'"):
-        text_row(encoder, "rosso")
+        query_row(encoder, Query("rosso"))
 
 
 def test_features_ask_as_a_numpy_file(tmp_path: Path) -> None:
     encoder = encoder_of_words(tmp_path, lambda size: ByteGRU(8, vocabulary_size=size))
     np.save(tmp_path / "picture.npy", np.ones(6, np.float32))
-    row = image_row(encoder, tmp_path / "picture.npy")
+    row = query_row(encoder, Query(images=(tmp_path / "picture.npy",)))
     np.testing.assert_allclose(np.linalg.norm(row), 1, atol=1e-6)
     np.save(tmp_path / "other.npy", np.ones(7, np.float32))
     with pytest.raises(ValueError, match="other.npy is no .npy of features that the model reads"):
-        image_row(encoder, tmp_path / "other.npy")
+        query_row(encoder, Query(images=(tmp_path / "other.npy",)))
 
 
 # -- the page

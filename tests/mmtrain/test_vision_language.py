@@ -152,4 +152,6 @@ def test_what_cannot_be_is_refused(options: dict[str, Any], message: str) -> Non
     with pytest.raises(ValueError, match=message):
         VisionLanguageTower(**options)
     with pytest.raises(ValueError, match=r"^data\.images\.size: got 40, expected a multiple of 16"):
-        VisionLanguageTower(config=QWEN).check_size(40)
+        VisionLanguageTower(config=QWEN).check_shape((3, 40, 40))
+    with pytest.raises(ValueError, match="free size"):
+        VisionLanguageTower(config=QWEN).check_shape((16, 770))

@@ -11,22 +11,25 @@ from datamodules.shards.progress import with_progress
 from datamodules.shards.samples import BrokenSample, Sample, read_texts
 from losses import Embeddings
 from mmtrain.embedding.collected import real_samples
+from mmtrain.embedding.items import item_rows
 from mmtrain.embedding.rows import Text, text_rows
 from mmtrain.embedding.splits import MeasuredShards
 from mmtrain.evaluation.measuring.late import ManyRows
 from mmtrain.evaluation.questions import pool_names
 from mmtrain.evaluation.ranking.tiles import Rows
 from mmtrain.evaluation.ranking.token_rows import TokenRows
+from mmtrain.models.composing import composes
 from mmtrain.models.encoder import Encoder
 
 
 class Items:
-    """Collects the rows of all pictures; `add_texts` adds those of samples without. Of several samples with one id the
-    first is the item.
+    """Collects the rows of all pictures, by a model that composes with their captions; `add_texts` adds those of
+    samples without. Of several samples with one id the first is the item.
 
     Args:
         shards: The samples.
         many: Collects their token rows, which are then compared; None where single rows are.
+        encoder: Encodes them.
 
     Attributes:
         ids: Of the N items.
@@ -34,9 +37,9 @@ class Items:
         of_text: How many items are texts; they are the last.
     """
 
-    def __init__(self, shards: MeasuredShards, many: ManyRows | None = None) -> None:
+    def __init__(self, shards: MeasuredShards, many: ManyRows | None, encoder: Encoder) -> None:
         self.ids, self.repeated, self.of_text = list[str](), 0, 0
-        self._shards, self._many, self._known = shards, many, set[str]()
+        self._shards, self._many, self._encoder, self._known = shards, many, encoder, set[str]()
         self._read, self._places = np.zeros(len(shards), bool), list[int]()
         self._rows, self._late_texts = list[Tensor](), list[np.ndarray]()
 
@@ -44,10 +47,12 @@ class Items:
         assert embeddings.image is not None
         self._read[batch.rows[batch.rows >= 0].numpy()] = True
         new = [number for number in real_samples(batch) if self._is_new(batch.ids[number], int(batch.rows[number]))]
-        if self._many is None:
+        if self._many is None and composes(self._encoder):
+            self._rows.append(item_rows(self._encoder, batch, self._shards.languages)[new])
+        elif self._many is None:
             self._rows.append(embeddings.image[new].float().cpu())
 
-    def add_texts(self, encoder: Encoder) -> None:
+    def add_texts(self) -> None:
         """Encodes the texts of samples without a picture, as passages; those without a text are counted as skipped."""
         texts: list[Text] = []
         for row in np.flatnonzero(~self._read).tolist():
@@ -64,7 +69,7 @@ class Items:
                 texts.append(text)
         self.of_text = len(texts)
         with torch.inference_mode():
-            rows = text_rows(encoder, texts, "passage", multi=self._many is not None)
+            rows = text_rows(self._encoder, texts, "passage", multi=self._many is not None)
         if isinstance(rows, list):
             self._late_texts = rows
         else:

@@ -125,7 +125,7 @@ def chosen_rightly(encoder: Encoder, questions: Sequence[Question], similarity: 
         for question in (questions[place] for place in part):
             asked.append(_query(encoder, question, "" if question.images else question.text))
             spoken = {"language": question.language or None, "role": "query" if question.images else "passage"}
-            before = f"{question.text} " if question.images and question.text else ""
+            before = f"{question.words} " if question.images and question.text else ""
             offered += [{"text": before + choice, **spoken} for choice in question.choices]
         rows, choices = (_rows(_encoded(encoder, each, late), late) for each in (asked, offered))
         of_choice = np.repeat(np.arange(len(part)), [len(questions[place].choices) for place in part])

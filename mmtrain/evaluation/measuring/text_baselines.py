@@ -39,8 +39,8 @@ def text_baselines(
     if not any(text for _, text in pages):
         raise ValueError('--text_baselines: no item has text; "text" or captions in the JSON of samples')
     asked, questions = results.asked, results.asked.questions
-    answering = np.array([bool(question.text.strip()) for question in questions])
-    texts = [(question.language, question.text) for question in questions]
+    answering = np.array([bool(question.words.strip()) for question in questions])
+    texts = [(question.language, question.words) for question in questions]
     groups = [question.group for question in questions]
     tables: dict[str, Any] = {}
     for name in names:

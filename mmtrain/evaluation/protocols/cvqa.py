@@ -14,9 +14,9 @@ from typing import Any
 
 from datamodules.packing import Row
 from datamodules.packing.cells import cell
+from datamodules.packing.spelling import language_of
 from mmtrain.evaluation.protocols.pages import rows_of
 from mmtrain.evaluation.protocols.protocol import Protocol, Reference
-from mmtrain.evaluation.protocols.spelling import language_of
 
 COLUMNS = {"id": ("ID",), "subset": ("Subset",), "label": ("Label",)}
 LOCAL = {"question": ("Question",), "options": ("Options",)}

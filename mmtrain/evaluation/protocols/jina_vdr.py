@@ -11,9 +11,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from datamodules.packing.spelling import language_of
 from mmtrain.evaluation.protocols.pages import page_questions, read_pages
 from mmtrain.evaluation.protocols.protocol import Protocol, Reference
-from mmtrain.evaluation.protocols.spelling import language_of
 
 # fmt: off
 LANGUAGES = {

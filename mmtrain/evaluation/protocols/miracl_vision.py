@@ -8,9 +8,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from datamodules.packing.spelling import language_of
 from mmtrain.evaluation.protocols.pages import page_questions, read_pages
 from mmtrain.evaluation.protocols.protocol import Protocol, Reference
-from mmtrain.evaluation.protocols.spelling import language_of
 
 LANGUAGES = ("ar", "bn", "de", "en", "es", "fa", "fi", "fr", "hi", "id", "ja", "ko", "ru", "sw", "te", "th", "yo", "zh")
 

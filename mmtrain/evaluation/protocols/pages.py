@@ -17,8 +17,8 @@ from typing import Any
 
 from datamodules.packing import Row
 from datamodules.packing.cells import cell, columns_of, table_rows
+from datamodules.packing.spelling import language_of
 from datamodules.shards.encoding import BadRow
-from mmtrain.evaluation.protocols.spelling import language_of
 
 TABLE = re.compile(r"(?:(.+)/)?(corpus|images|queries|query|qrels)(?:-([a-z]{2,3}))?(?:[/._-].*)?\.parquet")
 OTHER_SPLITS = re.compile(r"(train|dev|validation|val)\b")

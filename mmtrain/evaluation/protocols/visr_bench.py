@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from datamodules.packing import Row
+from datamodules.packing.spelling import language_of
 from mmtrain.evaluation.protocols.protocol import Protocol, Reference
-from mmtrain.evaluation.protocols.spelling import language_of
 
 GROUPS = ("figure", "table", "text", "multilingual")
 FOLDERS = ("", "data/", "Multimodal/", "Multilingual/")

@@ -12,12 +12,12 @@ from PIL import Image
 
 from datamodules.packing import Row, pack_rows
 from datamodules.packing.cells import cell, read_path
+from datamodules.packing.spelling import language_of
 from datamodules.reading.whole import WholeSamples
 from datamodules.shards.encoding import BadRow
 from mmtrain.cli import main
 from mmtrain.evaluation.protocols import PROTOCOLS, named_protocol
 from mmtrain.evaluation.protocols.jina_vdr import language_in
-from mmtrain.evaluation.protocols.spelling import language_of
 from mmtrain.evaluation.questions import read_questions
 from mmtrain.models.loading import load
 from tests.mmtrain.small import fit
@@ -258,7 +258,11 @@ def test_hidden_labels_are_refused(hidden, tmp_path):
 def test_merit_shows_products_and_looks_among_all_of_the_test_set(packed):
     questions, items = packed("merit")
     assert sorted(items) == ["11", "12", "13"] and items["13"].record["text"] == "tc"
-    assert questions["1"].text == "Find in red" and questions["1"].relevant == {"13": 1, "11": 1}
+    assert (
+        questions["1"].text == "Find <image> in red"
+        and questions["1"].words == "Find in red"
+        and questions["1"].relevant == {"13": 1, "11": 1}
+    )
     assert [each.read_bytes() for each in questions["2"].images] == [png(13), png(11)]
     assert (questions["2"].language, questions["2"].group) == ("th", "food") and questions["1"].language == "id"
 

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from losses import Embeddings, Objective
+from losses.engine.checks import working_precision
 from losses.engine.distributed import default_group, global_sum, total
 from losses.objective import image_of
 from mmtrain.models.image_text import ImageTextModel
@@ -53,9 +54,9 @@ class Classification(Objective):
             )
 
     def loss(self, batch: Any, embeddings: Embeddings, model: Any) -> Tensor:
-        rows, labels = image_of(embeddings), embeddings.labels[self.task]
+        (rows,), labels = working_precision(image_of(embeddings)), embeddings.labels[self.task]
         with torch.autocast(rows.device.type, enabled=False):
-            logits = self.head(rows.shape[1] ** 0.5 * rows.float())
+            logits = self.head(rows.shape[1] ** 0.5 * rows)
         options: dict[str, Any] = {"ignore_index": -1, "label_smoothing": self.smoothing, "reduction": "sum"}
         group = default_group()
         summed = functional.cross_entropy(logits, labels, **options)

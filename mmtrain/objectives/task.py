@@ -7,6 +7,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from losses import Embeddings, Objective
+from losses.engine.checks import working_precision
 from losses.engine.distributed import default_group, global_sum, total
 
 
@@ -33,5 +34,6 @@ class TaskLoss(Objective):
         labels = embeddings.labels[self.task][embeddings.present.nonzero()[:, 0]]
         group = default_group()
         weight = total(self.class_weights[labels[labels >= 0]].sum(), group).clamp(min=1e-6)
-        summed = functional.cross_entropy(logits.float(), labels, self.class_weights, ignore_index=-1, reduction="sum")
+        logits, weights = working_precision(logits, self.class_weights)
+        summed = functional.cross_entropy(logits, labels, weights, ignore_index=-1, reduction="sum")
         return global_sum(summed / weight, group)

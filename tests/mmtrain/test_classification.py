@@ -54,6 +54,13 @@ def test_the_mean_over_labelled_pictures() -> None:
     assert nobody[0] == 0 and not nobody[1].any()
 
 
+def test_in_float64() -> None:
+    objective, rows = made().double(), whole().double()
+    loss = objective.loss(None, losses.Embeddings(rows, None, labels={"kind": LABELS}), None)
+    assert loss.dtype == torch.float64
+    torch.testing.assert_close(loss.float(), learned(whole(), LABELS)[0])
+
+
 def work(rank: int, folder: str) -> None:
     dist.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=2)
     torch.save(learned(whole().chunk(2)[rank], LABELS.chunk(2)[rank]), Path(folder, f"{rank}.pt"))

@@ -195,6 +195,15 @@ def test_cross_entropy_is_weighted_over_labelled_pairs_only() -> None:
     assert nothing == 0 and not torch.autograd.grad(nothing, logits)[0].any()
 
 
+def test_a_task_is_learned_in_float64() -> None:
+    logits = torch.randn(4, 3, dtype=torch.float64)
+    objective = TaskLoss("relation", lambda embeddings: {"relation": logits}, torch.ones(3)).double()
+    rows, labels = torch.zeros(4, 1, 4), torch.tensor([0, 1, 2, 0])
+    embeddings = Embeddings(rows[:, 0], rows, torch.ones(4, 1, dtype=torch.bool), labels={"relation": labels})
+    expected = torch.nn.functional.cross_entropy(logits, labels)
+    torch.testing.assert_close(objective.loss(None, embeddings, None), expected, rtol=1e-12, atol=0)
+
+
 def test_the_tower_rate_is_that_of_towers_and_projections() -> None:
     module = small_module(learning_rate=0.5, tower_rate=0.1)
     module.head.set_tasks({"relation": ["0", "1"]})

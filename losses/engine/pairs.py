@@ -94,12 +94,6 @@ class Pairs:
     columns: Tensor | None = None
     guide: Guide | None = None
 
-    @classmethod
-    def none(cls, device: torch.device) -> Pairs:
-        """Where every pair is a plain negative."""
-        nothing = torch.zeros(0, dtype=torch.int64, device=device)
-        return cls(nothing, nothing)
-
     def label(self, kinds: list[Labels]) -> None:
         """Takes kinds of ids, of columns with one member each. Waits for the device twice, where there are any."""
         self.labels = kinds

@@ -148,11 +148,7 @@ def _with_features(
 ) -> FieldEmbeddings:
     """The values of a field of texts or pictures as rows and tokens."""
     shape = field.present.shape
-    there = np.flatnonzero(field.present.numpy(force=True))
-    rows, inputs = (
-        on_device_of(field.present, each)
-        for each in (there, _encoded(network, there, field.present.device, always=True))
-    )
+    rows, inputs = _present(network, field, always=True)
     values = field.values.flatten(0, 1)[inputs]
     by = None if adapters is None else adapters[inputs // shape[1]]
     if field.mask is None:
@@ -182,6 +178,13 @@ def _encoded(network: Network, rows: np.ndarray, device: torch.device, always: b
         distributed.all_reduce(most, distributed.ReduceOp.MAX)
         count = int(most)
     return np.append(rows, np.full(count - len(rows), rows[0] if len(rows) else 0))
+
+
+def _present(network: Network, field: Field, always: bool = False) -> tuple[Tensor, Tensor]:
+    """Of a field's values [B n] those that there are, and those that are encoded, as `_encoded` has it."""
+    rows = np.flatnonzero(field.present.numpy(force=True))
+    inputs = _encoded(network, rows, field.present.device, always)
+    return on_device_of(field.present, rows), on_device_of(field.present, inputs)
 
 
 def _placed(values: Tensor, rows: Tensor, shape: torch.Size) -> Tensor:
@@ -288,10 +291,7 @@ def _field(
 ) -> tuple[FieldEmbeddings, MultiEmbeddings | None]:
     """A field by the modality of its name, else by the tower of its kind; absent values are rows of zeros."""
     field = batch.fields[name]
-    there = np.flatnonzero(field.present.numpy(force=True))
-    rows, inputs = (
-        on_device_of(field.present, each) for each in (there, _encoded(network, there, field.present.device))
-    )
+    rows, inputs = _present(network, field)
     if not len(inputs):  # of padding alone
         rows = torch.zeros(*field.present.shape, network.dimension, device=field.present.device)
         return FieldEmbeddings(rows, field.present, field.ids), None

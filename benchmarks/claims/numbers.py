@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ from datamodules.shards.writing import write_shards
 from losses import Objective
 from mmtrain import ContrastiveModule
 from mmtrain.models.image_text import ImageTextModel
-from mmtrain.towers import ByteGRU, FeatureTower, TextTower
+from mmtrain.towers import ByteGRU, FeatureTower, ImageTower, TextTower
 
 DIMENSION, GRU_WIDTH, BYTE_WIDTH = 128, 128, 32
 SAMPLES_PER_SHARD = 2_000
@@ -69,22 +69,26 @@ def trained(
     rate: float,
     seed: int,
     *,
+    image: ImageTower | None = None,
     text: TextTower | None = None,
     module: type[ContrastiveModule] = ContrastiveModule,
+    reading: Mapping[str, Any] | None = None,
     **options: Any,
 ) -> ImageTextModel:
     """Trains a linear map of the features and a byte GRU; the rate as in `benchmarks.number_features.fit`.
 
     Args:
         parts: Of each step; one without a name is the whole of it.
+        image: Another image tower.
         text: Another text tower.
         module: What trains.
+        reading: Options of the data module.
         options: Of the module.
     """
     whole = parts.get("")
     of = {"parts": parts} if whole is None else {"train": whole.train, "batch_size": whole.batch_size}
-    data = ShardDataModule(workers=0, seed=seed, **of)
-    image, text = FeatureTower(WIDTH, normalise=True), text or ByteGRU(GRU_WIDTH, BYTE_WIDTH)
+    data = ShardDataModule(workers=0, seed=seed, **of, **reading or {})
+    image, text = image or FeatureTower(WIDTH, normalise=True), text or ByteGRU(GRU_WIDTH, BYTE_WIDTH)
     defaults = {"dimension": DIMENSION, "weight_decay": 0.0, "betas": (0.9, 0.999)}
     training = module(
         image, text, objectives, learning_rate=rate, warmup_steps=schedule.steps // 20, **defaults | options

@@ -106,18 +106,33 @@ class MaskedText(Objective):
         tokens, mask, languages = tokens[own], mask[own], languages[own]
         read, chosen = self.masked(tokens, mask)
         adapters = None if batch.adapters is None else batch.adapters[samples]
-        text = model.text_tokens(read, mask, languages, adapters)
-        features = text[:, 1:]
-        rows = slots_of(embeddings, self.texts).rows.sum()
-        for fusion in self._fusion:
+        rows, images = slots_of(embeddings, self.texts).rows.sum(), None
+        if self._fusion:
             assert embeddings.image_tokens is not None
-            image = embeddings.image_tokens.whole()[samples]
-            features = fusion.tokens(image[:, 0], image[:, 1:], text[:, 0], text[:, 1:], mask)[:, 1:]
+            images = embeddings.image_tokens.whole()[samples]
             rows = rows + image_of(embeddings).sum()
-        loss = linear_token_loss(
-            self.transform(features), self.output.weight, tokens, chosen & (count > 0), group=default_group()
-        )
+        features = self.features(model, read, mask, languages, images, adapters)
+        loss = linear_token_loss(features, self.output.weight, tokens, chosen & (count > 0), group=default_group())
         return loss + 0 * rows  # other processes wait for the projections, also where this is the only objective
+
+    def features(
+        self,
+        model: ImageTextModel,
+        tokens: Tensor,
+        mask: Tensor,
+        languages: Tensor,
+        images: Tensor | None = None,
+        adapters: Tensor | None = None,
+    ) -> Tensor:
+        """What `output` tells the words from, float [N, L, W], of texts [N, L] with masked tokens and, where there is a
+        fusion, of their pictures' token features [N, 1 + P, Wi], the pooled one first.
+        """
+        text = model.text_tokens(tokens, mask, languages, adapters)
+        features = text[:, 1:]
+        for fusion in self._fusion:
+            assert images is not None
+            features = fusion.tokens(images[:, 0], images[:, 1:], text[:, 0], features, mask)[:, 1:]
+        return self.transform(features)
 
     def masked(self, tokens: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
         """What the text tower reads in place of tokens [N, L], and which of them it is to predict."""

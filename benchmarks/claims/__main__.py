@@ -25,6 +25,7 @@ from benchmarks.claims import (
     code_switch,
     coral,
     documents,
+    emoji,
     frozen_encoders,
     general,
     hard_negatives,
@@ -62,6 +63,7 @@ CLAIMS: dict[str, Claim] = {
     "balance": balance.CLAIM,
     **general.CLAIMS,
     **documents.CLAIMS,
+    **emoji.CLAIMS,
 }
 
 

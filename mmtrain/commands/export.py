@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Literal
 
 from mmtrain.commands.usage import Adapter, Folder, Model, Shards, Trust
 from mmtrain.display.messages import say
+from mmtrain.export import Format
 
 if TYPE_CHECKING:
     from mmtrain.models.encoder import Encoder
@@ -14,17 +15,7 @@ def export(
     model: Model,
     *,
     out: Folder,
-    format: Literal[
-        "safetensors",
-        "onnx",
-        "open_clip",
-        "transformers",
-        "sentence_transformers",
-        "transformers_js",
-        "multi_vector",
-        "peft",
-    ]
-    | None = None,
+    format: Format | None = None,
     adapter: Adapter | None = None,
     int8: Shards | None = None,
     with_: Literal["captioner"] | None = None,

@@ -3,11 +3,12 @@
 import importlib
 import json
 from pathlib import Path
+from typing import get_args
 
 from datamodules.files import room_for, whole_folder
 from datamodules.naflex import NaFlexPipeline
 from mmtrain.display.messages import say
-from mmtrain.export import peft_folder
+from mmtrain.export import Format, peft_folder
 from mmtrain.export.formats import Writer
 from mmtrain.export.marker import check_target, write_marker
 from mmtrain.export.parity import check_parity
@@ -17,16 +18,7 @@ from mmtrain.models.encoder import Encoder
 from mmtrain.models.fingerprint import fingerprint
 from mmtrain.models.leaderboard import META, base_models, model_meta
 
-# Each is a module here with a WRITER, imported on use, since it needs its library.
-FORMATS = (
-    "safetensors",
-    "onnx",
-    "open_clip",
-    "transformers",
-    "sentence_transformers",
-    "transformers_js",
-    "multi_vector",
-)
+FORMATS = tuple(name for name in get_args(Format) if name != "peft")
 CARD = "README.md"
 
 

@@ -59,9 +59,9 @@ CLAIMS: dict[str, Claim] = {
     "patches": patches.CLAIM,
     "binding": binding.CLAIM,
     "tasks": tasks.CLAIM,
-    "selection": selection.CLAIM,
     "balance": balance.CLAIM,
     **general.CLAIMS,
+    **selection.CLAIMS,
     **documents.CLAIMS,
     **emoji.CLAIMS,
 }

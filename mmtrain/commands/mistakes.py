@@ -69,6 +69,8 @@ def explained(message: str, given: Mapping[str, Any] | None = None) -> str:
         seen = next(filter(None, value.groups()), "")
         if "mport path" in body:
             return f"{option}: got {_short(seen)}, expected {_class_like(seen, owner, names[-1], body)}"
+        if hint and seen == "None" and "NoneType" in (hint[1] or hint[2]):  # jsonargparse passes it on as the word
+            return f"{option}: got null, which a class below another takes from a config file alone"
         if hint:
             return f"{option}: got {_short(seen)}, expected {_in_words(hint[1] or hint[2])}"
     reason = one_line(body)

@@ -29,6 +29,10 @@ def refusal(capfd: pytest.CaptureFixture[str], *options: str) -> str:
         ("--data.captions_per_image=some", "--data.captions_per_image: got 'some', expected a whole number or all"),
         ("--data.language_caps={en: many}", "--data.language_caps: got 'many', expected whole numbers by name"),
         ("--data.batch_size=null", "--data.batch_size: got null, expected a whole number"),
+        (
+            "--model.image.image_size=null",
+            "--model.image.image_size: got null, which a class below another takes from a config file alone",
+        ),
         ("--data.allow_pipe=maybe", "--data.allow_pipe: got 'maybe', expected true or false"),
         ("--data.drawing=Pivot", "--data.drawing: datamodules.Pivot needs language"),
         ("--data.images.interpolation=x", "--data.images.interpolation: got 'x', expected nearest, bilinear"),

@@ -32,6 +32,7 @@ from benchmarks.claims import (
     m3l,
     masked_words,
     one_to_k,
+    one_tower,
     pairs,
     patches,
     ranking,
@@ -64,6 +65,7 @@ CLAIMS: dict[str, Claim] = {
     **selection.CLAIMS,
     **documents.CLAIMS,
     **emoji.CLAIMS,
+    **one_tower.CLAIMS,
 }
 
 

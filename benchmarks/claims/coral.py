@@ -34,7 +34,7 @@ SIZES = 70, len(INKS), len(PAPERS)  # numbers, inks, papers
 TOKENS = PLACES + 2
 WIDTH = HIDDEN + 8  # of a token: what it holds, and a one-hot of its place
 HELD_OUT = {"test": (0, 1), "val": (2, 3)}  # renderings that are not trained: of queries, and of the catalogue
-DIMENSION, BATCH, QUERIES, NOISE, RATE, STEPS = 128, 64, 1_000, 0.1, 2e-3, 400  # of a probe, not searched
+DIMENSION, BATCH, QUERIES, NOISE, RATE, STEPS = 128, 256, 1_000, 0.1, 2e-3, 3_000  # of probes on validation
 WEIGHT = 0.1  # of both terms of the reconstruction, likewise
 
 

@@ -1,8 +1,8 @@
 """CLIPPO (Tschannen et al. 2023): one tower reads pictures, and texts as pictures.
 
 `one_tower`: on emoji it comes to 0.85 of what two towers do, with fewer weights; 4 minutes a training.
-configs/pretrain/clippo_tiny.yaml with names in four languages, and the same with a byte GRU in place of `text: shared`.
-One maker's pictures are trained, the other's found by name.
+configs/pretrain/clippo_tiny.yaml with names in four languages, and the same with a second transformer of its size, over
+bytes, in place of `text: shared`. One maker's pictures are trained, the other's found by name.
 
 `related_languages`: read as pixels, languages that are not trained are found as well as read as bytes, 8 minutes a
 training. Handwritten numbers with captions in twelve languages in Latin script; asked are unseen numbers in four others
@@ -21,17 +21,24 @@ import torch
 from benchmarks.claims.emoji import packed
 from benchmarks.claims.record import Claim, Expected, Figures, Recipe, Runs
 from benchmarks.runs import CONFIGS, QUIET, evaluated, run
-from datamodules import WordTokenizer
+from datamodules import ByteTokenizer, WordTokenizer
 
 TRAINED = ["cs", "da", "de", "en", "es", "fi", "fr", "hu", "it", "lv", "nl", "pl"]
 RELATED = ["no", "pt", "sk", "sv"]
 STEPS = {"one_tower": 800, "related_languages": 1500}
 SHARED, TWO = "one tower", "two towers"
 PIXELS, BYTES, WORDS = "pixels, one tower", "bytes, two towers", "words, two towers"
-BYTE_TOWER = {
-    "data.tokenizer": {"class_path": "datamodules.ByteTokenizer"},
-    "model.text": {"class_path": "mmtrain.towers.ByteGRU", "init_args": {"width": 256}},
-}
+# a text tower of the size of clippo_tiny.yaml's one tower
+SIZE = {"hidden_size": 128, "num_hidden_layers": 4, "num_attention_heads": 4, "intermediate_size": 512}
+
+
+def text_tower(tokenizer: dict[str, Any], vocabulary_size: int) -> dict[str, Any]:
+    config = {"model_type": "bert", "vocab_size": vocabulary_size, **SIZE}
+    tower = {"class_path": "mmtrain.towers.TransformersTower", "init_args": {"config": config, "pooling": "attention"}}
+    return {"data.tokenizer": tokenizer, "model.text": tower}
+
+
+BYTE_TOWER = text_tower({"class_path": "datamodules.ByteTokenizer"}, ByteTokenizer.vocabulary_size)
 SHARE = 0.85
 ENOUGH = f"R@10, of two towers {SHARE:.2f} times"
 
@@ -74,12 +81,7 @@ def on_numbers(runs: Runs) -> dict[str, Recipe]:
             run("pack", "numbers", "--split", split, "--languages", json.dumps(languages), "--out", out)
     vocabulary = runs.folder / "words.json"
     size = WordTokenizer.build(str(shards["train"]), vocabulary, shared=True).vocabulary_size
-    config = {"model_type": "bert", "vocab_size": size, "hidden_size": 128, "num_hidden_layers": 2}
-    config |= {"num_attention_heads": 4, "intermediate_size": 256}
-    word_tower = {
-        "data.tokenizer": {"class_path": "datamodules.WordTokenizer", "init_args": {"vocabulary": str(vocabulary)}},
-        "model.text": {"class_path": "mmtrain.towers.TransformersTower", "init_args": {"config": config}},
-    }
+    tokenizer = {"class_path": "datamodules.WordTokenizer", "init_args": {"vocabulary": str(vocabulary)}}
 
     def measured(name: str, options: dict[str, Any], seed: int, split: str) -> Figures:
         given = {"trainer.max_steps": STEPS["related_languages"], "data.train": str(shards["train"])}
@@ -94,7 +96,7 @@ def on_numbers(runs: Runs) -> dict[str, Recipe]:
         }
         return figures | {f"R@10, {each}": found[each]["R@10"] for each in RELATED}
 
-    options = {PIXELS: {}, BYTES: BYTE_TOWER, WORDS: word_tower}
+    options = {PIXELS: {}, BYTES: BYTE_TOWER, WORDS: text_tower(tokenizer, size)}
     return {name: Recipe(partial(measured, name, own)) for name, own in options.items()}
 
 

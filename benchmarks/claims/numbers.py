@@ -20,7 +20,7 @@ from datamodules.shards.writing import write_shards
 from losses import Objective
 from mmtrain import ContrastiveModule
 from mmtrain.models.image_text import ImageTextModel
-from mmtrain.towers import ByteGRU, FeatureTower, TextTower
+from mmtrain.towers import ByteGRU, FeatureTower, ImageTower, TextTower
 
 DIMENSION, GRU_WIDTH, BYTE_WIDTH = 128, 128, 32
 SAMPLES_PER_SHARD = 2_000
@@ -69,22 +69,26 @@ def trained(
     rate: float,
     seed: int,
     *,
+    image: ImageTower | None = None,
     text: TextTower | None = None,
     module: type[ContrastiveModule] = ContrastiveModule,
+    callbacks: Sequence[pl.Callback] = (),
     **options: Any,
 ) -> ImageTextModel:
     """Trains a linear map of the features and a byte GRU; the rate as in `benchmarks.number_features.fit`.
 
     Args:
         parts: Of each step; one without a name is the whole of it.
+        image: Another image tower.
         text: Another text tower.
         module: What trains.
-        options: Of the module.
+        callbacks: Of the trainer.
+        options: Of the module; gradients are not cut at their length beside `adaptive_clipping`.
     """
     whole = parts.get("")
     of = {"parts": parts} if whole is None else {"train": whole.train, "batch_size": whole.batch_size}
     data = ShardDataModule(workers=0, seed=seed, **of)
-    image, text = FeatureTower(WIDTH, normalise=True), text or ByteGRU(GRU_WIDTH, BYTE_WIDTH)
+    image, text = image or FeatureTower(WIDTH, normalise=True), text or ByteGRU(GRU_WIDTH, BYTE_WIDTH)
     defaults = {"dimension": DIMENSION, "weight_decay": 0.0, "betas": (0.9, 0.999)}
     training = module(
         image, text, objectives, learning_rate=rate, warmup_steps=schedule.steps // 20, **defaults | options
@@ -96,8 +100,9 @@ def trained(
         enable_checkpointing=False,
         enable_progress_bar=False,
         enable_model_summary=False,
-        gradient_clip_val=CLIP_NORM,
+        gradient_clip_val=None if "adaptive_clipping" in options else CLIP_NORM,
         use_distributed_sampler=False,
+        callbacks=list(callbacks),
     )
     trainer.fit(training, data)
     return training.model.eval()

@@ -2,6 +2,8 @@
 
 import io
 import json
+import re
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +17,7 @@ from datamodules import ByteTokenizer
 from datamodules.numbers import pack_products
 from datamodules.shards.encoding import encoded_sample
 from datamodules.tokenizers.fonts import unifont_file
-from mmtrain.cli import main
+from mmtrain.cli import main, parse
 from mmtrain.export.writing import write
 from mmtrain.models.encoder import Encoder
 from mmtrain.models.image_text import ImageTextModel
@@ -208,3 +210,13 @@ def test_metaclip_2_reads_the_end_of_sequence_of_its_own_text_tower() -> None:
     tokens = torch.tensor([[0, 40, 7, 2, 1, 1], [0, 9, 40, 8, 30, 2]])
     pooled, features = tower(tokens, tokens != 1)
     torch.testing.assert_close(pooled, features[torch.arange(2), torch.tensor([3, 5])])
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: f"{path.parent.name}/{path.stem}")
+def test_the_commands_of_a_page_are_understood(path: Path) -> None:
+    """Those of fit train in the test above, as far as their page goes; `submit` sends what stands behind its --."""
+    for line in re.findall(r"^# +mmtrain (.*)$", path.read_text(encoding="utf-8"), flags=re.MULTILINE):
+        words = shlex.split(line)
+        command = words[words.index("--") + 1 :] if words[0] == "submit" else words
+        if command[0] != "fit":
+            assert callable(parse(command).run), line

@@ -22,6 +22,7 @@ import torch
 from benchmarks.claims import (
     balance,
     binding,
+    clip_italian,
     code_switch,
     coral,
     documents,
@@ -40,8 +41,9 @@ from benchmarks.claims import (
     selection,
     symile,
     tasks,
+    wit,
 )
-from benchmarks.claims.record import Claim, Runs
+from benchmarks.claims.record import Claim
 from benchmarks.claims.tables import rows_table, systems_table
 from datamodules.files import write_whole
 
@@ -49,7 +51,6 @@ CLAIMS: dict[str, Claim] = {
     "one_to_k": one_to_k.CLAIM,
     "ranking": ranking.CLAIM,
     "pairs": pairs.CLAIM,
-    "hard_negatives": hard_negatives.CLAIM,
     "symile": symile.CLAIM,
     "m3l": m3l.CLAIM,
     "code_switch": code_switch.CLAIM,
@@ -61,6 +62,9 @@ CLAIMS: dict[str, Claim] = {
     "binding": binding.CLAIM,
     "tasks": tasks.CLAIM,
     "balance": balance.CLAIM,
+    "wit": wit.CLAIM,
+    "clip_italian": clip_italian.CLAIM,
+    **hard_negatives.CLAIMS,
     **general.CLAIMS,
     **selection.CLAIMS,
     **documents.CLAIMS,
@@ -79,7 +83,7 @@ def main() -> None:
         print(systems_table(options.out))
         return
     torch.set_num_threads(1)
-    for record in CLAIMS[options.name].measure(Runs(options.out / options.name), options.seeds):
+    for record in CLAIMS[options.name].measure(options.name, options.out, options.seeds):
         write_whole(options.out / f"{options.name}.json", json.dumps(record, indent=1, ensure_ascii=False) + "\n")
     print(f"\n{record['system']}: {record['claim']}: {record['verdict']}\n\n{rows_table(record['rows'])}")
 

@@ -73,6 +73,7 @@ def trained(
     text: TextTower | None = None,
     module: type[ContrastiveModule] = ContrastiveModule,
     reading: Mapping[str, Any] | None = None,
+    callbacks: Sequence[pl.Callback] = (),
     **options: Any,
 ) -> ImageTextModel:
     """Trains a linear map of the features and a byte GRU; the rate as in `benchmarks.number_features.fit`.
@@ -83,7 +84,8 @@ def trained(
         text: Another text tower.
         module: What trains.
         reading: Options of the data module.
-        options: Of the module.
+        callbacks: Of the trainer.
+        options: Of the module; gradients are not cut at their length beside `adaptive_clipping`.
     """
     whole = parts.get("")
     of = {"parts": parts} if whole is None else {"train": whole.train, "batch_size": whole.batch_size}
@@ -100,8 +102,9 @@ def trained(
         enable_checkpointing=False,
         enable_progress_bar=False,
         enable_model_summary=False,
-        gradient_clip_val=CLIP_NORM,
+        gradient_clip_val=None if "adaptive_clipping" in options else CLIP_NORM,
         use_distributed_sampler=False,
+        callbacks=list(callbacks),
     )
     trainer.fit(training, data)
     return training.model.eval()

@@ -123,6 +123,7 @@ class Claim:
         recipes: Makes the recipes by name; what they may choose is chosen on validation.
         gains: Pairs of recipes whose difference, paired by seed, is reported.
         expected: What the verdict depends on, all of it.
+        trainings: Of the claim of this name, whose recipes it shares; default: its own.
     """
 
     system: str
@@ -130,17 +131,19 @@ class Claim:
     recipes: Callable[[Runs], dict[str, Recipe]]
     gains: Sequence[tuple[str, str]] = ()
     expected: Sequence[Expected] = ()
+    trainings: str | None = None
 
-    def measure(self, runs: Runs, seeds: int) -> Iterator[dict[str, Any]]:
-        """The contents of the claim's JSON file, before and after each training."""
+    def measure(self, name: str, out: Path, seeds: int) -> Iterator[dict[str, Any]]:
+        """The contents of out/NAME.json, before and after each training; trainings are kept in a folder of `out`."""
         figures: dict[str, list[Figures]] = {}
-        yield self.record(figures, runs.folder.name, seeds)
+        runs = Runs(out / (self.trainings or name))
+        yield self.record(figures, name, seeds)
         recipes = self.recipes(runs) if seeds else {}
         for seed in range(seeds):  # outermost, so that what was stopped has trained all recipes on the first seeds
-            for name, recipe in recipes.items():
-                found = runs(name, recipe.result, *recipe.settings, seed, "test")
-                figures.setdefault(name, []).append(found)
-                yield self.record(figures, runs.folder.name, seeds)
+            for title, recipe in recipes.items():
+                found = runs(title, recipe.result, *recipe.settings, seed, "test")
+                figures.setdefault(title, []).append(found)
+                yield self.record(figures, name, seeds)
 
     def record(self, figures: dict[str, list[Figures]], name: str, seeds: int) -> dict[str, Any]:
         rows = list(rows_of(figures, self.gains))

@@ -122,7 +122,7 @@ class InOrder(Drawing):
 def by_field(
     captions: Sequence[str], sample: Sample, language: str, weights: Mapping[str, float], rng: random.Random
 ) -> str:
-    """One of these captions of a sample, in proportion to the weights of their fields, 1 where one has none.
+    """One of these captions of a sample: a field by its weight, 1 where it has none, then one of its captions evenly.
 
     The record's "fields" names the fields of a language's captions, in their order, as `pack wit` writes it.
     """
@@ -131,4 +131,8 @@ def by_field(
     own, field_of = sample.captions[language], {}
     if isinstance(fields, list) and len(fields) == len(own):
         field_of = dict(zip(own, map(str, fields), strict=True))
-    return rng.choices(captions, [weights.get(field_of.get(caption, ""), 1.0) for caption in captions])[0]
+    texts: dict[str, list[str]] = {}
+    for caption in captions:
+        texts.setdefault(field_of.get(caption, ""), []).append(caption)
+    drawn = rng.choices(list(texts), [weights.get(field, 1.0) for field in texts])[0]
+    return rng.choice(texts[drawn])

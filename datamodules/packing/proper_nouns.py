@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from pathlib import Path
 
 from datamodules.packing.filters import CaptionFilter
 
-TAGGERS = {"tagger", "morphologizer"}  # either says which tokens are proper nouns
+RULES = "attribute_ruler"  # says parts of speech by its rules, while spaCy knows it to assign nothing
 
 
 class ProperNouns(CaptionFilter):
@@ -14,7 +15,7 @@ class ProperNouns(CaptionFilter):
     et al. 2021, section 2.1: 80 %).
 
     Args:
-        models: Language -> spaCy's model for it; captions in other languages stay.
+        models: Language -> spaCy's model for it, by name or folder; captions in other languages stay.
         share: Of all tokens, punctuation included; above 0, at most 1.
 
     Raises:
@@ -40,8 +41,17 @@ def _tagger(model: str) -> Callable:
         raise ValueError("proper_nouns: spaCy is not installed: pip install spacy") from None
     try:
         tagger = spacy.load(model, exclude=["ner", "parser"])
-    except OSError:
-        raise ValueError(f"proper_nouns: spaCy has no model {model!r}: python -m spacy download {model}") from None
-    if TAGGERS.isdisjoint(tagger.pipe_names):
-        raise ValueError(f"proper_nouns: spaCy's model {model!r} tags no words; one like it_core_news_sm")
+    except (OSError, ValueError) as error:
+        if Path(model).is_dir():
+            said = str(error).strip().splitlines()[0]
+            raise ValueError(f"proper_nouns: {model} holds no model that spaCy can load: {said}") from None
+        raise ValueError(
+            f"proper_nouns: spaCy has no model {model!r}: python -m spacy download {model}, or a model's folder"
+        ) from None
+    parts = map(tagger.get_pipe_meta, tagger.pipe_names)
+    if not any("token.pos" in part.assigns or part.factory == RULES for part in parts):
+        held = ", ".join(tagger.pipe_names) or "nothing"
+        raise ValueError(
+            f"proper_nouns: spaCy's model {model!r} tells no parts of speech, it has {held}; one like it_core_news_sm"
+        )
     return tagger

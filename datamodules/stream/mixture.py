@@ -35,8 +35,8 @@ class Source:
         objectives: Names of the objectives that its captions count for; default: all. For any other objective they
             are absent, while its images stay negatives. Of `mmtrain.RelationModule`: itc, itm and task/<task>.
         name: In the log and the account; default: the folder's name.
-        caption_fields: How often a caption of each of WIT's fields is drawn beside the others of its language, such as
-            {reference: 4, attribution: 2}; of other fields, or of none, it weighs 1. Default: all alike.
+        caption_fields: How often each of WIT's fields is drawn beside the others of a language, such as {reference: 4,
+            attribution: 2}, however many captions it has; another field, or none, weighs 1. Default: captions alike.
         prompts: What stands before its texts in training, by their role, such as {query: "translate: "}; default: the
             part's, else model.prompts, which alone stay with the model.
         adapter: The one of model.adapters that reads its samples; default: the part's.

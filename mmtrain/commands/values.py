@@ -39,20 +39,20 @@ def pairs(text: str) -> list[tuple[str, str]]:
 
 
 def column_each(text: str) -> dict[str, str]:
-    """[en=a,lv=b]: a name has one."""
+    """[en=a,lv=b]: a name has one value."""
     by_name = columns(text)
     for name, several in by_name.items():
         if len(several) > 1:
-            raise argparse.ArgumentTypeError(f"got {', '.join(several)} for {name}, expected one column for each")
+            raise argparse.ArgumentTypeError(f"got {', '.join(several)} for {name}, expected one for each")
     return {name: column for name, (column,) in by_name.items()}
 
 
 def columns(text: str) -> dict[str, list[str]]:
-    """[en=a,en=b,lv=c]: a name may have several."""
+    """[en=a,en=b,lv=c]: a name may have several values."""
     by_name: dict[str, list[str]] = {}
     for pair in items(text):
         name, equals, column = pair.partition("=")
         if not (name and equals and column):
-            raise argparse.ArgumentTypeError(f"got {pair!r}, expected a name and a column like en=caption")
+            raise argparse.ArgumentTypeError(f"got {pair!r}, expected NAME=VALUE, as in [en=caption]")
         by_name.setdefault(name, []).append(column)
     return by_name

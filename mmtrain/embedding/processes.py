@@ -1,10 +1,15 @@
 """Which of how many processes this one is."""
 
 import os
-import warnings
 from dataclasses import dataclass
 
 import torch
+
+# what a launcher sets for each process -> where it says its number, how many there are, and its number on the machine
+LAUNCHERS = {
+    "TORCHELASTIC_RUN_ID": ("RANK", "WORLD_SIZE", "LOCAL_RANK"),
+    "SLURM_STEP_ID": ("SLURM_PROCID", "SLURM_STEP_NUM_TASKS", "SLURM_LOCALID"),
+}
 
 
 @dataclass(frozen=True)
@@ -17,20 +22,11 @@ class Processes:
 
     @classmethod
     def launched(cls) -> "Processes":
-        """As torchrun or srun say; one process without them."""
-        if not any(name.startswith(("TORCHELASTIC_", "SLURM_")) for name in os.environ):
-            return cls()
-        from lightning_fabric.plugins.environments import SLURMEnvironment, TorchElasticEnvironment
-
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # that srun is installed but was not used
-            environments = [kind for kind in (TorchElasticEnvironment, SLURMEnvironment) if kind.detect()]
+        """As torchrun or srun say; without them one process, as a batch script is, whatever its job has room for."""
+        launcher = next((names for mark, names in LAUNCHERS.items() if mark in os.environ), None)
+        rank, world, local_rank = (0, 1, 0) if launcher is None else (int(os.environ[name]) for name in launcher)
         task, tasks = _array_task()
-        if not environments:
-            return cls(task, tasks)
-        environment = environments[0]()
-        world = environment.world_size()
-        return cls(task * world + environment.global_rank(), tasks * world, environment.local_rank())
+        return cls(task * world + rank, tasks * world, local_rank)
 
     def device(self, name: str | None) -> str:
         """`name`, or this process's own GPU where there is one."""

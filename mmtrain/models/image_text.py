@@ -79,10 +79,10 @@ class ImageTextModel(AdaptedNetwork):
         self.dimension, self.projection, self.buckets = dimension, projection, buckets
         self.image_projection = None if image is None else projected_by(projection, "image", image.width, dimension)
         self.text_projection = projected_by(projection, "text", self.text.width, dimension)
-        self.modalities = nn.ModuleDict(dict(modalities or {}))
-        self.modality_projections = nn.ModuleDict(
-            {name: projected_by(projection, name, tower.width, dimension) for name, tower in (modalities or {}).items()}
-        )
+        self.modalities, self.modality_projections = nn.ModuleDict(dict(modalities or {})), nn.ModuleDict()
+        for name, tower in (modalities or {}).items():
+            tower.option = f"model.modalities.{name}"
+            self.modality_projections[name] = projected_by(projection, name, tower.width, dimension)
         inputs = {"image", "text", *self.modalities}
         if unknown := [name for name in missing if name not in inputs]:
             raise ValueError(f"model.missing: got {', '.join(unknown)}, expected some of {', '.join(sorted(inputs))}")

@@ -223,7 +223,7 @@ class FeatureTower(ImageTower):
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
         if images.ndim not in (2, 3) or images.shape[-1] != self.width:
             shape = tuple(images.shape[1:])
-            raise ValueError(f"image.width: {self.width}, but the shards hold features of shape {shape}")
+            raise ValueError(f"{self.option}.width: {self.width}, but the shards hold features of shape {shape}")
         tokens = images.float() if images.ndim == 3 else images.float().unsqueeze(1)
         if self.normalise:
             tokens = nn.functional.normalize(tokens, dim=-1)

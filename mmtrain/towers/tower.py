@@ -57,9 +57,11 @@ class ImageTower(Tower):
 
     Attributes:
         prefix_tokens: How many tokens stand before those of the patches, a square of them; None where tokens are none.
+        option: What a config calls it, for messages.
     """
 
     prefix_tokens: int | None = None
+    option = "model.image"
 
     def masked(self, images: Tensor, mask: Tensor, token: Tensor) -> tuple[Tensor, Tensor]:
         """forward with `token` [width] in place of the embedded patches of `mask` bool [N, P].

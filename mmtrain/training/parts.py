@@ -100,9 +100,10 @@ def check_parts(
     for name, of_objective in on.items():
         if name not in objectives:
             raise ValueError(f"model.on.{name}: no such objective; model.objectives has {', '.join(objectives)}")
-        if unknown := [part for part in of_objective if part not in brings]:
+        unknown = [part for part in of_objective if part not in brings]
+        if unknown or not of_objective:
             there = f"data.parts has {parts}" if "" not in brings else "there are no data.parts"
-            raise ValueError(f"model.on.{name}: no such part {', '.join(unknown)}; {there}")
+            raise ValueError(f"model.on.{name}: no such part {', '.join(unknown) or '[]'}; {there}")
     if "" in brings:
         return
     seen = {part: objectives_on(part, there, objectives, on) for part, there in brings.items()}

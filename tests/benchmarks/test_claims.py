@@ -1,6 +1,7 @@
 """Claims as data: trainings are kept, intervals decide, and the JSON holds what the table reads."""
 
 import json
+from dataclasses import replace
 
 import pytest
 
@@ -35,10 +36,10 @@ def test_a_stopped_run_goes_on(tmp_path):
     stopped, resumed = Trainings(stop_at=5), Trainings()
     records = []
     with pytest.raises(KeyboardInterrupt):
-        records.extend(stopped.claim.measure(Runs(tmp_path / "it"), 3))
+        records.extend(stopped.claim.measure("it", tmp_path, 3))
     assert [row["seeds"] for row in records[-1]["rows"]] == [2, 1, 1]  # of new, of old, of the gain
     assert stopped.done[:2] == [(10.0, 100, "val"), (20.0, 100, "val")]  # chosen on validation, by other seeds
-    *_, record = resumed.claim.measure(Runs(tmp_path / "it"), 3)
+    *_, record = resumed.claim.measure("it", tmp_path, 3)
     assert resumed.done == [(5.0, 1, "test"), (20.0, 2, "test"), (5.0, 2, "test")]
     assert record["rows"][0] == {
         "recipe": "new",
@@ -54,13 +55,24 @@ def test_a_stopped_run_goes_on(tmp_path):
 def test_more_seeds_train_only_what_is_new(tmp_path):
     trainings = Trainings()
     for seeds in (2, 3):
-        list(trainings.claim.measure(Runs(tmp_path / "it"), seeds))
+        list(trainings.claim.measure("it", tmp_path, seeds))
     assert len(trainings.done) == len(set(trainings.done)) == 8
+
+
+def test_a_claim_shares_the_trainings_of_another(tmp_path):
+    trainings = Trainings()
+    *_, record = trainings.claim.measure("it", tmp_path, 2)
+    done = list(trainings.done)
+    stricter = replace(trainings.claim, expected=[Expected("new over old", "R@1", above=15)], trainings="it")
+    *_, shared = stricter.measure("stricter", tmp_path, 2)
+    assert trainings.done == done and shared["rows"] == record["rows"]
+    assert (record["verdict"], shared["verdict"]) == ("shown", "refuted")
+    assert shared["command"] == "python -m benchmarks.claims stricter --seeds 2"
 
 
 def test_without_seeds_nothing_is_trained_and_all_is_open(tmp_path):
     trainings = Trainings()
-    (record,) = trainings.claim.measure(Runs(tmp_path / "it"), 0)
+    (record,) = trainings.claim.measure("it", tmp_path, 0)
     assert not trainings.done
     assert record.keys() == {"system", "claim", "rows", "verdict", "command", "date", "hardware"}
     assert (record["rows"], record["verdict"]) == ([], "open")
@@ -106,7 +118,7 @@ def test_gains_are_paired_by_seed():
 
 
 def test_tables_are_made_of_the_json(tmp_path):
-    *_, record = Trainings().claim.measure(Runs(tmp_path / "it"), 2)
+    *_, record = Trainings().claim.measure("it", tmp_path, 2)
     record["date"] = "2026-11-29"
     (tmp_path / "it.json").write_text(json.dumps(record), encoding="utf-8")
     assert (

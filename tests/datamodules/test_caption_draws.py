@@ -59,6 +59,16 @@ def test_captions_are_drawn_by_the_weight_of_their_fields(data, plain_shards):
     assert abs(texts["d"] - 450) < 70
 
 
+def test_a_field_is_drawn_by_its_weight_however_many_captions_it_has(data, plain_shards):
+    """As of pages that show one picture: three alternative texts are drawn no more often than one."""
+    record = {"fields": {"en": ["reference", "alt", "alt", "alt"]}}
+    folder = plain_shards([[sample_files(n, {"en": ["a", "b", "c", "d"]}, **record) for n in range(100)]])
+    source = Source(str(folder), caption_fields={"reference": 4, "alt": 1})
+    texts = Counter(text for batch in every(data(train=[source], batch_size=50), 9) for (text,) in batch.captions)
+    assert abs(texts["a"] - 900 * 4 / 5) < 50
+    assert all(abs(texts[text] - 900 / 15) < 32 for text in "bcd")
+
+
 def test_every_pass_draws_captions_and_crops_anew(data, plain_shards):
     folder = plain_shards([[sample_files(n, {"en": ["a", "b"], "lv": ["c", "d"]}) for n in range(20)]])
     module = data(train=folder, batch_size=20)

@@ -96,12 +96,12 @@ def test_a_folder_of_pictures_packs_beside_its_texts(tmp_path, capsys):
     ("arguments", "code", "says"),
     [
         (["csv", "a.csv", "--out", "out"], 2, "--captions"),
-        (["csv", "a.csv", "--out", "out", "--captions", "[en]"], 2, "got 'en', expected a name and a column"),
+        (["csv", "a.csv", "--out", "out", "--captions", "[en]"], 2, "got 'en', expected NAME=VALUE"),
         (["csv", "a.csv", "--out", "out", "--captions", "[en=x]"], 1, "has no column 'x'"),
         (
             ["csv", "a.csv", "--out", "out", "--captions", "[en=en]", "--labels", "[m=en,m=lv]"],
             2,
-            "one column for each",
+            "expected one for each",
         ),
         (["csv", "a.csv", "--out", "out", "--captions", "[en=en]", "--split", "dev"], 1, "its splits are train, val"),
         (["karpathy", "a.csv", "--out", "out"], 1, "a.csv is no Karpathy split"),

@@ -1,39 +1,33 @@
-"""Captions that are hardly more than names, at packing. spaCy is not installed here: a module of its name and form
-stands in, which takes capitalised words for proper nouns."""
+"""Captions that are hardly more than names, at packing, by small models of the real spaCy."""
 
-import importlib.util
 import json
 import sys
 
 import pytest
 from tiny_shards import pack_jsonl, png_bytes
 
-SPACY = """
-class Token:
-    def __init__(self, word):
-        self.pos_ = "PROPN" if word[0].isupper() else "NOUN"
-
-class Model:
-    def __init__(self, name):
-        self.pipe_names = ["sentencizer"] if name == "blank" else ["tok2vec", "tagger"]
-
-    def __call__(self, text):
-        return [Token(word) for word in text.split()]
-
-def load(name, exclude):
-    if name == "none":
-        raise OSError("no such model")
-    return Model(name)
-"""
+SENTENCES = {"Alan Turing": "PROPN PROPN", "a black dog": "DET ADJ NOUN", "the dog runs": "DET NOUN VERB"}
 
 
-@pytest.fixture
-def spacy(tmp_path, monkeypatch):
-    (tmp_path / "modules").mkdir()
-    (tmp_path / "modules" / "spacy.py").write_text(SPACY)
-    monkeypatch.syspath_prepend(str(tmp_path / "modules"))
-    yield
-    sys.modules.pop("spacy", None)
+@pytest.fixture(scope="module")
+def models(tmp_path_factory):
+    """A folder of models: rules takes capitalised words for names, learned was trained on three sentences."""
+    spacy, folder = pytest.importorskip("spacy"), tmp_path_factory.mktemp("models")
+    spacy.util.fix_random_seed(0)
+    nlp = {name: spacy.blank("it" if name == "rules" else "en") for name in ("rules", "learned", "tags", "nothing")}
+    nlp["rules"].add_pipe("attribute_ruler").add([[{"IS_TITLE": True}]], {"POS": "PROPN"})
+    nlp["tags"].add_pipe("tagger").add_label("NNP")
+    nlp["tags"].initialize()
+    nlp["learned"].add_pipe("morphologizer")
+    example = spacy.training.Example.from_dict
+    learned = [example(nlp["learned"].make_doc(text), {"pos": pos.split()}) for text, pos in SENTENCES.items()]
+    optimizer = nlp["learned"].initialize(lambda: learned)
+    for _ in range(10):
+        nlp["learned"].update(learned, sgd=optimizer)
+    for name, each in nlp.items():
+        each.to_disk(folder / name)
+    (folder / "empty").mkdir()
+    return folder
 
 
 @pytest.fixture
@@ -52,22 +46,32 @@ def manifest(tmp_path):
     return tmp_path / "m.jsonl"
 
 
-def test_captions_of_names_are_left_out_and_counted(spacy, manifest, tmp_path):
-    listing = pack_jsonl(manifest, tmp_path / "out", proper_nouns={"it": "it_core_news_sm"})
+def test_captions_of_names_are_left_out_and_counted(models, manifest, tmp_path):
+    italian = {"it": str(models / "rules")}
+    listing = pack_jsonl(manifest, tmp_path / "out", proper_nouns=italian)
     assert listing["captions"] == {"en": 1, "it": 1, "lv": 2}  # English has no model, so its names stay
     assert listing["skipped"] == {"caption of proper nouns": 4}
     assert listing["shards"][0]["skipped_rows"][0] == "row 1 (0): caption of proper nouns"
     assert listing["samples"] == 3
-    stricter = pack_jsonl(manifest, tmp_path / "all", proper_nouns={"it": "it_core_news_sm"}, proper_noun_share=1.0)
+    stricter = pack_jsonl(manifest, tmp_path / "all", proper_nouns=italian, proper_noun_share=1.0)
     assert stricter["skipped"] == {"caption of proper nouns": 3}
 
 
-def test_the_fields_of_captions_stay_in_step(spacy, manifest, tmp_path):
+def test_a_model_a_language(models, manifest, tmp_path):
+    """The learned model knows names of English captions; of Italian ones the rules."""
+    both = {"it": str(models / "rules"), "en": str(models / "learned")}
+    listing = pack_jsonl(manifest, tmp_path / "out", proper_nouns=both)
+    assert listing["captions"] == {"it": 1, "lv": 2} and listing["skipped"] == {"caption of proper nouns": 5}
+    alone = pack_jsonl(manifest, tmp_path / "alone", proper_nouns={"en": str(models / "learned")})
+    assert alone["captions"] == {"it": 5, "lv": 2} and alone["skipped"] == {"caption of proper nouns": 1}
+
+
+def test_the_fields_of_captions_stay_in_step(models, manifest, tmp_path):
     from datamodules.packing import read_jsonl
     from datamodules.packing.filters import filtered
     from datamodules.packing.proper_nouns import ProperNouns
 
-    _, row, *_ = filtered(read_jsonl(manifest), [ProperNouns({"it": "a"})])
+    _, row, *_ = filtered(read_jsonl(manifest), [ProperNouns({"it": str(models / "rules")})])
     assert row.record["captions"]["it"] == ["un cane nero"]
     assert row.record["fields"] == {"it": ["reference"], "en": ["alt"]}
 
@@ -75,17 +79,22 @@ def test_the_fields_of_captions_stay_in_step(spacy, manifest, tmp_path):
 @pytest.mark.parametrize(
     ("model", "share", "says"),
     [
-        ("none", 0.8, "proper_nouns: spaCy has no model 'none': python -m spacy download none"),
-        ("blank", 0.8, "proper_nouns: spaCy's model 'blank' tags no words"),
-        ("a", 0.0, "proper_noun_share: 0.0 is no share"),
+        ("nowhere", 0.8, "proper_nouns: spaCy has no model 'nowhere': python -m spacy download nowhere"),
+        ("empty", 0.8, "empty holds no model that spaCy can load: .*meta.json"),
+        ("nothing", 0.8, "tells no parts of speech, it has nothing; one like it_core_news_sm"),
+        ("tags", 0.8, "tells no parts of speech, it has tagger"),
+        ("rules", 0.0, "proper_noun_share: 0.0 is no share"),
     ],
 )
-def test_what_cannot_be_used_is_one_line(spacy, manifest, tmp_path, model, share, says):
-    with pytest.raises(ValueError, match=says):
-        pack_jsonl(manifest, tmp_path / "out", proper_nouns={"it": model}, proper_noun_share=share)
+def test_what_cannot_be_used_is_one_line(models, manifest, tmp_path, model, share, says):
+    named = model if model == "nowhere" else str(models / model)
+    with pytest.raises(ValueError, match=says) as refused:
+        pack_jsonl(manifest, tmp_path / "out", proper_nouns={"it": named}, proper_noun_share=share)
+    assert len(str(refused.value).splitlines()) == 1
+    assert not (tmp_path / "out").exists()
 
 
-@pytest.mark.skipif(importlib.util.find_spec("spacy") is not None, reason="spaCy is installed")
-def test_without_spacy_is_one_line(manifest, tmp_path):
+def test_without_spacy_is_one_line(manifest, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "spacy", None)  # as Python has it where a module cannot be imported
     with pytest.raises(ValueError, match="proper_nouns: spaCy is not installed: pip install spacy"):
         pack_jsonl(manifest, tmp_path / "out", proper_nouns={"it": "it_core_news_sm"})

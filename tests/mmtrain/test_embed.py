@@ -12,6 +12,7 @@ import pytest
 
 import mmtrain
 from mmtrain.cli import main
+from mmtrain.embedding.processes import Processes
 from tests.mmtrain.indexes import model
 from tests.mmtrain.mixed import members, mixed, picture, rows_in, whole
 from tests.mmtrain.small import ENVIRONMENT, ROOT, fit, in_two_processes
@@ -177,3 +178,36 @@ def test_features_are_nothing_for_a_model_of_pictures(model: Path, written: Path
     arguments = ["embed", str(model), "--data", str(written / "shard-000001.tar"), "--out", str(tmp_path / "rows")]
     assert main([*arguments, *SIZES]) == 1
     assert "no sample could be read (features, not a picture)" in capsys.readouterr().err
+
+
+SRUN = {
+    "SLURM_STEP_ID": "0",
+    "SLURM_STEP_NUM_TASKS": "3",
+    "SLURM_NTASKS": "3",
+    "SLURM_PROCID": "2",
+    "SLURM_LOCALID": "1",
+}
+ARRAY = {f"SLURM_ARRAY_TASK_{name}": value for name, value in zip(("COUNT", "ID", "MIN", "STEP"), "4313", strict=True)}
+TORCHRUN = {"TORCHELASTIC_RUN_ID": "none", "RANK": "5", "WORLD_SIZE": "8", "LOCAL_RANK": "1"}
+
+
+@pytest.mark.parametrize(
+    ("variables", "found"),
+    [
+        ({}, Processes(0, 1, 0)),
+        (SRUN, Processes(2, 3, 1)),
+        # a batch script that calls no srun is one process, whatever the job has room for
+        ({"SLURM_JOB_ID": "7", "SLURM_NTASKS": "3", "SLURM_PROCID": "0", "SLURM_LOCALID": "0"}, Processes(0, 1, 0)),
+        (ARRAY, Processes(0, 4, 0)),
+        (ARRAY | {"SLURM_ARRAY_TASK_ID": "7"} | SRUN, Processes(8, 12, 1)),
+        (SRUN | TORCHRUN, Processes(5, 8, 1)),  # which srun started
+    ],
+    ids=["alone", "srun", "batch script", "array", "array of srun", "torchrun"],
+)
+def test_each_process_knows_which_it_is(variables, found, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in list(os.environ):
+        if name.startswith(("SLURM_", "TORCHELASTIC_")):
+            monkeypatch.delenv(name)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    assert Processes.launched() == found

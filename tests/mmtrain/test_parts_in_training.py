@@ -123,6 +123,7 @@ def test_a_part_may_use_one_tower_alone(shards: Path, pairs: Path, tmp_path: Pat
     [
         (["--model.on={it: [pairs]}"], OBJECTIVES, "model.on.it: no such objective; model.objectives has clip, pairs"),
         (["--model.on={clip: [more]}"], OBJECTIVES, "model.on.clip: no such part more; data.parts has pictures, pairs"),
+        (["--model.on={clip: []}"], OBJECTIVES, "model.on.clip: no such part []; data.parts has pictures, pairs"),
         (
             ["--model.on={clip: [pairs]}"],
             OBJECTIVES,

@@ -151,6 +151,16 @@ def test_features_of_several_tokens_are_pooled(pooling: Pool) -> None:
         tower(torch.zeros(2, 5, 9))
 
 
+def test_a_modality_of_another_width_is_named() -> None:
+    model = ImageTextModel(FeatureTower(8), ByteGRU(16), 4, modalities={"audio": FeatureTower(6)})
+    with pytest.raises(
+        ValueError, match=r"model.modalities.audio.width: 6, but the shards hold features of shape \(9,"
+    ):
+        model.encode_modality("audio", torch.zeros(2, 9))
+    with pytest.raises(ValueError, match=r"model.image.width: 8, but"):
+        model.encode_image(torch.zeros(2, 9))
+
+
 def test_freezing_is_one_line_and_survives_train() -> None:
     tower = TimmTower("test_resnet", frozen=True).train()
     assert not any(parameter.requires_grad for parameter in tower.parameters())

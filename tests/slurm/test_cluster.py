@@ -5,13 +5,14 @@ import json
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 import torch
 
 from mmtrain.cli import main
+from tests.mmtrain.mixed import whole
 from tests.mmtrain.small import ENVIRONMENT, ROOT, arguments
 from tests.slurm.cluster import Cluster, missing
 
@@ -36,6 +37,28 @@ def numbers(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("numbers")
     assert main(["pack", "numbers", "--out", str(folder), "--split", "val", "--languages", "[en,lv,ja]"]) == 0
     return folder
+
+
+@pytest.fixture(scope="module")
+def model(numbers: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    run = tmp_path_factory.mktemp("model") / "run"
+    assert main(arguments(numbers, run, "--trainer.max_steps=1")) == 0
+    return run
+
+
+@pytest.fixture(scope="module")
+def alone(model: Path, numbers: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """What one process writes: the rows of the numbers, and the numbers with the negatives of those rows."""
+    folder = tmp_path_factory.mktemp("alone")
+    written = {"embed": folder / "rows", "mine": folder / "mined"}
+    for verb, out in written.items():
+        assert main(divided(verb, model if verb == "embed" else written["embed"], numbers, out)) == 0
+    return written
+
+
+def divided(verb: str, model: Path, data: Path, out: Path) -> list[str]:
+    sizes = ["--workers=0", "--batch_size=16", "--samples_per_shard=16"]
+    return [verb, str(model), "--data", str(data), *sizes, "--out", str(out)]
 
 
 def environment(cluster: Cluster) -> dict[str, str]:
@@ -138,15 +161,43 @@ def test_no_more_restarts_than_allowed(cluster: Cluster, numbers: Path, tmp_path
     assert fields["JobState"] == "FAILED" and "not started again" in log(run)
 
 
-def test_an_array_embeds_for_one_index(cluster: Cluster, numbers: Path, tmp_path: Path) -> None:
-    model = tmp_path / "model"
-    assert main(arguments(numbers, model, "--trainer.max_steps=1")) == 0
-    index = ["index", str(model), "--data", str(numbers), "--workers=0", "--part_size=16", "--batch_size=16", "--out"]
-    assert main([*index, str(tmp_path / "one")]) == 0
-    job = submit(cluster, ["--array=0-1", "--time=10:00"], [*index, str(tmp_path / "array")])
-    for task in ("0", "1"):
+def array(cluster: Cluster, tasks: int, command: list[str]) -> None:
+    """Runs a verb as an array, all tasks of which must succeed."""
+    job = submit(cluster, [f"--array=0-{tasks - 1}", "--time=10:00"], command)
+    for task in range(tasks):
         fields = cluster.until(f"{job}_{task}", "COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", seconds=300)
         assert fields["JobState"] == "COMPLETED"
+
+
+def srun(cluster: Cluster, tasks: int, command: list[str]) -> None:
+    """Runs a verb as srun does, on both nodes."""
+    words = ["srun", "--nodes=2", f"--ntasks={tasks}", MMTRAIN, *command]
+    done = subprocess.run(words, env=environment(cluster), capture_output=True, text=True, cwd=ROOT, timeout=500)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize(("way", "tasks"), [(array, 2), (srun, 3)])
+@pytest.mark.parametrize("verb", ["embed", "mine"])
+def test_tasks_write_what_one_process_writes(
+    verb: str,
+    way: Callable[[Cluster, int, list[str]], None],
+    tasks: int,
+    alone: dict[str, Path],
+    cluster: Cluster,
+    model: Path,
+    numbers: Path,
+    tmp_path: Path,
+) -> None:
+    way(cluster, tasks, divided(verb, model if verb == "embed" else alone["embed"], numbers, tmp_path / "shared"))
+    assert whole(tmp_path / "shared") == whole(alone[verb])
+    assert len(list(alone[verb].glob("*.tar"))) == 7  # more than there are tasks
+    assert not list(tmp_path.glob("*.parts"))
+
+
+def test_an_array_embeds_for_one_index(cluster: Cluster, numbers: Path, model: Path, tmp_path: Path) -> None:
+    index = ["index", str(model), "--data", str(numbers), "--workers=0", "--part_size=16", "--batch_size=16", "--out"]
+    assert main([*index, str(tmp_path / "one")]) == 0
+    array(cluster, 2, [*index, str(tmp_path / "array")])
     for name in ("rows.npy", "index.faiss", "items.sqlite"):
         assert (tmp_path / "array" / name).read_bytes() == (tmp_path / "one" / name).read_bytes()
     logs = [path.read_text() for path in (tmp_path / "array.slurm").glob("*.out")]
@@ -159,12 +210,9 @@ def test_an_array_curates_in_parts(cluster: Cluster, numbers: Path, tmp_path: Pa
     assert main(["curate", "--build_metadata", str(numbers), "--top_unigrams", "1", "--out", str(metadata)]) == 0
     curate = ["curate", str(numbers), "--metadata", str(metadata), "--tail", "0.2", "--out"]
     assert main([*curate, str(tmp_path / "one")]) == 0
-    array = [*curate, str(tmp_path / "array")]
-    job = submit(cluster, ["--array=0-1", "--time=10:00"], [*array, "--part", "{task}/{tasks}"])
-    for task in ("0", "1"):
-        fields = cluster.until(f"{job}_{task}", "COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", seconds=300)
-        assert fields["JobState"] == "COMPLETED"
-    assert main([*array, "--join"]) == 0
+    parts = [*curate, str(tmp_path / "array")]
+    array(cluster, 2, [*parts, "--part", "{task}/{tasks}"])
+    assert main([*parts, "--join"]) == 0
     for name in ("keep.jsonl", "curation.json"):
         assert (tmp_path / "array" / name).read_bytes() == (tmp_path / "one" / name).read_bytes()
 

@@ -57,7 +57,7 @@ def test_on_the_languages_that_both_know(runs, shards, tmp_path, capsys):
 @pytest.mark.system
 @pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed: the page is not opened in a browser")
 def test_a_phone_shows_the_page(runs, shards, tmp_path):
-    compare(*runs, data=str(shards), out=str(tmp_path), workers=0, device="cpu")
+    compare(*map(str, runs), data=str(shards), out=str(tmp_path), workers=0, device="cpu")
     looked_at((tmp_path / "compare.html").read_text(encoding="utf-8"), tmp_path, 390)
 
 

@@ -211,7 +211,8 @@ def page(tmp_path: Path) -> Path:
         )
         for number in range(5)
     ]
-    description = {"images": 4321, "similarity": "cosine", "kind": "hnsw", "candidates": 50, "recall": {}, "model": "m"}
+    description = {"images": 4321, "similarity": "cosine", "kind": "hnsw", "candidates": 50, "recall": {}}
+    description["model"] = "/home/me/runs/m"
     write_results(tmp_path / "page.html", Query("عدد <script>", "ar"), results, description, first=["ar", "bo"])
     return tmp_path / "page.html"
 
@@ -228,6 +229,7 @@ def test_captions_carry_language_and_direction_and_are_escaped(page: Path) -> No
     assert len(shown) == 5 * (len(WORDS) + 1) and (f"{WORDS['my']} 4") in {text for _, _, text in shown}
     assert "<script" not in content and "two &lt;b&gt;" in content and "id-0 &amp; more" in content
     assert "hnsw index, 50 candidates scored in full" in content and "4,321 pictures" in content
+    assert "Model: m<" in content and "/home" not in content
 
 
 def test_nothing_in_the_page_can_leave_it(page: Path) -> None:

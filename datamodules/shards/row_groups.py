@@ -6,10 +6,8 @@ decode a second time is written into the cache folder as it is in memory, and ma
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import os
-import shutil
 import threading
 import time
 from collections import OrderedDict
@@ -19,12 +17,11 @@ from pathlib import Path
 import pyarrow as pa
 
 from datamodules.files import whole_file
-from datamodules.shards.cache_room import make_room
+from datamodules.shards.cache_room import has_room
 from datamodules.shards.locations import Reading
 
 ROOM = 256 << 20  # bytes of row groups that a process keeps
 MAPPED = 1 << 16  # what one that is mapped counts as: it has no memory of this process, but a process maps only so many
-FREE = 0.1  # of the disk that copies leave
 
 
 class RowGroups:
@@ -32,9 +29,8 @@ class RowGroups:
 
     def __init__(self, room: int) -> None:
         self._room, self._size = room, 0
-        self._kept: OrderedDict[tuple, tuple[pa.Table, int]] = OrderedDict()
-        self._dropped: set[Path] = set()  # copies that were worth having
-        self._copies: dict[tuple, Path] = {}
+        self._kept: OrderedDict[tuple, tuple[pa.Table, int, Path | None]] = OrderedDict()
+        self._dropped: set[Path | None] = set()  # copies that are worth having
         self.renew_lock()
 
     def renew_lock(self) -> None:
@@ -60,15 +56,12 @@ class RowGroups:
                 found, mapped = _mapped(copy) or found, True
         with self._lock:
             if key not in self._kept:
-                self._kept[key] = found, MAPPED if mapped else found.nbytes
+                self._kept[key] = found, MAPPED if mapped else found.nbytes, copy
                 self._size += self._kept[key][1]
-                if copy is not None:
-                    self._copies[key] = copy
             while self._size > self._room and len(self._kept) > 1:
-                oldest, (_, size) = self._kept.popitem(last=False)
+                _, size, dropped = self._kept.popitem(last=False)[1]
                 self._size -= size
-                if oldest in self._copies:
-                    self._dropped.add(self._copies.pop(oldest))
+                self._dropped.add(dropped)
         return found
 
 
@@ -101,14 +94,10 @@ def _mapped(copy: Path) -> pa.Table | None:
 def _written(table: pa.Table, copy: Path, reading: Reading) -> bool:
     """Writes a copy where there is room for it."""
     try:
-        copy.parent.mkdir(parents=True, exist_ok=True)
-        disk = shutil.disk_usage(copy.parent)
-        if disk.free - table.nbytes < FREE * disk.total:
+        if not has_room(table.nbytes, reading):
             return False
         with whole_file(copy) as unfinished, pa.ipc.new_file(str(unfinished), table.schema) as writer:
             writer.write_table(table)
-        with contextlib.suppress(OSError):
-            make_room(copy, reading)
     except OSError:  # a folder that cannot be written costs time only
         return False
     return True

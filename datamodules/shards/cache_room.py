@@ -101,9 +101,7 @@ def make_room(new: Path, reading: Reading) -> None:
 
 
 def has_room(size: int, reading: Reading) -> bool:
-    """Whether so many bytes fit into the cache folder, and nothing has to go: within `cache_gb`, a tenth of the disk
-    left free.
-    """
+    """Whether so many bytes fit into the cache folder with nothing removed; a tenth of the disk stays free."""
     folder = reading.cache_folder
     folder.mkdir(parents=True, exist_ok=True)
     disk = shutil.disk_usage(folder)
@@ -111,9 +109,8 @@ def has_room(size: int, reading: Reading) -> bool:
     for path in folder.iterdir() if reading.cache_gb is not None else ():
         with contextlib.suppress(FileNotFoundError):
             taken += path.stat().st_size if OURS.fullmatch(path.name) else 0
-    return disk.free - size >= FREE * disk.total and (
-        reading.cache_gb is None or taken + size <= reading.cache_gb * 1e9
-    )
+    within = reading.cache_gb is None or taken + size <= reading.cache_gb * 1e9
+    return within and disk.free - size >= FREE * disk.total
 
 
 def _removed(path: Path) -> bool:

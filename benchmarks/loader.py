@@ -207,7 +207,7 @@ def write_tables(folder: Path, tables: Path) -> None:
 
 def table_speed(folder: Path, tables: Path, python: Path, samples: int, rounds: int) -> None:
     """Training, crops of 0.9 to 1, no reading processes, CPU seconds of the second epoch."""
-    from datamodules.shards import row_groups
+    from datamodules.shards import cache_room, row_groups
     from datamodules.shards import tables as module_of_tables
 
     room = sum(path.stat().st_size for path in folder.glob("*.tar")) // 4
@@ -215,6 +215,7 @@ def table_speed(folder: Path, tables: Path, python: Path, samples: int, rounds: 
     places = {"tars": str(folder), "parquet": str(tables / "parquet"), "folders of datasets": saved}
     readers = {f"ours, {name}": place for name, place in places.items()}
     readers |= {
+        "ours, parquet, without room for copies": places["parquet"],
         "open_clip (webdataset), tars": None,
         "datasets, parquet": "map",
         "datasets as a stream, parquet": "stream",
@@ -224,7 +225,8 @@ def table_speed(folder: Path, tables: Path, python: Path, samples: int, rounds: 
         for name, place in readers.items():
             if name.startswith("ours"):
                 module_of_tables.RECENT = row_groups.RowGroups(room)
-                run = ours(place, "train", 0, CROPS["peer"], epochs=2, cache=tables / "cache")
+                cache_room.FREE = 1.1 if "without" in name else 0.1
+                run = ours(place, "train", 0, CROPS["peer"], epochs=2, cache=tables / f"cache of {name}")
             elif place is None:
                 run = peer(python, folder, "train", 0, CROPS["peer"], samples, "--epochs=2")
             else:

@@ -1,6 +1,7 @@
-"""Our loader beside open_clip's webdataset pipeline on the same shards, and a million samples packed and read.
+"""Our loader beside open_clip's webdataset pipeline and `datasets`, and a million samples packed and read.
 
     python -m benchmarks.loader                         # crops of two photographs; ten minutes on two cores
+    python -m benchmarks.loader --tables                # the same samples as tars, parquet and a folder of `datasets`
     python -m benchmarks.loader --manifest rows.jsonl   # the pictures of a manifest, enlarged where they are smaller
     python -m benchmarks.loader --million               # pack and read once; forty minutes and 4 GB of disk
 
@@ -8,7 +9,10 @@ JPEG of 512 x 512 pixels to 224 pixels and CLIP's tokens, in batches of 64, pict
 normalised floats from the peer. The two run in turn, the best of the rounds counts. "A core": no reading processes,
 torch with one thread, samples by CPU seconds, which other jobs on the machine disturb less than the clock. The peer
 runs with the webdataset it asks for (0.2.86 at most) in a virtual environment that this script makes with pip, in
---work if given; everything else it imports from the environment that runs this script.
+--work if given; everything else it imports from the environment that runs this script. With --tables `datasets` reads
+parquet by its cache and as a stream, with open_clip's transforms and tokenizer too, and the row groups that a process
+of ours keeps are limited to a quarter of the pictures, as with a data set that no memory holds; each figure is of the
+second epoch, when caches are there.
 """
 
 import argparse
@@ -109,22 +113,36 @@ def write(folder: Path, manifest: Path | None, count: int, workers: int = 1) -> 
 # -- ours and the peer's
 
 
-def module(folder: Path, workers: int, scale: tuple[float, float] = CROPS["peer"]) -> ShardDataModule:
+def module(
+    shards: Path | str, workers: int, scale: tuple[float, float] = CROPS["peer"], cache: Path | None = None
+) -> ShardDataModule:
     made = ShardDataModule(
-        train=str(folder),
-        val=str(folder),
+        train=str(shards),
+        val=str(shards),
         batch_size=BATCH,
         workers=workers,
         tokenizer=ClipTokens(),
         images=ImagePipeline(SIZE, scale=scale),
-        cache_dir=str(folder / "cache"),
+        cache_dir=str(cache or Path(shards) / "cache"),
     )
     made.setup("fit")
     return made
 
 
-def ours(folder: Path, mode: str, workers: int, scale: tuple[float, float], normalised: bool = False) -> dict:
-    data = module(folder, workers, scale)
+def ours(
+    shards: Path | str,
+    mode: str,
+    workers: int,
+    scale: tuple[float, float],
+    normalised: bool = False,
+    epochs: int = 1,
+    cache: Path | None = None,
+) -> dict:
+    """The figures of the last epoch."""
+    data = module(shards, workers, scale, cache)
+    for _ in range(epochs - 1):
+        for batch in data.train_dataloader():
+            data.trained(batch)
     loader = data.train_dataloader() if mode == "train" else data.val_dataloader()
     wall, processor, seen = time.perf_counter(), time.process_time(), 0
     for batch in loader:
@@ -153,7 +171,7 @@ def environment(folder: Path) -> Path:
 
 
 def peer(python: Path, folder: Path, mode: str, workers: int, scale: tuple[float, float], samples: int, *more) -> dict:
-    shards = f"{folder}/shard-{{000000..{SHARDS - 1:06d}}}.tar"
+    shards = f"{folder}/shard-{{000000..{SHARDS - 1:06d}}}.tar" if mode != "tables" else folder
     options = {"mode": mode, "samples": samples, "size": SIZE, "batch_size": BATCH, "workers": workers}
     command = [python, PEER, shards, *(f"--{name}={value}" for name, value in options.items())]
     done = subprocess.run(
@@ -165,6 +183,60 @@ def peer(python: Path, folder: Path, mode: str, workers: int, scale: tuple[float
         env=os.environ | {"OMP_NUM_THREADS": "1"},
     )
     return json.loads(done.stdout.splitlines()[-1]) if done.stdout.strip() else {}
+
+
+# -- tables
+
+
+def write_tables(folder: Path, tables: Path) -> None:
+    """What the tars hold as parquet files of some hundred rows a group, and as `datasets` saves it."""
+    from datasets import Dataset, Features, Image, Value
+
+    features, reader = Features({"image": Image(), "id": Value("string"), "en": Value("string")}), ShardReader()
+    for number, path in enumerate(sorted(map(str, folder.glob("*.tar")))):
+        samples = [read_sample(*reader.read(path, sample)) for sample in range(len(reader.index(path)))]
+        rows = [
+            {"image": {"bytes": each.image, "path": None}, "id": each.id, "en": each.captions["en"][0]}
+            for each in samples
+        ]
+        made = Dataset.from_list(rows, features)
+        (tables / "parquet").mkdir(parents=True, exist_ok=True)
+        made.to_parquet(tables / "parquet" / f"{number:06d}.parquet", batch_size=len(rows) // 4)
+        made.save_to_disk(tables / "saved" / f"{number:06d}")
+
+
+def table_speed(folder: Path, tables: Path, python: Path, samples: int, rounds: int) -> None:
+    """Training, crops of 0.9 to 1, no reading processes, CPU seconds of the second epoch."""
+    from datamodules.shards import cache_room, row_groups
+    from datamodules.shards import tables as module_of_tables
+
+    room = sum(path.stat().st_size for path in folder.glob("*.tar")) // 4
+    saved = "::".join(str(path) for path in sorted((tables / "saved").iterdir()))
+    places = {"tars": str(folder), "parquet": str(tables / "parquet"), "folders of datasets": saved}
+    readers = {f"ours, {name}": place for name, place in places.items()}
+    readers |= {
+        "ours, parquet, without room for copies": places["parquet"],
+        "open_clip (webdataset), tars": None,
+        "datasets, parquet": "map",
+        "datasets as a stream, parquet": "stream",
+    }
+    best = dict.fromkeys(readers, 0.0)
+    for _ in range(rounds):
+        for name, place in readers.items():
+            if name.startswith("ours"):
+                module_of_tables.RECENT = row_groups.RowGroups(room)
+                cache_room.FREE = 1.1 if "without" in name else 0.1
+                run = ours(place, "train", 0, CROPS["peer"], epochs=2, cache=tables / f"cache of {name}")
+            elif place is None:
+                run = peer(python, folder, "train", 0, CROPS["peer"], samples, "--epochs=2")
+            else:
+                run = peer(
+                    python, tables / "parquet", "tables", 0, CROPS["peer"], samples, "--epochs=2", f"--reading={place}"
+                )
+            best[name] = max(best[name], run["samples"] / run["cpu_seconds"])
+    print("| reader | samples/s and core | of ours from tars |\n|---|---|---|")
+    for name, rate in best.items():
+        print(f"| {name} | {rate:.0f} | {rate / best['ours, tars']:.2f} |")
 
 
 # -- the figures
@@ -272,12 +344,13 @@ def million(folder: Path, count: int) -> None:
     )
 
 
-if __name__ == "__main__":
+def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--manifest", type=Path, help="JSON Lines as `mmtrain pack jsonl` reads them")
     parser.add_argument("--samples", type=int, help="default: 640 a round, with --million 1,000,000")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--million", action="store_true")
+    parser.add_argument("--tables", action="store_true")
     parser.add_argument("--work", type=Path, help="folder to keep the peer's environment in; default: a temporary one")
     options = parser.parse_args()
     torch.set_num_threads(1)
@@ -291,6 +364,14 @@ if __name__ == "__main__":
             write(Path(temporary) / "shards", options.manifest, samples)
             size = sum(tar.stat().st_size for tar in Path(temporary).glob("shards/*.tar")) / samples
             print(f"{samples} samples of {size / 1024:.0f} KiB, best of {options.rounds}\n")
+            if options.tables:
+                write_tables(Path(temporary) / "shards", Path(temporary) / "tables")
+                table_speed(*(Path(temporary) / name for name in ("shards", "tables")), python, samples, options.rounds)
+                return
             speed(Path(temporary) / "shards", python, samples, options.rounds)
             print()
             differences(Path(temporary) / "shards", python)
+
+
+if __name__ == "__main__":
+    main()

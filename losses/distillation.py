@@ -90,6 +90,8 @@ def list_distillation_loss(
 ) -> Tensor:
     """The mean over rows of KL(softmax(scores) || softmax(scale <query, candidate>)), such as those of a reranker.
 
+    The listwise distillation of Ren et al., "RocketQAv2", EMNLP 2021; there the teacher learns too.
+
     Args:
         queries: float [B, D], unit rows.
         candidates: float [B, m, D], unit rows.

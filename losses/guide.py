@@ -43,7 +43,10 @@ class GuideRows:
 
 
 class GuideModel(nn.Module):
-    """Base of frozen models that read the batches that a training reads."""
+    """Base of frozen models that read the batches that a training reads.
+
+    What a guide finds nearer than the positive is no negative: Solatorio, "GISTEmbed", 2024.
+    """
 
     def prepare(self, languages: Sequence[str]) -> None:
         """Called before the training with the languages of the data, whose numbers in this list batches hold."""

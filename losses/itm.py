@@ -24,6 +24,8 @@ LEAST = 1e-5  # weight of the most similar caption among hard positives, as in C
 def itm_loss(logits: Tensor, labels: Tensor, *, group: ProcessGroup | None = None) -> Tensor:
     """Cross-entropy of match (label 1) against mismatch (label 0), the mean over the rows of all processes.
 
+    Li et al., "Align before Fuse", NeurIPS 2021, section 3.2.
+
     Args:
         logits: float [N, 2]; processes may hold different N, none included.
         labels: int or bool [N], 0 or 1.

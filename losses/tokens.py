@@ -15,6 +15,9 @@ from losses.engine.tiles import tiled_logsumexp
 def token_loss(logits: Tensor, tokens: Tensor, mask: Tensor, group: ProcessGroup | None = None) -> Tensor:
     """The mean over each example's tokens, then over the examples of all processes that have any; 0 where none has.
 
+    The negative log-likelihood of captions, as in Yu et al., "CoCa", TMLR 2022; there tokens are summed, here each
+    example weighs alike.
+
     Args:
         logits: float [N, L, V].
         tokens: int64 [N, L], from 0 to V - 1 where the mask is true.

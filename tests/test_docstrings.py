@@ -1,8 +1,10 @@
 """Every public name says what it is; where tensors go in or out, with their shapes."""
 
+import ast
 import importlib
 import inspect
 import re
+import textwrap
 from collections.abc import Iterator
 from typing import Any
 
@@ -73,3 +75,34 @@ def test_the_arguments_of_a_docstring_are_those_of_the_signature(package: str) -
         if entries:
             unknown += [f"{name}: {entry}" for entry in entries if entry not in inspect.signature(each).parameters]
     assert not unknown, f"{package}: {'; '.join(unknown)}"
+
+
+def raises(each: Any) -> bool:
+    """Whether a function, or the constructor of a class, raises a ValueError itself."""
+    if inspect.isclass(each):
+        each = vars(each).get("__init__", vars(each).get("__post_init__"))
+    try:
+        body = ast.parse(textwrap.dedent(inspect.getsource(each)))
+    except (OSError, TypeError):  # inherited, of C, or of a dataclass
+        return False
+    return any(isinstance(node, ast.Raise) and "ValueError" in ast.unparse(node) for node in ast.walk(body))
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_what_raises_says_so(package: str) -> None:
+    silent = [name for name, each in public_names(package) if raises(each) and "aises" not in (each.__doc__ or "")]
+    assert not silent, f"{package}: no errors: {', '.join(silent)}"
+
+
+def test_a_loss_names_its_source() -> None:
+    """The year of a paper, or another loss that has one."""
+    import losses
+
+    documented = {name: each.__doc__ for name, each in public_names("losses") if "." not in name}
+    sourced = {name for name, text in documented.items() if re.search(r"\b(19|20)\d\d\b", text)}
+    for _ in range(2):  # a class names a function, which may name another
+        sourced |= {name for name, text in documented.items() if sourced & set(re.findall(r"`(\w+)`", text))}
+    every = {name for name, each in vars(losses).items() if name.endswith("_loss")} | {
+        name for name in documented if name[0].isupper() and issubclass(getattr(losses, name), losses.Objective)
+    }
+    assert sorted(every - sourced - {"Objective"}) == []

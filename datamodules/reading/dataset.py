@@ -112,7 +112,7 @@ class ShardDataset(Dataset):
         most = max(200_000, 2 * streams * largest)
         # a shard that is removed from a full cache takes its room as long as it is open
         files = 2 * streams if reading.cache_gb is not None else max(64, 2 * streams)
-        self._reader = ShardReader(most, files, IndexCache(reading.cache_dir))
+        self._reader = ShardReader(most, files, IndexCache(reading.cache_dir), reading)
         self._index = {language: i for i, language in enumerate(self.languages)}
         # row at which each shard starts, and the shard at which each source does
         self._starts = np.concatenate(([0], np.cumsum([len(shard) for shard in self.shards]))).tolist()

@@ -6,6 +6,7 @@ import contextlib
 import fcntl
 import os
 import re
+import shutil
 import threading
 import time
 import warnings
@@ -18,6 +19,7 @@ from datamodules.files import one_at_a_time
 from datamodules.shards.locations import Reading
 
 OURS = re.compile(r"[0-9a-f]{16}-.*\.(tar|parquet|arrow)", re.DOTALL)
+FREE = 0.1  # of the disk that copies of local files leave
 
 
 class Holds:
@@ -96,6 +98,19 @@ def make_room(new: Path, reading: Reading) -> None:
                 over -= stats[path].st_size
     if over > 0:
         warnings.warn(f"data.cache_gb: the shards in use take more than {reading.cache_gb:g} GB", stacklevel=2)
+
+
+def has_room(size: int, reading: Reading) -> bool:
+    """Whether so many bytes fit into the cache folder with nothing removed; a tenth of the disk stays free."""
+    folder = reading.cache_folder
+    folder.mkdir(parents=True, exist_ok=True)
+    disk = shutil.disk_usage(folder)
+    taken = 0
+    for path in folder.iterdir() if reading.cache_gb is not None else ():
+        with contextlib.suppress(FileNotFoundError):
+            taken += path.stat().st_size if OURS.fullmatch(path.name) else 0
+    within = reading.cache_gb is None or taken + size <= reading.cache_gb * 1e9
+    return within and disk.free - size >= FREE * disk.total
 
 
 def _removed(path: Path) -> bool:

@@ -45,7 +45,7 @@ class Reading:
         text_language: Language of `.txt` captions.
         cache_dir: Where remote shards are kept; default ~/.cache/mmtrain/shards.
         allow_pipe: Whether `pipe:COMMAND` may name a shard.
-        cache_gb: The most that remote shards may take there, in GB; default: no limit.
+        cache_gb: The most that remote shards, and copies of row groups, may take there, in GB; default: no limit.
         patience: With the servers that remote shards come from.
     """
 

@@ -12,7 +12,7 @@ from itertools import chain, repeat
 from typing import Protocol
 
 from datamodules.shards.index_cache import IndexCache
-from datamodules.shards.locations import is_table
+from datamodules.shards.locations import Reading, is_table
 from datamodules.shards.samples import BrokenSample, further_name
 from datamodules.shards.tars import TarShard
 
@@ -48,12 +48,12 @@ class Shard(Protocol):
         """Gives back what it has open; it is opened again when something is read."""
 
 
-def open_shard(path: str, cache: IndexCache | None = None) -> Shard:
+def open_shard(path: str, cache: IndexCache | None = None, copies: Reading | None = None) -> Shard:
     """The shard that `local_path` names. Raises BrokenSample when it is missing or no shard."""
     if is_table(path):
         from datamodules.shards.tables import TableShard
 
-        return TableShard(path)
+        return TableShard(path, copies)
     return TarShard(path, cache)
 
 
@@ -64,10 +64,18 @@ class ShardReader:
         samples: Indexes are kept up to this many samples in total (some 70 bytes each).
         files: At most this many files stay open.
         cache: Where indexes are kept between runs; default: nowhere.
+        copies: Where row groups may be copied that are decoded again and again, for reading in any order; default:
+            nowhere.
     """
 
-    def __init__(self, samples: int = 200_000, files: int = 64, cache: IndexCache | None = None) -> None:
-        self._most_samples, self._most_files, self._cache = samples, files, cache
+    def __init__(
+        self,
+        samples: int = 200_000,
+        files: int = 64,
+        cache: IndexCache | None = None,
+        copies: Reading | None = None,
+    ) -> None:
+        self._most_samples, self._most_files, self._cache, self._copies = samples, files, cache, copies
         self._shards: OrderedDict[str, Shard] = OrderedDict()
         self._samples_indexed = 0
         self._open: OrderedDict[str, Shard] = OrderedDict()
@@ -78,7 +86,7 @@ class ShardReader:
         if path in self._shards:
             self._shards.move_to_end(path)
             return self._shards[path]
-        shard = self._shards[path] = open_shard(path, self._cache)
+        shard = self._shards[path] = open_shard(path, self._cache, self._copies)
         self._samples_indexed += len(shard)
         while self._samples_indexed > self._most_samples and len(self._shards) > 1:
             oldest, other = self._shards.popitem(last=False)

@@ -1,16 +1,13 @@
 """Parquet and arrow files as shards: a row is a sample, its files are made of the columns.
 
-Parquet is read a row group at a time, and those read last are kept; arrow files are mapped into memory.
+Parquet is read a row group at a time (see `row_groups`); arrow files are mapped into memory.
 """
 
 from __future__ import annotations
 
 import io
 import json
-import os
-import threading
 from bisect import bisect_right
-from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from itertools import accumulate
 from pathlib import Path
@@ -23,45 +20,15 @@ import pyarrow.parquet as pq
 from datamodules.files import inside
 from datamodules.shards.columns import choose_columns, named_columns
 from datamodules.shards.headers import DAMAGED, TRUNCATED
-from datamodules.shards.locations import split_columns
+from datamodules.shards.locations import Reading, split_columns
+from datamodules.shards.row_groups import RECENT
 from datamodules.shards.samples import FEATURE_SUFFIX, BrokenSample
 
 AT_ONCE = 1000  # rows that become Python objects together
-ROOM = 256 << 20  # bytes of row groups that a process keeps
 SIGNS = {b"\x89PNG": "png", b"RIFF": "webp", b"\x93NUM": FEATURE_SUFFIX}  # how files begin that are no JPEG
 ENCODER = json.JSONEncoder(ensure_ascii=False, default=str)
 MAGIC = b"ARROW1"  # of the arrow files that are no stream
 ERRORS = (pa.ArrowException, OSError, ValueError)  # a damaged file may raise
-
-
-class RowGroups:
-    """The row groups that this process read last, up to so many bytes, or a single one."""
-
-    def __init__(self, room: int) -> None:
-        self._room, self._size = room, 0
-        self._kept: OrderedDict[tuple, pa.Table] = OrderedDict()
-        self.renew_lock()
-
-    def renew_lock(self) -> None:
-        self._lock = threading.Lock()
-
-    def get(self, key: tuple, read: Callable[[], pa.Table]) -> pa.Table:
-        with self._lock:
-            if key in self._kept:
-                self._kept.move_to_end(key)
-                return self._kept[key]
-        found = read()
-        with self._lock:
-            if key not in self._kept:
-                self._kept[key] = found
-                self._size += found.nbytes
-            while self._size > self._room and len(self._kept) > 1:
-                self._size -= self._kept.popitem(last=False)[1].nbytes
-        return found
-
-
-_RECENT = RowGroups(ROOM)
-os.register_at_fork(after_in_child=_RECENT.renew_lock)
 
 
 class ParquetTable:
@@ -69,9 +36,9 @@ class ParquetTable:
 
     truncated = False
 
-    def __init__(self, file: str) -> None:
+    def __init__(self, file: str, copies: Reading | None = None) -> None:
         # no threads of arrow's: a reading process is a fork
-        self._file = pq.ParquetFile(file, pre_buffer=False)
+        self._file, self._name, self._copies = pq.ParquetFile(file, pre_buffer=False), file, copies
         metadata = self._file.metadata
         self.schema = self._file.schema_arrow
         groups = [metadata.row_group(number) for number in range(metadata.num_row_groups)]
@@ -81,8 +48,10 @@ class ParquetTable:
             self._leaves.setdefault(metadata.schema.column(number).path.partition(".")[0], []).append(number)
 
     def group(self, number: int, columns: Sequence[str]) -> pa.Table:
-        key = (self, number, *columns)
-        return _RECENT.get(key, lambda: self._file.read_row_group(number, list(columns), use_threads=False))
+        def read() -> pa.Table:
+            return self._file.read_row_group(number, list(columns), use_threads=False)
+
+        return RECENT.get((self, number, *columns), read, self._name, self._copies)
 
     def batches(self, number: int, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
         return self._file.iter_batches(AT_ONCE, [number], list(columns), use_threads=False)
@@ -126,12 +95,16 @@ class ArrowTable:
         return False  # looking costs nothing
 
 
-def open_table(file: str | Path) -> ParquetTable | ArrowTable:
-    """A parquet or arrow file. Raises BrokenSample when it is missing or neither."""
+def open_table(file: str | Path, copies: Reading | None = None) -> ParquetTable | ArrowTable:
+    """A parquet or arrow file. Raises BrokenSample when it is missing or neither.
+
+    Args:
+        copies: Where row groups may be copied that are decoded again and again; None for nowhere.
+    """
     try:
         with open(file, "rb") as opened:
             parquet = opened.read(4) == b"PAR1"
-        return ParquetTable(str(file)) if parquet else ArrowTable(str(file))
+        return ParquetTable(str(file), copies) if parquet else ArrowTable(str(file))
     except FileNotFoundError:
         raise BrokenSample("missing shard") from None
     except ERRORS:
@@ -144,8 +117,9 @@ class TableShard:
     Raises BrokenSample for a file that cannot be read, ValueError, one line, for columns that nobody knows.
     """
 
-    def __init__(self, shard: str) -> None:
+    def __init__(self, shard: str, copies: Reading | None = None) -> None:
         self._file, named = split_columns(shard)
+        self._copies = copies
         self._opened: ParquetTable | ArrowTable | None = None
         table = self._table()
         self.truncated = table.truncated
@@ -206,7 +180,7 @@ class TableShard:
 
     def _table(self) -> ParquetTable | ArrowTable:
         if self._opened is None:
-            self._opened = open_table(self._file)
+            self._opened = open_table(self._file, self._copies)
         return self._opened
 
     def _place(self, sample: int) -> tuple[int, int]:

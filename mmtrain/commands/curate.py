@@ -141,7 +141,7 @@ def _balance(
         joined_identity,
     )
     from datamodules.curation.metadata import Metadata
-    from datamodules.curation.parts import SAMPLES, CurationParts
+    from datamodules.curation.parts import CurationParts
     from datamodules.files import room_for, whole_folder
     from datamodules.shards.progress import with_progress
     from mmtrain.display.curation import Examples, print_curation, write_curation_page
@@ -161,8 +161,8 @@ def _balance(
             return target
 
         def make(numbers: Sequence[int]) -> None:
-            shown = with_progress(numbers, "matching", len(numbers) * SAMPLES, "samples", lambda number: SAMPLES)
-            for number in shown:
+            sizes = {number: len(parts.runs[number]) for number in numbers}
+            for number in with_progress(numbers, "matching", sum(sizes.values()), "samples", sizes.__getitem__):
                 made = parts.make(number)
                 if part:  # others that end take an empty folder away
                     division.folder.mkdir(parents=True, exist_ok=True)

@@ -1,5 +1,6 @@
 """`mmtrain push`: an exported folder made ready for a model hub, and sent there when asked."""
 
+from collections.abc import Mapping
 from typing import Annotated
 
 from mmtrain.commands.usage import Folder
@@ -13,6 +14,7 @@ def push(
     licence: str,
     datasets: Annotated[list[str], "[OWNER/NAME,...]"] | None = None,
     measured_on: Annotated[str, "OWNER/NAME"] | None = None,
+    tasks: Annotated[Mapping[str, str], "[TASK=text_to_image/lv/R@1,...]"] | None = None,
     upload: bool = False,
     private: bool = False,
 ) -> None:
@@ -23,17 +25,20 @@ def push(
         repository: OWNER/NAME on the hub.
         licence: As the hub spells it, e.g. apache-2.0.
         datasets: The hub's datasets that the model was trained on.
-        measured_on: The hub's dataset that the card's figures are of; writes them into .eval_results too.
+        measured_on: The hub's dataset that the card's figures are of.
+        tasks: Tasks of that dataset, as its eval.yaml calls them, each with the figure of the card that it is. They go
+            into .eval_results, which the dataset's leaderboard reads.
         upload: Send it; without this nothing leaves the machine.
         private: A new repository is private.
 
     Raises:
         ValueError: for a folder that is no export, files that can carry code, absolute paths in what would be sent, a
-            name that is no repository's, or a card without the figures that were measured_on something.
+            name that is no repository's, a card without the figures that were measured_on something, or tasks without
+            a dataset or of no figure.
     """
     from mmtrain.export.hub import prepare, send
 
-    names = prepare(folder, repository, licence, datasets=datasets or (), measured_on=measured_on)
+    names = prepare(folder, repository, licence, datasets=datasets or (), measured_on=measured_on, tasks=tasks)
     if upload:
         say(f"sent to {repository}, commit {send(folder, names, repository, private)}")
     else:

@@ -3,15 +3,18 @@
 import glob
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mmtrain.display.messages import first_line, say
 from mmtrain.export.marker import read_marker, rewrite
 from mmtrain.export.paths import first_path
 from mmtrain.models.leaderboard import META, read_meta
 from mmtrain.models.yaml12 import read_yaml
+
+if TYPE_CHECKING:
+    from huggingface_hub import EvalResult, EvalResultEntry
 
 PICKLES = (".bin", ".ckpt", ".dill", ".joblib", ".pickle", ".pkl", ".pt", ".pth")
 CARD = "README.md"
@@ -25,6 +28,7 @@ def prepare(
     *,
     datasets: Sequence[str] = (),
     measured_on: str | None = None,
+    tasks: Mapping[str, str] | None = None,
 ) -> list[str]:
     """Completes the model card of an export and prints the files to send, which are those that export wrote.
 
@@ -32,16 +36,22 @@ def prepare(
         repository: OWNER/NAME on the hub; open_clip's settings get it in place of the folder's path.
         licence: As the hub spells it, e.g. apache-2.0; goes into the card.
         datasets: OWNER/NAME of the hub's datasets that the model was trained on, for the card.
-        measured_on: OWNER/NAME of the hub's dataset that the card's figures are of; they go into .eval_results too.
+        measured_on: OWNER/NAME of the hub's dataset that the card's figures are of.
+        tasks: Task of that dataset, as the eval.yaml of its repository calls it -> the card's figure that is its
+            result, such as text_to_image/lv/R@1. They go into .eval_results, for the hub refuses a task that no
+            eval.yaml names.
 
     Returns:
         The files' names.
 
     Raises:
         ValueError: for a folder that is no export, files that can carry code, absolute paths in what would be sent, a
-            name that is no repository's, or a card without the figures that were measured_on something.
+            name that is no repository's, a card without the figures that were measured_on something, or tasks without
+            a dataset or of no figure.
     """
     folder = Path(folder)
+    if tasks and measured_on is None:
+        raise ValueError(f"push: tasks {', '.join(tasks)} of no dataset; --measured_on OWNER/NAME")
     marker = read_marker(folder)
     if marker is None:
         raise ValueError(f"push: {folder} is no export; a folder that mmtrain export wrote")
@@ -63,7 +73,7 @@ def prepare(
     for name in sent:
         if found := first_path(folder, name):
             raise ValueError(f"push: {folder / name} names a place of this machine, {found}; take it out first")
-    _complete_card(folder, marker, repository, licence, datasets, measured_on)
+    _complete_card(folder, marker, repository, licence, datasets, measured_on, tasks or {})
     if META in sent:
         meta = read_meta(folder) | {"name": repository, "license": None if licence == "other" else licence}
         rewrite(folder, marker, META, json.dumps(meta, ensure_ascii=False, indent=1) + "\n")
@@ -95,9 +105,10 @@ def _complete_card(
     licence: str,
     datasets: Sequence[str],
     measured_on: str | None,
+    tasks: Mapping[str, str],
 ) -> None:
-    """Licence, data sets and names into the card's header; its figures into .eval_results."""
-    from huggingface_hub import EvalResultEntry, ModelCardData, eval_result_entries_to_yaml
+    """Licence, data sets and names into the card's header; the figures of tasks into .eval_results."""
+    from huggingface_hub import ModelCardData, eval_result_entries_to_yaml
     from huggingface_hub.utils import yaml_dump
     from yaml import YAMLError
 
@@ -118,15 +129,30 @@ def _complete_card(
     if measured_on is not None:
         if not results:
             raise ValueError(f"push: {folder / CARD} has no figures; mmtrain evaluate, then export again")
-        entries = []
         for result in results:
             result.dataset_type = measured_on
-            task = f"{result.task_type}/{result.dataset_config}/{result.metric_type}"
-            entries.append(EvalResultEntry(dataset_id=measured_on, task_id=task, value=result.metric_value))
+    if tasks:
+        entries = list(_entries(results, str(measured_on), tasks))
         if (folder / RESULTS).exists() and RESULTS not in marker["files"]:
             raise ValueError(f"push: {folder / RESULTS} was not written by mmtrain; move it away first")
         rewrite(folder, marker, RESULTS, yaml_dump(eval_result_entries_to_yaml(entries), sort_keys=False))
     rewrite(folder, marker, CARD, f"---\n{card.to_yaml(original_order=list(header))}\n---\n{text}")
+
+
+def _entries(results: "Sequence[EvalResult]", dataset: str, tasks: Mapping[str, str]) -> "Iterator[EvalResultEntry]":
+    """The result of each task of a dataset, from the figures of a card."""
+    from huggingface_hub import EvalResultEntry
+
+    figures = {}
+    for result in results:
+        direction, recall = result.task_type.removesuffix("-retrieval"), result.metric_type.removeprefix("recall_at_")
+        figures[f"{direction.replace('-', '_')}/{result.dataset_config}/R@{recall}"] = result
+    for task, name in tasks.items():
+        if name not in figures:
+            raise ValueError(f"push: tasks: {task}: {name!r} is no figure of the card; {', '.join(figures)}")
+        result = figures[name]
+        notes = f"{name.partition('/')[0].replace('_', ' ')}, {result.dataset_config}: {result.metric_name}"
+        yield EvalResultEntry(dataset_id=dataset, task_id=task, value=result.metric_value, notes=notes)
 
 
 def send(folder: str | Path, names: list[str], repository: str, private: bool) -> str:

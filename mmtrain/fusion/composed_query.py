@@ -54,7 +54,11 @@ class ComposedQuery(nn.Module):
             self.build(image_width, text_width, dimension)
 
     def build(self, image_width: int, text_width: int, dimension: int) -> None:
-        """Makes the layers; a second time, for the same widths, nothing."""
+        """Makes the layers; a second time, for the same widths, nothing.
+
+        Raises:
+            ValueError: heads that do not divide the width.
+        """
         if hasattr(self, "blocks"):
             return
         self.image_width, self.text_width, self.dimension = image_width, text_width, dimension

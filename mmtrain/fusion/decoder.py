@@ -62,7 +62,11 @@ class CaptionDecoder(nn.Module):
         self.layers = max(depth // 2, 1) if self.layers is None else self.layers
 
     def build(self, vocabulary_size: int, languages: Sequence[str]) -> None:
-        """Makes the layers; a second time, for the same tokenizer and languages, nothing."""
+        """Makes the layers; a second time, for the same tokenizer and languages, nothing.
+
+        Raises:
+            ValueError: fewer than one layer, or heads that do not divide the width.
+        """
         if hasattr(self, "output") and (self.vocabulary_size, self.languages) == (vocabulary_size, list(languages)):
             return
         assert self.width is not None and self.layers is not None and self.image_width is not None

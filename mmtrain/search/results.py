@@ -8,6 +8,7 @@ from typing import Any
 
 from mmtrain.display.messages import printable, say
 from mmtrain.display.tables import print_table
+from mmtrain.models.foreign import is_foreign
 from mmtrain.search.items import Item
 
 SHOWN = 4  # captions of a result in the terminal
@@ -120,8 +121,15 @@ def write_results(
     def picture(item: Item) -> str:
         return data_uri(item.thumbnail, "image/jpeg")
 
-    values = page_values(results, description, first, picture)
+    named = description | {"model": model_name(description["model"])}
+    values = page_values(results, named, first, picture)
     write_page(path, TEMPLATE, title=query.name, query=query, images=images, **values)
+
+
+def model_name(model: str) -> str:
+    """MODEL without the folders of this machine, for pages and answers that others see."""
+    name = model.split(":", 1)[1] if is_foreign(model) else model
+    return Path(name).name or "model"
 
 
 def page_values(

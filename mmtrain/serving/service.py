@@ -12,11 +12,10 @@ import numpy as np
 from PIL import Image
 
 from mmtrain.models.encoder import Encoder
-from mmtrain.models.foreign import is_foreign
 from mmtrain.search.heat import with_words
 from mmtrain.search.index import DESCRIPTION, SearchIndex
 from mmtrain.search.queries import check_text, find, open_model, opened, text_tokens
-from mmtrain.search.results import Result
+from mmtrain.search.results import Result, model_name
 
 MOST_RESULTS = 1000
 MOST_INPUTS = 256
@@ -137,21 +136,15 @@ def open_service(
     if (Path(target) / DESCRIPTION).is_file():
         index = SearchIndex(target)
         encoder = open_model(index, model, device, trust=trust, adapter=adapter)
-        service = Service(encoder, index, _name(index.description["model"]))
+        service = Service(encoder, index, model_name(index.description["model"]))
     else:
         if model is not None:
             raise ValueError(f"--model: says what built an index, and {target} is none")
         encoder = load(target, device=device or default_device(), trust=trust, adapter=adapter)
-        service = Service(encoder, None, _name(target))
+        service = Service(encoder, None, model_name(target))
     if (images := service.encoder.images) is not None:
         images.max_pixels = min(images.max_pixels, MOST_PIXELS)
     return service
-
-
-def _name(model: str) -> str:
-    """MODEL without the folders of this machine."""
-    name = model.split(":", 1)[1] if is_foreign(model) else model
-    return Path(name).name or "model"
 
 
 def _decoded(url: str) -> bytes:

@@ -12,12 +12,15 @@ import pyarrow.parquet as pq
 import pytest
 from tiny_shards import aged, png_bytes
 
+import datamodules.shards.cache_room
 import datamodules.shards.survey
+import datamodules.shards.tables
 from datamodules import Source
 from datamodules.reading.whole import WholeSamples
 from datamodules.shards.inspection import inspect_shards
 from datamodules.shards.locations import Reading, expand
 from datamodules.shards.reader import ShardReader
+from datamodules.shards.row_groups import RowGroups
 from datamodules.shards.samples import BrokenSample
 from datamodules.shards.survey import survey
 
@@ -377,6 +380,75 @@ def test_a_row_group_is_read_once_while_it_is_kept(tmp_path, groups_read):
     for number in (3, 17, 5, 29, 11, 2):
         reader.read(path, number)
     assert len(groups_read) == 2 * 3  # pictures and texts of three groups
+
+
+@pytest.fixture
+def small_memory(monkeypatch):
+    """Gives this process memory for a single row group, as if it had just begun."""
+
+    def begin():
+        monkeypatch.setattr(datamodules.shards.tables, "RECENT", RowGroups(1))
+
+    begin()
+    return begin
+
+
+def test_a_row_group_that_no_memory_holds_is_decoded_twice_and_then_mapped(tmp_path, groups_read, small_memory):
+    path, copies = (
+        str(write(tmp_path / "a.parquet", captioned(30), row_group_size=10)),
+        Reading(cache_dir=tmp_path / "c"),
+    )
+    numbers = [random.Random(seed).randrange(30) for seed in range(60)]
+    expected = [ShardReader().read(path, number) for number in numbers]
+    assert len(groups_read) > 60  # what it costs without copies
+    small_memory()
+    groups_read.clear()
+    reader = ShardReader(copies=copies)
+    assert [reader.read(path, number) for number in numbers] == expected
+    assert len(groups_read) == 2 * 2 * 3  # pictures and texts of three groups, twice
+    groups_read.clear()
+    small_memory()  # another process
+    reader = ShardReader(copies=copies)
+    assert [reader.read(path, number) for number in numbers] == expected
+    assert groups_read == []
+    for copy in (tmp_path / "c").iterdir():  # damage
+        copy.write_bytes(copy.read_bytes()[:100])
+    small_memory()
+    assert [ShardReader(copies=copies).read(path, number) for number in numbers[:9]] == expected[:9]
+
+
+def test_a_copy_of_a_row_group_is_of_the_file_as_it_is(tmp_path, small_memory):
+    copies = Reading(cache_dir=tmp_path / "c")
+    for first in (0, 30):
+        path = str(aged(write(tmp_path / "a.parquet", captioned(20, first), row_group_size=10), 60 + first))
+        reader = ShardReader(copies=copies)
+        for number in [0, 10] * 3:
+            assert json.loads(reader.read(path, number)[1]["json"])["id"] == f"s{first + number:03d}"
+
+
+@pytest.mark.parametrize("full", ["disk", "cache_gb", "folder"])
+def test_row_groups_are_copied_only_where_there_is_room(tmp_path, monkeypatch, small_memory, full):
+    path, copies = (
+        str(write(tmp_path / "a.parquet", captioned(20), row_group_size=10)),
+        Reading(cache_dir=tmp_path / "c"),
+    )
+    if full == "disk":
+        monkeypatch.setattr(datamodules.shards.cache_room, "FREE", 1.1)
+    elif full == "cache_gb":
+        copies = Reading(cache_dir=tmp_path / "c", cache_gb=1e-9)
+    else:
+        (tmp_path / "c").touch()
+    reader = ShardReader(copies=copies)
+    found = [json.loads(reader.read(path, number)[1]["json"])["id"] for number in [0, 10] * 4]
+    assert found == ["s000", "s010"] * 4
+    assert not list((tmp_path / "c").glob("*.arrow"))
+
+
+def test_training_copies_what_it_reads_again(tmp_path, data, epoch, small_memory):
+    path = write(tmp_path / "a.parquet", captioned(48), row_group_size=8)
+    module = data(train=path, cache_dir=str(tmp_path / "c"))
+    assert len(epoch(module)) == 12
+    assert list((tmp_path / "c").glob("*-rows.arrow"))
 
 
 def test_shards_are_written_again_from_tables(both):

@@ -97,20 +97,37 @@ def test_other_recalls_than_usual_are_shown(recall_at: tuple[int, ...], tmp_path
 def test_push_adds_what_its_owner_says(tmp_path: Path, capsys) -> None:
     protocol = {"name": "xm3600", "variant": "first", "complete": True}
     out = write(encoder(), str(run(tmp_path / "run", **protocol)), tmp_path / "out")
+    tasks = {"xm_text_no": "text_to_image/no/R@1", "xm_image": "image_to_text/mean/R@10"}  # as their eval.yaml has them
     for _ in range(2):  # a second push changes nothing
-        sent = prepare(out, "me/model", "mit", datasets=["me/a", "you/b.c"], measured_on="us/xm-3600")
+        sent = prepare(out, "me/model", "mit", datasets=["me/a", "you/b.c"], measured_on="us/xm-3600", tasks=tasks)
         data = card(out)
         assert (data.license, data.datasets, data.model_name) == ("mit", ["me/a", "you/b.c"], "model")
         assert {each.dataset_type for each in data.eval_results} == {"us/xm-3600"}
         assert data.eval_results[0].dataset_name == "xm3600/first, no" and data.language_bcp47 == LANGUAGES
         assert {"README.md", META, ".eval_results/retrieval.yaml"} <= set(sent)
         entries = parse_eval_result_entries(yaml.safe_load((out / ".eval_results" / "retrieval.yaml").read_text()))
-        assert len(entries) == len(data.eval_results)
-        assert (entries[0].dataset_id, entries[0].value) == ("us/xm-3600", 10.13)
-        assert entries[0].task_id == "text-to-image-retrieval/no/recall_at_1"
+        assert [(each.dataset_id, each.task_id, each.value, each.notes) for each in entries] == [
+            ("us/xm-3600", "xm_text_no", 10.13, "text to image, no: R@1 in percent"),
+            ("us/xm-3600", "xm_image", 100.13, "image to text, mean: R@10 in percent"),
+        ]
         meta = json.loads((out / META).read_text())
         assert (meta["name"], meta["license"]) == ("me/model", "mit")
     assert write(encoder(), "x", tmp_path / "out") == out  # it is still an export
+
+
+def test_without_the_names_of_a_benchmarks_tasks_nothing_is_written_for_its_leaderboard(tmp_path: Path) -> None:
+    out = write(encoder(), str(run(tmp_path / "run")), tmp_path / "out")
+    assert ".eval_results/retrieval.yaml" not in prepare(out, "me/model", "mit", measured_on="us/xm-3600")
+    assert {each.dataset_type for each in card(out).eval_results} == {"us/xm-3600"}
+
+
+def test_results_are_read_by_the_other_library_that_writes_them(tmp_path: Path) -> None:
+    model = pytest.importorskip("mteb._hf_integration.eval_result_model").HFEvalResults
+    out = write(encoder(), str(run(tmp_path / "run")), tmp_path / "out")
+    prepare(out, "me/model", "mit", measured_on="us/data", tasks={"a task": "text_to_image/mean/R@1"})
+    (entry,) = yaml.safe_load((out / ".eval_results" / "retrieval.yaml").read_text())
+    entry["dataset"].setdefault("revision", None)  # which it leaves out when it writes
+    assert model.model_validate([entry])[0].dataset.task_id == "a task"
 
 
 @pytest.mark.parametrize(
@@ -120,6 +137,7 @@ def test_push_adds_what_its_owner_says(tmp_path: Path, capsys) -> None:
         (["--datasets", "me/a,a b/c"], "push: a b/c names no repository"),
         (["--measured_on", "mine"], "push: mine names no repository"),
         (["--measured_on", "me/data"], "has no figures; mmtrain evaluate, then export again"),
+        (["--tasks", "[a=text_to_image/no/R@1]"], "tasks a of no dataset; --measured_on OWNER/NAME"),
     ],
 )
 def test_push_refuses_in_one_line(options: list[str], said: str, tmp_path: Path, capsys) -> None:
@@ -134,7 +152,10 @@ def test_push_keeps_results_and_headers_that_a_person_wrote(tmp_path: Path, caps
     out = write(encoder(), str(run(tmp_path / "run")), tmp_path / "out")
     (out / ".eval_results").mkdir()
     (out / ".eval_results" / "retrieval.yaml").write_text("mine")
-    command = ["push", str(out), "me/model", "--licence", "mit", "--measured_on", "me/data"]
+    command = ["push", str(out), "me/model", "--licence", "mit", "--measured_on", "me/data", "--tasks"]
+    assert main([*command, "[a=text_to_image/xx/R@1]"]) == 1
+    assert "a: 'text_to_image/xx/R@1' is no figure of the card; text_to_image/no/R@1, " in capsys.readouterr().err
+    command.append("[a=text_to_image/no/R@1]")
     assert main(command) == 1 and "was not written by mmtrain" in capsys.readouterr().err
     for text in ("---\n- a\n---\n", "---\na: [\n---\n", "---\nmodel-index: 3\n---\n"):
         (out / "README.md").write_text(text)

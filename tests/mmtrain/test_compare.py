@@ -7,6 +7,7 @@ import pytest
 from mmtrain.cli import main
 from mmtrain.commands.compare import compare
 from mmtrain.evaluation.report.tables import shown_p
+from tests.chromium import CHROMIUM, looked_at
 from tests.mmtrain.conftest import WORDS
 from tests.mmtrain.small import fit
 
@@ -51,6 +52,13 @@ def test_on_the_languages_that_both_know(runs, shards, tmp_path, capsys):
     page = (tmp_path / "compare.html").read_text(encoding="utf-8")
     assert "English" in page and "Every caption of an image counts" in page
     assert "<html" in page and "://" not in page and "src=" not in page and page.count("<svg") == 6
+
+
+@pytest.mark.system
+@pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed: the page is not opened in a browser")
+def test_a_phone_shows_the_page(runs, shards, tmp_path):
+    compare(*map(str, runs), data=str(shards), out=str(tmp_path), workers=0, device="cpu")
+    looked_at((tmp_path / "compare.html").read_text(encoding="utf-8"), tmp_path, 390)
 
 
 def test_the_least_p_is_a_bound():

@@ -13,6 +13,7 @@ from PIL import Image
 
 from mmtrain.cli import main
 from mmtrain.commands.inspect import inspect
+from tests.chromium import CHROMIUM, looked_at
 
 MARKUP = "<script>alert(1)</script>"
 
@@ -108,6 +109,14 @@ def test_pictures_are_in_the_page_and_as_training_sees_them(shard: Path, tmp_pat
     assert opened["turned"].size == (160, 320)  # 800 x 400 turned by a quarter, the longer side 320
     assert min(opened['"><q>'].getpixel((4, 4))) > 250  # what is transparent lies on white
     assert "800 x 400 JPEG" in text and "features, " in text
+
+
+@pytest.mark.system
+@pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed: the page is not opened in a browser")
+def test_a_phone_shows_the_sheet(shard: Path, tmp_path: Path) -> None:
+    inspect(str(shard), html=str(tmp_path / "sheet.html"))
+    seen, _ = looked_at((tmp_path / "sheet.html").read_text(encoding="utf-8"), tmp_path, 390)
+    assert seen == {"pictures": 2, "shown": 2}
 
 
 def test_groups_by_language_show_that_languages_captions(shard: Path, tmp_path: Path) -> None:

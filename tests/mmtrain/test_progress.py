@@ -94,3 +94,12 @@ def test_training_says_samples_seen_of_all_and_the_loss(
         out = ["--data", str(shards), "--out", str(tmp_path / command[0]), "--workers", "0", "--batch_size", "16"]
         assert main([command[0], str(tmp_path), *out, *command[1:]]) == 0
         assert shown("embedding", 32).search(capsys.readouterr().err), command
+
+
+def test_curation_says_how_many_samples_are_matched(
+    shards: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "metadata.jsonl").write_text('{"language": "en", "entry": "red"}\n')
+    command = ["curate", str(shards), "--metadata", str(tmp_path / "metadata.jsonl"), "--out", str(tmp_path / "kept")]
+    assert main(command) == 0
+    assert shown("matching", 32).search(capsys.readouterr().err)

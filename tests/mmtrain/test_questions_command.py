@@ -2,6 +2,7 @@
 
 import io
 import json
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -57,7 +58,10 @@ def rows_of(encoder: Encoder, pages: Path) -> np.ndarray:
     return encoder.encode_image(pictures)
 
 
-def test_questions_look_for_pages_that_have_no_captions(model: Path, pages: Path, tmp_path: Path) -> None:
+def test_questions_look_for_pages_that_have_no_captions(
+    model: Path, pages: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("MMTRAIN_PROGRESS_SECONDS", "0")
     encoder = mmtrain.load(model)
     items = rows_of(encoder, pages)
     asked = [("en", "red", None), ("lv", "zils", None), ("en", None, "3.png"), ("en", "green", "7.png")]
@@ -91,6 +95,7 @@ def test_questions_look_for_pages_that_have_no_captions(model: Path, pages: Path
     assert (facts["questions"], facts["items"], facts["excluded"], facts["unknown_items"]) == (6, 32, 2, 2)
     assert facts["pools"] == [3, 32] and facts["repeated_items"] == 0
     assert "text_to_image" not in metrics and "mean_recall" not in metrics
+    assert re.search(r"^encoding: (\d) of \1 questions \(100%\)", capsys.readouterr().err, re.MULTILINE)
     report = (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
     assert "Questions in 2 languages" in report and "<bdi>p" in report and report.count("data:image/webp") >= 9
 

@@ -25,7 +25,7 @@ from mmtrain.serving import guard
 from mmtrain.serving.app import make_app
 from mmtrain.serving.guard import Guard, Protocol
 from mmtrain.serving.service import open_service
-from tests.chromium import CHROMIUM, opened
+from tests.chromium import CHROMIUM, looked_at, opened
 from tests.mmtrain.indexes import built, model
 from tests.mmtrain.small import ENVIRONMENT, ROOT
 
@@ -309,3 +309,5 @@ def test_a_browser_shows_the_page_without_an_error(client: Client, tmp_path: Pat
     console, asked = opened(f"{address}?text=red&k=3", tmp_path)
     assert console == [] and len(asked) == 3
     assert all(url.startswith(f"{address}pictures/") for url in asked)
+    for path in ("/", "/?text=red&k=3", f"/?text={'x' * 20_000}"):
+        looked_at(client(path)[2].decode(), tmp_path, 390)

@@ -105,9 +105,9 @@ def question_rows(encoder: Encoder, questions: Sequence[Question], late: bool = 
         ValueError: for a picture that cannot be read.
     """
     parts: list[np.ndarray] = []
-    for start in with_progress(range(0, len(questions), AT_ONCE), "encoding questions", len(questions) // AT_ONCE):
-        part = [_query(encoder, question, question.text) for question in questions[start : start + AT_ONCE]]
-        parts += _encoded(encoder, part, late)
+    runs = [questions[start : start + AT_ONCE] for start in range(0, len(questions), AT_ONCE)]
+    for run in with_progress(runs, "encoding", len(questions), "questions", len):
+        parts += _encoded(encoder, [_query(encoder, question, question.text) for question in run], late)
     return _rows(parts, late)
 
 

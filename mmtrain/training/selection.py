@@ -14,6 +14,7 @@ from torch.nn import functional
 
 from datamodules.batch import Batch
 from losses import Objective
+from losses.engine.captions import shared_ids
 from losses.engine.checks import full_precision
 from losses.engine.distributed import default_group, gather, rank_and_size
 from losses.temperature import ScaledObjective, clamped_scale
@@ -98,17 +99,19 @@ class ActiveSelection:
         if batch.rows.is_cuda:
             torch.cuda.synchronize()  # what came before is none of ours
         start = perf_counter()
+        views, group = batch.views, default_group()
+        same = shared_ids(batch.image_ids[::views], batch.text_ids.unflatten(0, (-1, views)).flatten(1, 2), group)
         read = {name: self.reference(batch, name) for name in ("image", "texts")}
-        known = _losses(batch, read["image"].rows[:, 0], read["texts"].rows, self._scale, self._bias)
+        known = _losses(batch, same, read["image"].rows[:, 0], read["texts"].rows, self._scale, self._bias)
         own, pairs = -known[0], -known[1]
         if self.score == "learnability":
             embedded = embed_batch(model, batch, without=batch.fields)
             assert self._scaled is not None and embedded.image is not None and embedded.texts is not None
             scale, bias = clamped_scale(self._scaled.log_scale), getattr(self._scaled, "bias", None)
-            lost = _losses(batch, embedded.image, embedded.texts, scale, bias)
+            lost = _losses(batch, same, embedded.image, embedded.texts, scale, bias)
             own, pairs = own + lost[0], pairs + lost[1]
         count = max(round(len(own) * (1 - self.filter_share)), 1)
-        kept = drawn(own, pairs, count, self.chunks, default_group())
+        kept = drawn(own, pairs, count, self.chunks, group)
         self._gain = float(own[kept].mean() - own.mean())
         self._passes = (1 + (self.score == "learnability")) * len(own) / count
         self._seconds += perf_counter() - start
@@ -127,14 +130,13 @@ class ActiveSelection:
 
 
 def _losses(
-    batch: Batch, image: Tensor, texts: Tensor, scale: Tensor | float, bias: Tensor | float | None
+    batch: Batch, same: Tensor, image: Tensor, texts: Tensor, scale: Tensor | float, bias: Tensor | float | None
 ) -> tuple[Tensor, Tensor]:
     """`pair_losses` of the samples of a batch, of rows image [B, D] and texts [B, K, D]."""
     views, there = batch.views, batch.present.unflatten(0, (-1, batch.views)).sum((1, 2))
     image = image.unflatten(0, (-1, views)).mean(1)
     texts = texts.unflatten(0, (-1, views)).sum((1, 2)) / there.clamp(min=1)[:, None]
-    ids = batch.image_ids[::views], batch.text_ids.unflatten(0, (-1, views)).flatten(1, 2)
-    return pair_losses(image, texts, scale, bias, ids, default_group())
+    return pair_losses(image, texts, scale, bias, same, default_group())
 
 
 @full_precision
@@ -143,7 +145,7 @@ def pair_losses(
     texts: Tensor,
     scale: Tensor | float,
     bias: Tensor | float | None,
-    ids: tuple[Tensor, Tensor],
+    same: Tensor,
     group: ProcessGroup | None = None,
 ) -> tuple[Tensor, Tensor]:
     """l_ii [b] of this process's samples, and l_ij + l_ji [b, S], 0 where i and j share an id.
@@ -153,14 +155,10 @@ def pair_losses(
         texts: float [b, D].
         scale: Multiplier of the cosines.
         bias: Added to them; None for log S less the log of the sum of exp over all pairs i != j.
-        ids: Of the pictures int64 [b], and of their captions int64 [b, K], -1 for none.
+        same: bool [b, S], which pairs share an id or are one sample, see `shared_ids`.
         group: Processes that hold the rest of the batch, equally many samples each.
     """
     image, texts = image.float(), texts.float()
-    images, captions = ids
-    same = images[:, None] == gather(images, group)
-    for everyones in gather(captions, group).unbind(1):
-        same |= ((captions[:, :, None] == everyones) & (everyones >= 0)).any(1)
     to_texts, to_images = (scale * ours @ gather(theirs, group).T for ours, theirs in ((image, texts), (texts, image)))
     if bias is None:
         together = to_texts.masked_fill(same, -torch.inf).flatten().logsumexp(0, keepdim=True)

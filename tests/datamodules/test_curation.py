@@ -221,7 +221,7 @@ def test_a_curated_source_resumes_at_the_next_sample(curated, data):
 
 def test_keep_that_is_none_of_curates_is_told_by_its_line(tmp_path):
     folder = keep(tmp_path / "kept", [("a", "en", "dog", 1, 1.0, True)])
-    assert Kept(folder).of("a", {"en": ["dog", "cat"], "lv": ["dog"]}) == {"en": ["dog"]}
+    assert Kept(folder).of("a", {"en": ["dog", "cat"], "lv": ["dog"]}) == {"en": [True, False], "lv": [False]}
     with (folder / "keep.jsonl").open("a") as file:
         file.write('{"id": "b"}\n')
     with pytest.raises(ValueError, match=r"keep: .*line 2"):

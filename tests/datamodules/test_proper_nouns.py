@@ -63,9 +63,9 @@ def test_captions_of_names_are_left_out_and_counted(spacy, manifest, tmp_path):
 
 
 def test_the_fields_of_captions_stay_in_step(spacy, manifest, tmp_path):
+    from datamodules.curation.proper_nouns import ProperNouns
     from datamodules.packing import read_jsonl
     from datamodules.packing.filters import filtered
-    from datamodules.packing.proper_nouns import ProperNouns
 
     _, row, *_ = filtered(read_jsonl(manifest), [ProperNouns({"it": "a"})])
     assert row.record["captions"]["it"] == ["un cane nero"]

@@ -3,7 +3,8 @@
 Letters: b samples of this process's batch, S of all processes', n of the b that are kept, D dimensions.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Mapping
+from copy import copy
 from time import perf_counter
 from typing import Literal, get_args
 
@@ -43,7 +44,8 @@ class ActiveSelection:
         exp(s_ii + sum over the j drawn in earlier chunks of (s_ij + s_ji))
 
     Every process keeps as many of its own samples. All samples of the batch count as samples seen. What is drawn
-    depends on seed and samples seen alone, so a resumed run keeps what the undisturbed one would have kept.
+    depends on seed and samples seen alone, so a resumed run keeps what the undisturbed one would have kept. With
+    data.parts every part that has pictures and captions is drawn from by itself, and the others are trained whole.
 
     Args:
         reference: MODEL that reads the same pictures and texts, see `mmtrain.objectives.Teacher`.
@@ -74,24 +76,38 @@ class ActiveSelection:
             raise ValueError(f"model.selection.reference: {reference} does not say what its loss multiplied cosines by")
         self._scale = scale
         self._scaled: ScaledObjective | None = None
+        self._name = "selection"
         self._gain, self._passes, self._seconds, self._since = 0.0, 0.0, 0.0, perf_counter()
 
-    def prepare(self, objectives: Iterable[Objective], model: ImageTextModel, data: TrainingData) -> None:
-        """Called before the first step.
+    def of_parts(
+        self, objectives_on: Callable[[str], Mapping[str, Objective]], model: ImageTextModel, data: TrainingData
+    ) -> dict[str, "ActiveSelection"]:
+        """Called before the first step: what draws from each part that has pictures and captions ("" without parts).
+
+        Args:
+            objectives_on: Gives those that see a part.
 
         Raises:
             ValueError: one line, for data or objectives that it cannot judge by.
         """
-        if data.brings.keys() != {""} or not {"image", "texts"} <= data.brings[""] or model.missing:
+        judged = [part for part, brings in data.brings.items() if {"image", "texts"} <= brings]
+        if not judged or model.missing:
             raise ValueError(
-                "model.selection: it judges pictures by their captions; expected samples with both, without data.parts"
-                " and model.missing"
+                "model.selection: it judges pictures by their captions; expected samples with both, and no"
+                " model.missing"
             )
-        parts = (part for objective in objectives for part in objective.modules())
-        self._scaled = next((part for part in parts if isinstance(part, ScaledObjective)), None)
-        if self._scaled is None and self.score == "learnability":
-            raise ValueError("model.selection: no objective has a temperature; losses.SiglipLoss, or easy-reference")
+        found = {part: copy(self) if part else self for part in judged}
+        for part, each in found.items():
+            each._name = f"selection/{part}" if part else "selection"
+            pieces = (piece for objective in objectives_on(part).values() for piece in objective.modules())
+            each._scaled = next((piece for piece in pieces if isinstance(piece, ScaledObjective)), None)
+            if each._scaled is None and self.score == "learnability":
+                where = f" on {part}" if part else ""
+                raise ValueError(
+                    f"model.selection: no objective{where} has a temperature; losses.SiglipLoss, or easy-reference"
+                )
         self.reference.prepare(data.languages)
+        return found
 
     @torch.no_grad()
     def chosen(self, batch: Batch, model: ImageTextModel) -> Batch:
@@ -120,13 +136,13 @@ class ActiveSelection:
     def logged(self) -> dict[str, float]:
         """What it costs and gives, of this process: selection/time_share, of all time since this was last called;
         selection/forward_passes beside the one that is trained, by either model, a sample trained; selection/gain, how
-        much higher than on average those last kept scored.
+        much higher than on average those last kept scored. With parts selection/PART/...
         """
         now = perf_counter()
         share = self._seconds / (now - self._since)
         self._seconds, self._since = 0.0, now
         figures = {"time_share": share, "forward_passes": self._passes, "gain": self._gain}
-        return {f"selection/{name}": value for name, value in figures.items()}
+        return {f"{self._name}/{figure}": value for figure, value in figures.items()}
 
 
 def _losses(

@@ -137,7 +137,7 @@ def test_what_cannot_be_used_is_one_line(
     ("options", "says"),
     [
         (["--model.objectives={pivot: {class_path: losses.PivotRankingLoss}}"], "no objective has a temperature"),
-        (["--model.missing=[text]"], "expected samples with both, without data.parts and model.missing"),
+        (["--model.missing=[text]"], "expected samples with both, and no model.missing"),
     ],
 )
 def test_what_it_cannot_judge_by_is_one_line(

@@ -13,6 +13,7 @@ PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").r
 PACKAGES = [
     "losses",
     "datamodules",
+    "datamodules.curation",
     "mmtrain",
     "mmtrain.evaluation",
     "mmtrain.towers",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from abc import ABC, abstractmethod
 from pathlib import Path
 
@@ -10,7 +12,7 @@ from datamodules.packing.texts import lines
 
 
 class Filter(ABC):
-    """What it keeps may depend on what it saw before, in the order of the source.
+    """What it keeps may depend on what it saw before, in the order of the source. Public attributes say how it is set.
 
     Attributes:
         cause: Under which it is counted what is left out.
@@ -56,12 +58,14 @@ class Ids(Filter):
     def __init__(self, exclude: str | None = None, only: str | None = None) -> None:
         if exclude is None and only is None:
             raise ValueError("Ids: exclude, only: got neither, expected a file of ids")
-        self.excluded = frozenset() if exclude is None else read_ids(exclude, "exclude")
-        self.only = None if only is None else read_ids(only, "only")
+        self._excluded = frozenset() if exclude is None else read_ids(exclude, "exclude")
+        self._only = None if only is None else read_ids(only, "only")
+        content = [sorted(self._excluded), self._only and sorted(self._only)]
+        self.digest = hashlib.sha256(json.dumps(content).encode()).hexdigest()[:16]
 
     def keeps(self, id: str) -> bool:
         """Whether a sample is used."""
-        return id not in self.excluded and (self.only is None or id in self.only)
+        return id not in self._excluded and (self._only is None or id in self._only)
 
 
 def read_ids(path: str | Path, field: str) -> frozenset[str]:

@@ -28,7 +28,7 @@ from PIL import Image
 
 os.environ["OMP_NUM_THREADS"] = "1"
 ROWS = 48
-GOING_ON = ("pack", "embed", "mine")  # have nothing to do where their result is there
+GOING_ON = ("pack", "embed", "mine", "curate")  # have nothing to do where their result is there
 
 
 def make_material(folder: Path) -> None:
@@ -47,6 +47,8 @@ def make_material(folder: Path) -> None:
         captions = {"en": f"picture {number}", "lv": f"attēls {number}"}
         rows.append(json.dumps({"id": f"p{number}", "image": f"{number}.png", "captions": captions}))
     (folder / "rows.jsonl").write_text("\n".join(rows), encoding="utf-8")
+    entries = [{"language": "en", "entry": str(number)} for number in range(ROWS)]
+    (folder / "entries.jsonl").write_text("\n".join(map(json.dumps, entries)), encoding="utf-8")
     image = TimmTower("resnet10t", options={"channels": [8, 16, 16, 32], "stem_width": 8})
     model = ImageTextModel(image, ByteGRU(32), 32)
     encoder = Encoder(model, ByteTokenizer(), ImagePipeline(size=32), ["en", "lv"], "cosine", "random", 10.0)
@@ -61,6 +63,7 @@ def commands(folder: Path) -> dict[str, list[str]]:
         "index": ["index", model, *measured, "--batch_size", "4", "--part_size", "8"],
         "embed": ["embed", model, *measured, "--batch_size", "4", "--samples_per_shard", "8"],
         "mine": ["mine", model, *measured, "--batch_size", "4", "--samples_per_shard", "8"],
+        "curate": ["curate", shards, "--metadata", str(folder / "entries.jsonl")],
         "export": ["export", model, "--format", "safetensors"],
         "evaluate": ["evaluate", model, *measured],
     }

@@ -6,7 +6,9 @@ python -m benchmarks.curation --out build/curation      # writes 500 MB of shard
 import argparse
 import functools
 import json
+import os
 import random
+import resource
 import shutil
 import subprocess
 import sys
@@ -55,6 +57,7 @@ def main() -> None:
         shutil.rmtree(folder, ignore_errors=True)
     program = [sys.executable, "-m", "mmtrain.cli", "curate", str(shards), "--metadata", str(metadata)]
     command = [*program, "--out", str(kept)]
+    load, used = os.getloadavg()[0], resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime
     begun = time.perf_counter()
     running = [subprocess.Popen([*command, "--part", f"{i}/{options.parts}"]) for i in range(options.parts)]
     if any(process.wait() for process in running):
@@ -62,9 +65,11 @@ def main() -> None:
     matched = time.perf_counter()
     subprocess.run([*command, "--join"], check=True)
     ended = time.perf_counter()
+    used = resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime - used
     print(
         f"{options.captions:,} captions, {ENTRIES:,} entries, {options.parts} processes: matched in "
-        f"{matched - begun:.0f} s, joined in {ended - matched:.0f} s, {ended - begun:.0f} s in all"
+        f"{matched - begun:.0f} s, joined in {ended - matched:.0f} s, {ended - begun:.0f} s in all; "
+        f"{used:.0f} s of user time; load {load:.1f} before, {os.getloadavg()[0]:.1f} after"
     )
 
 

@@ -44,7 +44,8 @@ class SkipAccount:
     The rate is skipped / tried, where tried counts every sample read for training, the replaced ones included. It is
     judged after each batch from the 100th sample tried, and at an epoch's end. Samples that were already gone when
     the shards were surveyed (`lost`) are judged once, against all samples there should be. Samples that lack what the
-    run needs (`lacking`, by shard and need), such as a caption in a chosen language, are noted and are no fault.
+    run needs (`lacking`, by shard and need), such as a caption in a chosen language, are noted and are no fault, and so
+    are captions and samples that a source's filters left out (`filtered`, by shard and cause).
 
     Args:
         max_rate: Highest share of broken samples, e.g. 0.01.
@@ -55,6 +56,7 @@ class SkipAccount:
         self.evaluated: Counts = Counter()  # skipped in validation and test, each sample once
         self.lost: Counts = Counter()
         self.lacking: Counts = Counter()
+        self.filtered: Counts = Counter()
         self.examples: dict[tuple[str, str], list[str]] = {}
         self._own, self._restored = Trained(), Trained()  # of this process; of all processes before a resume
         self._seen: set[Skip] = set()
@@ -73,6 +75,7 @@ class SkipAccount:
         self.lost += lost
         for shard in shards:
             self.lacking.update({(shard.name, need): count for need, count in shard.lacking.items()})
+            self.filtered.update({(shard.name, cause): count for cause, count in shard.filtered.items()})
 
     def add(self, tried: int, skips: Iterable[Skip], drawn: Counts, cut: int = 0) -> None:
         """Counts samples tried for training, those of them that were skipped, and what was drawn of the others."""
@@ -131,7 +134,11 @@ class SkipAccount:
             whole.evaluated += evaluated
             for place, keys in examples.items():
                 whole._remember(place, keys)
-        whole.lost, whole.lacking = self.lost, self.lacking  # every process surveys the same shards
+        whole.lost, whole.lacking, whole.filtered = (
+            self.lost,
+            self.lacking,
+            self.filtered,
+        )  # every process surveys the same shards
         return whole
 
     def per_image(self, sources: Sequence[str], languages: Sequence[str], world: int = 1) -> dict[str, float]:
@@ -169,6 +176,7 @@ class SkipAccount:
             "examples": _nested(self.examples),
             "texts_cut": trained.cut,
             "lacking": _nested(self.lacking),
+            "filtered": _nested(self.filtered),
             "no_chosen_language": {shard: n for (shard, need), n in sorted(self.lacking.items()) if need == "texts"},
             "drawn": {
                 source: {"samples": counts.pop("", 0), "captions": counts}

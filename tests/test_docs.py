@@ -14,6 +14,7 @@ PAGES = [*OUTSIDE, *sorted((ROOT / "docs").rglob("*.md"))]
 PACKAGES = [
     "losses",
     "datamodules",
+    "datamodules.curation",
     "mmtrain",
     "mmtrain.evaluation",
     "mmtrain.towers",

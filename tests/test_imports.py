@@ -90,6 +90,18 @@ def test_no_files_import_each_other_in_a_circle(package: str) -> None:
     TopologicalSorter({name: found - faces for name, found in graph.items() if name not in faces}).prepare()
 
 
+@pytest.mark.parametrize("package", PACKAGES)
+def test_no_file_imports_itself_through_the_face_of_a_room(package: str) -> None:
+    """Who imports a file runs the `__init__` of its rooms first, but for rooms that it stands in itself."""
+    of_module = {module(file): file for file in files(package)}
+    graph: dict[str, set[str]] = {}
+    for name, file in of_module.items():
+        named = imported(file) & of_module.keys()
+        rooms = {each.rsplit(".", depth)[0] for each in named for depth in range(1, each.count(".") + 1)}
+        graph[name] = {each for each in named | rooms if not f"{name}.".startswith(f"{each}.")}
+    TopologicalSorter(graph).prepare()
+
+
 def test_only_rooms_and_doors_stand_directly_in_mmtrain() -> None:
     rooms = {room for rooms in FLOORS for room in rooms}
     standing = {path.stem for path in (ROOT / "mmtrain").iterdir()} - {"__pycache__", "py"}  # py.typed

@@ -18,7 +18,8 @@ from typing import NamedTuple
 
 from datamodules.curation.matching import spaced_text
 from datamodules.curation.metadata import write_metadata
-from datamodules.curation.segmentation import WITHOUT_SPACES, Segmentation
+from datamodules.curation.segmentation import WITHOUT_SPACES, segmented
+from datamodules.curation.wordnets import lemmas_in
 from datamodules.packing.texts import LANGUAGE_CODE, language_code, lines
 from datamodules.reading.whole import WholeSamples
 from datamodules.shards.progress import with_progress
@@ -26,12 +27,14 @@ from datamodules.shards.samples import BrokenSample
 
 DOCUMENT = re.compile(r'<doc\b[^>]*?\btitle="([^"]*)"[^>]*>|</doc>')  # in extracts of a dump
 NAMED = re.compile(LANGUAGE_CODE)
-TEXTS = (".txt", ".jsonl", ".gz", ".tar")
+TAG = re.compile("&lt;.*?&gt;|<.*?>")  # what is left of a page's markup in its extract
+TEXTS = (".txt", ".jsonl", ".gz", ".bz2", ".tar")
+KIN = {"no": "nb", "nb": "no"}  # Wikipedia's Norwegian is what WordNets call Bokmål
 
 
 @dataclass(frozen=True)
 class Limits:
-    """How many entries a language gets of each kind, and how long they are.
+    """How many entries a language gets of each kind that it has not of another, and how long they are.
 
     Raises:
         ValueError: for values out of range.
@@ -75,29 +78,31 @@ def build_metadata(
 ) -> dict[str, dict[str, str]]:
     """Language -> entry -> what it is: "number", "lemma", "unigram", "bigram" or "title".
 
-    Words and pairs of all texts are counted in memory. Languages that are written without spaces are segmented first,
-    by what `Segmentation` learns from the texts themselves, and their pairs are joined without a space.
+    Words and pairs of all texts are counted in memory. Languages that are written without spaces are segmented, and
+    their pairs are joined without a space.
 
     Args:
         sources: Files and folders.
         limits: How many entries of each kind.
         language: Of texts that do not say theirs.
-        wordnet: A folder of WordNets.
+        wordnet: A folder of WordNets, see `lemmas_in`.
 
     Raises:
         ValueError: when there is no text, or one says no language.
     """
     files = {file: language or _language_of(file, Path(source)) for source in sources for file in _files(Path(source))}
-    segmentations = _segmentations(files)
     counts: dict[str, Counts] = {}
     for text in with_progress(_texts(files), "counting words", None, "texts"):
-        _count(text, counts.setdefault(text.language, Counts()), segmentations.get(text.language))
+        _count(text, counts.setdefault(text.language, Counts()))
     if not counts:
         raise ValueError(
             f"--build_metadata: no text in {', '.join(map(str, sources))}; JSON Lines, plain text, extracts"
         )
-    lemmas = {} if wordnet is None else _lemmas(Path(wordnet))
-    return {name: _entries(name, counts[name], lemmas.get(name, ()), limits) for name in sorted(counts)}
+    lemmas: dict[str, list[str]] = {} if wordnet is None else lemmas_in(Path(wordnet))
+    return {
+        name: _entries(name, counts[name], lemmas.get(name) or lemmas.get(KIN.get(name, ""), []), limits)
+        for name in sorted(counts)
+    }
 
 
 def build(
@@ -110,7 +115,6 @@ def build(
 
 
 def _entries(language: str, counts: Counts, lemmas: Iterable[str], limits: Limits) -> dict[str, str]:
-    unigrams = counts.words.most_common(_share(limits.top_unigrams, len(counts.words), limits.most_unigrams))
     total = counts.words.total()
 
     def pmi(pair: tuple[str, str]) -> float:
@@ -119,24 +123,29 @@ def _entries(language: str, counts: Counts, lemmas: Iterable[str], limits: Limit
 
     near = [(-value, pair) for pair in counts.pairs if (value := pmi(pair)) > limits.min_pmi]
     between = "" if _together(language) else " "
-    titles = sorted(counts.titles, key=lambda title: -counts.titles[title])
-    kinds = {
-        "number": map(str, range(100)),
-        "lemma": lemmas,
-        "unigram": (word for word, _ in unigrams),
-        "bigram": (between.join(pair) for _, pair in sorted(near)[: limits.most_bigrams]),
-        "title": titles[: _share(limits.top_titles, len(titles), limits.most_titles)],
+    kinds: dict[str, tuple[Iterable[str], float]] = {
+        "number": (map(str, range(100)), math.inf),
+        "lemma": (lemmas, math.inf),
+        "unigram": (
+            (word for word, _ in counts.words.most_common()),
+            min(math.ceil(limits.top_unigrams * len(counts.words)), limits.most_unigrams),
+        ),
+        "bigram": ((between.join(pair) for _, pair in sorted(near)), limits.most_bigrams),
+        "title": (
+            sorted(counts.titles, key=lambda title: -counts.titles[title]),
+            min(math.ceil(limits.top_titles * len(counts.titles)), limits.most_titles),
+        ),
     }
     found: dict[str, str] = {}
-    for kind, entries in kinds.items():
+    for kind, (entries, most) in kinds.items():
+        new = 0
         for entry in entries:
-            if len(entry) <= limits.longest and not _says_nothing(entry):
-                found.setdefault(entry, kind)
+            if new >= most:
+                break
+            if entry not in found and len(entry) <= limits.longest and not _says_nothing(entry):
+                found[entry] = kind
+                new += 1
     return found
-
-
-def _share(share: float, count: int, most: int) -> int:
-    return min(math.ceil(share * count), most)
 
 
 def _says_nothing(text: str) -> bool:
@@ -147,12 +156,12 @@ def _together(language: str) -> bool:
     return language.partition("-")[0] in WITHOUT_SPACES
 
 
-def _count(text: Text, counts: Counts, segmentation: Segmentation | None) -> None:
+def _count(text: Text, counts: Counts) -> None:
     if text.title:
         counts.titles[text.title] = max(counts.titles.get(text.title, 0), text.views)
-    words = [
-        _trimmed(word) for word in (segmentation.words(text.text) if segmentation else spaced_text(text.text).split())
-    ]
+    together = _together(text.language)
+    found = segmented(text.text, text.language) if together else spaced_text(text.text).split()
+    words = [_trimmed(word) for word in found]
     counts.words.update(filter(None, words))
     counts.pairs.update((one, other) for one, other in pairwise(words) if one and other)  # none over punctuation
 
@@ -163,11 +172,6 @@ def _trimmed(word: str) -> str:
         return word
     kept = [place for place, letter in enumerate(word) if unicodedata.category(letter)[0] in "LNM"]
     return word[kept[0] : kept[-1] + 1] if kept else ""
-
-
-def _segmentations(files: Mapping[Path, str | None]) -> dict[str, Segmentation]:
-    together = {text.language for text in _texts(files) if _together(text.language)}
-    return {name: Segmentation(text.text for text in _texts(files) if text.language == name) for name in together}
 
 
 def _files(source: Path) -> list[Path]:
@@ -199,7 +203,7 @@ def _texts_of(path: Path, spoken: str | None) -> Iterator[Text]:
         elif document and title == line.strip():
             continue  # an extract begins with its title
         else:
-            yield Text(_named(spoken, str(path)), line, title)
+            yield Text(_named(spoken, str(path)), TAG.sub("", line) if document else line, title)
             title = None
 
 
@@ -236,33 +240,3 @@ def _language_of(path: Path, source: Path) -> str | None:
         if NAMED.fullmatch(name) and name[:2].islower() and len(re.split("[-_]", name)[0]) <= 3:
             return language_code(name)
     return None
-
-
-# the Open Multilingual Wordnet's codes of languages that have a shorter one
-LONG = "eng arb bul cat dan ell spa eus fas fin fra glg heb hrv ind isl ita jpn lit zsm nob nld nno pol por ron slk tha"
-SHORT = "en ar bg ca da el es eu fa fi fr gl he hr id is it ja lt ms nb nl nn pl pt ro sk th"
-SHORTER = dict(zip(LONG.split(" "), SHORT.split(" "), strict=True))
-SHORTER |= {
-    "als": "sq",
-    "swe": "sv",
-    "tha": "th",
-    "cmn": "zh",
-}
-
-
-def _lemmas(folder: Path) -> dict[str, dict[str, None]]:
-    """Language -> lemmas, of all WordNets in a folder. Raises ValueError where there are none."""
-    found: dict[str, dict[str, None]] = {}
-    for path in sorted(folder.rglob("wn-data-*.tab")):
-        code = path.stem.removeprefix("wn-data-")
-        for line in lines(path, field="--wordnet"):
-            _, kind, lemma, *_ = [*line.split("\t"), "", ""]
-            if lemma and (kind == "lemma" or kind.endswith(":lemma")):
-                found.setdefault(SHORTER.get(code, code), {})[lemma.replace("_", " ")] = None
-    for path in sorted(folder.rglob("index.*")):
-        if path.suffix in (".noun", ".verb", ".adj", ".adv"):
-            every = (line.split(" ", 1)[0] for line in lines(path, field="--wordnet") if not line.startswith(" "))
-            found.setdefault("en", {}).update((lemma.replace("_", " "), None) for lemma in every)
-    if not found:
-        raise ValueError(f"--wordnet: {folder} holds no WordNet; wn-data-lav.tab, or index.noun")
-    return found

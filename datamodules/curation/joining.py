@@ -22,6 +22,7 @@ from datamodules.curation.balancing import (
     tail_share,
     threshold,
 )
+from datamodules.curation.filters import CaptionFilter, Filter
 from datamodules.curation.metadata import Metadata
 from datamodules.curation.parts import Part
 from datamodules.files import write_whole
@@ -30,7 +31,7 @@ from datamodules.shards.progress import with_progress
 KEEP, CURATION, PAGE = "keep.jsonl", "curation.json", "curation.html"
 TAIL = Fraction(6, 100)  # of the matches of English at OpenAI CLIP's and MetaCLIP's t
 SHOWN = 5  # examples and entries of a language
-Example = tuple[str, int, float]  # caption, entries, probability
+Example = tuple[str, int, float, str]  # caption, entries, probability, the filter's cause or ""
 
 
 @dataclass(frozen=True)
@@ -84,11 +85,13 @@ class Language:
     matched: int = 0
     kept: int = 0
     let_go: list[tuple[float, Example]] = field(default_factory=list)  # examples, drawn by their numbers
+    filtered: Counter[str] = field(default_factory=Counter)  # cause -> captions
 
     def add(self, example: Example, kept: bool, number: float) -> None:
         self.captions += 1
         self.matched += example[1] > 0
         self.kept += kept
+        self.filtered.update([example[3]] if example[3] else ())
         if not kept:
             heapq.heappush(self.let_go, (-number, example))
             if len(self.let_go) > SHOWN:
@@ -103,20 +106,49 @@ class Joined:
         metadata: What they were matched with.
         balance: How they are balanced.
         identity: Of the parts.
+        filters: Those that the parts were made with; such as remember captions are asked now.
     """
 
-    def __init__(self, parts: Sequence[Path], metadata: Metadata, balance: Balance, identity: str) -> None:
-        self._parts, self._metadata, self._balance = parts, metadata, balance
+    def __init__(
+        self,
+        parts: Sequence[Path],
+        metadata: Metadata,
+        balance: Balance,
+        identity: str,
+        filters: Sequence[Filter] = (),
+    ) -> None:
+        self._parts, self._metadata, self._balance, self._filters = parts, metadata, balance, filters
         self.identity = joined_identity(identity, balance)
         self.before = np.zeros(len(metadata), np.int64)
-        for path in parts:
-            self.before += np.bincount(Part.entries_of(path), minlength=len(metadata))
+        self._marks: list[np.ndarray] = []  # of each part, where a filter remembers captions
+        if any(each.remembers for each in filters):
+            shown = with_progress(parts, "comparing", len(parts), "parts")
+            self._marks = [self._remembered(Part.read(path)) for path in shown]
+            for each in filters:
+                each.begin()  # what they remember is large
+        for number, path in enumerate(parts):
+            entries = self._read(number).entries if self._marks else Part.entries_of(path)
+            self.before += np.bincount(entries, minlength=len(metadata))
         counts = {name: self.before[own] for name, own in self._places().items()}
         self.share = balance.share(counts)
         self.thresholds = {name: threshold(own, self.share, balance.floor) for name, own in counts.items()}
         self.languages: dict[str, Language] = {}
         self.after = np.zeros(len(metadata), np.int64)
         self.skipped = Counter[str]()
+
+    def _remembered(self, part: Part) -> np.ndarray:
+        """int32 [n], -2 - k where filter k leaves out a caption because of what came before, else 0."""
+        marks = np.zeros(len(part.captions), np.int32)
+        every = enumerate(self._filters)
+        asked = [(-2 - k, each) for k, each in every if isinstance(each, CaptionFilter) and each.remembers]
+        for place in np.flatnonzero(part.matched >= 0).tolist():
+            _, tag, _, caption = part.captions[place]
+            marks[place] = next((mark for mark, each in asked if not each.keeps(caption, tag)), 0)
+        return marks
+
+    def _read(self, number: int) -> Part:
+        part = Part.read(self._parts[number])
+        return part.without(self._marks[number]) if self._marks else part
 
     def _places(self) -> dict[str, slice]:
         """Where the entries of each language are."""
@@ -129,8 +161,8 @@ class Joined:
             [entry_probabilities(self.before[own], self.thresholds[name]) for name, own in self._places().items()]
         )
         with (folder / KEEP).open("w", encoding="utf-8") as file:
-            for path in with_progress(self._parts, "keeping", len(self._parts), "parts"):
-                part = Part.read(path)
+            for number in with_progress(range(len(self._parts)), "keeping", len(self._parts), "parts"):
+                part = self._read(number)
                 self.skipped += part.skipped
                 self._keep(part, probabilities, file)
         facts = self._facts()
@@ -149,12 +181,15 @@ class Joined:
             record |= {"probability": chance, "kept": keep}
             if tag != language:
                 record["tag"] = tag
-            if count < 0:
+            cause = self._filters[-2 - count].cause if count < -1 else ""
+            if cause:
+                record["filter"] = cause
+            elif count < 0:
                 record["drawn"] = False
             file.write(json.dumps(record, ensure_ascii=False) + "\n")
             if language not in self.languages:
                 self.languages[language] = Language(self.thresholds.get(language, self._balance.floor))
-            self.languages[language].add((caption, max(count, 0), chance), keep, number)
+            self.languages[language].add((caption, max(count, 0), chance, cause), keep, number)
             kept.append(keep)
         of_kept = part.entries[np.repeat(np.array(kept, bool), matched)] if kept else part.entries[:0]
         self.after += np.bincount(of_kept, minlength=len(self.after))
@@ -170,7 +205,7 @@ class Joined:
                 in_tail = before <= own.threshold
                 for when, counts in {"tail_before": before, "tail_after": after}.items():
                     row[when] = float(counts[in_tail].sum() / max(counts.sum(), 1))
-            rows[name] = row
+            rows[name] = row | ({"filtered": dict(sorted(own.filtered.items()))} if self._filters else {})
         balance = vars(self._balance)
         return {"languages": rows, "tail_share": float(self.share), **balance, "skipped": dict(self.skipped)} | {
             "identity": self.identity

@@ -7,7 +7,7 @@ import json
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
-from itertools import repeat
+from itertools import compress
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +19,11 @@ from datamodules.shards.records import sample_captions
 from datamodules.shards.remote import local_path
 from datamodules.shards.samples import BrokenSample, Sample
 from datamodules.shards.survey import KEPT, ShardSurvey
+
+Captions = Mapping[str, list[str]]  # of a sample, by language
+Flags = Mapping[str, list[bool]]  # which of them may be drawn
+Found = tuple[int, str, dict[str, list[str]] | None]  # number, id and captions of a sample
+PLACES = 32  # bits of a caption's place among those of its sample
 
 
 class Kept:
@@ -38,24 +43,12 @@ class Kept:
     def __repr__(self) -> str:
         return f"Kept({self.digest})"
 
-    def of(self, id: str, captions: Mapping[str, list[str]]) -> dict[str, list[str]]:
-        """Those of a sample's captions by language that are kept."""
-        found = {
-            language: [text for text in texts if self._found(id, language, text) is not None]
+    def of(self, id: str, captions: Captions) -> Flags:
+        """Which of a sample's captions by language are kept."""
+        return {
+            language: [self._found(id, language, text) is not None for text in texts]
             for language, texts in captions.items()
         }
-        return {language: texts for language, texts in found.items() if texts}
-
-    def restrict(self, sample: Sample) -> None:
-        """Takes from a sample the captions that are not kept, and WIT's names of their fields."""
-        fields, every = sample.record.get("fields"), sample.captions
-        sample.captions = self.of(sample.id, every)
-        if isinstance(fields, dict):
-            sample.record["fields"] = {
-                language: [field for text, field in zip(every[language], own, strict=True) if text in there]
-                for language, there in sample.captions.items()
-                if isinstance(own := fields.get(language), list) and len(own) == len(every[language])
-            }
 
     def in_tail(self, id: str, language: str, caption: str) -> bool:
         """Whether a caption that is kept matches an entry of which all captions are."""
@@ -87,16 +80,61 @@ def _numbers(path: Path) -> Iterator[int]:
             raise ValueError(f"keep: {path}, line {number} is none of curate's ({error!r}); curate anew") from None
 
 
-def kept_captions(shard: ShardSurvey, kept: Kept, reading: Reading) -> Iterator[dict[str, list[str]] | None]:
-    """Of each usable sample the captions that are kept; None where it cannot be read."""
-    reader, numbers = ShardReader(), np.arange(shard.samples) if shard.usable is None else shard.usable
+def chosen(captions: Captions, flags: Flags) -> dict[str, list[str]]:
+    """The captions that may be drawn."""
+    found = {language: list(compress(texts, flags[language])) for language, texts in captions.items()}
+    return {language: texts for language, texts in found.items() if texts}
+
+
+def of_shard(shard: ShardSurvey, number: int, captions: Captions) -> Flags:
+    """Which captions of a sample the filters of its source leave."""
+    flags = {language: [True] * len(texts) for language, texts in captions.items()}
+    if shard.let_go is not None:
+        first, end = np.searchsorted(shard.let_go, [number << PLACES, (number + 1) << PLACES])
+        places = [(language, place) for language, texts in captions.items() for place in range(len(texts))]
+        for each in shard.let_go[first:end].tolist():
+            language, place = places[each - (number << PLACES)]
+            flags[language][place] = False
+    return flags
+
+
+def restrict(sample: Sample, number: int, shard: ShardSurvey, kept: Kept | None) -> None:
+    """Takes from sample `number` of a shard the captions that are not kept or that filters leave out, and WIT's names
+    of their fields.
+    """
+    if kept is not None:
+        _restrict(sample, kept.of(sample.id, sample.captions))
+    if shard.let_go is not None:
+        _restrict(sample, of_shard(shard, number, sample.captions))
+
+
+def _restrict(sample: Sample, flags: Flags) -> None:
+    fields, every = sample.record.get("fields"), sample.captions
+    sample.captions = chosen(every, flags)
+    if isinstance(fields, dict):
+        sample.record["fields"] = {
+            language: list(compress(own, flags[language]))
+            for language in sample.captions
+            if isinstance(own := fields.get(language), list) and len(own) == len(every[language])
+        }
+
+
+def drawable(shard: ShardSurvey, kept: Kept | None, reading: Reading) -> Iterator[Found]:
+    """Of each usable sample its number, its id and the captions that may be drawn; None where it cannot be read."""
+    reader, numbers = ShardReader(), shard.numbers.tolist()
     try:
         path = local_path(shard.shard, reading, shard.checksum)
     except OSError:
-        yield from repeat(None, len(numbers))
+        yield from ((number, "", None) for number in numbers)
         return
-    for found in sample_captions(reader, path, numbers.tolist(), reading.text_language):
-        yield None if isinstance(found, BrokenSample) else kept.of(*found)
+    for number, found in zip(numbers, sample_captions(reader, path, numbers, reading.text_language), strict=True):
+        if isinstance(found, BrokenSample):
+            yield number, "", None
+            continue
+        id, captions = found
+        if kept is not None:
+            captions = chosen(captions, kept.of(id, captions))
+        yield number, id, chosen(captions, of_shard(shard, number, captions))
     reader.close()
 
 
@@ -105,11 +143,10 @@ def kept_of(shard: ShardSurvey, kept: Kept, languages: list[str] | None, reading
     is counted when it is drawn.
     """
     keeping, counts = [], Counter[str]()
-    for captions in kept_captions(shard, kept, reading):
+    for _, _, captions in drawable(shard, kept, reading):
         own = [name for name in captions or () if languages is None or name in languages]
         counts.update(own)
         keeping.append(captions is None or bool(own))
-    numbers = np.arange(shard.samples, dtype=np.int32) if shard.usable is None else shard.usable
-    usable = numbers[np.array(keeping, bool)]
-    lacking = Counter({KEPT: len(numbers) - len(usable)})
+    usable = shard.numbers[np.array(keeping, bool)]
+    lacking = Counter({KEPT: len(keeping) - len(usable)})
     return replace(shard, usable=usable, languages=counts, lacking=shard.lacking + lacking)

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import re
 import string
-import unicodedata
 from typing import Any
 
 from datamodules.curation.metadata import Metadata
 
 APART = re.compile(r"[,.;:?!`]")
 BREAKS = str.maketrans("\t\n\r", "   ")
-# scripts that write words together: CJK and its punctuation, kana, Thai, Lao, Tibetan, Burmese, Khmer
+# published: CJK, Thai, Lao, Tibetan, Burmese, Khmer; here also kana and what stands among them, without which no
+# Japanese word that ends in kana is ever found
 TOGETHER = re.compile(
-    "[\u0e00-\u0eff\u0f00-\u0fff\u1000-\u109f\u1780-\u17ff\u19e0-\u19ff\u3000-\u30ff\u3400-\u4dbf\u4e00-\u9fff"
-    "\uaa60-\uaa7f\uf900-\ufaff\uff00-\uffef\U00020000-\U0003134f]"
+    "[\u0e00-\u0eff\u0f00-\u0fff\u1000-\u109f\u1780-\u17ff\u2e80-\u2fdf\u2ff0-\u2fff\u3400-\u4dbf\u4e00-\u9fff"
+    "\uf900-\ufaff\U00020000-\U0002a6df\U0002a700-\U0002ebef\u3000-\u30ff\uff66-\uff9f]"
 )
+MARKS = frozenset(string.punctuation + "，。、；：？！“”‘’（）【】《》〈〉「」『』～—")  # as published
 
 
 def spaced_text(caption: str) -> str:
@@ -34,11 +35,7 @@ def spaced_entry(entry: str) -> str:
 
 
 def _joins(letter: str) -> bool:
-    return (
-        letter in string.punctuation
-        or unicodedata.category(letter).startswith("P")
-        or TOGETHER.fullmatch(letter) is not None
-    )
+    return letter in MARKS or TOGETHER.fullmatch(letter) is not None
 
 
 class Matcher:

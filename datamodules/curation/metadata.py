@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
@@ -54,8 +55,10 @@ class Metadata:
         return cls(found)
 
     def language_of(self, tag: str) -> str:
-        """The language that captions with this tag count in."""
-        return tag if tag in self.entries else OTHER
+        """The language that captions with this tag count in: its own, else that of the shorter tag, as en of en-GB."""
+        parts = re.split("[-_]", tag)
+        tags = [tag, *("-".join(parts[:count]) for count in range(len(parts), 0, -1))]
+        return next((each for each in tags if each in self.entries), OTHER)
 
     def named(self) -> Iterator[tuple[str, str]]:
         """(language, entry) of every number."""

@@ -13,15 +13,15 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Annotated, Any, Literal
 
+from datamodules.curation.filters import CaptionFilter, Length, PictureFilter, SpokenLanguage, read_ids
+from datamodules.curation.near import NearCaption, NearPicture, SamePicture
+from datamodules.curation.proper_nouns import ProperNouns
 from datamodules.files import inside, one_at_a_time, whole_folder
 from datamodules.packing.cells import file_of, read_path
-from datamodules.packing.filters import CaptionFilter, Length, SpokenLanguage, filtered
-from datamodules.packing.near import NearCaption, NearPicture, PictureFilter, SamePicture
+from datamodules.packing.filters import filtered
 from datamodules.packing.pages import PageLayout
-from datamodules.packing.proper_nouns import ProperNouns
 from datamodules.packing.reencoding import reencoded
 from datamodules.packing.row import Row
-from datamodules.packing.texts import lines
 from datamodules.shards.encoding import BadRow, convert, encoded_record, encoded_sample
 from datamodules.shards.locations import LISTING
 from datamodules.shards.samples import FEATURE_SUFFIX, holds
@@ -99,8 +99,8 @@ def pack_rows(
     folder = Path(images)
     if not folder.is_dir():
         raise ValueError(f"images: {folder} is no folder; where the pictures lie")
-    excluded = _names(exclude_ids, "exclude_ids") if exclude_ids else frozenset()
-    only = _names(only_ids, "only_ids") if only_ids else None
+    excluded = read_ids(exclude_ids, "exclude_ids") if exclude_ids else frozenset()
+    only = read_ids(only_ids, "only_ids") if only_ids else None
     encoding = None if image_size is None and image_format is None else [image_size, image_format, quality]
 
     splits: set[str] = set()
@@ -175,10 +175,6 @@ def _stat(folder: Path, places: Iterable[object]) -> list[int] | None:
     found = _found(folder, places)
     stat = None if found is None else Path(folder, file_of(found)).stat()
     return None if stat is None else [stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns]
-
-
-def _names(path: str | Path, field: str) -> frozenset[str]:
-    return frozenset(name for line in lines(path, field=field) if (name := line.strip()))
 
 
 def _names_of(row: Row) -> set[str]:

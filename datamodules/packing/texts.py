@@ -1,7 +1,8 @@
-"""Text files of sources, gzipped or not."""
+"""Text files of sources, compressed or not."""
 
 from __future__ import annotations
 
+import bz2
 import contextlib
 import gzip
 import re
@@ -21,19 +22,19 @@ def language_code(name: str) -> str:
 
 @contextlib.contextmanager
 def open_text(path: str | Path, *, newline: str = "\n", field: str = "source") -> Iterator[TextIO]:
-    """A UTF-8 file, decompressed when it ends in .gz; what ends a line is as for `open`.
+    """A UTF-8 file, decompressed when it ends in .gz or .bz2; what ends a line is as for `open`.
 
     Bytes that are no UTF-8 become lone surrogates, and cost a row instead of the file. Raises ValueError, one line that
     begins with `field`, when the file cannot be read.
     """
     path = Path(path)
     try:
-        opened = gzip.open if path.suffix == ".gz" else open
+        opened = gzip.open if path.suffix == ".gz" else bz2.open if path.suffix == ".bz2" else open
         with opened(path, "rt", encoding="utf-8-sig", errors="surrogateescape", newline=newline) as text:
             yield text
     except (OSError, EOFError, zlib.error) as error:
         reason = getattr(error, "strerror", None) or error
-        raise ValueError(f"{field}: {path} cannot be read ({reason}); a UTF-8 text file, .gz or not") from None
+        raise ValueError(f"{field}: {path} cannot be read ({reason}); a UTF-8 text file, compressed or not") from None
 
 
 def lines(path: str | Path, *, field: str = "source") -> Iterator[str]:

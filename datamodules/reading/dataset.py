@@ -20,6 +20,7 @@ from torch.utils.data import Dataset
 
 from datamodules.batch import Batch, Skip
 from datamodules.captions.drawing import Drawing, Uniform, by_field
+from datamodules.curation.kept import restrict
 from datamodules.images import ImagePipeline
 from datamodules.reading.collating import Collator, Loaded
 from datamodules.reading.fields import FieldReader, Value
@@ -201,8 +202,7 @@ class ShardDataset(Dataset):
         source = self.sources[index]
         try:
             sample = self.sample(path, number)
-            if source.kept is not None:
-                source.kept.restrict(sample)
+            restrict(sample, number, self.shards[place.shard], source.kept)
             if "texts" in self.needs - self._lacking and not sample.captions and sample.image is not None:
                 raise BrokenSample("no caption")
             images = source.images.of_batch(random.Random(f"{self._seed}/{place.end}")) if rngs else source.images

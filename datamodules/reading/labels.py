@@ -23,8 +23,7 @@ def labels_of(shard: ShardSurvey, reading: Reading) -> list[Labels]:
 
 def only(shard: ShardSurvey, places: Sequence[int]) -> ShardSurvey:
     """The shard with only those of its usable samples."""
-    usable = np.arange(shard.samples, dtype=np.int32) if shard.usable is None else shard.usable
-    return replace(shard, usable=usable[np.asarray(places, dtype=np.int64)])
+    return replace(shard, usable=shard.numbers[np.asarray(places, dtype=np.int64)])
 
 
 def check_labels(splits: Splits, declared: Mapping[str, int]) -> None:

@@ -12,7 +12,7 @@ from datamodules.images import ImagePipeline
 from datamodules.reading.choices import choose_labels, choose_languages
 from datamodules.reading.parts import Part
 from datamodules.shards.locations import Reading, weighted_parts
-from datamodules.shards.survey import CAPTIONED, ShardSurvey, lacking_shown
+from datamodules.shards.survey import CAPTIONED, ShardSurvey, filtered_shown, lacking_shown
 from datamodules.stream.identity import inform
 from datamodules.stream.mixture import Source, SurveyedSource, survey_sources
 
@@ -103,6 +103,8 @@ class Splits:
         lacking = sum((shard.lacking for shard in shards), Counter())
         if lacking:
             inform(f"{name}: {lacking_shown(lacking)}: left out")
+        if left_out := sum((shard.filtered for shard in shards), Counter()):
+            inform(f"{name}: filters left out {filtered_shown(left_out)}")
         samples = sum(shard.samples for shard in shards)
         if lacking.keys() - {"texts"} and not any(map(len, shards)):
             raise ValueError(f"data.{name}: no sample holds all that is needed: {lacking_shown(lacking)}")

@@ -56,6 +56,8 @@ class ShardSurvey:
     labels: dict[str, Counter[int | str]] = field(default_factory=dict)
     lost: Counter[str] = field(default_factory=Counter)  # cause -> missing samples, 1 where the number is unknown
     lacking: Counter[str] = field(default_factory=Counter)  # need -> samples left out because they lack it
+    let_go: np.ndarray | None = None  # captions that filters leave out, rising: number of the sample << 32 | its place
+    filtered: Counter[str] = field(default_factory=Counter)  # cause -> captions, or samples, that filters left out
     holds: Counter[str] = field(default_factory=Counter)  # what a sample may hold -> samples
     columns: str = ""  # for a line: which column of a table is what
     checksum: str | None = None  # of a remote shard, where shards.json says it
@@ -67,6 +69,11 @@ class ShardSurvey:
     def name(self) -> str:
         """What it is called in the account and in messages."""
         return shown(self.shard)
+
+    @property
+    def numbers(self) -> np.ndarray:
+        """int [len(self)], the samples that are used."""
+        return np.arange(self.samples, dtype=np.int32) if self.usable is None else self.usable
 
     @property
     def left_out(self) -> int:
@@ -119,6 +126,11 @@ def lacking_shown(lacking: Mapping[str, int]) -> str:
     return ", ".join(
         f"{lacking[need]:,} samples without {NAMES.get(need, repr(need))}" for need in sorted(lacking, key=_order)
     )
+
+
+def filtered_shown(causes: Mapping[str, int]) -> str:
+    """For a line: "caption of another length (12), near-duplicate image (3)"."""
+    return ", ".join(f"{cause} ({causes[cause]:,})" for cause in sorted(causes))
 
 
 def _order(need: str) -> tuple[bool, bool, str]:

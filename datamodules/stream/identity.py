@@ -18,11 +18,15 @@ T = TypeVar("T")
 
 
 def shards_digest(sources: Sequence[SurveyedSource]) -> str:
-    """Names and sizes of the shards, the weights of the sources and what is kept of them, as a few characters."""
+    """Names and sizes of the shards, weights of the sources, what is kept and filters leave, as a few characters."""
     shards = [[[shard.name.rsplit("/", 1)[-1], len(shard)] for shard in source.shards] for source in sources]
     weights = None if sources[0].weight is None else [source.weight for source in sources]
     kept = [[source.kept and source.kept.digest for source in sources]] if any(one.kept for one in sources) else []
-    return hashlib.sha256(json.dumps([shards, weights, *kept]).encode()).hexdigest()[:16]
+    digest = hashlib.sha256(json.dumps([shards, weights, *kept]).encode())
+    for shard in (shard for source in sources for shard in source.shards):
+        if shard.let_go is not None:
+            digest.update(shard.let_go.tobytes() + shard.numbers.tobytes())
+    return digest.hexdigest()[:16]
 
 
 def described(thing: object) -> str:

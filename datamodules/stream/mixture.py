@@ -10,11 +10,13 @@ from pathlib import Path
 from typing import Any, Literal
 
 from datamodules.captions.rewriting import TextTransform
+from datamodules.curation.filtering import filtered
+from datamodules.curation.filters import CaptionFilter, Filter
 from datamodules.curation.kept import Kept, kept_of
 from datamodules.images import ImagePipeline
 from datamodules.shards.locations import Reading, expand, file_of
 from datamodules.shards.progress import with_progress
-from datamodules.shards.survey import CAPTIONED, ShardSurvey, survey
+from datamodules.shards.survey import CAPTIONED, ShardSurvey, filtered_shown, survey
 from datamodules.tokenizers.tokenizer import check_prompts
 
 SHOWN = 20
@@ -44,6 +46,8 @@ class Source:
             texts of a language without one, are read by the base.
         keep: The folder that `mmtrain curate` wrote of these shards: draws the captions that it kept, and no sample
             without one.
+        filters: Which of its samples and captions are drawn, such as `datamodules.curation.Length` or a class of yours.
+            They are asked in their order when the shards are surveyed, those of pictures read all of them then.
     """
 
     shards: str
@@ -58,6 +62,7 @@ class Source:
     adapter: str | None = None
     adapter_of: Literal["language"] | None = None
     keep: str | None = None
+    filters: list[Filter] | None = None
 
 
 @dataclass
@@ -127,6 +132,14 @@ def survey_sources(
             kept = Kept(source.keep)
             curated = (kept_of(shard, kept, chosen, reading) for shard in surveys)
             surveys = list(with_progress(curated, "reading what is kept", len(surveys)))
+        if source.filters and needs:
+            where = f"{field}: source {name}: filters"
+            if "texts" not in needs and any(isinstance(each, CaptionFilter) for each in source.filters):
+                raise ValueError(f"{where}: got one of captions, which are not read here; those of ids or pictures")
+            surveys = filtered(surveys, source.filters, kept, chosen, reading)
+            if not any(map(len, surveys)):
+                left_out = sum((shard.filtered for shard in surveys), Counter())
+                raise ValueError(f"{where}: they leave no sample ({filtered_shown(left_out)})")
         result = SurveyedSource(
             name,
             surveys,

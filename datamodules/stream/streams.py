@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from datamodules.curation.kept import kept_captions
+from datamodules.curation.kept import drawable
 from datamodules.shards.locations import Reading
 from datamodules.shards.progress import with_progress
 from datamodules.shards.records import read_records
@@ -153,8 +153,8 @@ def _having(
             column = [name is not None and shard.languages[name] > 0 for name in names]
             return np.repeat(np.array(column)[:, None], len(shard), 1)
         found: Iterable[Mapping | None] = (captions for _, captions in read_records(shard, reading))
-        if source.kept is not None:
-            found = kept_captions(shard, source.kept, reading)
+        if source.kept is not None or shard.let_go is not None:
+            found = (captions for _, _, captions in drawable(shard, source.kept, reading))
         cells = (name in (captions or ()) for captions in found for name in names)
         return np.fromiter(cells, bool).reshape(-1, len(names)).T
 

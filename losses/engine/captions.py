@@ -150,6 +150,24 @@ def everywhere_present(present: Tensor | None, texts: Tensor, group: ProcessGrou
     return once(("present", count, K), lambda: torch.ones(count, K, dtype=torch.bool, device=texts.device))
 
 
+def shared_ids(image_ids: Tensor, text_ids: Tensor, group: ProcessGroup | None) -> Tensor:
+    """bool [b, B], whether a sample of this process is, or shares the id of its image or of a caption with, one of any.
+
+    Args:
+        image_ids: int64 [b].
+        text_ids: int64 [b, K], -1 for no caption.
+        group: Processes that hold the rest of the batch.
+    """
+    kinds = caption_labels(image_ids, text_ids, gather(text_ids, group) >= 0, group)
+    every = torch.arange(len(kinds[0].rows), device=image_ids.device)
+    b = len(image_ids)
+    mine = every[rank_and_size(group)[0] * b :][:b]
+    same = mine[:, None] == every
+    for kind in kinds:
+        same |= Labels(kind.rows, kind.rows.where(kind.rows >= 0, -2)[None]).equal(mine, every)[:, 0]
+    return same
+
+
 def caption_labels(
     image_ids: Tensor | None, text_ids: Tensor | None, everywhere: Tensor, group: ProcessGroup | None
 ) -> list[Labels]:

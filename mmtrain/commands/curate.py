@@ -2,10 +2,13 @@
 
 import re
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mmtrain.commands.usage import BatchSize, Device, File, Files, Model, Shards, Trust, UsageError, Workers
 from mmtrain.display.messages import say
+
+if TYPE_CHECKING:
+    from datamodules.curation.filters import Filter
 
 
 def curate(
@@ -21,6 +24,7 @@ def curate(
     one_caption: bool = False,
     identify: bool = False,
     text_language: str = "und",
+    filters: File | None = None,
     part: str | None = None,
     join: bool = False,
     by_model: Model | None = None,
@@ -58,6 +62,7 @@ def curate(
         one_caption: Draws one caption of each sample first.
         identify: Captions without a language (und) get one.
         text_language: Language of .txt captions.
+        filters: YAML, a list as a source's `filters`: captions that they leave out are counted, and not matched.
         part: i/n: makes a share of the parts and ends; i from 0 or from 1.
         join: Joins the parts that --part made.
         by_model: Keeps the captions that are most similar to their pictures, of each language, in place of a balance.
@@ -92,8 +97,8 @@ def curate(
     if (by_model is None) == (metadata is None):
         raise UsageError("--metadata, --by_model: expected one of them")
     if by_model is not None:
-        if share is None or part is not None or join:
-            raise UsageError("--by_model: expected --share, and neither --part nor --join")
+        if share is None or part is not None or join or filters:
+            raise UsageError("--by_model: expected --share, and neither --part, --join nor --filters")
         from mmtrain.search.keeping import keep_by_model
 
         options: dict[str, Any] = {"batch_size": batch_size, "workers": workers, "device": device, "trust": trust}
@@ -105,7 +110,11 @@ def curate(
         target,
         metadata=metadata or "",
         balance={"head_language": head_language, "t": t, "tail": tail, "floor": floor, "seed": seed},
-        reading={"text_language": text_language, "one_of": seed if one_caption else None},
+        reading={
+            "text_language": text_language,
+            "one_of": seed if one_caption else None,
+            "filters": [] if filters is None else _filters(filters),
+        },
         identify=identify,
         part=None if part is None else _part(part),
         join=join,
@@ -117,6 +126,25 @@ def _part(text: str) -> tuple[int, int]:
     if match is None or not 0 <= int(match[1]) <= int(match[2]) or int(match[2]) < 1:
         raise UsageError(f"--part: got {text}, expected i/n, as in 0/4 or {{task}}/{{tasks}}")
     return int(match[1]) % int(match[2]), int(match[2])
+
+
+def _filters(file: str) -> list["Filter"]:
+    """What a YAML file lists. Raises ValueError, one line."""
+    import yaml
+    from jsonargparse import ArgumentError, ArgumentParser
+
+    from datamodules.curation.filters import Filter
+
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_argument("--filters", type=list[Filter])
+    try:
+        content = yaml.safe_load(Path(file).read_text(encoding="utf-8"))
+        return parser.instantiate_classes(parser.parse_object({"filters": content})).filters
+    except (OSError, ArgumentError, ValueError, yaml.YAMLError) as error:
+        raise ValueError(
+            f"--filters: {file}: {error}; expected a list such as"
+            " [{class_path: datamodules.curation.Length, init_args: {shortest: 3}}]"
+        ) from None
 
 
 def _balance(
@@ -184,7 +212,8 @@ def _balance(
                 f"--join: {len(missing)} of {division.count} parts of these SHARDS and this metadata are missing in"
                 f" {division.folder}; --part makes them, with the same options"
             )
-        joined = Joined([division.path(number) for number in range(division.count)], entries, balanced, parts.identity)
+        paths = [division.path(number) for number in range(division.count)]
+        joined = Joined(paths, entries, balanced, parts.identity, reading["filters"])
         with whole_folder(target, check_curation_folder) as unfinished:
             facts = joined.write(unfinished)
             shown = {

@@ -11,7 +11,7 @@ from mmtrain.display.tables import print_table
 
 BALANCED = (
     "Of each language its threshold, the tail's share of all matches before and of those kept. The tail are the entries"
-    " in at most so many captions as the threshold says: all of their captions are kept."
+    " in at most so many captions as the threshold says: all of their captions are kept. The head are the others."
 )
 BY_MODEL = "Of each language the captions that are most similar to their pictures; the threshold is a similarity."
 
@@ -22,11 +22,11 @@ class Examples:
 
     Attributes:
         entries: (entry, captions, captions kept) of the most frequent ones.
-        let_go: (caption, entries, probability or similarity).
+        let_go: (caption, entries, probability or similarity, what the filter that left it out counts or "").
     """
 
     entries: Sequence[tuple[str, int, int]] = ()
-    let_go: list[tuple[str, int, float]] = field(default_factory=list)
+    let_go: list[tuple[str, int, float, str]] = field(default_factory=list)
 
 
 def print_curation(target: Path, facts: dict[str, Any]) -> None:
@@ -67,6 +67,7 @@ def write_curation_page(
         title=f"Curation of {shards}",
         note=BALANCED if balanced else BY_MODEL,
         languages=languages,
+        causes=sorted({cause for own in facts["languages"].values() for cause in own.get("filtered", ())}),
         skipped=facts["skipped"],
         balanced=balanced,
     )

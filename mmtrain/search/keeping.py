@@ -150,5 +150,5 @@ def _write(
             own["kept"] += kept
             shown = examples.setdefault(each.language, Examples()).let_go
             if not kept and each.similarity is not None and len(shown) < SHOWN:
-                shown.append((each.caption, 0, each.similarity))
+                shown.append((each.caption, 0, each.similarity, ""))
     return {"languages": dict(sorted(languages.items()))}, examples

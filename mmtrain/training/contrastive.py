@@ -133,7 +133,7 @@ class ContrastiveModule(pl.LightningModule):
         self.clock = Clock(learning_rate, schedule, warmup_steps, cooldown_steps)
         self.recall_at, self.adaptive_clipping = tuple(recall_at), adaptive_clipping
         self.neighbours, self.selection = None if mining is None else Neighbours(mining), selection
-        self.on, self.samples_seen = dict(on or {}), 0
+        self.on, self.samples_seen, self._selections = dict(on or {}), 0, dict[str, ActiveSelection]()
         self.start_from: str | None = None  # a checkpoint, whose objectives and head are taken as far as they fit
         self._seed, self._validation = torch.initial_seed(), Validation()
         self._wire = torch.bfloat16 if gather_dtype == "bfloat16" else None
@@ -147,13 +147,13 @@ class ContrastiveModule(pl.LightningModule):
     # ---- one step
 
     def training_step(self, batch: Batch | Batches, batch_idx: int) -> Tensor:
-        if self.selection is not None and isinstance(batch, Batch):
-            batch = self.selection.chosen(self._readers.told(batch, ""), self.model)
-        if self.neighbours is not None and isinstance(batch, Batch):
-            batch = self.neighbours.joined(batch, mined_data(self.trainer))
         losses: dict[tuple[str, str], Tensor] = {}  # by objective and part
         pictured: Embeddings | None = None
         for part, own in batch.parts.items():
+            if part in self._selections:
+                own = self._selections[part].chosen(self._readers.told(own, part), self.model)
+            if self.neighbours is not None:  # there are no parts
+                own = self.neighbours.joined(own, mined_data(self.trainer))
             own = self._readers.told(own, part)
             embeddings = self.embed(own, part)
             losses |= {(name, part): loss for name, loss in self.losses(own, embeddings, part).items()}
@@ -252,7 +252,7 @@ class ContrastiveModule(pl.LightningModule):
             self._readers.settle(self.data)
             rest_unread(self.model, self.data.kinds)
             if self.selection is not None:
-                self.selection.prepare(objectives.values(), self.model, self.data)
+                self._selections = self.selection.of_parts(self.objectives_on, self.model, self.data)
 
     def on_fit_start(self) -> None:
         checks.check_one_step_a_batch(self.trainer, self.instead_of_accumulation)
@@ -310,8 +310,9 @@ class ContrastiveModule(pl.LightningModule):
         for name, objective in self.named_objectives():
             self.log_dict({f"{name}/{key}": value.detach().float() for key, value in objective.logged().items()})
         rate = self.trainer.optimizers[0].param_groups[0]["lr"]
-        further = {} if self.selection is None else self.selection.logged()
-        self.log_dict({"learning_rate": rate, "samples_seen": float(self.samples_seen)} | further)
+        self.log_dict({"learning_rate": rate, "samples_seen": float(self.samples_seen)})
+        for selection in self._selections.values():
+            self.log_dict(selection.logged())
         self.log("loss", figures["train/loss"], prog_bar=True, logger=False)
 
     # ---- checkpoints

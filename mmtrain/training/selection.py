@@ -3,7 +3,8 @@
 Letters: b samples of this process's batch, S of all processes', n of the b that are kept, D dimensions.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Mapping
+from copy import copy
 from time import perf_counter
 from typing import Literal, get_args
 
@@ -14,6 +15,7 @@ from torch.nn import functional
 
 from datamodules.batch import Batch
 from losses import Objective
+from losses.engine.captions import shared_ids
 from losses.engine.checks import full_precision
 from losses.engine.distributed import default_group, gather, rank_and_size
 from losses.temperature import ScaledObjective, clamped_scale
@@ -42,7 +44,8 @@ class ActiveSelection:
         exp(s_ii + sum over the j drawn in earlier chunks of (s_ij + s_ji))
 
     Every process keeps as many of its own samples. All samples of the batch count as samples seen. What is drawn
-    depends on seed and samples seen alone, so a resumed run keeps what the undisturbed one would have kept.
+    depends on seed and samples seen alone, so a resumed run keeps what the undisturbed one would have kept. With
+    data.parts every part that has pictures and captions is drawn from by itself, and the others are trained whole.
 
     Args:
         reference: MODEL that reads the same pictures and texts, see `mmtrain.objectives.Teacher`.
@@ -73,24 +76,38 @@ class ActiveSelection:
             raise ValueError(f"model.selection.reference: {reference} does not say what its loss multiplied cosines by")
         self._scale = scale
         self._scaled: ScaledObjective | None = None
+        self._name = "selection"
         self._gain, self._passes, self._seconds, self._since = 0.0, 0.0, 0.0, perf_counter()
 
-    def prepare(self, objectives: Iterable[Objective], model: ImageTextModel, data: TrainingData) -> None:
-        """Called before the first step.
+    def of_parts(
+        self, objectives_on: Callable[[str], Mapping[str, Objective]], model: ImageTextModel, data: TrainingData
+    ) -> dict[str, "ActiveSelection"]:
+        """Called before the first step: what draws from each part that has pictures and captions ("" without parts).
+
+        Args:
+            objectives_on: Gives those that see a part.
 
         Raises:
             ValueError: one line, for data or objectives that it cannot judge by.
         """
-        if data.brings.keys() != {""} or not {"image", "texts"} <= data.brings[""] or model.missing:
+        judged = [part for part, brings in data.brings.items() if {"image", "texts"} <= brings]
+        if not judged or model.missing:
             raise ValueError(
-                "model.selection: it judges pictures by their captions; expected samples with both, without data.parts"
-                " and model.missing"
+                "model.selection: it judges pictures by their captions; expected samples with both, and no"
+                " model.missing"
             )
-        parts = (part for objective in objectives for part in objective.modules())
-        self._scaled = next((part for part in parts if isinstance(part, ScaledObjective)), None)
-        if self._scaled is None and self.score == "learnability":
-            raise ValueError("model.selection: no objective has a temperature; losses.SiglipLoss, or easy-reference")
+        found = {part: copy(self) if part else self for part in judged}
+        for part, each in found.items():
+            each._name = f"selection/{part}" if part else "selection"
+            pieces = (piece for objective in objectives_on(part).values() for piece in objective.modules())
+            each._scaled = next((piece for piece in pieces if isinstance(piece, ScaledObjective)), None)
+            if each._scaled is None and self.score == "learnability":
+                where = f" on {part}" if part else ""
+                raise ValueError(
+                    f"model.selection: no objective{where} has a temperature; losses.SiglipLoss, or easy-reference"
+                )
         self.reference.prepare(data.languages)
+        return found
 
     @torch.no_grad()
     def chosen(self, batch: Batch, model: ImageTextModel) -> Batch:
@@ -98,17 +115,19 @@ class ActiveSelection:
         if batch.rows.is_cuda:
             torch.cuda.synchronize()  # what came before is none of ours
         start = perf_counter()
+        views, group = batch.views, default_group()
+        same = shared_ids(batch.image_ids[::views], batch.text_ids.unflatten(0, (-1, views)).flatten(1, 2), group)
         read = {name: self.reference(batch, name) for name in ("image", "texts")}
-        known = _losses(batch, read["image"].rows[:, 0], read["texts"].rows, self._scale, self._bias)
+        known = _losses(batch, same, read["image"].rows[:, 0], read["texts"].rows, self._scale, self._bias)
         own, pairs = -known[0], -known[1]
         if self.score == "learnability":
             embedded = embed_batch(model, batch, without=batch.fields)
             assert self._scaled is not None and embedded.image is not None and embedded.texts is not None
             scale, bias = clamped_scale(self._scaled.log_scale), getattr(self._scaled, "bias", None)
-            lost = _losses(batch, embedded.image, embedded.texts, scale, bias)
+            lost = _losses(batch, same, embedded.image, embedded.texts, scale, bias)
             own, pairs = own + lost[0], pairs + lost[1]
         count = max(round(len(own) * (1 - self.filter_share)), 1)
-        kept = drawn(own, pairs, count, self.chunks, default_group())
+        kept = drawn(own, pairs, count, self.chunks, group)
         self._gain = float(own[kept].mean() - own.mean())
         self._passes = (1 + (self.score == "learnability")) * len(own) / count
         self._seconds += perf_counter() - start
@@ -117,24 +136,23 @@ class ActiveSelection:
     def logged(self) -> dict[str, float]:
         """What it costs and gives, of this process: selection/time_share, of all time since this was last called;
         selection/forward_passes beside the one that is trained, by either model, a sample trained; selection/gain, how
-        much higher than on average those last kept scored.
+        much higher than on average those last kept scored. With parts selection/PART/...
         """
         now = perf_counter()
         share = self._seconds / (now - self._since)
         self._seconds, self._since = 0.0, now
         figures = {"time_share": share, "forward_passes": self._passes, "gain": self._gain}
-        return {f"selection/{name}": value for name, value in figures.items()}
+        return {f"{self._name}/{figure}": value for figure, value in figures.items()}
 
 
 def _losses(
-    batch: Batch, image: Tensor, texts: Tensor, scale: Tensor | float, bias: Tensor | float | None
+    batch: Batch, same: Tensor, image: Tensor, texts: Tensor, scale: Tensor | float, bias: Tensor | float | None
 ) -> tuple[Tensor, Tensor]:
     """`pair_losses` of the samples of a batch, of rows image [B, D] and texts [B, K, D]."""
     views, there = batch.views, batch.present.unflatten(0, (-1, batch.views)).sum((1, 2))
     image = image.unflatten(0, (-1, views)).mean(1)
     texts = texts.unflatten(0, (-1, views)).sum((1, 2)) / there.clamp(min=1)[:, None]
-    ids = batch.image_ids[::views], batch.text_ids.unflatten(0, (-1, views)).flatten(1, 2)
-    return pair_losses(image, texts, scale, bias, ids, default_group())
+    return pair_losses(image, texts, scale, bias, same, default_group())
 
 
 @full_precision
@@ -143,7 +161,7 @@ def pair_losses(
     texts: Tensor,
     scale: Tensor | float,
     bias: Tensor | float | None,
-    ids: tuple[Tensor, Tensor],
+    same: Tensor,
     group: ProcessGroup | None = None,
 ) -> tuple[Tensor, Tensor]:
     """l_ii [b] of this process's samples, and l_ij + l_ji [b, S], 0 where i and j share an id.
@@ -153,14 +171,10 @@ def pair_losses(
         texts: float [b, D].
         scale: Multiplier of the cosines.
         bias: Added to them; None for log S less the log of the sum of exp over all pairs i != j.
-        ids: Of the pictures int64 [b], and of their captions int64 [b, K], -1 for none.
+        same: bool [b, S], which pairs share an id or are one sample, see `shared_ids`.
         group: Processes that hold the rest of the batch, equally many samples each.
     """
     image, texts = image.float(), texts.float()
-    images, captions = ids
-    same = images[:, None] == gather(images, group)
-    for everyones in gather(captions, group).unbind(1):
-        same |= ((captions[:, :, None] == everyones) & (everyones >= 0)).any(1)
     to_texts, to_images = (scale * ours @ gather(theirs, group).T for ours, theirs in ((image, texts), (texts, image)))
     if bias is None:
         together = to_texts.masked_fill(same, -torch.inf).flatten().logsumexp(0, keepdim=True)

@@ -1,16 +1,20 @@
-"""What packing leaves out on request: captions of a wrong length or language, near-duplicate captions and pictures."""
+"""What filters leave out, at packing or in a source: ids, captions of a wrong length or language, near-duplicate
+captions and pictures."""
 
 import importlib.util
 import io
 import json
+from collections import Counter
+from itertools import chain, count, islice
 
 import numpy as np
 import pytest
 from PIL import Image
-from tiny_shards import pack_jsonl
+from tiny_shards import pack_jsonl, sample_files
 
-from datamodules.packing.filters import Length, SpokenLanguage
-from datamodules.packing.near import LETTERS, NearCaption, NearPicture, perceptual_hash, signature
+from datamodules import Part, ShardDataModule, Source
+from datamodules.curation.filters import Ids, Length, SpokenLanguage
+from datamodules.curation.near import LETTERS, NearCaption, NearPicture, SamePicture, perceptual_hash, signature
 from datamodules.shards.encoding import BadRow
 
 
@@ -105,7 +109,9 @@ def test_what_is_out_of_range_is_one_line(tmp_path, options, says):
         pack_jsonl(tmp_path / "m.jsonl", tmp_path / "out", **options)
 
 
-def test_each_cause_is_counted_and_workers_change_nothing(tmp_path):
+@pytest.fixture
+def manifest(tmp_path):
+    """Six rows, one without a picture, of which filters leave three samples."""
     captions = [
         {"en": ["a dog on a beach", "x"], "lv": "suns pludmalē"},
         {"en": "a cat on a sofa"},
@@ -119,13 +125,120 @@ def test_each_cause_is_counted_and_workers_change_nothing(tmp_path):
     for number, picture in enumerate(pictures):
         (tmp_path / f"{number}.png").write_bytes(picture)
     (tmp_path / "m.jsonl").write_text("\n".join(map(json.dumps, rows)))
-    options = {"shortest_caption": 2, "near_captions": 0.8, "near_pictures": 4, "samples_per_shard": 2}
-    listing = pack_jsonl(tmp_path / "m.jsonl", tmp_path / "one", **options)
-    assert listing["skipped"] == {
-        "missing image": 1,  # whose caption makes no other a near duplicate
-        "caption of another length": 1,
-        "near-duplicate caption": 2,
-        "near-duplicate image": 1,
-    }
+    return tmp_path / "m.jsonl"
+
+
+OPTIONS = {"shortest_caption": 2, "near_captions": 0.8, "near_pictures": 4}
+COUNTS = {"caption of another length": 1, "near-duplicate caption": 2, "near-duplicate image": 1}
+
+
+def test_each_cause_is_counted_and_workers_change_nothing(manifest, tmp_path):
+    options = OPTIONS | {"samples_per_shard": 2}
+    listing = pack_jsonl(manifest, tmp_path / "one", **options)
+    # the caption of the missing image makes no other a near duplicate
+    assert listing["skipped"] == COUNTS | {"missing image": 1}
     assert listing["samples"] == 3 and listing["captions"] == {"en": 2, "lv": 2}
-    assert pack_jsonl(tmp_path / "m.jsonl", tmp_path / "two", **options, workers=2) == listing
+    assert pack_jsonl(manifest, tmp_path / "two", **options, workers=2) == listing
+
+
+# -- of a source
+
+
+def drawn(module, batches):
+    """(id, caption) of what a number of batches bring, batch by batch."""
+    found, epochs = [], chain.from_iterable(module.train_dataloader() for _ in count())
+    for batch in islice(epochs, batches):
+        found.append(
+            [(id, text) for id, texts in zip(batch.ids, batch.captions, strict=True) for text in texts if text]
+        )
+        module.trained(batch)
+    return found
+
+
+def filters():
+    return [Length(2), NearPicture(4), NearCaption(0.8)]
+
+
+def source(shards, chosen=None, **options):
+    return [Source(str(shards), filters=filters() if chosen is None else chosen, **options)]
+
+
+@pytest.mark.parametrize("options", [{}, {"language_alpha": 0.5, "captions_per_image": 2}])
+def test_a_source_draws_what_packing_would_have_left(manifest, tmp_path, data, options):
+    pack_jsonl(manifest, tmp_path / "all", samples_per_shard=2)
+    pack_jsonl(manifest, tmp_path / "packed", **OPTIONS)
+    options = {"captions_per_image": "all", "batch_size": 3} | options
+    module = data(train=source(tmp_path / "all"), **options)
+    assert module.samples("train") == 3
+    whole, packed = (
+        sorted(set(chain(*drawn(each, 9)))) for each in (module, data(train=tmp_path / "packed", **options))
+    )
+    assert (
+        whole == packed == [("0", "a dog on a beach"), ("0", "suns pludmalē"), ("1", "a cat on a sofa"), ("4", "putns")]
+    )
+    found = module.account.merged().summary()["filtered"].values()
+    assert sum(map(Counter, found), Counter()) == COUNTS
+
+
+@pytest.fixture
+def many(listed_shards):
+    captions = [{"en": [f"number {n} of many", "x"], "lv": "y" if n % 4 else f"skaitlis {n}"} for n in range(24)]
+    return listed_shards(24, 7, captions)
+
+
+def test_a_filtered_source_resumes_and_divides_as_another_does(many, tmp_path, data, monkeypatch):
+    (tmp_path / "ids.txt").write_text("s003\ns010\n")
+    chosen = [Ids(exclude=str(tmp_path / "ids.txt")), Length(2), NearPicture(2)]
+    options = {"train": source(many, chosen), "captions_per_image": "all", "batch_size": 2}
+    whole = drawn(data(**options), 12)
+    assert len({id for id, _ in chain(*whole)}) == 22 and all(len(text) > 1 for _, text in chain(*whole))
+    begun = data(**options)
+    before = drawn(begun, 5)
+    state = begun.state_dict()
+    after = data(**options)
+    after.load_state_dict(state)
+    assert before + drawn(after, 7) == whole
+    for other in (None, [*chosen[:2], Length(12)]):
+        module = data(**options | {"train": source(many, other) if other else str(many)})
+        with pytest.raises(ValueError, match="the checkpoint's place belongs to other data"):
+            module.load_state_dict(state)
+    halves = []
+    for rank in range(2):
+        monkeypatch.setattr(ShardDataModule, "_rank_and_world", lambda self, rank=rank: (rank, 2))
+        halves.append(drawn(data(**options | {"batch_size": 1}), 12))
+    assert [ours + theirs for ours, theirs in zip(*halves, strict=True)] == whole
+
+
+def test_filters_look_at_what_is_kept_alone(many, tmp_path, data):
+    (tmp_path / "kept").mkdir()
+    lines = [
+        {"id": f"s{n:03d}", "language": "en", "caption": text, "matched": 1, "probability": 1.0, "kept": n % 2 == 0}
+        for n in range(24)
+        for text in ("x", f"number {n} of many")
+    ]
+    (tmp_path / "kept" / "keep.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    module = data(train=source(many, [Length(2)], keep=str(tmp_path / "kept")), captions_per_image="all")
+    assert module.samples("train") == 12
+    assert {text for _, text in chain(*drawn(module, 3))} == {f"number {n} of many" for n in range(0, 24, 2)}
+    found = module.account.summary()["filtered"].values()
+    assert sum(map(Counter, found), Counter()) == {"caption of another length": 12}
+
+
+def test_filters_that_leave_nothing_or_judge_what_is_not_read_are_one_line(many, tmp_path, data, plain_shards):
+    with pytest.raises(ValueError, match=r"source shards: filters: they leave no sample \(caption of another"):
+        data(train=source(many, [Length(99)]))
+    (tmp_path / "ids.txt").write_text("s003\n\ns010\n")
+    assert data(train=source(many, [Ids(only=str(tmp_path / "ids.txt"))])).samples("train") == 2
+    with pytest.raises(ValueError, match="Ids: exclude, only: got neither"):
+        Ids()
+    pairs = [{"json": json.dumps({"id": str(n), "query": f"q {n}", "positive": f"p {n}"}).encode()} for n in range(8)]
+    with pytest.raises(ValueError, match="filters: got one of captions, which are not read here"):
+        data(train=None, parts={"pairs": Part(source(plain_shards([pairs]), [Length(2)]), batch_size=2)})
+
+
+def test_a_picture_that_cannot_be_read_is_counted_when_it_is_drawn(plain_shards, data):
+    shards = plain_shards([[sample_files(n) | ({"png": b"none"} if n == 3 else {}) for n in range(8)]])
+    module = data(train=source(shards, [NearPicture(0), SamePicture()]), batch_size=4, max_skip_rate=1.0)
+    assert module.samples("train") == 8
+    drawn(module, 2)
+    assert module.account.summary()["causes"].keys() == {"broken image"}

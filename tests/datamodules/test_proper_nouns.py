@@ -67,9 +67,9 @@ def test_a_model_a_language(models, manifest, tmp_path):
 
 
 def test_the_fields_of_captions_stay_in_step(models, manifest, tmp_path):
+    from datamodules.curation.proper_nouns import ProperNouns
     from datamodules.packing import read_jsonl
     from datamodules.packing.filters import filtered
-    from datamodules.packing.proper_nouns import ProperNouns
 
     _, row, *_ = filtered(read_jsonl(manifest), [ProperNouns({"it": str(models / "rules")})])
     assert row.record["captions"]["it"] == ["un cane nero"]

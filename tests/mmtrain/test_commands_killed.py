@@ -17,5 +17,6 @@ def test_a_kill_leaves_a_whole_result() -> None:
     )
     assert done.returncode == 0, done.stderr[-2000:]
     assert all(
-        f"| {name} | 2 | 2 |" in done.stdout for name in ("pack", "index", "embed", "mine", "export", "evaluate")
+        f"| {name} | 2 | 2 |" in done.stdout
+        for name in ("pack", "index", "embed", "mine", "curate", "export", "evaluate")
     )

@@ -2,13 +2,19 @@
 
 import json
 import random
+import signal
+import subprocess
+import sys
+from collections import Counter
 
 import numpy as np
 import pytest
 
 from datamodules.curation.balancing import number_of
+from datamodules.curation.near import signature
 from datamodules.shards.writing import write_shards
 from mmtrain.cli import main
+from tests.mmtrain.small import ENVIRONMENT, ROOT
 
 pytest.importorskip("ahocorasick_rs")
 ENTRIES = {"en": [f"w{i}" for i in range(40)], "lv": [f"v{i}" for i in range(40)]}
@@ -106,6 +112,57 @@ def test_the_tasks_of_an_array_share_the_parts(corpus, tmp_path, monkeypatch):
     assert (tmp_path / "joined" / "keep.jsonl").read_bytes() == (tmp_path / "whole" / "keep.jsonl").read_bytes()
 
 
+PROGRAM = """
+import os, signal, sys
+import datamodules.curation.parts as parts
+from datamodules.curation.joining import Joined
+from mmtrain.cli import main
+
+moment, save, keep = sys.argv[1], parts.save_file, Joined._keep
+parts.SAMPLES, written, kept = 100, [], []
+
+def saved(tensors, path):
+    written.append(path)
+    if moment == f"part {len(written)}":
+        path.write_bytes(b"half")
+        os.kill(os.getpid(), signal.SIGKILL)
+    save(tensors, path)
+
+def keeping(joined, part, probabilities, file):
+    kept.append(part)
+    if moment == f"join {len(kept)}":
+        os.kill(os.getpid(), signal.SIGKILL)
+    keep(joined, part, probabilities, file)
+
+parts.save_file, Joined._keep = saved, keeping
+code = main(sys.argv[2:])
+print(len(written), "parts made")
+sys.exit(code)
+"""
+
+
+@pytest.mark.system
+def test_a_killed_part_and_a_killed_join_go_on(corpus, tmp_path):
+    """SIGKILL in the middle of the third part's file, then of keep.jsonl: what was made is not made again."""
+    assert curate(corpus, tmp_path / "whole") == 0
+    options = ["curate", str(corpus / "shards"), "--metadata", str(corpus / "metadata.jsonl"), "--out"]
+
+    def run(moment, *further):
+        command = [sys.executable, "-c", PROGRAM, moment, *options, str(tmp_path / "out"), *further]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=300, env=ENVIRONMENT, cwd=ROOT)
+        return done.returncode, done.stdout
+
+    assert run("part 3", "--part", "0/1")[0] == -signal.SIGKILL
+    code, said = run("", "--part", "0/1")
+    assert code == 0 and "7 parts made" in said  # of nine
+    assert run("join 5", "--join")[0] == -signal.SIGKILL
+    assert not (tmp_path / "out").exists()
+    assert run("", "--join")[0] == 0
+    facts = [read(tmp_path / name) for name in ("out", "whole")]
+    assert facts[0][0] == facts[1][0] and facts[0][1]["languages"] == facts[1][1]["languages"]
+    assert {path.name for path in tmp_path.iterdir()} == {"out", "whole"}
+
+
 def test_one_caption_of_a_sample_is_drawn_first(corpus, tmp_path):
     assert curate(corpus, tmp_path / "out", "--one_caption", "--floor", "100000") == 0
     lines, _ = read(tmp_path / "out")
@@ -130,6 +187,67 @@ def test_captions_without_a_language_get_one(tmp_path):
         ("en", "und", True),
         ("de", "und", True),
     ]
+
+
+@pytest.fixture
+def filters(tmp_path):
+    """A file of filters: two samples are excluded, long captions, and those that came before."""
+    (tmp_path / "ids.txt").write_text("s5\ns404\n")
+    listed = [
+        {"class_path": "datamodules.curation.Ids", "init_args": {"exclude": str(tmp_path / "ids.txt")}},
+        {"class_path": "datamodules.curation.Length", "init_args": {"longest": 9}},
+        {"class_path": "datamodules.curation.NearCaption", "init_args": {"similarity": 1.0}},
+    ]
+    (tmp_path / "filters.yaml").write_text(json.dumps(listed))
+    return ["--filters", str(tmp_path / "filters.yaml"), "--floor", "2"]
+
+
+def test_captions_that_filters_leave_out_are_counted_and_match_nothing(corpus, tmp_path, filters):
+    assert curate(corpus, tmp_path / "whole", *filters) == 0
+    lines, facts = read(tmp_path / "whole")
+    seen = set()
+    for line in lines:
+        text = line.get("tag", line["language"]), signature(line["caption"]).tobytes()
+        expected = "excluded id" if line["id"] in ("s5", "s404") else None
+        expected = expected or ("caption of another length" if len(line["caption"]) > 9 else None)
+        expected = expected or ("near-duplicate caption" if text in seen else None)
+        assert line.get("filter") == expected
+        seen |= set() if expected else {text}
+        assert not expected or (line["matched"], line["probability"], line["kept"]) == (0, 0.0, False)
+    for language in ("en", "lv"):
+        own = [line for line in lines if line["language"] == language]
+        left, row = [line for line in own if "filter" not in line], facts["languages"][language]
+        assert row["filtered"] == Counter(line["filter"] for line in own if "filter" in line)
+        assert len(row["filtered"]) == 3 and row["captions"] == len(own)
+        counts = counts_of(left, language)
+        for line in left:
+            chances = [
+                min(1, row["threshold"] / counts[word]) for word in set(line["caption"].split()) if word in counts
+            ]
+            assert line["probability"] == pytest.approx(1 - np.prod([1 - chance for chance in chances]))
+    page = (tmp_path / "whole" / "curation.html").read_text()
+    assert "Left out by filters" in page and "near-duplicate caption" in page
+    for part in range(3):
+        assert curate(corpus, tmp_path / "joined", *filters, "--part", f"{part}/3") == 0
+    assert curate(corpus, tmp_path / "joined", *filters, "--join") == 0
+    for name in ("keep.jsonl", "curation.json"):
+        assert (tmp_path / "joined" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("listed", "said"),
+    [
+        ("[{class_path: datamodules.curation.NearPicture}]", "NearPicture looks at pictures, which are not read"),
+        ("[{class_path: datamodules.curation.Length, init_args: {longest: 0}}]", "got 1 and 0"),
+        ("[{class_path: datamodules.curation.None}]", "expected a list such as"),
+        ("a: [", "expected a list such as"),
+    ],
+)
+def test_filters_that_cannot_be_used_are_one_line(corpus, tmp_path, capsys, listed, said):
+    (tmp_path / "filters.yaml").write_text(listed)
+    assert curate(corpus, tmp_path / "out", "--filters", str(tmp_path / "filters.yaml")) == 1
+    error = capsys.readouterr().err
+    assert "--filters: " in error and said in error and "Traceback" not in error and error.count("\n") == 1
 
 
 def test_a_page_shows_languages_and_what_was_let_go(corpus, tmp_path):

@@ -34,7 +34,8 @@ def test_everything_about_a_mixture_is_an_option(shards: Path, tmp_path: Path, d
         f"[{{shards: {shards}, weight: 3, languages: [en, lv], text: {{class_path: datamodules.CodeSwitch,"
         f" init_args: {{dictionaries: [{dictionary}]}}}}}},"
         f" {{shards: {shards}, name: arabic, languages: [ar], objectives: [clip],"
-        " images: {class_path: datamodules.ImagePipeline, init_args: {size: 32, augment: false}}}]"
+        " images: {class_path: datamodules.ImagePipeline, init_args: {size: 32, augment: false}},"
+        " filters: [{class_path: datamodules.curation.Length, init_args: {shortest: 2}}]}]"
     )
     options = [f"--data.train={sources}", f"--model.objectives={OBJECTIVES}", "--data.captions_per_image=2"]
     options += ["--data.drawing=datamodules.Pivot", "--data.drawing.language=lv", "--data.language_alpha=0.5"]
@@ -43,6 +44,7 @@ def test_everything_about_a_mixture_is_an_option(shards: Path, tmp_path: Path, d
     config = yaml.safe_load((tmp_path / "run" / "config.yaml").read_text(encoding="utf-8"))["data"]["init_args"]
     assert config["drawing"]["init_args"]["language"] == "lv" and config["language_caps"] == {"en": 20}
     assert [source["weight"] for source in config["train"]] == [3.0, None]
+    assert config["train"][1]["filters"][0]["init_args"] == {"shortest": 2, "longest": None}
     drawn = json.loads((tmp_path / "run" / "skipped.json").read_text(encoding="utf-8"))["drawn"]
     assert {name: entry["samples"] for name, entry in drawn.items()} == {"shards": 24, "arabic": 8}
     assert drawn["arabic"]["captions"] == {"ar": 8}

@@ -104,6 +104,27 @@ def test_a_resumed_run_has_the_same_weights(shards: Path, pairs: Path, tmp_path:
     assert same(weights(tmp_path / "whole"), weights(tmp_path / "two"))
 
 
+def test_selection_draws_from_the_part_with_pictures_and_captions(
+    shards: Path, pairs: Path, tmp_path: Path, capsys
+) -> None:
+    assert fit(shards, tmp_path / "reference", "--trainer.max_steps=2") == 0
+    chosen = {"reference": str(tmp_path / "reference"), "chunks": 2}
+    selection = {"class_path": "mmtrain.training.ActiveSelection", "init_args": chosen}
+    options = [f"--model.selection={json.dumps(selection)}", "--trainer.max_steps=4", "--trainer.log_every_n_steps=1"]
+    of_parts = parts(shards, pairs)
+    assert fit_parts(shards, tmp_path / "whole", of_parts, *options) == 0
+    assert fit_parts(shards, tmp_path / "two", of_parts, *options, f"--trainer.callbacks+={STOP % 2}") in (0, 1)
+    assert fit_parts(shards, tmp_path / "two", of_parts, *options, "--ckpt_path", "last") == 0
+    assert same(weights(tmp_path / "whole"), weights(tmp_path / "two"))
+    assert column(tmp_path / "whole", "selection/pictures/forward_passes") == [4.0] * 4  # half is trained, two read all
+    assert not column(tmp_path / "whole", "selection/pairs/gain")
+    assert column(tmp_path / "whole", "samples_seen")[-1] == 40
+    without = json.dumps({"pairs": {"train": str(pairs), "batch_size": 6}})
+    alone = "{pairs: {class_path: losses.InfoNceLoss}}"
+    assert fit_parts(shards, tmp_path / "none", without, options[0], objectives=alone) == 1
+    assert "it judges pictures by their captions" in capsys.readouterr().err
+
+
 STOP = "{class_path: tests.mmtrain.stopping.StopAfter, init_args: {steps: %d}}"
 
 

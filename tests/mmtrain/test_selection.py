@@ -13,6 +13,7 @@ from torch import Tensor, multiprocessing
 from torch.nn import functional
 
 from datamodules.batch import Batch, Field
+from losses.engine.captions import shared_ids
 from mmtrain.training.selection import drawn, pair_losses
 from tests.mmtrain.runs import column, weights, with_callback
 from tests.mmtrain.small import ENVIRONMENT, ROOT, arguments, fit
@@ -22,15 +23,15 @@ def unit(*shape: int) -> Tensor:
     return functional.normalize(torch.randn(*shape), dim=-1)
 
 
-def ids(images: list[int], captions: list[list[int]]) -> tuple[Tensor, Tensor]:
-    return torch.tensor(images), torch.tensor(captions)
+def same(images: list[int], captions: list[list[int]]) -> Tensor:
+    return shared_ids(torch.tensor(images), torch.tensor(captions), None)
 
 
 def test_the_losses_of_pairs_are_those_of_every_pair_by_itself() -> None:
     """Samples 0 and 2 show one picture, 1 and 3 share a caption."""
     torch.manual_seed(0)
     image, texts = unit(5, 7), unit(5, 7)
-    own, pairs = pair_losses(image, texts, 4.0, -2.0, ids([0, 1, 0, 3, 4], [[5, -1], [6, 7], [8, -1], [9, 6], [2, 1]]))
+    own, pairs = pair_losses(image, texts, 4.0, -2.0, same([0, 1, 0, 3, 4], [[5, -1], [6, 7], [8, -1], [9, 6], [2, 1]]))
     for i in range(5):
         assert own[i] == pytest.approx(-functional.logsigmoid(4 * image[i] @ texts[i] - 2).item(), rel=1e-5)
         for j in range(5):
@@ -42,7 +43,7 @@ def test_the_losses_of_pairs_are_those_of_every_pair_by_itself() -> None:
 def test_without_a_bias_the_sigmoid_of_equal_pairs_is_their_softmax() -> None:
     """All cosines alike: softmax among S gives a wrong pair 1 / S, the sigmoid about as much."""
     rows = functional.normalize(torch.ones(9, 4), dim=1)
-    own, pairs = pair_losses(rows, rows, 50.0, None, (torch.arange(9), torch.arange(9)[:, None]))
+    own, pairs = pair_losses(rows, rows, 50.0, None, torch.eye(9, dtype=torch.bool))
     assert pairs[0, 1].item() == pytest.approx(2 * -torch.log(torch.tensor(8 / 9)).item(), rel=1e-4)
     assert own[0].item() == pytest.approx(-torch.log(torch.tensor(1 / 9)).item(), rel=1e-4)
 
@@ -136,7 +137,7 @@ def test_what_cannot_be_used_is_one_line(
     ("options", "says"),
     [
         (["--model.objectives={pivot: {class_path: losses.PivotRankingLoss}}"], "no objective has a temperature"),
-        (["--model.missing=[text]"], "expected samples with both, without data.parts and model.missing"),
+        (["--model.missing=[text]"], "expected samples with both, and no model.missing"),
     ],
 )
 def test_what_it_cannot_judge_by_is_one_line(
@@ -152,7 +153,7 @@ def pairs_of(rank: int = 0, size: int = 1) -> tuple[Tensor, Tensor, Tensor]:
     group = dist.group.WORLD if size > 1 else None
     image, texts = (unit(6, 7).chunk(size)[rank] for _ in range(2))
     own_ids = torch.tensor([0, 1, 2, 0, 4, 5]).chunk(size)[rank], torch.arange(6)[:, None].chunk(size)[rank]
-    own, pairs = pair_losses(image, texts, 5.0, None, own_ids, group)
+    own, pairs = pair_losses(image, texts, 5.0, None, shared_ids(*own_ids, group), group)
     scores, together = torch.tensor([100.0, 0, 0, 100, 0, 0]), torch.zeros(6, 6)
     together[1, 3] = together[5, 0] = 100.0  # what the other half drew first
     return own, pairs, drawn(scores.chunk(size)[rank], together.chunk(size)[rank], 4 // size, 2, group)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from datamodules.packing.filters import CaptionFilter
+from datamodules.curation.filters import CaptionFilter
 
 RULES = "attribute_ruler"  # says parts of speech by its rules, while spaCy knows it to assign nothing
 
@@ -27,11 +27,12 @@ class ProperNouns(CaptionFilter):
     def __init__(self, models: Mapping[str, str], share: float = 0.8) -> None:
         if not 0 < share <= 1:
             raise ValueError(f"proper_noun_share: {share} is no share; above 0, at most 1")
-        self._taggers, self._share = {language: _tagger(model) for language, model in models.items()}, share
+        self.models, self.share = dict(models), share
+        self._taggers = {language: _tagger(model) for language, model in models.items()}
 
     def keeps(self, text: str, language: str) -> bool:
         tokens = self._taggers[language](text) if language in self._taggers else ()
-        return not len(tokens) or sum(token.pos_ == "PROPN" for token in tokens) < self._share * len(tokens)
+        return not len(tokens) or sum(token.pos_ == "PROPN" for token in tokens) < self.share * len(tokens)
 
 
 def _tagger(model: str) -> Callable:

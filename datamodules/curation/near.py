@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import unicodedata
 import zlib
-from abc import ABC, abstractmethod
 from collections.abc import Callable, Hashable, Iterable
 from itertools import pairwise
 from typing import Generic, TypeVar
@@ -13,8 +12,8 @@ from typing import Generic, TypeVar
 import numpy as np
 from PIL import Image, ImageOps
 
+from datamodules.curation.filters import CaptionFilter, PictureFilter
 from datamodules.images import opaque
-from datamodules.packing.filters import CaptionFilter
 from datamodules.shards.encoding import opened_image
 
 SIDE, LOW = 32, 8  # pixels of a picture that is hashed, and frequencies of each side
@@ -41,26 +40,16 @@ class Kept(Generic[T]):
         return False
 
 
-class PictureFilter(ABC):
-    """Remembers pictures in the order of the source.
-
-    Attributes:
-        cause: Under which shards.json counts the pictures left out.
-    """
-
-    cause: str
-
-    @abstractmethod
-    def repeats(self, content: bytes, where: str) -> bool:
-        """Whether a picture is one that came before. Raises BadRow for one that cannot be read."""
-
-
 class SamePicture(PictureFilter):
     """Files of equal bytes."""
 
     cause = "duplicate image"
+    remembers = True
 
     def __init__(self) -> None:
+        self.begin()
+
+    def begin(self) -> None:
         self._seen: set[bytes] = set()
 
     def repeats(self, content: bytes, where: str) -> bool:
@@ -81,19 +70,24 @@ class NearPicture(PictureFilter):
     """
 
     cause = "near-duplicate image"
+    remembers = True
 
     def __init__(self, bits: int = 4) -> None:
         if not 0 <= bits <= 8:
             raise ValueError(f"near_pictures: got {bits}, expected 0 to 8 of 64 bits")
-        self._bits, self._kept = bits, Kept[int]()
+        self.bits = bits
+        self.begin()
+
+    def begin(self) -> None:
+        self._kept = Kept[int]()
 
     def repeats(self, content: bytes, where: str) -> bool:
         if content.startswith(FEATURES):
             return False
         number = perceptual_hash(content, where)
-        edges = [64 * band // (self._bits + 1) for band in range(self._bits + 2)]
+        edges = [64 * band // (self.bits + 1) for band in range(self.bits + 2)]
         bands = [(number >> low) % (1 << high - low) for low, high in pairwise(edges)]
-        return self._kept.repeats(number, bands, lambda other: (number ^ other).bit_count() <= self._bits)
+        return self._kept.repeats(number, bands, lambda other: (number ^ other).bit_count() <= self.bits)
 
 
 class NearCaption(CaptionFilter):
@@ -108,20 +102,25 @@ class NearCaption(CaptionFilter):
     """
 
     cause = "near-duplicate caption"
+    remembers = True
 
     def __init__(self, similarity: float = 0.8) -> None:
         if not 0.5 <= similarity <= 1:
             raise ValueError(f"near_captions: got {similarity}, expected 0.5 to 1")
-        self._similarity, self._kept = similarity, Kept[np.ndarray]()
+        self.similarity = similarity
         # the more hashes in a band, the fewer pairs are compared in vain
         found = (1 - (1 - similarity**rows) ** (HASHES // rows) for rows in range(1, HASHES + 1))
         self._rows = max(rows for rows, share in enumerate(found, 1) if share >= FOUND)
+        self.begin()
+
+    def begin(self) -> None:
+        self._kept = Kept[np.ndarray]()
 
     def keeps(self, text: str, language: str) -> bool:
         own = signature(text)
         starts = range(0, HASHES - self._rows + 1, self._rows)
         bands = [(language, own[start : start + self._rows].tobytes()) for start in starts]
-        return not self._kept.repeats(own, bands, lambda other: (own == other).mean() >= self._similarity)
+        return not self._kept.repeats(own, bands, lambda other: (own == other).mean() >= self.similarity)
 
 
 def perceptual_hash(content: bytes, where: str) -> int:

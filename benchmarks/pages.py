@@ -120,7 +120,7 @@ def row(name: str, figures: dict[str, Any], gain: dict[str, Any] | None = None) 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--stories", type=Path, required=True, help="the manifest")
-    parser.add_argument("--steps", type=int, default=600)
+    parser.add_argument("--steps", type=int, default=300)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, default=Path("runs/benchmark_pages"))
     options = parser.parse_args()

@@ -63,9 +63,9 @@ SPACES = {
     "English alone": Space(OneToKLoss, ("en",), None),
     "English as pivot of four": Space(partial(EnglishPivotLoss, FOUR.index("en")), FOUR, None),
     "1-to-K of four": Space(OneToKLoss, FOUR, None),
-    "1-to-K, 4 of 16": Space(OneToKLoss),
-    "1-to-K, 4 of 16, a quarter of the steps": Space(OneToKLoss, steps=100),
-    "ranking, 4 of 16": Space(partial(PivotRankingLoss, "cosine")),
+    "1-to-K, 4 of 16": Space(OneToKLoss, steps=200),
+    "1-to-K, 4 of 16, a quarter of the steps": Space(OneToKLoss, steps=50),
+    "ranking, 4 of 16": Space(partial(PivotRankingLoss, "cosine"), steps=200),
 }
 
 

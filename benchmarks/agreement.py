@@ -64,7 +64,7 @@ SPACES = {
     "English as pivot of four": Space(partial(EnglishPivotLoss, FOUR.index("en")), FOUR, None),
     "1-to-K of four": Space(OneToKLoss, FOUR, None),
     "1-to-K, 4 of 16": Space(OneToKLoss, steps=200),
-    "1-to-K, 4 of 16, a quarter of the steps": Space(OneToKLoss, steps=50),
+    "1-to-K, 4 of 16, half of the steps": Space(OneToKLoss, steps=100),
     "ranking, 4 of 16": Space(partial(PivotRankingLoss, "cosine"), steps=200),
 }
 

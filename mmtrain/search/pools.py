@@ -88,14 +88,12 @@ class PooledShards:
         samples = self._items(rows, encoder)
         for pool, own in pools.items():
             found = [(place, id, row) for place, id, names, row in samples if pool is None or pool in names]
-            places_of: dict[str, list[int]] = {}
-            for number, (_, id, _) in enumerate(found):
-                places_of.setdefault(id, []).append(number)
+            place_of = {id: number for number, (_, id, _) in enumerate(found)}
             matrix = np.stack([row for *_, row in found]) if found else np.zeros((0, asked.shape[1]), np.float32)
             _, best = flat_search(matrix, similarity, turned=True)(asked[own].numpy(), k)
             for number, nearest in zip(own, best.tolist(), strict=True):
                 question = questions[number]
-                relevant = [item for id in question.right for item in places_of.get(id, ())]
+                relevant = [place_of[id] for id in question.right if id in place_of]
                 for item in {*nearest, *relevant}:
                     place, id, _ = found[item]
                     pooled = self.items.setdefault(place, Pooled(id))
@@ -106,24 +104,18 @@ class PooledShards:
 
     def _items(self, rows: Iterable[RowSample], encoder: Encoder) -> list[Item]:
         self._embedded, known = set[int](), set[str]()
-        samples: list[tuple[RowSample, Text]] = []
+        found: list[tuple[int, str, list[str], np.ndarray | None]] = []
+        texts: list[Text] = []
         for each in rows:
             self._embedded.add(each.row)
-            text = page_text(each.sample.sample)
-            if each.sample.sample.id not in known and (each.image is not None or text[1]):
-                known.add(each.sample.sample.id)
-                samples.append((each, text))
+            sample, text = each.sample.sample, page_text(each.sample.sample)
+            if sample.id not in known and (each.image is not None or text[1]):
+                known.add(sample.id)
+                found.append((each.row, sample.id, pool_names(sample.record), each.image))
+                texts += [] if each.image is not None else [text]
         with torch.inference_mode():
-            texts = iter(text_rows(encoder, [text for each, text in samples if each.image is None], "passage"))
-        return [
-            (
-                each.row,
-                each.sample.sample.id,
-                pool_names(each.sample.sample.record),
-                next(texts) if each.image is None else each.image,
-            )
-            for each, _ in samples
-        ]
+            of_texts = iter(text_rows(encoder, texts, "passage"))
+        return [(row, id, names, next(of_texts) if image is None else image) for row, id, names, image in found]
 
     def begin(self, number: int) -> Callable[[Samples], Written]:
         """What makes the samples of a shard."""

@@ -4,9 +4,8 @@ MIRACL-VISION (Osmulski et al. 2025) keeps of each corpus the pages that an enco
 claims that models keep their order and nearly their figures, while a random corpus of the same size is easier. Here the
 items are the English texts of a manifest of stories (the file that STORYBOOKS names in the environment, else
 storybooks.jsonl), questions a sentence of a page of the split val in one of twelve other languages. Models are word
-spaces by latent semantic indexing of pages with their translations (Dumais et al. 1997), the singular vectors of their
-words. Five know more or fewer pages of the split train; a sixth, narrower, of a thousand of them, chooses the nearest
-pages and is not measured.
+spaces of pages with their translations (benchmarks/word_spaces.py). Five know more or fewer pages of the split train; a
+sixth, narrower, of a thousand of them, chooses the nearest pages by `mmtrain mine` and is not measured.
 
 Within their story the same questions are answered by BM25 too, and by the space that knows most.
 """
@@ -21,22 +20,25 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
 
 import numpy as np
 import torch
-from scipy.sparse import csr_array
-from scipy.sparse.linalg import svds
 from scipy.stats import spearmanr
 from torch import Tensor
-from torch.nn import functional
 
 from benchmarks.claims.record import Claim, Expected, Figures, Recipe, Runs
+from benchmarks.runs import run
+from benchmarks.word_spaces import fit_words, word_encoder
+from datamodules.files import write_whole
 from datamodules.packing.questions import SENTENCE
-from datamodules.tokenizers.words import split_words
 from mmtrain.evaluation.questions import Question
 from mmtrain.evaluation.ranking.asked import Asked
 from mmtrain.evaluation.ranking.bm25 import Bm25Scores, words
 from mmtrain.evaluation.ranking.graded import EmbeddingScores, Scores
+from mmtrain.export.writing import write
+from mmtrain.models.encoder import Encoder
 
 STORIES = Path(os.environ.get("STORYBOOKS", "storybooks.jsonl"))
 LANGUAGES = ("sw", "af", "fr", "pt", "xh", "so", "zu", "nso", "de", "nb", "sv", "tn")
@@ -74,36 +76,6 @@ def pages() -> list[Page]:
 
 
 @cache
-def counts(text: str) -> Counter[str]:
-    return Counter(split_words(text))
-
-
-class WordSpace:
-    """Texts of any language as rows [n, width], by the words of some pages with all their translations."""
-
-    def __init__(self, known: Sequence[Page], width: int, seed: int) -> None:
-        documents = [sum((counts(text) for text in (page.english, *page.others.values())), Counter()) for page in known]
-        often = Counter(word for each in documents for word in each)
-        self._number = {word: place for place, word in enumerate(word for word, n in often.items() if n > 1)}
-        self._weight = np.log(len(known) / np.array([often[word] for word in self._number]))
-        self._directions = svds(self._table(documents), width, random_state=seed)[2].T  # [words, width]
-
-    def __call__(self, texts: Sequence[str]) -> Tensor:
-        return torch.from_numpy((self._table([counts(text) for text in texts]) @ self._directions).astype(np.float32))
-
-    def _table(self, documents: Sequence[Counter[str]]) -> csr_array:
-        """Weighted counts [n, words]: the logarithm of how often, times that of how rare."""
-        entries = [
-            (row, self._number[word], np.log1p(often))
-            for row, each in enumerate(documents)
-            for word, often in each.items()
-            if word in self._number
-        ]
-        rows, columns, values = (np.array(column) for column in zip(*entries, strict=True))
-        return csr_array((values * self._weight[columns], (rows, columns)), (len(documents), len(self._number)))
-
-
-@cache
 def asked(seed: int) -> list[Question]:
     """The questions of a seed, so many a language, each within its story."""
     draws, questions = random.Random(seed), list[Question]()
@@ -117,27 +89,52 @@ def asked(seed: int) -> list[Question]:
 
 
 @cache
-def encoded(seed: int) -> dict[str, tuple[Tensor, Tensor]]:
-    """Rows of all pages and of the questions, by each of MODELS and by the space that chooses, ""."""
+def space(name: str, seed: int) -> Encoder:
+    """One of MODELS, or the space that chooses, ""."""
     known = [page for page in pages() if page.train]
     random.Random(seed).shuffle(known)
-    spaces = {name: WordSpace(known[:count], WIDTH, seed) for name, count in zip(MODELS, KNOWN, strict=True)}
-    spaces[""] = WordSpace(known[-CHOOSING_KNOWN:], CHOOSING_WIDTH, seed)
+    some, width = (known[-CHOOSING_KNOWN:], CHOOSING_WIDTH) if not name else (known[: KNOWN[MODELS.index(name)]], WIDTH)
+    with TemporaryDirectory() as folder:
+        fit_words(((page.english, *page.others.values()) for page in some), width, Path(folder), seed)
+        return word_encoder(Path(folder))
+
+
+@cache
+def encoded(name: str, seed: int) -> tuple[Tensor, Tensor]:
+    """Rows of all pages and of the questions by a space."""
     texts = [page.english for page in pages()], [each.text for each in asked(seed)]
-    return {name: (space(texts[0]), space(texts[1])) for name, space in spaces.items()}
+    items, queries = (torch.from_numpy(space(name, seed).encode_text(each)) for each in texts)
+    return items, queries
 
 
-def corpus(name: str, seed: int) -> np.ndarray:
+@cache
+def mined(folder: Path, seed: int) -> frozenset[str]:
+    """The pages that `mmtrain mine --questions --pool` keeps, chosen by the space that is not measured."""
+    folder = folder / f"mined{seed}"
+    if not (folder / "pool" / "pool.jsonl").is_file():
+        rows = [{"id": page.id, "captions": {"en": page.english}} for page in pages()]
+        _write_lines(folder / "pages.jsonl", rows)
+        lines = [{"id": each.id, "text": each.text, "language": each.language} for each in asked(seed)]
+        lines = [line | {"relevant": each.relevant} for line, each in zip(lines, asked(seed), strict=True)]
+        _write_lines(folder / "questions.jsonl", lines)
+        write(space("", seed), "stories", folder / "model")
+        run("pack", "jsonl", folder / "pages.jsonl", "--out", folder / "pages", "--workers", 1)
+        options = ["--data", folder / "pages", "--questions", folder / "questions.jsonl", "--pool", NEAREST]
+        run("mine", folder / "model", *options, "--out", folder / "pool", "--workers", 0, "--device", "cpu")
+    lines = (folder / "pool" / "pool.jsonl").read_text(encoding="utf-8").splitlines()
+    return frozenset(json.loads(line)["id"] for line in lines)
+
+
+def corpus(name: str, folder: Path, seed: int) -> np.ndarray:
     """The numbers of the pages that are kept, the answers among them."""
-    items, queries = encoded(seed)[""]
-    answers = {page.id: number for number, page in enumerate(pages())}
-    kept = {answers[item] for question in asked(seed) for item in question.right}
-    near = kept.union(*(row.topk(NEAREST).indices.tolist() for row in queries @ functional.normalize(items).T))
     if name == ALL:
         return np.arange(len(pages()))
+    near = {number for number, page in enumerate(pages()) if page.id in mined(folder, seed)}
     if name == RANDOM:
-        others = sorted(set(range(len(pages()))) - kept)
-        near = kept.union(random.Random(seed).sample(others, len(near) - len(kept)))
+        answers = {item for question in asked(seed) for item in question.right}
+        right = {number for number, page in enumerate(pages()) if page.id in answers}
+        others = sorted(set(range(len(pages()))) - right)
+        near = right.union(random.Random(seed).sample(others, len(near) - len(right)))
     return np.array(sorted(near))
 
 
@@ -153,22 +150,22 @@ def figures(scores: Scores, kept: np.ndarray, seed: int, within: bool) -> dict[s
     return {name: 100 * float(np.mean(each)) for name, each in values.items()}
 
 
-def smaller(name: str, seed: int, split: str) -> Figures:
+def smaller(name: str, folder: Path, seed: int, split: str) -> Figures:
     """nDCG@10 of each model among the kept pages, and how that stands to all pages."""
 
     def of_models(kept: np.ndarray) -> list[float]:
-        rows = (encoded(seed)[model] for model in MODELS)
+        rows = (encoded(model, seed) for model in MODELS)
         return [figures(EmbeddingScores(items[kept], queries), kept, seed, False)["nDCG@10"] for items, queries in rows]
 
-    kept = corpus(name, seed)
-    found, whole = of_models(kept), of_models(corpus(ALL, seed))
+    kept = corpus(name, folder, seed)
+    found, whole = of_models(kept), of_models(corpus(ALL, folder, seed))
     changes = np.subtract(found, whole)
     result = {f"nDCG@10, {model}": value for model, value in zip(MODELS, found, strict=True)} | {"pages": len(kept)}
     result |= {"Spearman": float(spearmanr(found, whole).statistic)}
     return result | {"largest change": float(np.abs(changes).max()), "mean change": float(changes.mean())}
 
 
-def within(name: str, seed: int, split: str) -> Figures:
+def within(name: str, folder: Path, seed: int, split: str) -> Figures:
     """Top-1 and top-5 within a story."""
     every = np.arange(len(pages()))
     if name == "chance":
@@ -183,13 +180,17 @@ def within(name: str, seed: int, split: str) -> Figures:
         ]
         scores: Scores = Bm25Scores(*texts)
     else:
-        scores = EmbeddingScores(*encoded(seed)[MODELS[-1]])
+        scores = EmbeddingScores(*encoded(MODELS[-1], seed))
     found = figures(scores, every, seed, True)
     return {name: found[name] for name in ("R@1", "R@5")}
 
 
+def _write_lines(path: Path, lines: Sequence[dict[str, Any]]) -> None:
+    write_whole(path, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))
+
+
 def recipes(result: Callable[..., Figures], names: Sequence[str], runs: Runs) -> dict[str, Recipe]:
-    return {name: Recipe(partial(result, name)) for name in names}
+    return {name: Recipe(partial(result, name, runs.folder)) for name in names}
 
 
 SMALLER = Claim(

@@ -135,6 +135,8 @@ def _benchmarks(files: Sequence[str], figure: str, other: str, out: str | None) 
         }
         for column, language in enumerate(figures.languages)
     }
+    if figures.left_out:
+        say(f"left out, without {figure} or {other}: {', '.join(figures.left_out)}")
     print_correlations(result)
     if out is not None:
         write_metrics(Path(out) / "correlation.json", result)

@@ -66,7 +66,7 @@ def mine(
     from mmtrain.search.building import lasting
     from mmtrain.search.contrasts import read_contrasts
     from mmtrain.search.negatives import LINES, Hardness, MinedShards
-    from mmtrain.search.pools import PooledShards, question_rows
+    from mmtrain.search.pools import PooledShards
     from mmtrain.search.rows import open_rows
 
     target = Path(out)
@@ -95,7 +95,7 @@ def mine(
                 contrasts = read_contrasts(found, len(samples), languages)
                 mined = MinedShards(contrasts, hardness, rows.similarity, shards)
             else:
-                mined = PooledShards(asked, question_rows(asked, rows.encoder), found, pool, rows.similarity)
+                mined = PooledShards(asked, found, pool, rows.similarity, rows.encoder)
             shards.make(processes, mined.begin, workers, "mining")
             if processes.rank:
                 return target

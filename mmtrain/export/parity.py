@@ -10,6 +10,7 @@ from PIL import Image
 from datamodules.numbers.corpus import picture, png, words
 from mmtrain.display.messages import say
 from mmtrain.models.encoder import Encoder
+from mmtrain.models.image_text import ImageTextModel
 from mmtrain.towers import ImageTower, WordGRU
 
 TOLERANCE = 1e-4
@@ -86,7 +87,8 @@ def _rows(
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Of the images and of each language's captions: rows [N, D] before and after."""
     inputs = images(before)
-    yield before.encode_image(inputs), after.encode_image(inputs)
+    if len(inputs):
+        yield before.encode_image(inputs), after.encode_image(inputs)
     changed = total = 0
     for language, texts in captions(before).items():
         ours = texts if cleaned is None else [cleaned(before, text) for text in texts]
@@ -100,7 +102,8 @@ def _rows(
 def _token_rows(before: Encoder, after: EncodesMany) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Of each image and caption: token rows [L, d] before and after."""
     inputs = images(before)
-    yield from zip(before.encode_image(inputs, multi=True), after.encode_image(inputs, multi=True), strict=True)
+    if len(inputs):
+        yield from zip(before.encode_image(inputs, multi=True), after.encode_image(inputs, multi=True), strict=True)
     for language, texts in captions(before).items():
         ours, theirs = before.encode_text(texts, language, multi=True), after.encode_text(texts, language, multi=True)
         yield from zip(ours, theirs, strict=True)
@@ -109,8 +112,10 @@ def _token_rows(before: Encoder, after: EncodesMany) -> Iterator[tuple[np.ndarra
 def images(encoder: Encoder) -> list[Image.Image] | np.ndarray:
     """100 images: scikit-learn's two photographs, whole and in parts, and handwritten numbers.
 
-    A model of precomputed features gets random vectors [100, F].
+    A model of precomputed features gets random vectors [100, F], one of texts alone gets none.
     """
+    if isinstance(encoder.model, ImageTextModel) and encoder.model.image is None:
+        return []
     if encoder.images is None:
         tower = encoder.model.get_submodule("image")
         assert isinstance(tower, ImageTower)

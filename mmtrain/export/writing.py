@@ -16,6 +16,7 @@ from mmtrain.export.paths import remove_paths
 from mmtrain.models.card import model_card
 from mmtrain.models.encoder import Encoder
 from mmtrain.models.fingerprint import fingerprint
+from mmtrain.models.image_text import ImageTextModel
 from mmtrain.models.leaderboard import META, base_models, model_meta
 
 FORMATS = tuple(name for name in get_args(Format) if name != "peft")
@@ -47,6 +48,8 @@ def write(
         raise ValueError(f"--format {format}: it takes pictures of one size, this model those of any; use safetensors")
     if format not in ("safetensors", "peft") and getattr(network, "composer", None) is not None:
         say(f"composition: {format} holds single pictures and texts; safetensors holds queries of several inputs too")
+    if format not in ("safetensors", "peft") and isinstance(network, ImageTextModel) and network.image is None:
+        raise ValueError(f"--format {format}: it holds pictures and texts, this is a model of texts alone; safetensors")
     multi = network.multi_dimension is not None
     if multi and not writer.multi:
         raise ValueError(f"--format {format}: it holds no token rows; safetensors, onnx and multi_vector do")

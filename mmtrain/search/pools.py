@@ -18,12 +18,17 @@ from datamodules.files import write_whole
 from datamodules.reading.whole import WholeSample
 from datamodules.shards.encoding import BadRow
 from mmtrain.embedding.rewriting import NOT_EMBEDDED, Samples, Written, record_bytes
-from mmtrain.evaluation.measuring.questions import question_rows as measured_rows
+from mmtrain.embedding.rows import Text, text_rows
+from mmtrain.evaluation.measuring.items import page_text
+from mmtrain.evaluation.measuring.questions import question_rows
 from mmtrain.evaluation.questions import Question, pool_names
 from mmtrain.evaluation.ranking.nearest import flat_search
 from mmtrain.evaluation.ranking.tiles import Similarity
+from mmtrain.models.composing import composes
 from mmtrain.models.encoder import Encoder
 from mmtrain.search.rows import RowSample
+
+Item = tuple[int, str, list[str], np.ndarray]  # its place in SHARDS, id, names of its pools, row float32 [D]
 
 
 @dataclass
@@ -40,17 +45,19 @@ class PooledShards:
     """Keeps the samples that are near or relevant to a question, with the names of their pools in their records.
 
     The pool of a question is the one that it names, of the items whose record says so; without, it is of all items and
-    gets the name of the question's language.
+    gets the name of the question's language. Items are those of `evaluate --questions`: of several samples with one id
+    the first, by its picture, else by its text.
 
     Args:
         questions: Q questions.
-        asked: Their rows float32 [Q, D].
         rows: Of the samples.
         k: K.
         similarity: What rows are compared by.
+        encoder: The model that the rows are of; None where it is not at hand.
 
     Raises:
-        ValueError: for a question that lists its pool.
+        ValueError: for a question that lists its pool, a picture of one that cannot be read, no model, or one that
+            composes pictures with their captions.
 
     Attributes:
         items: The items of the pools by their place in SHARDS.
@@ -60,11 +67,15 @@ class PooledShards:
     def __init__(
         self,
         questions: Sequence[Question],
-        asked: np.ndarray,
         rows: Iterable[RowSample],
         k: int,
         similarity: Similarity,
+        encoder: Encoder | None,
     ) -> None:
+        if encoder is None:
+            raise ValueError("--questions: rows that are there already embed no question; give the MODEL they are of")
+        if composes(encoder):
+            raise ValueError(f"--questions: {encoder.source} composes pictures with captions; a MODEL that does not")
         pools: dict[str | None, list[int]] = {}
         for number, question in enumerate(questions):
             if isinstance(question.pool, list):
@@ -72,22 +83,17 @@ class PooledShards:
             pools.setdefault(question.pool, []).append(number)
         self._questions = questions
         self.items: dict[int, Pooled] = {}
-        self._embedded: set[int] = set()
-        samples = []
-        for each in rows:
-            self._embedded.add(each.row)
-            if (row := _item(each)) is not None:
-                samples.append((each.row, each.sample.sample.id, pool_names(each.sample.sample.record), row))
+        asked = question_rows(encoder, questions)
+        assert isinstance(asked, torch.Tensor)
+        samples = self._items(rows, encoder)
         for pool, own in pools.items():
             found = [(place, id, row) for place, id, names, row in samples if pool is None or pool in names]
-            places_of: dict[str, list[int]] = {}
-            for number, (_, id, _) in enumerate(found):
-                places_of.setdefault(id, []).append(number)
+            place_of = {id: number for number, (_, id, _) in enumerate(found)}
             matrix = np.stack([row for *_, row in found]) if found else np.zeros((0, asked.shape[1]), np.float32)
-            _, best = flat_search(matrix, similarity, turned=True)(asked[own], k)
+            _, best = flat_search(matrix, similarity, turned=True)(asked[own].numpy(), k)
             for number, nearest in zip(own, best.tolist(), strict=True):
                 question = questions[number]
-                relevant = [item for id in question.right for item in places_of.get(id, ())]
+                relevant = [place_of[id] for id in question.right if id in place_of]
                 for item in {*nearest, *relevant}:
                     place, id, _ = found[item]
                     pooled = self.items.setdefault(place, Pooled(id))
@@ -95,6 +101,21 @@ class PooledShards:
                     pooled.nearest += item in nearest
                     pooled.relevant += item in relevant
         self.said = f"{len(self.items):,} of {len(samples):,} items for {len(questions):,} questions"
+
+    def _items(self, rows: Iterable[RowSample], encoder: Encoder) -> list[Item]:
+        self._embedded, known = set[int](), set[str]()
+        found: list[tuple[int, str, list[str], np.ndarray | None]] = []
+        texts: list[Text] = []
+        for each in rows:
+            self._embedded.add(each.row)
+            sample, text = each.sample.sample, page_text(each.sample.sample)
+            if sample.id not in known and (each.image is not None or text[1]):
+                known.add(sample.id)
+                found.append((each.row, sample.id, pool_names(sample.record), each.image))
+                texts += [] if each.image is not None else [text]
+        with torch.inference_mode():
+            of_texts = iter(text_rows(encoder, texts, "passage"))
+        return [(row, id, names, next(of_texts) if image is None else image) for row, id, names, image in found]
 
     def begin(self, number: int) -> Callable[[Samples], Written]:
         """What makes the samples of a shard."""
@@ -121,32 +142,6 @@ class PooledShards:
 def pool_of(question: Question) -> str:
     """The name of a question's pool."""
     return question.pool if isinstance(question.pool, str) else question.language or "und"
-
-
-def question_rows(questions: Sequence[Question], encoder: Encoder | None) -> np.ndarray:
-    """Rows float32 [Q, D]: of text and pictures together, as the model composes them.
-
-    Raises:
-        ValueError: without a model, and for a picture that cannot be read.
-    """
-    if encoder is None:
-        raise ValueError("--questions: rows that are there already embed no question; give the MODEL they are of")
-    rows = measured_rows(encoder, questions)
-    assert isinstance(rows, torch.Tensor)
-    return rows.numpy()
-
-
-def _item(sample: RowSample) -> np.ndarray | None:
-    """float32 [D]: of a picture, else of captions or positive texts together; None without any."""
-    if sample.image is not None:
-        return sample.image
-    rows = [each for name in ("captions", "positive") for each in sample.rows.get(name, ())]
-    return _sum(rows) if rows else None
-
-
-def _sum(rows: Sequence[np.ndarray]) -> np.ndarray:
-    total = np.sum(rows, axis=0)
-    return total / max(float(np.linalg.norm(total)), 1e-12)
 
 
 def _write_lines(path: Path, lines: Sequence[dict[str, Any]]) -> None:

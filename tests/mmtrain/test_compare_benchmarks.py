@@ -57,6 +57,23 @@ def test_correlations_are_scipys_over_languages_and_over_models(files, tmp_path:
     assert "9 queries" in capsys.readouterr().out
 
 
+def test_what_lacks_a_figure_is_named_and_a_figure_given_twice_is_refused(files, tmp_path: Path, capsys) -> None:
+    paths, *_ = files
+    for name, text in (("neither", "{}"), ("half", '{"questions": {"en": {"nDCG@10": 1}}, "protocol": null}')):
+        (tmp_path / f"{name}.json").write_text(text)
+    more = [str(tmp_path / "neither.json"), str(tmp_path / "half.json")]
+    assert main(["compare", "--metrics", *paths, *more, *OPTIONS]) == 0
+    assert f"left out, without {OPTIONS[1]} or {OPTIONS[3]}: {', '.join(more)}" in " ".join(
+        capsys.readouterr().out.split()
+    )
+    again = tmp_path / "again.json"
+    again.write_text(Path(paths[3]).read_text())
+    for twice in (paths[0], str(again)):
+        assert main(["compare", "--metrics", *paths, twice, *OPTIONS]) == 1
+        error = capsys.readouterr().err
+        assert error.count("\n") == 1 and f"{twice} has {OPTIONS[1]} of" in error
+
+
 def test_the_interval_of_a_correlation_covers_it() -> None:
     """95 of 100 intervals hold the true correlation, 0.6 (0.58 of ranks)."""
     random = np.random.default_rng(0)

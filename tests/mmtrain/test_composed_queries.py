@@ -261,6 +261,15 @@ def test_questions_of_two_pictures_and_a_text_look_for_pictures_with_titles(trai
     assert set(groups) <= {"number and ink", "number and paper"}
 
 
+def test_questions_mine_no_pool_of_pictures_that_are_composed_with_titles(trained: Path, capsys) -> None:
+    """Their rows by the picture alone are not those that `evaluate` ranks."""
+    test, run = trained / "test", str(trained / "run")
+    options = ["--data", str(test), "--questions", str(test / "questions.jsonl"), "--pool", "2", "--workers=0"]
+    assert main(["mine", run, *options, "--device=cpu", "--out", str(trained / "pool")]) == 1
+    assert "composes pictures with captions; a MODEL that does not" in capsys.readouterr().err
+    assert not (trained / "pool").exists()
+
+
 def test_an_index_is_searched_by_a_text_and_two_pictures(trained: Path, capsys) -> None:
     assert main(["index", str(trained / "run"), "--data", str(trained / "test"), "--out", str(trained / "index")]) == 0
     questions = [json.loads(line) for line in (trained / "test" / "questions.jsonl").read_text().splitlines()]

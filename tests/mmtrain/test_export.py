@@ -10,6 +10,9 @@ from benchmarks.readers import PYTHON, rows_of
 from datamodules import ByteTokenizer, TransformersTokenizer
 from mmtrain.cli import main
 from mmtrain.export.parity import captions, images
+from mmtrain.export.writing import FORMATS, write
+from mmtrain.models.encoder import Encoder
+from mmtrain.models.image_text import ImageTextModel
 from mmtrain.towers import ByteGRU, FeatureTower, TransformersTower, WordGRU
 from tests.mmtrain.encoders import XLMR, saved, write_words
 
@@ -85,6 +88,17 @@ def test_features_and_onnx(tmp_path: Path) -> None:
     vectors = np.random.default_rng(0).standard_normal((3, 40)).astype(np.float32)
     rows = mmtrain.load(tmp_path / "out").encode_image(vectors)
     np.testing.assert_allclose(rows, mmtrain.load(model).encode_image(vectors), atol=1e-5)
+
+
+def test_a_model_of_texts_alone_is_written_where_texts_alone_fit(tmp_path: Path) -> None:
+    network = ImageTextModel(None, ByteGRU(width=16), 8)
+    encoder = Encoder(network, ByteTokenizer(), None, ["en"], "cosine", "texts")
+    written = mmtrain.load(write(encoder, "texts", tmp_path / "out"))
+    np.testing.assert_array_equal(written.encode_text(["seven"]), encoder.encode_text(["seven"]))
+    for format in set(FORMATS) - {"safetensors"}:
+        with pytest.raises(ValueError, match="this is a model of texts alone; safetensors"):
+            write(encoder, "texts", tmp_path / format, format)
+        assert not (tmp_path / format).exists()
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from webdataset import TarWriter
 
 import mmtrain
 from datamodules.shards.samples import read_texts
@@ -206,13 +207,33 @@ def test_the_pool_is_the_union_of_what_is_nearest_and_what_is_relevant(
     assert records(tmp_path / "own").keys() == of_latvian and space.ids[50] not in of_latvian
 
 
-def test_items_of_a_pool_may_be_texts_and_broken_ones_are_counted(model: Path, mixed: Path, tmp_path: Path) -> None:
-    (tmp_path / "questions.jsonl").write_text('{"id": "q", "text": "seven", "language": "en", "relevant": {"s3-1": 2}}')
-    options = ["--questions", str(tmp_path / "questions.jsonl"), "--pool", "100"]
-    assert main(["mine", str(model), "--data", str(mixed), "--out", str(tmp_path / "pool"), *SIZES, *options]) == 0
-    assert {record["pool"][0] for record in records(tmp_path / "pool").values()} == {"en"}
-    assert len(lines_of(tmp_path / "pool" / "pool.jsonl")) == 10
+def test_items_of_a_pool_are_those_that_questions_are_measured_on(model: Path, mixed: Path, tmp_path: Path) -> None:
+    """A sample without a picture is there by its text, "text" of its JSON before captions, of one id the first; broken
+    ones are counted.
+    """
+    more = tmp_path / "more.tar"
+    with TarWriter(str(more)) as tar:
+        for key, record in {
+            "written": {"id": "w", "text": "seven", "captions": {"en": "something else", "lv": "cits"}},
+            "again": {"id": "w", "text": "eight"},
+            "plain": {"id": "p", "text": "seventy"},
+            "nothing": {"id": "n"},
+        }.items():
+            tar.write({"__key__": key, "json": json.dumps(record).encode()})
+    asked, data = tmp_path / "questions.jsonl", f"{mixed}::{more}"
+    asked.write_text('{"id": "q", "text": "seven", "language": "en", "relevant": {"s3-1": 2}}')
+    options = ["--data", data, "--questions", str(asked), "--workers", "0", "--device", "cpu"]
+    assert main(["mine", str(model), *options, *SIZES[:4], "--out", str(tmp_path / "pool"), "--pool", "100"]) == 0
+    assert main(["evaluate", str(model), *options, "--out", str(tmp_path / "out")]) == 0
+    metrics = json.loads((tmp_path / "out" / "metrics.json").read_text())
+    lines = {line["id"]: line for line in lines_of(tmp_path / "pool" / "pool.jsonl")}
+    assert len(lines) == metrics["protocol"]["questions"]["items"] == 12
+    assert all(line["pool"] == ["en"] for line in lines.values())
     assert json.loads((tmp_path / "pool" / "shards.json").read_text())["skipped"] == {"not embedded": 2}
+    # the nearest is the text that the question has word for word
+    assert main(["mine", str(model), *options, *SIZES[:4], "--out", str(tmp_path / "one"), "--pool", "1"]) == 0
+    nearest = [line["id"] for line in lines_of(tmp_path / "one" / "pool.jsonl") if line["nearest"]]
+    assert nearest == ["w"] and records(tmp_path / "one")["w"]["text"] == "seven"
 
 
 def test_allowed_neighbours_are_those_of_brute_force_at_any_depth() -> None:

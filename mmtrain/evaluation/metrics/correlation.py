@@ -25,12 +25,14 @@ class Figures:
         languages: L languages.
         tables: The two figures, float64 [M, L] each, NaN where a model lacks one.
         counts: By language how many things each of the figures is of, such as {"classes": 100}.
+        left_out: Models, and files without a model's name, that lack one of the figures or both.
     """
 
     models: list[str]
     languages: list[str]
     tables: tuple[np.ndarray, np.ndarray]
     counts: dict[str, tuple[dict[str, float], dict[str, float]]]
+    left_out: list[str]
 
 
 def read_figures(files: Sequence[str], figure: str, other: str) -> Figures:
@@ -44,21 +46,28 @@ def read_figures(files: Sequence[str], figure: str, other: str) -> Figures:
         other: Likewise.
 
     Raises:
-        ValueError: one line, for a file that cannot be read, and where nothing has both figures.
+        ValueError: one line, for a file that cannot be read, a figure of one model in two files, and where nothing has
+            both figures.
     """
     found: dict[str, list[dict[str, Mapping[str, Any]]]] = {}
+    twice: dict[str, str] = {}
     for file in files:
         metrics = _read(Path(file))
         entries = [_entries(metrics, figure, "--figure"), _entries(metrics, other, "--with")]
-        if all(entries):
-            found[file] = entries
-        elif any(entries):
-            model = metrics.get("protocol", {}).get("model", file)
-            joined = found.setdefault(model, [{}, {}])
-            found[model] = [old or new for old, new in zip(joined, entries, strict=True)]
+        protocol = metrics.get("protocol")
+        named = protocol.get("model") if isinstance(protocol, dict) else None
+        model = file if all(entries) or not any(entries) or named is None else str(named)
+        joined = found.get(model, [{}, {}])
+        for name, old, new in zip((figure, other), joined, entries, strict=True):
+            if old and new:
+                twice.setdefault(model, f"{file} has {name} of {model}, which an earlier file has too; one of them")
+        found[model] = [old or new for old, new in zip(joined, entries, strict=True)]
+    left_out = [model for model, entries in found.items() if not all(entries)]
     found = {model: entries for model, entries in found.items() if all(entries)}
     if not found:
         raise ValueError(f"--metrics: none of {', '.join(files[:5])} has {figure} and {other}")
+    if told := next((twice[model] for model in found if model in twice), None):
+        raise ValueError(f"--metrics: {told}")
     languages = sorted({language for one, two in found.values() for language in one.keys() & two.keys()})
     if not languages:
         raise ValueError(f"--metrics: {figure} and {other} are of no common language")
@@ -75,7 +84,7 @@ def read_figures(files: Sequence[str], figure: str, other: str) -> Figures:
         )
         for language in languages
     }
-    return Figures(list(found), languages, (tables[0], tables[1]), counts)
+    return Figures(list(found), languages, (tables[0], tables[1]), counts, left_out)
 
 
 def correlations(figures: Figures, *, samples: int = DRAWS, seed: int = 0) -> dict[str, Any]:

@@ -74,8 +74,7 @@ class ShardDataModule(LightningDataModule):
         max_skip_rate: Highest share of broken samples; above it the run stops with the table.
         cache_dir: Where remote shards are kept; default ~/.cache/mmtrain/shards.
         allow_pipe: Whether `pipe:COMMAND` may name a shard.
-        cache_gb: The most that remote shards and copies of row groups may take in the cache, in 10^9 bytes; for a
-            remote shard the least recently used go.
+        cache_gb: The most 10^9 bytes of cache for remote shards, of which the least recently used go, and row groups.
         retry_seconds: Waits before a request that a server answered badly is made again.
         timeout_seconds: So long a server may send nothing.
         epoch_samples: Length of an epoch in samples; default: one pass over a single source, or over the first part.

@@ -21,5 +21,5 @@ def _py3langid() -> ModuleType:
     try:
         import py3langid
     except ImportError:
-        raise ValueError("py3langid is not installed: pip install 'mmtrain[curation]'") from None
+        raise ValueError("py3langid is not installed: pip install 'mmtrain[curate]'") from None
     return py3langid

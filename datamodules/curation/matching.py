@@ -53,7 +53,7 @@ class Matcher:
         try:
             import ahocorasick_rs
         except ImportError:
-            raise ValueError("curate: ahocorasick_rs is not installed: pip install 'mmtrain[curation]'") from None
+            raise ValueError("curate: ahocorasick_rs is not installed: pip install 'mmtrain[curate]'") from None
         self._make, self._metadata = ahocorasick_rs.AhoCorasick, metadata
         self._automata: dict[str, Any] = {}
 

@@ -16,5 +16,5 @@ def segmented(text: str, language: str) -> list[str]:
     try:
         from icu4py.breakers import WordBreaker
     except ImportError:
-        raise ValueError("--build_metadata: icu4py is not installed: pip install 'mmtrain[curation]'") from None
+        raise ValueError("--build_metadata: icu4py is not installed: pip install 'mmtrain[curate]'") from None
     return [word for each in WordBreaker(text, language) if (word := str(each).strip().strip(SPACES))]

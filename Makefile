@@ -32,7 +32,8 @@ test: $(VENV)/installed-dev
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not system" --numprocesses auto --maxprocesses 4
 
 test-system: $(VENV)/installed-dev
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m system -n 2 --dist loadfile
+	# one process more than two cores: that of SLURM's tests waits most of its time
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m system -n 3 --dist loadfile
 
 docs: $(VENV)/installed-dev
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable ".[docs]"

@@ -1,13 +1,12 @@
-"""Frozen copies of four configs train as they did when values.json was written: the same first weights and losses."""
+"""Frozen copies of four configs train as they did when their values were written: the same first weights and losses."""
 
-import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.frozen.material import write_material
-from tests.frozen.training import CONFIGS, VALUES, machine, trained
+from tests.frozen.training import CONFIGS, machine, recorded, trained
 
 # On another processor or with another torch the last bits differ, and training carries them on.
 ELSEWHERE = 1e-4
@@ -36,10 +35,10 @@ def same(values: dict[str, Any], name: str, processes: int, material: Path, fold
     "name", [pytest.param(name, marks=pytest.mark.system if name == "tiny" else ()) for name in CONFIGS]
 )
 def test_one_process_trains_as_it_did(name: str, material: Path, tmp_path: Path) -> None:
-    same(json.loads(VALUES.read_text(encoding="utf-8")), name, 1, material, tmp_path / "run")
+    same(recorded(), name, 1, material, tmp_path / "run")
 
 
 @pytest.mark.system
 @pytest.mark.parametrize("name", CONFIGS)
 def test_two_processes_train_as_they_did(name: str, material: Path, tmp_path: Path) -> None:
-    same(json.loads(VALUES.read_text(encoding="utf-8")), name, 2, material, tmp_path / "run")
+    same(recorded(), name, 2, material, tmp_path / "run")

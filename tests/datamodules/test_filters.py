@@ -228,7 +228,7 @@ def test_filters_that_leave_nothing_or_judge_what_is_not_read_are_one_line(many,
     with pytest.raises(ValueError, match=r"source shards: filters: they leave no sample \(caption of another"):
         data(train=source(many, [Length(99)]))
     (tmp_path / "ids.txt").write_text("s003\n\ns010\n")
-    assert data(train=source(many, [Ids(only=str(tmp_path / "ids.txt"))])).samples("train") == 2
+    assert data(train=source(many, [Ids(only=str(tmp_path / "ids.txt"))]), batch_size=2).samples("train") == 2
     with pytest.raises(ValueError, match="Ids: exclude, only: got neither"):
         Ids()
     pairs = [{"json": json.dumps({"id": str(n), "query": f"q {n}", "positive": f"p {n}"}).encode()} for n in range(8)]

@@ -17,7 +17,10 @@ from mmtrain.display.messages import note, say
 from mmtrain.embedding.processes import Processes
 
 ENDINGS = "safetensors|tar|json|jsonl"
-PART_FILE = re.compile(rf"(shard-)?\d{{6}}\.({ENDINGS}|left)|\.(shard-)?\d{{6}}\.({ENDINGS})\.[0-9a-f]{{8}}\.part")
+# a part, whole or being written; safetensors writes to a name of its own first
+PART_FILE = re.compile(
+    rf"(shard-)?\d{{6}}\.({ENDINGS}|left)|\.(shard-)?\d{{6}}\.({ENDINGS})\.[0-9a-f]{{8}}\.part|\.tmp[0-9A-Za-z]{{6}}"
+)
 LEAVING_SECONDS = 60  # how long process 0, when all parts are there, leaves the others to notice
 PATIENCE_SECONDS = 600  # how long the others wait for a part that they do not make themselves
 

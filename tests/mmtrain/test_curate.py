@@ -163,6 +163,15 @@ def test_a_killed_part_and_a_killed_join_go_on(corpus, tmp_path):
     assert {path.name for path in tmp_path.iterdir()} == {"out", "whole"}
 
 
+def test_what_a_killed_writer_left_is_removed(corpus, tmp_path):
+    left = tmp_path / "out.parts" / ("0" * 16)
+    left.mkdir(parents=True)
+    for name in (".tmpa1B2c3", ".000001.safetensors.0123abcd.part", "000001.safetensors"):  # the first is the library's
+        (left / name).touch()
+    assert curate(corpus, tmp_path / "out") == 0
+    assert {path.name for path in tmp_path.iterdir()} == {"out"}
+
+
 def test_one_caption_of_a_sample_is_drawn_first(corpus, tmp_path):
     assert curate(corpus, tmp_path / "out", "--one_caption", "--floor", "100000") == 0
     lines, _ = read(tmp_path / "out")

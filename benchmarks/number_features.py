@@ -102,6 +102,12 @@ def word_tokenizer(captions: Mapping[str, Iterable[str]]) -> WordTokenizer:
         return WordTokenizer(str(path))
 
 
+def small_bert(vocabulary_size: int, width: int) -> dict[str, Any]:
+    """What `mmtrain.towers.TransformersTower` makes two layers of four heads from."""
+    sizes = {"hidden_size": width, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 2 * width}
+    return {"model_type": "bert", "vocab_size": vocabulary_size, **sizes}
+
+
 def pictures_with_features(seed: int = 0) -> tuple[dict[str, Pictures], dict[str, float]]:
     """All of SHOWN as features, and how often the frozen network reads a strip of each right, in percent."""
     pages, digits = {}, {}

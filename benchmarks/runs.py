@@ -4,8 +4,9 @@ import json
 import resource
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from scipy.stats import t as student
@@ -35,8 +36,21 @@ def processor_seconds(command: Sequence[object]) -> float:
 def fit_seconds(config: Path, run: Path, options: dict[str, object]) -> float:
     """Processor seconds of `mmtrain fit` into a run folder; an option is text, or whatever JSON writes."""
     settings = {"trainer.default_root_dir": str(run), **options}
-    given = [f"--{name}={value if isinstance(value, str) else json.dumps(value)}" for name, value in settings.items()]
-    return processor_seconds([sys.executable, "-m", "mmtrain.cli", "fit", "--config", config, *QUIET, *given])
+    return processor_seconds(
+        [sys.executable, "-m", "mmtrain.cli", "fit", "--config", config, *QUIET, *_given(settings)]
+    )
+
+
+def fitted(page: str, run_folder: Path, seed: int, options: Mapping[str, Any]) -> Path:
+    """Trains a page of configs/pretrain in this process, without validation; a stopped run goes on."""
+    settings = {"trainer.default_root_dir": str(run_folder), "seed_everything": seed, "data.seed": seed}
+    settings |= {"data.workers": 0, "data.val": None, **options}
+    run("fit", "--config", CONFIGS / "pretrain" / page, *QUIET, "--ckpt_path=last", *_given(settings))
+    return run_folder
+
+
+def _given(settings: Mapping[str, Any]) -> list[str]:
+    return [f"--{name}={value if isinstance(value, str) else json.dumps(value)}" for name, value in settings.items()]
 
 
 def evaluated(model: Path, data: Path, *options: object) -> dict:

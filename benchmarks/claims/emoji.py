@@ -22,7 +22,7 @@ import numpy as np
 from PIL import Image
 
 from benchmarks.claims.record import Claim, Expected, Figures, Recipe, Runs
-from benchmarks.runs import CONFIGS, QUIET, evaluated, run
+from benchmarks.runs import evaluated, fitted, run
 from datamodules.files import write_whole
 
 EMOJI = Path(os.environ.get("EMOJI", "emoji"))
@@ -82,11 +82,7 @@ def measured(
     folder: Path, page: str, shards: dict[str, Path], options: dict[str, Any], seed: int, split: str
 ) -> Figures:
     """In percent of the other maker's pictures, by their English names."""
-    out = folder / str(seed)
-    given = {"trainer.default_root_dir": str(out), "seed_everything": seed, "data.seed": seed, **options}
-    given |= {"data.train": str(shards["noto"]), "data.val": None, "data.workers": 0}
-    told = [f"--{name}={each if isinstance(each, str) else json.dumps(each)}" for name, each in given.items()]
-    run("fit", "--config", CONFIGS / "pretrain" / page, *QUIET, "--ckpt_path=last", *told)
+    out = fitted(page, folder / str(seed), seed, options | {"data.train": str(shards["noto"])})
     figures = {}
     for name in ("twemoji", "windows"):
         found = evaluated(out, shards[name], "--languages", "[en]")

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from benchmarks.claims.numbers import picture_shards, trained
 from benchmarks.claims.record import Claim, Expected, Figures, Recipe, Runs
-from benchmarks.number_features import HIDDEN, PLACES, Pictures, Schedule, word_tokenizer
+from benchmarks.number_features import HIDDEN, PLACES, Pictures, Schedule, small_bert, word_tokenizer
 from datamodules import Tokenizer
 from datamodules.numbers.corpus import words
 from datamodules.reading.parts import Part
@@ -67,14 +67,6 @@ def measured(pictures: dict[str, Pictures], shards: str, how: Pretraining, seed:
     """In percent."""
     torch.manual_seed(seed)
     tokenizer = word_tokenizer({language: words(language) for language in LANGUAGES})
-    config = {
-        "model_type": "bert",
-        "vocab_size": tokenizer.vocabulary_size,
-        "hidden_size": WIDTH,
-        "num_hidden_layers": 2,
-        "num_attention_heads": HEADS,
-        "intermediate_size": 2 * WIDTH,
-    }
     tower, captioner = Places(), Captioner(parallel=0.0)
     stages: list[Objective] = [captioner]
     if how != "nothing":
@@ -88,7 +80,7 @@ def measured(pictures: dict[str, Pictures], shards: str, how: Pretraining, seed:
             RATE,
             seed,
             image=tower,
-            text=TransformersTower(config=config),
+            text=TransformersTower(config=small_bert(tokenizer.vocabulary_size, WIDTH)),
             reading={"tokenizer": tokenizer, "captions_per_image": "all"},
         )
     return asked(tower, captioner, tokenizer, pictures, split)

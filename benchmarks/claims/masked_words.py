@@ -16,7 +16,7 @@ from torch import Tensor
 
 from benchmarks.claims.numbers import picture_shards, trained
 from benchmarks.claims.record import Claim, Expected, Figures, Recipe, Runs
-from benchmarks.number_features import HIDDEN, PLACES, WIDTH, Pictures, Schedule, word_tokenizer
+from benchmarks.number_features import HIDDEN, PLACES, WIDTH, Pictures, Schedule, small_bert, word_tokenizer
 from datamodules import WordTokenizer
 from datamodules.numbers.corpus import words
 from datamodules.reading.parts import Part
@@ -65,14 +65,6 @@ def objectives_of(name: str) -> dict[str, Objective]:
 def measured(pictures: dict[str, Pictures], shards: str, name: str, seed: int, split: str) -> Figures:
     """In percent."""
     tokenizer = word_tokenizer({language: words(language) for language in LANGUAGES})
-    config = {
-        "model_type": "bert",
-        "vocab_size": tokenizer.vocabulary_size,
-        "hidden_size": WORD_WIDTH,
-        "num_hidden_layers": 2,
-        "num_attention_heads": HEADS,
-        "intermediate_size": 2 * WORD_WIDTH,
-    }
     torch.manual_seed(seed)
     objectives = objectives_of(name)
     model = trained(
@@ -82,7 +74,7 @@ def measured(pictures: dict[str, Pictures], shards: str, name: str, seed: int, s
         RATE,
         seed,
         image=PlacesTower(WIDTH, normalise=True),
-        text=TransformersTower(config=config),
+        text=TransformersTower(config=small_bert(tokenizer.vocabulary_size, WORD_WIDTH)),
         reading={"tokenizer": tokenizer, "captions_per_image": "all"},
     )
     return asked(model, objectives, tokenizer, pictures[split])

@@ -20,9 +20,10 @@ import torch
 
 from benchmarks.claims.emoji import packed
 from benchmarks.claims.record import Claim, Expected, Figures, Recipe, Runs
-from benchmarks.runs import CONFIGS, QUIET, evaluated, run
+from benchmarks.runs import evaluated, fitted, run
 from datamodules import ByteTokenizer, WordTokenizer
 
+PAGE = "clippo_tiny.yaml"
 TRAINED = ["cs", "da", "de", "en", "es", "fi", "fr", "hu", "it", "lv", "nl", "pl"]
 RELATED = ["no", "pt", "sk", "sv"]
 STEPS = {"one_tower": 800, "related_languages": 1500}
@@ -43,16 +44,6 @@ SHARE = 0.85
 ENOUGH = f"R@10, of two towers {SHARE:.2f} times"
 
 
-def fitted(folder: Path, seed: int, options: dict[str, Any]) -> Path:
-    """A run of clippo_tiny.yaml with these options."""
-    out = folder / str(seed)
-    given = {"trainer.default_root_dir": str(out), "seed_everything": seed, "data.seed": seed, "data.workers": 0}
-    given |= {"data.val": None} | options
-    told = [f"--{name}={each if isinstance(each, str) else json.dumps(each)}" for name, each in given.items()]
-    run("fit", "--config", CONFIGS / "pretrain" / "clippo_tiny.yaml", *QUIET, "--ckpt_path=last", *told)
-    return out
-
-
 def weights(out: Path) -> float:
     """Of a run's towers and projections, in thousands."""
     state = torch.load(out / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
@@ -63,7 +54,8 @@ def on_emoji(runs: Runs) -> dict[str, Recipe]:
     shards = packed(runs.folder)
 
     def measured(name: str, options: dict[str, Any], seed: int, split: str) -> Figures:
-        out = fitted(runs.folder / name.replace(" ", "_"), seed, {"trainer.max_steps": STEPS["one_tower"], **options})
+        given = {"trainer.max_steps": STEPS["one_tower"], **options}
+        out = fitted(PAGE, runs.folder / name.replace(" ", "_") / str(seed), seed, given)
         found = evaluated(out, shards["twemoji"])["text_to_image"]["mean"]
         share = SHARE if name == TWO else 1
         figures = {"R@1": found["R@1"], "R@10": found["R@10"], ENOUGH: share * found["R@10"]}
@@ -86,7 +78,7 @@ def on_numbers(runs: Runs) -> dict[str, Recipe]:
     def measured(name: str, options: dict[str, Any], seed: int, split: str) -> Figures:
         given = {"trainer.max_steps": STEPS["related_languages"], "data.train": str(shards["train"])}
         given |= {"data.languages": TRAINED}
-        out = fitted(runs.folder / name.partition(",")[0], seed, given | options)
+        out = fitted(PAGE, runs.folder / name.partition(",")[0] / str(seed), seed, given | options)
         found = evaluated(out, shards["test"], "--languages", json.dumps(TRAINED + RELATED))["text_to_image"]
         groups = {"trained languages": TRAINED, "related languages": RELATED}
         figures = {
